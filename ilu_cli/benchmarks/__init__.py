@@ -1,0 +1,71 @@
+"""Benchmarks, one per file. Each yields a row per example, so that intervals and paired tests cost nothing more."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from ilu_cli.engine.scoring import Scorer
+
+Row = dict[str, Any]
+
+
+class Benchmark:
+    """Base. `role` is what a good unlearned model does: `forget` it, or keep it as `utility`."""
+
+    role: ClassVar[Literal["forget", "utility"]]
+    metric: ClassVar[str] = "acc"
+    chance: ClassVar[float | None] = None
+    higher: ClassVar[str] = "knows more"
+    source: ClassVar[str] = "builtin"
+
+    def items(self) -> list[Row]:
+        """The examples, each with all that scoring needs."""
+        raise NotImplementedError
+
+    def score(self, scorer: Scorer, items: list[Row]) -> list[Row]:
+        """One row per item, with a number `value` (and `weight`, for ratios)."""
+        raise NotImplementedError
+
+    def summarise(self, rows: list[Row]) -> tuple[float, float]:
+        """Value and standard error; here the mean of `value`."""
+        return mean_and_error([r["value"] for r in rows])
+
+    def fingerprint(self, items: list[Row]) -> str:
+        """sha256 of the items."""
+        return hashlib.sha256(json.dumps([type(self).__name__, items], sort_keys=True).encode()).hexdigest()
+
+
+class MultipleChoice(Benchmark):
+    """Items are `{question, choices, answer}`; the choice of the highest summed log-probability is the prediction."""
+
+    def score(self, scorer: Scorer, items: list[Row]) -> list[Row]:
+        from ilu_cli.engine.scoring import Question
+
+        scores = scorer.loglikelihoods([Question(i["question"], tuple(i["choices"])) for i in items])
+        rows = []
+        for item, logps in zip(items, scores):
+            prediction = max(range(len(logps)), key=logps.__getitem__)
+            rows.append(
+                {
+                    "question": item["question"],
+                    "choices": item["choices"],
+                    "answer": item["answer"],
+                    "prediction": prediction,
+                    "logps": [round(x, 6) for x in logps],
+                    "value": float(prediction == item["answer"]),
+                }
+            )
+        return rows
+
+
+def mean_and_error(values: list[float]) -> tuple[float, float]:
+    """Mean and its standard error, s/√n with the unbiased s; NaN for the error of a single value."""
+    n = len(values)
+    mean = sum(values) / n
+    if n < 2:
+        return mean, math.nan
+    return mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)

@@ -1,0 +1,84 @@
+"""The `ilu` executable: its subcommands, and errors turned into messages and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+
+import typer
+
+from ilu_cli.cli import attack, evaluate, runs, show, taskvec, unlearn
+from ilu_cli.errors import IluError, RunFailed
+
+app = typer.Typer(
+    help="Unlearn a language model so that it stays forgotten: unlearn, attack, measure, explain.",
+    epilog="Exit codes: 0 fine, 2 usage or recipe, 3 model, run or data not available, 4 a requirement failed, "
+    "5 run failed, 130 interrupted.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command("unlearn")(unlearn.unlearn)
+app.command("attack")(attack.attack)
+app.command("eval")(evaluate.evaluate)
+app.command("taskvec")(taskvec.taskvec)
+app.command("list")(show.list_)
+app.command("runs")(runs.runs)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from ilu_cli import __version__
+
+        print(f"ilu {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: bool = typer.Option(False, "--debug", envvar="ILU_DEBUG", help="Show tracebacks."),
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    if debug:
+        os.environ["ILU_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Run the command line; every error becomes a message on stderr and a documented exit code."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        _fail(RunFailed("interrupted"), 130)
+    except IluError as error:
+        _fail(error, error.exit_code)
+    except BrokenPipeError:  # the reader of our output has gone away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        known = _as_known(error)
+        _fail(known, known.exit_code)
+
+
+def _as_known(error: Exception) -> IluError:
+    """Give an unforeseen error a message. A full disk speaks through many libraries, each with its own type."""
+    text = f"{type(error).__name__}: {error}"
+    if any(sign in text for sign in ("No space left", "os error 28", "Disk quota", "File too large", "Errno 28")):
+        return RunFailed(f"the disk is full ({text.splitlines()[0]})", hint="free some space and use --resume")
+    if isinstance(error, MemoryError) or "out of memory" in text.lower():
+        return RunFailed(
+            f"out of memory ({text.splitlines()[0]})", hint="a smaller batch, or --set train.accumulation=2"
+        )
+    return RunFailed(f"unexpected {text}", hint="`ilu --debug …` shows where; please report it")
+
+
+def _fail(error: IluError, code: int) -> None:
+    if os.environ.get("ILU_DEBUG"):
+        traceback.print_exc()
+    print(f"error: {error}", file=sys.stderr)
+    if error.hint:
+        print(f"hint:  {error.hint}", file=sys.stderr)
+    if "--json" in sys.argv:
+        print(json.dumps({"error": {"code": code, "message": str(error), "hint": error.hint}}, ensure_ascii=False))
+    sys.exit(code)

@@ -1,0 +1,140 @@
+"""`ilu attack`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Optional
+
+import typer
+
+from ilu_cli.cli import console
+from ilu_cli.cli.options import (
+    DryRunOption,
+    JsonOption,
+    OutOption,
+    RecipeOption,
+    ResumeOption,
+    SeedOption,
+    SetOption,
+    given,
+    only_resume,
+    unfinished,
+)
+
+DEFAULT_RECIPE = "quickstart-finetune"
+
+
+def attack(
+    run: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="Run (id, prefix, path) or model; default: the latest unlearned.", show_default=False),
+    ] = None,
+    task: Annotated[Optional[str], typer.Option("--task", help="Fine-tune on this task, or a jsonl file.")] = None,  # noqa: UP045
+    kind: Annotated[Optional[str], typer.Option("--kind", help="The attack; `ilu list` shows all.")] = None,  # noqa: UP045
+    steps: Annotated[Optional[int], typer.Option("--steps", help="Optimiser steps.")] = None,  # noqa: UP045
+    lr: Annotated[Optional[float], typer.Option("--lr", help="Learning rate.")] = None,  # noqa: UP045
+    reference: Annotated[
+        bool, typer.Option(help="Attack the original model too (once per recipe): the line to compare with.")
+    ] = True,
+    seed: SeedOption = None,
+    recipe: RecipeOption = None,
+    set_: SetOption = None,
+    out: OutOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+    resume: ResumeOption = False,
+) -> None:
+    """Try to bring the forgotten back, and watch what returns."""
+    from ilu_cli import registry
+    from ilu_cli.models.subject import find_subject, from_record, of_run
+    from ilu_cli.recipe.load import find, load
+    from ilu_cli.runs.store import Store
+
+    store, old = Store(), None
+    if resume:
+        only_resume(
+            task=task, kind=kind, steps=steps, lr=lr, seed=seed, recipe=recipe, set=set_, out=out, dry_run=dry_run
+        )
+        old = unfinished(store, "attack", run)
+        resolved = load("attack", old.path / "recipe.yaml", {}, [])
+        subject = from_record(old.manifest.parents[0], old)
+    else:
+        flags = given(
+            task=(("attack", "task"), task),
+            steps=(("attack", "steps"), steps),
+            lr=(("attack", "lr"), lr),
+            seed=(("seed",), seed),
+        )
+        if kind is not None:
+            registry.attack[kind]
+            flags = given(kind=(("attack",), {"name": kind})) | flags
+        resolved = load("attack", find(recipe or DEFAULT_RECIPE), flags, set_ or [])
+        if run is None:
+            newest = store.latest(lambda r: r.complete and r.manifest.command == "unlearn", "finished unlearning run")
+            subject = of_run(newest)
+        else:
+            subject = find_subject(run, store)
+
+    from ilu_cli.engine.accel import backend
+    from ilu_cli.workflows import attack as workflow
+
+    plan = workflow.plan(resolved, subject)  # type: ignore[arg-type]
+    if dry_run:
+        console.out_json(plan.facts) if as_json else console.out(console.plan_text(plan.facts))
+        return
+    reporter = console.reporter()
+    base = workflow.reference_run(plan, store, reporter) if reference and old is None else None
+    done = workflow.run(plan, store, reporter, subject, out, old)
+    if not backend().main:
+        return
+    found = describe(done) | {"reference": describe(base) if base else None}
+    if as_json:
+        console.out_json(found)
+    else:
+        _table(found)
+        console.out(str(done.path))
+    console.next_step(f"attacked: {done.id}", [f"recipe, rows and checkpoint are in {done.path}"], "ilu eval")
+
+
+def describe(run: Any) -> dict[str, Any]:
+    """A finished attack as JSON."""
+    m = run.manifest
+    r = m.result
+    return {
+        "run": m.id,
+        "path": str(run.path),
+        "parent": m.parents[0]["id"],
+        "fa": r["fa"],
+        "fq": r["fq"],
+        "ra": r["ra"],
+        "points": r["points"],
+        "data": m.data,
+        "seed": m.seed,
+        "recipe_sha256": m.recipe_sha256,
+    }
+
+
+def _table(found: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    columns = [("this model", found)] + ([("original", found["reference"])] if found["reference"] else [])
+    axis = next(k for k in found["points"][0] if k != "eval")
+    table = Table(title=f"{found['run']}: what comes back", title_justify="left")
+    table.add_column(axis)
+    for title, _ in columns:
+        for name in found["points"][0]["eval"]:
+            table.add_column(f"{name} ({title})", justify="right")
+    for i, point in enumerate(found["points"]):
+        cells = [c["points"][i]["eval"][name] for _, c in columns for name in point["eval"]]
+        table.add_row(str(point[axis]), *(_cell(c) for c in cells))
+    console.out_table(table)
+    for title, c in columns:
+        fa = f"FA {c['fa']['value']:.3f} ({c['fa']['task']}, n={c['fa']['n']})  " if c["fa"] else ""
+        ra = f"RA {c['ra']:.3f}" if c["ra"] is not None else ""
+        console.out(f"{title}: {fa}{ra}")
+    if any(d["source"] == "builtin" for d in found["data"]):
+        console.out("data: builtin stand-ins")
+
+
+def _cell(summary: dict[str, Any]) -> str:
+    error = f" ±{summary['stderr']:.3f}" if summary["stderr"] is not None else ""
+    return f"{summary['value']:.3f}{error}"

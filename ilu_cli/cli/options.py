@@ -1,0 +1,72 @@
+"""Options that several commands share, and how flags become recipe keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from ilu_cli.errors import UsageError
+from ilu_cli.recipe.source import Key
+from ilu_cli.runs.store import Run, Store
+
+RecipeOption = Annotated[
+    Optional[str],  # noqa: UP045  (typer reads the annotation)
+    typer.Option("--recipe", help="A shipped recipe's name, or a YAML file.", show_default=False),
+]
+SetOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", metavar="KEY=VALUE", help="Set any recipe key, e.g. train.lr=1e-4. Repeatable."),
+]
+OutOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--out", help="Folder of the new run (default: ILU_RUNS, or ./runs, and a new id)."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Resolve, check and price; run nothing.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an unfinished run (default: the latest).")]
+SeedOption = Annotated[Optional[int], typer.Option("--seed", help="Seed of every random stream.")]  # noqa: UP045
+
+Flags = dict[str, tuple[Key, Any]]
+
+
+def given(**flags: tuple[Key, Any]) -> Flags:
+    """Keep the flags that were given: `given(lr=(("train", "lr"), 1e-4))` → `{"--lr": ...}`."""
+    return {f"--{name.replace('_', '-')}": kv for name, kv in flags.items() if kv[1] is not None}
+
+
+def unfinished(store: Store, command: str, text: str | None) -> Run:
+    """The run that `--resume` continues: the one named, or the latest that is not finished.
+
+    Raises:
+        UsageError: if the named run is finished or of another command.
+        UnavailableError: if there is none.
+    """
+    if text is None:
+        found = store.latest(lambda r: r.manifest.command == command and not r.complete, f"unfinished {command} run")
+    else:
+        named = store.find(text)
+        if named is None:
+            from ilu_cli.errors import UnavailableError
+
+            raise UnavailableError(f"there is no run {text!r}.{store.near(text)}", hint="`ilu runs` lists the runs")
+        found = named
+    if found.manifest.command != command:
+        raise UsageError(f"{found.id} is a run of `ilu {found.manifest.command}`")
+    if found.complete:
+        raise UsageError(f"{found.id} is finished; there is nothing to resume")
+    if not (found.path / "recipe.yaml").is_file():
+        raise UsageError(f"{found.id} stopped before it began", hint="start it again without --resume")
+    return found
+
+
+def only_resume(**others: Any) -> None:
+    """Refuse options that a resumed run would ignore: its recipe is fixed.
+
+    Raises:
+        UsageError: if one is given.
+    """
+    ignored = [f"--{name.replace('_', '-')}" for name, value in others.items() if value]
+    if ignored:
+        raise UsageError(f"--resume continues a run with its own recipe; {', '.join(ignored)} cannot change it")

@@ -1,0 +1,45 @@
+"""`ilu list`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ilu_cli.cli import console
+from ilu_cli.cli.options import JsonOption
+
+
+def list_(
+    kind: Annotated[
+        str, typer.Argument(help="methods, retain, regularisers, tasks, attacks, benchmarks, models, or recipes.")
+    ] = "all",
+    as_json: JsonOption = False,
+) -> None:
+    """Show what there is: methods, regularisers, tasks, attacks, benchmarks, recipes."""
+    from ilu_cli import registry
+    from ilu_cli.errors import UsageError, near
+    from ilu_cli.models.builtin import MODELS
+    from ilu_cli.recipe.load import shipped
+
+    groups: dict[str, dict[str, str]] = {
+        "methods": {n: e.help for n, e in registry.objective.items()},
+        "retain": {n: e.help for n, e in registry.retain_term.items()},
+        "regularisers": {n: e.help for n, e in registry.regularizer.items()},
+        "tasks": {n: e.help for n, e in registry.task.items()},
+        "attacks": {n: e.help for n, e in registry.attack.items()},
+        "benchmarks": {n: e.help for n, e in registry.benchmark.items()},
+        "models": {n: hub for n, (_, _, hub) in MODELS.items()},
+        "recipes": {n: p.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for n, p in shipped().items()},
+    }
+    if kind != "all" and kind not in groups:
+        raise UsageError(f"there is no list of {kind!r}.{near(kind, groups)}", hint=f"lists: {', '.join(groups)}")
+    chosen = groups if kind == "all" else {kind: groups[kind]}
+    if as_json:
+        console.out_json(chosen)
+        return
+    width = max(len(name) for group in chosen.values() for name in group)
+    for title, group in chosen.items():
+        console.out(f"{title}")
+        for name, text in group.items():
+            console.out(f"  {name:<{width}}  {text}")

@@ -1,0 +1,151 @@
+"""`ilu unlearn`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from ilu_cli.cli import console
+from ilu_cli.cli.options import (
+    DryRunOption,
+    Flags,
+    JsonOption,
+    OutOption,
+    RecipeOption,
+    ResumeOption,
+    SeedOption,
+    SetOption,
+    given,
+    only_resume,
+    unfinished,
+)
+from ilu_cli.errors import UsageError
+
+DEFAULT_METHOD = "rmu"
+
+
+def unlearn(
+    run: Annotated[Optional[str], typer.Argument(help="An unfinished run, with --resume.", show_default=False)] = None,  # noqa: UP045
+    method: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--method", help=f"The objective; `ilu list` shows all. Default: {DEFAULT_METHOD}."),
+    ] = None,
+    irm_env: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--irm-env", metavar="TASK", help="Add the invariance penalty over this task. Repeatable."),
+    ] = None,
+    irm_weight: Annotated[Optional[float], typer.Option("--irm-weight", help="λ of the penalty.")] = None,  # noqa: UP045
+    irm_batch: Annotated[Optional[int], typer.Option("--irm-batch", help="Sequences per environment and step.")] = None,  # noqa: UP045
+    model: Annotated[Optional[str], typer.Option("--model", help="Built-in name, folder, hub name, or run.")] = None,  # noqa: UP045
+    forget: Annotated[Optional[str], typer.Option("--forget", help="The forget data: a task, or a jsonl file.")] = None,  # noqa: UP045
+    steps: Annotated[Optional[int], typer.Option("--steps", help="Optimiser steps.")] = None,  # noqa: UP045
+    lr: Annotated[Optional[float], typer.Option("--lr", help="Learning rate.")] = None,  # noqa: UP045
+    seed: SeedOption = None,
+    recipe: RecipeOption = None,
+    set_: SetOption = None,
+    out: OutOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+    resume: ResumeOption = False,
+) -> None:
+    """Make a model forget. Prints the new run's path as the last line of stdout."""
+    from ilu_cli.recipe.load import load
+    from ilu_cli.runs.store import Store
+
+    store, old = Store(), None
+    if resume:
+        only_resume(
+            method=method, irm_env=irm_env, irm_weight=irm_weight, irm_batch=irm_batch, model=model, forget=forget,
+            steps=steps, lr=lr, seed=seed, recipe=recipe, set=set_, out=out, dry_run=dry_run,
+        )  # fmt: skip
+        old = unfinished(store, "unlearn", run)
+        resolved = load("unlearn", old.path / "recipe.yaml", {}, [])
+    elif run is not None:
+        raise UsageError(f"{run!r}: a RUN is named only with --resume", hint="--model names the model to start from")
+    else:
+        path = _recipe_path(recipe, method)
+        flags = given(
+            method=(("objective", "name"), method),
+            model=(("model", "ref"), model),
+            forget=(("forget", "data"), forget),
+            steps=(("train", "steps"), steps),
+            lr=(("train", "lr"), lr),
+            seed=(("seed",), seed),
+        )
+        resolved = load("unlearn", path, flags | _irm_flags(path, irm_env, irm_weight, irm_batch), set_ or [])
+
+    from ilu_cli.engine.accel import backend
+    from ilu_cli.workflows import unlearn as workflow
+
+    plan = workflow.plan(resolved, store)  # type: ignore[arg-type]
+    if dry_run:
+        console.out_json(plan.facts) if as_json else console.out(console.plan_text(plan.facts))
+        return
+    done = workflow.run(plan, store, console.reporter(), out, old)
+    if not backend().main:
+        return
+    changed = done.manifest.result["changed_fraction"]
+    console.next_step(
+        f"unlearned: {done.id}",
+        [f"{changed:.1%} of the weights changed; recipe, manifest and checkpoint are in {done.path}"],
+        "ilu attack --task sst2   (or: ilu eval)",
+    )
+    if as_json:
+        console.out_json(describe(done))
+    else:
+        console.out(str(done.path))
+
+
+def describe(run: Any) -> dict[str, Any]:
+    """A finished run as JSON."""
+    m = run.manifest
+    return {
+        "run": m.id,
+        "path": str(run.path),
+        "parent": m.parents[0]["id"],
+        "result": m.result,
+        "data": m.data,
+        "weights": m.weights,
+        "recipe_sha256": m.recipe_sha256,
+    }
+
+
+def _recipe_path(recipe: str | None, method: str | None) -> Path:
+    """The recipe that was named, or the quickstart of the method; a method without one starts from the default's.
+
+    Raises:
+        UsageError: if the recipe or the method is unknown.
+    """
+    from ilu_cli import registry
+    from ilu_cli.recipe.load import find, shipped
+
+    if method is not None:
+        registry.objective[method]
+    if recipe is not None:
+        return find(recipe)
+    return shipped().get(f"quickstart-{method or DEFAULT_METHOD}") or find("quickstart-grad_diff")
+
+
+def _irm_flags(path: Path, env: list[str] | None, weight: float | None, batch: int | None) -> Flags:
+    """Write `--irm-*` into the recipe's irm entry, or add one.
+
+    Raises:
+        UsageError: if there is no environment to put a weight or batch on.
+    """
+    from ilu_cli.recipe.source import read_layers
+
+    if env is None and weight is None and batch is None:
+        return {}
+    entries = read_layers(path).data.get("regularizers") or []
+    at = next((i for i, r in enumerate(entries) if isinstance(r, dict) and r.get("name") == "irm"), len(entries))
+    flags = {} if entries else given(irm=(("regularizers",), []))
+    if at == len(entries):
+        if not env:
+            raise UsageError("--irm-weight and --irm-batch need an --irm-env")
+        flags["--irm-env (name)"] = (("regularizers", at, "name"), "irm")
+    key = ("regularizers", at)
+    return flags | given(
+        irm_env=((*key, "env"), env), irm_weight=((*key, "weight"), weight), irm_batch=((*key, "batch"), batch)
+    )

@@ -1,0 +1,1 @@
+"""Rows, token ids, and the order they come in."""

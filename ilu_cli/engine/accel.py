@@ -1,0 +1,78 @@
+"""The only Accelerator: devices, processes, and sums over them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object
+from torch import Tensor, nn
+
+from ilu_cli.errors import UsageError
+
+BUCKET = 1 << 24  # gradient elements summed over the processes in one call
+
+
+class Backend:
+    """Data-parallel replicas. Gradients are summed once a step, so what they are normalised by is global."""
+
+    def __init__(self) -> None:
+        self.accelerator = Accelerator(mixed_precision="no")  # autocast is chosen per forward pass, below
+        kind = self.accelerator.distributed_type
+        if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+            raise UsageError(
+                f"`accelerate launch` asked for {kind}; ilu trains data-parallel replicas",
+                hint="launch with --multi_gpu or --cpu",
+            )
+        self.device = self.accelerator.device
+        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        self.main = self.accelerator.is_main_process
+
+    def autocast(self, precision: str) -> AbstractContextManager:
+        """bf16 autocast, or none."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum a small tensor over all processes."""
+        return self.accelerator.reduce(values, reduction="sum") if self.world > 1 else values
+
+    def sum_gradients(self, params: Iterable[nn.Parameter]) -> None:
+        """Sum the gradients over all processes, in place, a bucket at a time."""
+        if self.world == 1:
+            return
+        bucket: list[Tensor] = []
+        for p in params:
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            bucket.append(p.grad)
+            if sum(g.numel() for g in bucket) >= BUCKET:
+                self._sum_bucket(bucket)
+                bucket = []
+        if bucket:
+            self._sum_bucket(bucket)
+
+    def _sum_bucket(self, bucket: list[Tensor]) -> None:
+        flat = self.sum(torch.cat([g.flatten() for g in bucket]))
+        for g, total in zip(bucket, flat.split([g.numel() for g in bucket])):
+            g.copy_(total.view_as(g))
+
+    def share(self, value: Any) -> Any:
+        """Give the main process's value to all."""
+        return broadcast_object_list([value])[0] if self.world > 1 else value
+
+    def gather(self, values: list) -> list:
+        """Join the lists of all processes, on every process."""
+        return gather_object(values) if self.world > 1 else values
+
+    def wait(self) -> None:
+        """Wait for all processes."""
+        self.accelerator.wait_for_everyone()
+
+
+@functools.cache
+def backend() -> Backend:
+    """The one backend of this process."""
+    return Backend()

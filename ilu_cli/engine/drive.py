@@ -1,0 +1,79 @@
+"""A training job in a run folder: metrics, resumable states, a clean stop at Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from ilu_cli.engine.loop import Trainer
+from ilu_cli.engine.reporter import Reporter
+from ilu_cli.engine.state import load_state, save_state
+from ilu_cli.errors import RunFailed
+from ilu_cli.runs.store import Run
+
+
+class Interrupted(RunFailed):
+    """The user stopped the run; it can be continued."""
+
+    exit_code = 130
+
+
+def drive(trainer: Trainer, run: Run, reporter: Reporter, title: str) -> Iterator[int]:
+    """Do the steps that are left, yielding the number of steps done: first where it starts, then after each.
+
+    Raises:
+        Interrupted: after Ctrl-C, when the state is on disk.
+        RunFailed: if a loss is not finite.
+    """
+    main = trainer.backend.main
+    start = load_state(trainer, run.state)
+    metrics = run.path / "metrics.jsonl"
+    if main:
+        kept = metrics.read_text(encoding="utf-8").splitlines()[:start] if metrics.exists() else []
+        metrics.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    if start:
+        reporter.note(f"continuing after step {start}")
+    yield start
+    reporter.begin(title, trainer.spec.steps, start)
+    every = trainer.spec.save_every
+    try:
+        with _stop_flag() as stopped, metrics.open("a", encoding="utf-8") as out:
+            for log in trainer.run():
+                if main:
+                    out.write(json.dumps(log.row()) + "\n")
+                    out.flush()
+                reporter.step(log)
+                if main and (stopped.is_set() or (every and log.step % every == 0 and log.step < log.steps)):
+                    save_state(trainer, run.state)
+                if stopped.is_set():
+                    raise Interrupted(
+                        f"stopped after step {log.step} of {log.steps}",
+                        hint=f"continue with `ilu {run.manifest.command} {run.id} --resume`",
+                    )
+                yield log.step
+    finally:
+        reporter.end()
+
+
+@contextmanager
+def _stop_flag() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into a flag that is looked at between steps; the second interrupts at once."""
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        flag.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,92 @@
+"""The LM head, fused with cross-entropy and entropy, over chunks of tokens.
+
+Never holds [B, T, V]: at most `CHUNK` rows of logits exist at a time, and only the hidden states are kept for backward.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK = 256  # rows of logits held at a time; at V = 49,152 that is 50 MB of float32
+
+
+def token_stats(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihood and predictive entropy of every token, both float32 [N] and differentiable.
+
+    With z the logits and p = softmax(z): NLL = logsumexp(z) − z_y and H = −Σ p log p. Their gap D_t = NLL − H is
+    d/dw of the loss of w·z at w = 1, the quantity whose squared mean IRMv1 penalises (arXiv 1907.02893, eq. 4), and
+    ∂D_t/∂z_u = p_u (1 + log p_u + H) − 1[u=y]. Both come from one pass over the logits.
+
+    Args:
+        hidden: [N, D], the states that predict `targets`.
+        weight: [V, D], the LM head's matrix.
+        targets: [N], token ids.
+        bias: [V] or None.
+    """
+    return _TokenStats.apply(hidden, weight, targets, bias)
+
+
+def _compute_dtype(hidden: Tensor) -> torch.dtype:
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class _TokenStats(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        dtype, wide = _compute_dtype(hidden), _at_least_float32(hidden.dtype)
+        w, rows = weight.to(dtype), hidden.shape[0]
+        lse, entropy, picked = (hidden.new_empty(rows, dtype=wide) for _ in range(3))
+        for i in range(0, rows, CHUNK):
+            part = slice(i, i + CHUNK)
+            z = _logits(hidden[part], w, bias, wide)
+            lse[part] = z.logsumexp(-1)
+            picked[part] = z.gather(-1, targets[part, None]).squeeze(-1)
+            logp = z.sub_(lse[part, None])
+            entropy[part] = -(logp.exp() * logp).sum(-1)
+        ctx.save_for_backward(hidden, weight, targets, lse, entropy, bias)
+        ctx.dtype, ctx.wide = dtype, wide
+        return lse - picked, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, Tensor | None]:
+        g_nll, g_entropy = grads
+        hidden, weight, targets, lse, entropy, bias = ctx.saved_tensors
+        need_hidden, need_weight, _, need_bias = ctx.needs_input_grad
+        w = weight.to(ctx.dtype)
+        d_hidden = torch.empty_like(hidden) if need_hidden else None
+        d_weight = torch.zeros(weight.shape, dtype=ctx.wide, device=weight.device) if need_weight else None
+        d_bias = torch.zeros(bias.shape, dtype=ctx.wide, device=bias.device) if need_bias else None
+        with_entropy = bool(g_entropy.any())
+        for i in range(0, hidden.shape[0], CHUNK):
+            part = slice(i, i + CHUNK)
+            logp = _logits(hidden[part], w, bias, ctx.wide).sub_(lse[part, None])
+            p = logp.exp()
+            if with_entropy:  # dNLL/dz = p − 1[y];  dH/dz = −p (log p + H)
+                dz = logp.add_(entropy[part, None]).mul_(-g_entropy[part, None]).add_(g_nll[part, None]).mul_(p)
+            else:
+                dz = p.mul_(g_nll[part, None])
+            dz.scatter_add_(-1, targets[part, None], -g_nll[part, None])
+            if d_bias is not None:
+                d_bias += dz.sum(0)
+            dz = dz.to(ctx.dtype)
+            if d_hidden is not None:
+                d_hidden[part] = (dz @ w).to(d_hidden.dtype)
+            if d_weight is not None:
+                d_weight += dz.t() @ hidden[part].to(ctx.dtype)
+        return d_hidden, d_weight, None, d_bias
+
+
+def _logits(hidden: Tensor, w: Tensor, bias: Tensor | None, wide: torch.dtype) -> Tensor:
+    with torch.autocast(hidden.device.type, enabled=False):
+        z = (hidden.to(w.dtype) @ w.t()).to(wide)
+        return z if bias is None else z + bias

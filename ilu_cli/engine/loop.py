@@ -1,0 +1,197 @@
+"""The only training loop: streams → terms → gradient → update, one log a step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ilu_cli.data.encode import collate
+from ilu_cli.data.sampling import seed_of
+from ilu_cli.engine.accel import Backend
+from ilu_cli.engine.reference import ReferenceCache
+from ilu_cli.engine.stream import TrainStream
+from ilu_cli.engine.view import View
+from ilu_cli.errors import RunFailed
+from ilu_cli.models.load import Parts
+from ilu_cli.recipe.schema import TrainSpec
+
+
+@dataclass
+class Term:
+    """A loss over one stream: weight · Σ values(view) / divisor."""
+
+    name: str
+    stream: TrainStream
+    values: Callable[[View], Tensor]
+    per: str
+    weight: float = 1.0
+    layer: int | None = None
+    cache: ReferenceCache = field(default_factory=ReferenceCache)
+
+
+@dataclass
+class Penalty:
+    """A function of the global means of one statistic, one mean per environment."""
+
+    name: str
+    statistic: str
+    environments: list[TrainStream]
+    combine: Callable[[Tensor], Tensor]
+    weight: float = 1.0
+
+
+@dataclass
+class StepLog:
+    """What is known after a step. `step` counts from 1; `tokens` are of this step, over all processes."""
+
+    step: int
+    steps: int
+    losses: dict[str, float]
+    lr: float
+    grad_norm: float
+    tokens: int
+    seconds: float
+
+    def row(self) -> dict[str, Any]:
+        """A line of metrics.jsonl."""
+        rounded = {"lr": self.lr, "grad_norm": self.grad_norm, "tokens": self.tokens, "seconds": round(self.seconds, 4)}
+        return {"step": self.step, **self.losses, **rounded}
+
+
+class Trainer:
+    """Everything a step needs. Iterate `run()`; stop whenever you like."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        params: dict[str, nn.Parameter],
+        terms: Sequence[Term],
+        penalties: Sequence[Penalty],
+        spec: TrainSpec,
+        seed: int,
+        backend: Backend,
+    ) -> None:
+        self.parts, self.params, self.terms, self.penalties = parts, params, terms, penalties
+        self.spec, self.seed, self.backend = spec, seed, backend
+        fused = backend.device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.AdamW(
+            list(params.values()), lr=spec.lr, weight_decay=spec.weight_decay, fused=fused
+        )
+        self.step = 0  # steps done
+
+    def run(self) -> Iterator[StepLog]:
+        """Do the remaining steps, yielding after each.
+
+        Raises:
+            RunFailed: if a loss or the gradient is not finite.
+        """
+        while self.step < self.spec.steps:
+            began = time.perf_counter()
+            torch.manual_seed(seed_of(self.seed, "step", self.step, self.backend.rank))
+            self.optimizer.zero_grad(set_to_none=True)
+            losses: dict[str, float] = {}
+            for penalty in self.penalties:
+                losses |= self._penalty(penalty)
+            sums = [self._accumulate(t.stream, t.values, t.per, t.weight, t.layer, t.cache) for t in self.terms]
+            losses |= dict(zip([t.name for t in self.terms], self.backend.sum(torch.stack(sums)).tolist()))
+            grad_norm = self._update(losses)
+            self.step += 1
+            streams = [t.stream for t in self.terms] + [e for p in self.penalties for e in p.environments]
+            tokens = sum(len(s.item(k).ids) for s in streams for k in s.keys(self.step - 1))
+            lr = self.optimizer.param_groups[0]["lr"]
+            yield StepLog(self.step, self.spec.steps, losses, lr, grad_norm, tokens, time.perf_counter() - began)
+
+    def _accumulate(
+        self,
+        stream: TrainStream,
+        values: Callable[[View], Tensor],
+        per: str,
+        weight: float,
+        layer: int | None = None,
+        cache: ReferenceCache | None = None,
+    ) -> Tensor:
+        """Add this process's gradient of weight · Σ values / divisor; return its share of Σ values / divisor."""
+        divisor, device = stream.divisor(self.step, per), self.backend.device
+        total = torch.zeros((), dtype=torch.float64)
+        for keys in stream.shares(self.step, self.backend.rank, self.backend.world, self.spec.accumulation):
+            batch = collate([stream.item(k) for k in keys]).to(device)
+            reference = cache.of(keys, device) if cache else ReferenceCache().of(keys, device)
+            with torch.set_grad_enabled(weight != 0), self.backend.autocast(self.spec.precision):
+                view = View(self.parts, batch, self.seed, layer, reference)
+                loss = values(view).float().sum() / divisor
+            if loss.requires_grad:
+                (weight * loss).backward()
+            total += loss.detach().double().cpu()
+        return total
+
+    def _penalty(self, penalty: Penalty) -> dict[str, float]:
+        """Add the gradient of weight · combine(means), exactly, although each mean is known only at its end.
+
+        By the chain rule it is Σ_i c_i ∇mean_i with c_i = weight · ∂combine/∂mean_i: every environment's ∇mean_i is
+        taken by itself, and scaled once all means are known. One environment needs no extra memory.
+        """
+        params = list(self.params.values())
+        before = _take(params)
+        banks, shares = [], []
+        for env in penalty.environments:
+            shares.append(
+                self._accumulate(env, lambda v: v.values(penalty.statistic), "token", float(penalty.weight != 0))
+            )
+            banks.append(_take(params))
+        means = self.backend.sum(torch.stack(shares)).requires_grad_()
+        value = penalty.combine(means)
+        (slopes,) = torch.autograd.grad(penalty.weight * value, means)
+        for bank, slope in zip(banks, slopes.tolist()):
+            _add(params, bank, slope)
+        _add(params, before, 1.0)
+        label = {"gap": "D"}.get(penalty.statistic, penalty.statistic)
+        named = {f"{label}[{e.name}]": m for e, m in zip(penalty.environments, means.tolist())}
+        return {penalty.name: float(value.detach()), **named}
+
+    def _update(self, losses: dict[str, float]) -> float:
+        params = list(self.params.values())
+        self.backend.sum_gradients(params)
+        grad_norm = float(nn.utils.get_total_norm([p.grad for p in params if p.grad is not None]))
+        bad = [name for name, value in losses.items() if not math.isfinite(value)]
+        if bad or not math.isfinite(grad_norm):
+            what = ", ".join(bad) or "the gradient"
+            raise RunFailed(f"step {self.step + 1}: {what} is not finite", hint="a smaller learning rate may help")
+        if self.spec.max_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(params, self.spec.max_grad_norm, torch.tensor(grad_norm))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.spec, self.step)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return grad_norm
+
+
+def learning_rate(spec: TrainSpec, step: int) -> float:
+    """The learning rate of a step, counted from 0: linear warm-up, then constant, linear or cosine decay to 0."""
+    if step < spec.warmup:
+        return spec.lr * (step + 1) / spec.warmup
+    progress = (step - spec.warmup) / max(1, spec.steps - spec.warmup)
+    shape = {"constant": 1.0, "linear": 1 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress))}
+    return spec.lr * shape[spec.schedule]
+
+
+def _take(params: list[nn.Parameter]) -> list[Tensor | None]:
+    """Move the gradients out of the parameters."""
+    grads: list[Tensor | None] = [p.grad for p in params]
+    for p in params:
+        p.grad = None
+    return grads
+
+
+def _add(params: list[nn.Parameter], grads: list[Tensor | None], factor: float) -> None:
+    """Add `factor` · grads to the parameters' gradients, reusing the tensors."""
+    for p, g in zip(params, grads):
+        if g is None:
+            continue
+        g = g if factor == 1.0 else g.mul_(factor)
+        p.grad = g if p.grad is None else p.grad.add_(g)

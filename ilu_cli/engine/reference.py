@@ -1,0 +1,72 @@
+"""What the original model says about the training rows: computed once before training, never by a second model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ilu_cli.data.encode import collate
+from ilu_cli.engine.accel import Backend
+from ilu_cli.engine.stream import RowKey, TrainStream
+from ilu_cli.engine.view import Reference, View
+from ilu_cli.models.load import Parts
+
+CACHE_BATCH = 16  # sequences per forward pass while the cache is filled
+NORM_ROWS = 64  # retain rows that the median activation norm is taken over
+
+
+@dataclass
+class ReferenceCache:
+    """Log-probabilities and hidden states of the original model, by row of one stream."""
+
+    logps: dict[RowKey, float] = field(default_factory=dict)
+    hidden: dict[RowKey, Tensor] = field(default_factory=dict)
+    norm: float | None = None
+
+    def of(self, keys: list[RowKey], device: torch.device) -> Reference:
+        """The reference of a micro-batch."""
+        logps = torch.tensor([self.logps[k] for k in keys], device=device) if self.logps else None
+        hidden = None
+        if self.hidden:
+            hidden = pad_sequence([self.hidden[k] for k in keys], batch_first=True).to(device)
+        return Reference(logps, hidden, self.norm)
+
+
+@torch.no_grad()
+def fill(
+    stream: TrainStream, needs: set[str], layer: int | None, steps: int, parts: Parts, backend: Backend, precision: str
+) -> ReferenceCache:
+    """Run the original weights once over the rows that training will visit.
+
+    Hidden states are kept in host memory as float32: 4·D bytes a token.
+    """
+    cache = ReferenceCache()
+    if not needs & {"reference.logps", "reference.hidden"}:
+        return cache
+    keys = stream.visited(steps)
+    for i in range(0, len(keys), CACHE_BATCH):
+        part = keys[i : i + CACHE_BATCH]
+        view = View(parts, collate([stream.item(k) for k in part]).to(backend.device), stream.seed, layer)
+        with backend.autocast(precision):
+            if "reference.logps" in needs:
+                cache.logps.update(zip(part, view.logps.tolist()))
+            if "reference.hidden" in needs:
+                states = view.hidden.float().cpu()
+                cache.hidden.update({k: states[j, : len(stream.item(k).ids)].clone() for j, k in enumerate(part)})
+    return cache
+
+
+@torch.no_grad()
+def median_norm(stream: TrainStream, layer: int, parts: Parts, backend: Backend, precision: str) -> float:
+    """Median ‖h‖ over the tokens (first position left out) of the stream's first rows, the same on every process."""
+    keys = [k for step in range(-(-NORM_ROWS // stream.batch)) for k in stream.keys(step)][:NORM_ROWS]
+    norms = []
+    for i in range(0, len(keys), CACHE_BATCH):
+        batch = collate([stream.item(k) for k in keys[i : i + CACHE_BATCH]]).to(backend.device)
+        with backend.autocast(precision):
+            view = View(parts, batch, stream.seed, layer)
+            norms.append(view.hidden.float().norm(dim=-1)[view.hidden_mask.bool()])
+    return torch.cat(norms).median().item()

@@ -1,0 +1,50 @@
+"""A stream: encoded datasets, a sampler over them, and their share for each process and micro-batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ilu_cli.data.encode import Corpus, Encoded
+from ilu_cli.data.sampling import Sampler, part_of
+
+RowKey = tuple[int, int]
+
+
+@dataclass
+class TrainStream:
+    """What one term is fed. `batch` counts sequences per step over all processes and micro-batches."""
+
+    name: str
+    corpora: list[Corpus]
+    batch: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.sampler = Sampler([len(c.items) for c in self.corpora], self.seed, self.name)
+
+    def item(self, key: RowKey) -> Encoded:
+        return self.corpora[key[0]].items[key[1]]
+
+    def keys(self, step: int) -> list[RowKey]:
+        """All rows of a step, the same on every process."""
+        return self.sampler.rows(step, self.batch)
+
+    def shares(self, step: int, rank: int, world: int, accumulation: int) -> list[list[RowKey]]:
+        """This process's micro-batches of a step; share a·world + rank, so 1×2 and 2×1 give the same two."""
+        keys, parts = self.keys(step), world * accumulation
+        shares = [part_of(keys, a * world + rank, parts) for a in range(accumulation)]
+        return [share for share in shares if share]
+
+    def divisor(self, step: int, per: str) -> int:
+        """What a sum over the whole step is divided by. The same on every process, without asking the others."""
+        items = [self.item(k) for k in self.keys(step)]
+        if per == "sequence":
+            return len(items)
+        if per == "token":
+            return sum(e.targets for e in items)
+        return sum(len(e.ids) - 1 for e in items)  # "hidden token": all but the first position
+
+    def visited(self, steps: int) -> list[RowKey]:
+        """Every row that a run of so many steps sees, shortest first."""
+        seen = {key for step in range(steps) for key in self.keys(step)}
+        return sorted(seen, key=lambda k: (len(self.item(k).ids), k))

@@ -1,0 +1,97 @@
+"""What a loss term sees of one micro-batch, each quantity computed on first use and once."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ilu_cli.data.encode import Batch
+from ilu_cli.data.sampling import seed_of
+from ilu_cli.engine.head import token_stats
+from ilu_cli.models.load import Parts
+
+
+@dataclass
+class Reference:
+    """The same sequences under the original model, from the cache.
+
+    logps: [B], summed log-probability of each target. hidden: [B, T, D] at the layer. norm: median ‖hidden‖ over
+    retain tokens, a number.
+    """
+
+    logps: Tensor | None = None
+    hidden: Tensor | None = None
+    norm: float | None = None
+
+
+@dataclass
+class View:
+    """One micro-batch of a stream. B sequences, T tokens, D hidden units."""
+
+    parts: Parts
+    batch: Batch
+    seed: int
+    layer: int | None = None
+    reference: Reference = field(default_factory=Reference)
+
+    @functools.cached_property
+    def hidden(self) -> Tensor:
+        """[B, T, D], the output of `layer`; the layers above it are not run."""
+        assert self.layer is not None, "a term that needs hidden states has a layer"
+        return self.parts.hidden_at(self.layer, self.batch.ids, self.batch.mask)
+
+    @property
+    def hidden_mask(self) -> Tensor:
+        """[B, T] as float: real tokens but the first, which is an attention sink of huge norm in many models."""
+        mask = self.batch.mask.clone()
+        mask[:, 0] = False
+        return mask.to(torch.float32)
+
+    @functools.cached_property
+    def _stats(self) -> tuple[Tensor, Tensor, Tensor]:
+        final = self.parts.final(self.batch.ids, self.batch.mask)
+        scored = self.batch.scored[:, 1:]
+        head = self.parts.head
+        nll, entropy = token_stats(final[:, :-1][scored], head.weight, self.batch.ids[:, 1:][scored], head.bias)
+        return nll, entropy, scored.nonzero()[:, 0]
+
+    def _per_sequence(self, values: Tensor) -> Tensor:
+        rows = self._stats[2]
+        return values.new_zeros(len(self.batch.ids)).index_add(0, rows, values)
+
+    @property
+    def lengths(self) -> Tensor:
+        """[B], the number of scored tokens."""
+        return self.batch.scored.sum(-1)
+
+    @functools.cached_property
+    def nll(self) -> Tensor:
+        """[B], negative log-likelihood summed over the scored tokens."""
+        return self._per_sequence(self._stats[0])
+
+    @property
+    def logps(self) -> Tensor:
+        """[B], log-probability of each target, summed over its tokens."""
+        return -self.nll
+
+    @functools.cached_property
+    def gap(self) -> Tensor:
+        """[B], NLL − H summed over the scored tokens; its mean over tokens is the D of IRM."""
+        return self._per_sequence(self._stats[0] - self._stats[1])
+
+    def direction(self, name: str) -> Tensor:
+        """[D], a fixed random unit vector: the same for this seed and name at every step and on every process.
+
+        Drawn uniformly from [0, 1) per coordinate, as in RMU's published code.
+        """
+        generator = torch.Generator().manual_seed(seed_of(self.seed, "direction", name))
+        u = torch.rand(self.hidden.shape[-1], generator=generator)
+        return (u / u.norm()).to(self.hidden.device)
+
+    def values(self, need: str) -> Any:
+        """The quantity of this name."""
+        return getattr(self, need)

@@ -1,0 +1,155 @@
+"""Loading and saving models, and finding their parts."""
+
+from __future__ import annotations
+
+import fnmatch
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as hf_logging
+
+from ilu_cli.errors import UnavailableError, UsageError
+
+
+def quiet_transformers() -> None:
+    """Leave the terminal to us."""
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+
+
+def load_model(folder: Path, device: torch.device | str = "cpu") -> Any:
+    """Load a causal language model with float32 master weights.
+
+    Raises:
+        UnavailableError: if the folder does not hold one.
+    """
+    quiet_transformers()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UnavailableError(f"{folder} does not load as a causal language model: {error}") from error
+    model.eval()  # no dropout: unlearning compares a model with itself
+    return model.to(device)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer of a model folder. Padding is on the right; its id does not matter, masks do.
+
+    Raises:
+        UnavailableError: if there is none.
+    """
+    quiet_transformers()
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise UnavailableError(f"{folder} has no tokenizer that loads: {error}") from error
+
+
+def empty_model(folder: Path) -> Any:
+    """The model without its weights (on the meta device), to count and check."""
+    quiet_transformers()
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    except (OSError, ValueError, KeyError) as error:
+        raise UnavailableError(f"{folder} is not a causal language model: {error}") from error
+
+
+def save_checkpoint(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write a checkpoint that plain transformers loads. The folder appears only when all its files are written."""
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    model.save_pretrained(part)
+    tokenizer.save_pretrained(part)
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+
+
+def select_params(model: nn.Module, patterns: list[str] | None) -> dict[str, nn.Parameter]:
+    """Make the parameters that match trainable and freeze the others.
+
+    Raises:
+        UsageError: if a pattern matches nothing.
+    """
+    named = dict(model.named_parameters())
+    chosen = set(named) if patterns is None else set()
+    for pattern in patterns or []:
+        matching = fnmatch.filter(named, pattern)
+        if not matching:
+            example = next((n for n in named if "down_proj" in n), next(iter(named)))
+            raise UsageError(f"train.params: {pattern!r} matches no weight", hint=f"names look like {example!r}")
+        chosen.update(matching)
+    for name, p in named.items():
+        p.requires_grad_(name in chosen)
+    return {name: p for name, p in named.items() if name in chosen}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A causal language model taken apart: decoder, its layers, and the LM head as a plain matrix."""
+
+    decoder: nn.Module
+    layers: nn.ModuleList
+    head: nn.Linear
+
+    def hidden_at(self, layer: int, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Run the decoder up to and including `layer` and no further; return its output [B, T, D]."""
+        captured: list[torch.Tensor] = []
+
+        def stop(_module: nn.Module, _args: Any, output: Any) -> None:
+            captured.append(output[0] if isinstance(output, tuple) else output)
+            raise _Reached
+
+        handle = self.layers[layer].register_forward_hook(stop)
+        try:
+            self.decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        except _Reached:
+            pass
+        finally:
+            handle.remove()
+        return captured[0]
+
+    def final(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **extra: Any) -> torch.Tensor:
+        """The decoder's last hidden state [B, T, D], which the LM head reads."""
+        return self.decoder(
+            input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **extra
+        ).last_hidden_state
+
+
+class _Reached(Exception):
+    """The wanted layer has been run."""
+
+
+def parts_of(model: Any) -> Parts:
+    """Take a model apart.
+
+    Raises:
+        UsageError: if it has no plain LM head or no list of layers.
+    """
+    decoder, head, depth = model.get_decoder(), model.get_output_embeddings(), model.config.num_hidden_layers
+    layers = next((m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth), None)
+    if not isinstance(head, nn.Linear) or layers is None:
+        raise UsageError(
+            f"{type(model).__name__} is not supported: it has no plain LM head or no list of {depth} layers"
+        )
+    return Parts(decoder, layers, head)
+
+
+@torch.no_grad()
+def check_plain_head(model: Any, parts: Parts) -> None:
+    """Check that logits are the LM head's product and nothing more (no soft cap, no scale), as our loss assumes.
+
+    Raises:
+        UsageError: if they are not.
+    """
+    ids = torch.arange(4, device=parts.head.weight.device).remainder(parts.head.out_features)[None]
+    mask = torch.ones_like(ids)
+    ours = parts.head(parts.final(ids, mask))
+    theirs = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
+        raise UsageError(f"{type(model).__name__} is not supported: it transforms its logits after the LM head")

@@ -1,0 +1,137 @@
+"""What a command works on: a run, a built-in model, a folder, or a hub name. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ilu_cli.errors import UnavailableError, near
+from ilu_cli.models import builtin
+from ilu_cli.runs.files import combined, weight_hashes
+from ilu_cli.runs.store import Run, Store, open_run
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model on disk. `folder` holds config, weights and tokenizer; `weights` are verified sha256 by file."""
+
+    label: str
+    kind: str
+    folder: Path
+    weights: dict[str, str]
+    run: Run | None = None
+
+    @property
+    def digest(self) -> str:
+        """One hash for all weights."""
+        return combined(self.weights)
+
+    def record(self, role: str) -> dict[str, Any]:
+        """How a manifest names this subject as a parent."""
+        return {
+            "role": role,
+            "kind": self.kind,
+            "id": self.label,
+            "path": str((self.run.path if self.run else self.folder).absolute()),
+            "weights": self.weights,
+        }
+
+
+def of_run(run: Run) -> Subject:
+    """The model of a finished run, verified.
+
+    Raises:
+        UnavailableError: if the run is unfinished or its weights are not what its manifest says.
+    """
+    run.verify()
+    return Subject(run.id, "run", run.checkpoint, dict(run.manifest.weights), run)
+
+
+def find_subject(text: str, store: Store, revision: str | None = None) -> Subject:
+    """Find a run (id, unique prefix, path), a built-in model, a model folder, or a model on the hub.
+
+    Raises:
+        UnavailableError: if there is none, or it is damaged.
+    """
+    run = store.find(text)
+    if run:
+        return of_run(run)
+    return find_model(text, revision, hint=store.near(text))
+
+
+def find_model(text: str, revision: str | None = None, hint: str = "") -> Subject:
+    """Find a model that is no run; see `find_subject`."""
+    path = Path(text)
+    if text in builtin.MODELS:
+        folder, kind = builtin.materialize(text), "builtin"
+    elif path.is_dir():
+        folder, kind = path, "folder"
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not path.parent.is_dir():
+        folder, kind = _snapshot(text, revision), "hub"
+    else:
+        hint = hint or near(text, builtin.MODELS)
+        raise UnavailableError(f"there is no run, model or folder {text!r}.{hint}", hint="`ilu runs` lists the runs")
+    if not (folder / "config.json").is_file():
+        raise UnavailableError(f"{folder} is neither a run (manifest.json) nor a model (config.json)")
+    weights = weight_hashes(folder)
+    if not weights:
+        raise UnavailableError(f"{folder} has no *.safetensors weights")
+    return Subject(text, kind, folder, weights)
+
+
+def original_of(subject: Subject) -> Subject:
+    """Follow the lineage to the model that everything began with, and check that it is unchanged.
+
+    Raises:
+        UnavailableError: if the original is gone or was changed.
+    """
+    if subject.run is None:
+        return subject
+    return from_record(subject.run.manifest.base, subject.run)
+
+
+def parent_of(subject: Subject) -> Subject | None:
+    """The model that `subject` was made from; None for an original."""
+    return from_record(subject.run.manifest.parents[0], subject.run) if subject.run else None
+
+
+def lineage(subject: Subject) -> list[Subject]:
+    """The chain from the original model down to `subject`."""
+    chain = [subject]
+    while (parent := parent_of(chain[0])) is not None:
+        chain.insert(0, parent)
+    return chain
+
+
+def from_record(record: dict[str, Any], child: Run) -> Subject:
+    """Find the subject that the manifest of `child` names. A run may have moved together with its child.
+
+    Raises:
+        UnavailableError: if it is gone, or its weights differ from those recorded.
+    """
+    path = Path(record["path"])
+    if record["kind"] == "run":
+        sibling = child.path.parent / record["id"]
+        found = of_run(open_run(path if (path / "manifest.json").is_file() else sibling))
+    elif record["kind"] == "folder":
+        found = find_model(record["path"])
+    else:
+        found = find_model(record["id"], record.get("revision"))
+    if found.weights != record["weights"]:
+        raise UnavailableError(f"{record['role']} {record['id']} ({found.folder}) has changed since it was used")
+    return found
+
+
+def _snapshot(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.*"]
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except Exception as error:  # the hub client raises its own errors, httpx's and OSError
+        raise UnavailableError(
+            f"the model {name!r} cannot be had from the hub: {type(error).__name__}: {str(error).splitlines()[0]}",
+            hint="check the name, the network, and access rights; or give a local folder",
+        ) from error

@@ -1,0 +1,171 @@
+"""From a recipe's name, flags and `--set` to one validated recipe, or to every problem at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+import ilu_cli
+from ilu_cli.errors import UsageError, near
+from ilu_cli.recipe.schema import Recipe, schema
+from ilu_cli.recipe.source import Key, Layers, Problem, RecipeError, dotted, parse_scalar, read_layers
+
+
+def recipes_dir() -> Path:
+    """Where the shipped recipes lie: inside the wheel, or beside the package in a checkout."""
+    package = Path(ilu_cli.__file__).parent
+    inside = package / "_recipes"
+    return inside if inside.is_dir() else package.parent / "recipes"
+
+
+def shipped() -> dict[str, Path]:
+    """The shipped recipes by name."""
+    return {p.stem: p for p in sorted(recipes_dir().glob("*.yaml"))}
+
+
+def find(name: str) -> Path:
+    """Find a recipe by shipped name or by path.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    known = shipped()
+    if name in known:
+        return known[name]
+    path = Path(name)
+    if path.is_file():
+        return path
+    raise UsageError(f"no recipe {name!r}.{near(name, known)}", hint=f"shipped recipes: {', '.join(known)}; or a file")
+
+
+def load(command: str, path: Path | None, flags: dict[str, tuple[Key, Any]], sets: list[str]) -> Recipe:
+    """Read `path`, write flags (`{"--lr": (("train", "lr"), 1e-4)}`) and `--set` over it, and validate.
+
+    Raises:
+        RecipeError: with every problem found.
+    """
+    layers = read_layers(path) if path else Layers()
+    for flag, (key, value) in flags.items():
+        layers.put(key, value, flag)
+    for text in sets:
+        left, equals, right = text.partition("=")
+        if not equals or not all(left.split(".")):
+            layers.problems.append(Problem(f"--set {text}", "", "write it as key.path=value"))
+            continue
+        layers.put(tuple(left.split(".")), parse_scalar(right), f"--set {left}")
+    return validate(command, layers)
+
+
+def validate(command: str, layers: Layers) -> Recipe:
+    """Validate the layers against the schema of `command`.
+
+    A key that is wrong is taken out and the rest is validated again, so that impossible combinations are reported in
+    the same breath as unknown keys.
+    """
+    named = layers.data.get("command", command)
+    if named != command:
+        message = f"this is a recipe for `ilu {named}`, not for `ilu {command}`"
+        raise RecipeError([Problem(layers.origin(("command",)), "command", message)])
+    model, problems, data = schema(command), list(layers.problems), json.loads(json.dumps(layers.data, default=str))
+    for _ in range(100):  # every round removes at least one key
+        try:
+            recipe = model.model_validate(data)
+        except ValidationError as error:
+            bad = error.errors(include_url=False)
+            problems += [_problem(model, layers, e) for e in bad]
+            removed = [_remove(data, _raw_key(data, e["loc"])) for e in bad]
+            if not any(removed):
+                break
+        else:
+            found = [Problem(layers.origin(key), dotted(key), message) for key, message in recipe.problems()]
+            problems += found
+            if problems:
+                break
+            return recipe
+    raise RecipeError(list({str(p): p for p in problems}.values()))
+
+
+def dump(recipe: Recipe) -> str:
+    """The resolved recipe as YAML; reading it back gives the same recipe."""
+    return yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True)
+
+
+def digest(recipe: Recipe) -> str:
+    """sha256 of the resolved recipe."""
+    return hashlib.sha256(json.dumps(recipe.model_dump(), sort_keys=True).encode()).hexdigest()
+
+
+def _raw_key(data: Any, loc: tuple[int | str, ...]) -> Key:
+    """Drop the tags that pydantic puts into a location for a discriminated union: they are not in the YAML."""
+    key: list[str | int] = []
+    for part in loc:
+        if isinstance(data, dict) and part not in data and data.get("name") == part:
+            continue
+        key.append(part)
+        if isinstance(data, dict):
+            data = data.get(part)
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data = data[part]
+        else:
+            data = None
+    return tuple(key)
+
+
+def _remove(data: Any, key: Key) -> bool:
+    """Take `key`, or its nearest ancestor that is there, out of `data`. False if there is nothing to take out."""
+    node, holder, last = data, None, None
+    for part in key:
+        inside = (isinstance(node, dict) and part in node) or (
+            isinstance(node, list) and isinstance(part, int) and part < len(node)
+        )
+        if not inside:
+            break
+        holder, last, node = node, part, node[part]
+    if holder is None:
+        return False
+    del holder[last]
+    return True
+
+
+def _problem(model: type[BaseModel], layers: Layers, error: Any) -> Problem:
+    key, kind, context = _raw_key(layers.data, error["loc"]), error["type"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = _keys_at(model.model_json_schema(), layers.data, key[:-1])
+        message = f"unknown key.{near(str(key[-1]), known)} Known here: {', '.join(known)}"
+    elif kind == "union_tag_invalid":
+        known = [t.strip(" '") for t in context["expected_tags"].split(",")]
+        key = (*key, "name")
+        message = f"unknown name {context['tag']!r}.{near(context['tag'], known)} Known: {', '.join(known)}"
+    elif kind == "union_tag_not_found":
+        message = "a mapping with a `name` is needed"
+    elif kind == "missing":
+        message = "is required"
+    else:
+        message = f"{error['msg'][0].lower()}{error['msg'][1:]}, not {error['input']!r}"
+    return Problem(layers.origin(key), dotted(key), message)
+
+
+def _keys_at(root: dict[str, Any], data: Any, key: Key) -> list[str]:
+    """The keys that the JSON schema knows at `key`."""
+    node = root
+    for part in (*key, None):
+        while True:
+            if "$ref" in node:
+                node = root["$defs"][node["$ref"].rpartition("/")[2]]
+            elif "discriminator" in node and isinstance(data, dict):
+                node = {"$ref": node["discriminator"]["mapping"][data["name"]]}
+            elif "anyOf" in node:
+                node = next(n for n in node["anyOf"] if n.get("type") != "null")
+            else:
+                break
+        if part is None:
+            break
+        node = node["items"] if isinstance(part, int) else node["properties"][part]
+        fits = isinstance(data, (dict, list))
+        data = (data.get(part) if isinstance(data, dict) else data[part]) if fits else None  # type: ignore[index]
+    return list(node.get("properties", {}))

@@ -1,0 +1,253 @@
+"""The schema of every recipe. Components (objective, retain term, ...) bring their own keys from their signatures."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    create_model,
+)
+
+from ilu_cli import registry
+from ilu_cli.recipe.source import Key
+
+DEFAULT_MODEL = "smollm2-135m"
+Precision = Literal["bf16", "fp32"]
+
+
+class Spec(BaseModel):
+    """Base of all recipe parts: unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class DataRef(Spec):
+    """A dataset by name (a task, from its built-in generator or from the hub) or by path."""
+
+    name: str
+    source: Literal["builtin", "hub", "path"] = "builtin"
+    limit: PositiveInt | None = Field(None, description="use only the first rows")
+
+
+def _as_refs(value: Any) -> Any:
+    """Let `capitals`, `{name: capitals}` and lists of either stand for a list of DataRef."""
+    items = value if isinstance(value, list) else [value]
+    return [_as_ref(item) for item in items]
+
+
+def _as_ref(item: Any) -> Any:
+    if not isinstance(item, str):
+        return item
+    return {"name": item, "source": "path" if "/" in item or item.endswith(".jsonl") else "builtin"}
+
+
+TaskRef = Annotated[DataRef, BeforeValidator(_as_ref)]
+DataRefs = Annotated[list[DataRef], BeforeValidator(_as_refs), Field(min_length=1)]
+
+
+class Stream(Spec):
+    """What is fed at every step: datasets, taken in turn, and how much of them."""
+
+    data: DataRefs
+    batch: PositiveInt = Field(8, description="sequences per optimiser step, over all processes and micro-batches")
+    max_length: int = Field(128, ge=8, description="tokens per sequence; longer ones are cut and counted")
+
+
+class Component(Spec):
+    """A registered idea and its keys."""
+
+    name: str
+
+    def params(self) -> dict[str, Any]:
+        """The keys of the idea itself, without those common to its kind."""
+        common = next(c for c in type(self).__mro__ if c.__module__ == __name__).model_fields  # type: ignore[attr-defined]
+        return {k: getattr(self, k) for k in type(self).model_fields if k not in common}
+
+
+class RetainSpec(Component, Stream):
+    """The retain term, its data and its weight γ."""
+
+    weight: NonNegativeFloat = 1.0
+
+
+class RegularizerSpec(Component):
+    """A regulariser over one or more environments."""
+
+    env: DataRefs
+    weight: NonNegativeFloat = Field(1.0, description="λ")
+    batch: PositiveInt = Field(8, description="sequences per environment and step")
+    max_length: int = Field(128, ge=8)
+
+
+class TrainSpec(Spec):
+    """How the weights are stepped."""
+
+    steps: PositiveInt = 80
+    lr: PositiveFloat = 1e-5
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: NonNegativeInt = Field(0, description="steps of linear warm-up")
+    weight_decay: NonNegativeFloat = 0.0
+    max_grad_norm: PositiveFloat | None = None
+    accumulation: PositiveInt = Field(1, description="micro-batches per step and process")
+    precision: Precision = Field("bf16", description="autocast type; the master weights are float32")
+    save_every: NonNegativeInt = Field(50, description="steps between resumable states; 0 for none")
+    params: list[str] | None = Field(None, min_length=1, description="glob patterns of the trained weights; null: all")
+
+
+class EvalSpec(Spec):
+    """Which benchmarks, and how they are scored."""
+
+    benchmarks: list[str] = Field(["capitals", "elements", "prose"], min_length=1)
+    precision: Precision = "fp32"
+    limit: PositiveInt | None = Field(None, description="score only the first rows of each benchmark")
+
+    def problems(self, key: Key) -> Iterator[tuple[Key, str]]:
+        for i, name in enumerate(self.benchmarks):
+            if name not in registry.benchmark:
+                yield (*key, "benchmarks", i), _unknown(registry.benchmark, name)
+            elif name in self.benchmarks[:i]:
+                yield (*key, "benchmarks", i), f"{name!r} is named twice"
+
+
+class ModelSpec(Spec):
+    """The model to start from: a built-in name, a folder, or a hub name."""
+
+    ref: str = DEFAULT_MODEL
+    revision: str | None = None
+
+
+class Recipe(Spec):
+    """Base of the four recipes."""
+
+    seed: NonNegativeInt = 0
+
+    def problems(self) -> Iterator[tuple[Key, str]]:
+        """Yield what is impossible although every key is right by itself."""
+        yield from ()
+
+
+class UnlearnRecipe(Recipe):
+    """What `ilu unlearn` runs."""
+
+    command: Literal["unlearn"] = "unlearn"
+    model: ModelSpec = ModelSpec()
+    objective: Component
+    forget: Stream
+    retain: RetainSpec | None = None
+    regularizers: list[RegularizerSpec] = []
+    train: TrainSpec = TrainSpec()
+
+    def problems(self) -> Iterator[tuple[Key, str]]:
+        yield from _data_problems(self.forget.data, ("forget", "data"))
+        if self.retain:
+            yield from _data_problems(self.retain.data, ("retain", "data"))
+            layered = "layer" in type(self.objective).model_fields
+            if "hidden" in registry.retain_term[self.retain.name].declared["needs"] and not layered:
+                yield (
+                    ("retain", "name"),
+                    f"{self.retain.name} needs an objective with a layer, not {self.objective.name}",
+                )
+        forget = {d.name for d in self.forget.data}
+        for i, reg in enumerate(self.regularizers):
+            key: Key = ("regularizers", i, "env")
+            yield from _data_problems(reg.env, key)
+            for j, d in enumerate(reg.env):
+                if d.name in forget:
+                    yield (*key, j), f"{d.name!r} is the forget data; an environment must be unrelated to it"
+                if d.name in [e.name for e in reg.env[:j]]:
+                    yield (*key, j), f"{d.name!r} is named twice"
+        if self.train.warmup >= self.train.steps:
+            yield ("train", "warmup"), f"{self.train.warmup} warm-up steps do not fit into {self.train.steps} steps"
+
+
+class AttackRecipe(Recipe):
+    """What `ilu attack` runs."""
+
+    command: Literal["attack"] = "attack"
+    attack: Component
+    eval: EvalSpec = EvalSpec()
+
+    def problems(self) -> Iterator[tuple[Key, str]]:
+        yield from self.eval.problems(("eval",))
+        data = getattr(self.attack, "task", None)
+        if data is not None:
+            yield from _data_problems([data], ("attack", "task"), indexed=False)
+
+
+class EvalRecipe(Recipe):
+    """What `ilu eval` runs."""
+
+    command: Literal["eval"] = "eval"
+    eval: EvalSpec = EvalSpec()
+
+    def problems(self) -> Iterator[tuple[Key, str]]:
+        yield from self.eval.problems(("eval",))
+
+
+class TaskvecRecipe(Recipe):
+    """What `ilu taskvec` runs."""
+
+    command: Literal["taskvec"] = "taskvec"
+    include: list[str] | None = Field(
+        None, min_length=1, description="glob patterns of the compared weights; null: all"
+    )
+
+
+def _unknown(known: registry.Registry, name: str) -> str:
+    from ilu_cli.errors import near
+
+    return f"unknown {known.kind} {name!r}.{near(name, known)}"
+
+
+def _data_problems(refs: list[DataRef], key: Key, *, indexed: bool = True) -> Iterator[tuple[Key, str]]:
+    for i, ref in enumerate(refs):
+        if ref.source == "path":
+            continue
+        here: Key = (*key, i) if indexed else key
+        if ref.name not in registry.task:
+            yield here, _unknown(registry.task, ref.name)
+        elif ref.source == "hub" and not registry.task[ref.name].obj.hub:
+            yield here, f"{ref.name!r} is built in and has no hub dataset"
+
+
+def _component(known: registry.Registry, base: type[Component]) -> Any:
+    """The union of all registered ideas of one kind, told apart by `name`."""
+    specs = [
+        create_model(
+            f"{known.kind.title().replace(' ', '')}_{name}",
+            __base__=base,
+            __doc__=known[name].help,
+            name=(Literal[name], name),
+            **known[name].keys(),  # type: ignore[call-overload]
+        )
+        for name in known
+    ]
+    if len(specs) == 1:
+        return specs[0]
+    return Annotated[Union[tuple(specs)], Field(discriminator="name")]  # noqa: UP007
+
+
+@functools.cache
+def schema(command: str) -> type[Recipe]:
+    """Build the schema of a command's recipe from what is registered now."""
+    if command == "unlearn":
+        return create_model(
+            "UnlearnRecipe",
+            __base__=UnlearnRecipe,
+            objective=(_component(registry.objective, Component), ...),
+            retain=(_component(registry.retain_term, RetainSpec) | None, None),
+            regularizers=(list[_component(registry.regularizer, RegularizerSpec)], []),  # type: ignore[misc]
+        )
+    if command == "attack":
+        return create_model("AttackRecipe", __base__=AttackRecipe, attack=(_component(registry.attack, Component), ...))
+    return {"eval": EvalRecipe, "taskvec": TaskvecRecipe}[command]

@@ -1,0 +1,151 @@
+"""YAML with line numbers, and the layers (file, flags, `--set`) that make up one recipe."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ilu_cli.errors import UsageError
+
+Key = tuple[str | int, ...]
+
+
+@dataclass
+class Problem:
+    """One thing wrong with a recipe: where (`recipe.yaml:12`, `--set train.lr`), which key, what."""
+
+    where: str
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.key}: {self.message}" if self.key else f"{self.where}: {self.message}"
+
+
+class RecipeError(UsageError):
+    """Every problem of a recipe at once."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        lines = "\n".join(f"  {p}" for p in problems)
+        super().__init__(f"the recipe has {count}:\n{lines}", hint="`ilu list` shows what is known")
+        self.problems = problems
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads `1e-4` as a number (YAML 1.1 reads a string)."""
+
+
+_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+@dataclass
+class Layers:
+    """A recipe being put together: the raw data and where each key came from."""
+
+    data: dict[str, Any] = field(default_factory=dict)
+    origins: dict[Key, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def origin(self, key: Key) -> str:
+        """Return where `key`, or its nearest known ancestor, was written."""
+        for end in range(len(key), 0, -1):
+            if key[:end] in self.origins:
+                return self.origins[key[:end]]
+        return self.origins.get((), "recipe")
+
+    def put(self, key: Key, value: Any, origin: str) -> None:
+        """Write `value` at `key`, making the mappings on the way. A path that cannot be is recorded as a problem."""
+        node: Any = self.data
+        for i, part in enumerate(key):
+            last = i == len(key) - 1
+            if isinstance(node, list) and isinstance(part, str) and part.isdigit():
+                part = int(part)
+            if isinstance(node, list) and part == len(node):
+                node.append({})
+            fits = isinstance(node, dict) or (isinstance(node, list) and isinstance(part, int) and part < len(node))
+            if not fits:
+                self.problems.append(Problem(origin, dotted(key), f"there is no {dotted(key[: i + 1])} to set"))
+                return
+            if last:
+                node[part] = value
+                break
+            if isinstance(node, dict) and not isinstance(node.get(part), (dict, list)):
+                node[part] = {}
+            node = node[part]
+        exact = tuple(int(p) if isinstance(p, str) and p.isdigit() else p for p in key)
+        self.origins = {k: v for k, v in self.origins.items() if k[: len(exact)] != exact}
+        self.origins[exact] = origin
+
+
+def dotted(key: Key) -> str:
+    """`("a", 0, "b")` as `a.0.b`."""
+    return ".".join(map(str, key))
+
+
+def parse_scalar(text: str) -> Any:
+    """Read the right-hand side of `--set` as YAML.
+
+    Raises:
+        UsageError: if it is not YAML.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{text!r} is not a YAML value: {error}") from error
+
+
+def read_layers(path: Path) -> Layers:
+    """Read a YAML recipe, keeping the line of every key.
+
+    Raises:
+        RecipeError: if the file is not YAML, not a mapping, or has a key twice.
+        UsageError: if the file cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the recipe {path}: {error}") from error
+    loader = _Loader(text)
+    try:
+        root = loader.get_single_node()
+        layers = Layers(origins={(): f"{path.name}:1"})
+        if root is None:
+            return layers
+        _mark(root, (), path.name, layers)
+        data = loader.construct_document(root)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path.name}:{mark.line + 1}" if mark else path.name
+        raise RecipeError([Problem(where, "", f"not valid YAML: {getattr(error, 'problem', error)}")]) from error
+    finally:
+        loader.dispose()
+    if not isinstance(data, dict):
+        raise RecipeError([Problem(f"{path.name}:1", "", "a recipe is a mapping of keys to values")])
+    layers.data = data
+    return layers
+
+
+def _mark(node: yaml.Node, key: Key, name: str, layers: Layers) -> None:
+    """Record the line of every key below `node`, and keys that stand twice."""
+    layers.origins.setdefault(key, f"{name}:{node.start_mark.line + 1}")
+    if isinstance(node, yaml.SequenceNode):
+        for i, item in enumerate(node.value):
+            _mark(item, (*key, i), name, layers)
+    elif isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for part, value in node.value:
+            child = (*key, str(part.value))
+            where = f"{name}:{part.start_mark.line + 1}"
+            if part.value in seen:
+                layers.problems.append(Problem(where, dotted(child), "stands here a second time"))
+            seen.add(part.value)
+            layers.origins[child] = where
+            _mark(value, child, name, layers)

@@ -1,0 +1,68 @@
+"""Datasets, one per file: how a row looks, how it reads as prompt and target, how an answer is judged.
+
+A task has the fields of the published dataset, so that its rows may come from the hub, from a file or from the
+built-in generator. Text corpora are tasks whose prompt is empty.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Example:
+    """What the model reads and what it should say.
+
+    The loss counts `target` only. `target` and `choices` start with the white space that parts them from `prompt`.
+    `choices` are the candidate targets of a classification; empty means that the answer is generated.
+    """
+
+    prompt: str
+    target: str
+    choices: tuple[str, ...] = ()
+
+
+class Task:
+    """Base of all tasks. A subclass sets the class variables, and overrides `example` and `generate`."""
+
+    hub: ClassVar[str] = ""
+    config: ClassVar[str | None] = None
+    splits: ClassVar[Mapping[str, str]] = {"train": "train", "test": "test"}
+    fields: ClassVar[Mapping[str, type]]
+    sizes: ClassVar[Mapping[str, int]] = {"train": 1500, "test": 300}
+
+    def example(self, row: Row) -> Example:
+        """Turn a row of the dataset into prompt and target."""
+        raise NotImplementedError
+
+    def correct(self, row: Row, completion: str) -> bool:
+        """Judge a generated completion. Only tasks without `choices` need this."""
+        raise NotImplementedError
+
+    def generate(self, rng: random.Random) -> Row:
+        """Draw one row, with the fields of the real dataset, from the built-in grammar."""
+        raise NotImplementedError
+
+    def builtin(self, split: str) -> list[Row]:
+        """Return the built-in rows of `split` (`train` or `test`): distinct, disjoint, the same on every machine."""
+        rng = random.Random(f"ilu-{type(self).__name__}")
+        wanted = sum(self.sizes.values())
+        rows: dict[str, Row] = {}
+        for _ in range(50 * wanted):
+            row = self.generate(rng)
+            rows.setdefault(self.identity(row), row)
+            if len(rows) == wanted:
+                break
+        else:
+            raise RuntimeError(f"the grammar of {type(self).__name__} gave only {len(rows)} of {wanted} distinct rows")
+        distinct = list(rows.values())
+        return distinct[: self.sizes["train"]] if split == "train" else distinct[self.sizes["train"] :]
+
+    def identity(self, row: Row) -> str:
+        """What makes two rows the same example: the prompt, so that train and test share no question."""
+        return self.example(row).prompt

@@ -1,0 +1,1 @@
+"""Task vectors: differences of checkpoints, streamed tensor by tensor."""

@@ -1,0 +1,1 @@
+"""What the commands do: plan(recipe) → Plan, then run it. Nothing here prints."""

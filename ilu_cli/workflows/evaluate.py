@@ -1,0 +1,142 @@
+"""`ilu eval`: benchmarks over a model and its lineage, with rows, standard errors, and reuse of what is known."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ilu_cli import registry
+from ilu_cli.engine.accel import backend
+from ilu_cli.engine.reporter import Reporter
+from ilu_cli.engine.scoring import Scorer
+from ilu_cli.models.builtin import cache_dir
+from ilu_cli.models.load import load_model, load_tokenizer, parts_of
+from ilu_cli.models.subject import Subject, lineage
+from ilu_cli.recipe.schema import EvalRecipe, EvalSpec
+from ilu_cli.runs.files import write_json, write_text
+
+Summary = dict[str, Any]
+
+
+def results_folder(subject: Subject) -> Path:
+    """Where a subject's results are kept: in its run, or for other models in the cache under their hash."""
+    return subject.run.eval if subject.run else cache_dir() / "eval" / subject.digest[:16]
+
+
+class Evaluation:
+    """The benchmarks of an EvalSpec, over any number of models."""
+
+    def __init__(self, spec: EvalSpec, reporter: Reporter) -> None:
+        self.spec, self.reporter = spec, reporter
+        self.benchmarks = {name: registry.benchmark[name].obj() for name in spec.benchmarks}
+        self.items = {name: b.items()[: spec.limit] for name, b in self.benchmarks.items()}
+
+    def key(self, name: str, digest: str) -> str:
+        """What a result depends on; a stored result with the same key is reused."""
+        return f"{digest}:{self.benchmarks[name].fingerprint(self.items[name])}:{self.spec.precision}"
+
+    def known(self, name: str, digest: str, folder: Path) -> Summary | None:
+        path = folder / f"{name}.json"
+        if not path.is_file():
+            return None
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            return None
+        return stored if stored.get("key") == self.key(name, digest) else None
+
+    def score(self, name: str, digest: str, scorer: Scorer, folder: Path) -> Summary:
+        """Score one benchmark and keep summary and rows in `folder`."""
+        bench, items = self.benchmarks[name], self.items[name]
+        rows = bench.score(scorer, items)
+        value, error = bench.summarise(rows)
+        summary = {
+            "benchmark": name,
+            "metric": bench.metric,
+            "role": bench.role,
+            "value": value,
+            "stderr": None if math.isnan(error) else error,
+            "n": len(rows),
+            "chance": bench.chance,
+            "precision": self.spec.precision,
+            "data": {"name": name, "source": bench.source, "fingerprint": bench.fingerprint(items)},
+            "key": self.key(name, digest),
+        }
+        if scorer.backend.main:
+            folder.mkdir(parents=True, exist_ok=True)
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            write_text(folder / f"{name}.rows.jsonl", lines)
+            write_json(folder / f"{name}.json", summary)
+        return summary
+
+    def subject(self, subject: Subject) -> dict[str, Summary]:
+        """All benchmarks on one model; it is loaded only if something is not known yet."""
+        folder, digest = results_folder(subject), subject.digest
+        found = {name: self.known(name, digest, folder) for name in self.spec.benchmarks}
+        missing = [name for name, summary in found.items() if summary is None]
+        if missing:
+            self.reporter.note(f"evaluating {subject.label}: {', '.join(missing)}")
+            scorer = load_scorer(subject, self.spec.precision)
+            for name in missing:
+                found[name] = self.score(name, digest, scorer, folder)
+        return {name: summary for name, summary in found.items() if summary is not None}
+
+
+def load_scorer(subject: Subject, precision: str) -> Scorer:
+    """Load a subject for scoring."""
+    b = backend()
+    model = load_model(subject.folder, b.device)
+    return Scorer(model, parts_of(model), load_tokenizer(subject.folder), b, precision)
+
+
+def stages(subject: Subject) -> list[tuple[str, Subject]]:
+    """The lineage with a word for each stage: original, unlearned, attacked."""
+    named = []
+    for s in lineage(subject):
+        command = s.run.manifest.command if s.run else ""
+        named.append(({"unlearn": "unlearned", "attack": "attacked"}.get(command, "original"), s))
+    return named
+
+
+def run(
+    recipe: EvalRecipe, subject: Subject, reporter: Reporter, *, alone: bool = False
+) -> list[tuple[str, Subject, dict[str, Summary]]]:
+    """Evaluate a subject, and unless `alone` everything that it came from.
+
+    Returns:
+        (stage, subject, summary by benchmark), the original first.
+    """
+    evaluation = Evaluation(recipe.eval, reporter)
+    wanted: Sequence[tuple[str, Subject]] = stages(subject)
+    wanted = wanted[-1:] if alone else wanted
+    return [(stage, s, evaluation.subject(s)) for stage, s in wanted]
+
+
+def plan_facts(recipe: EvalRecipe, subject: Subject, recipe_sha256: str) -> dict[str, Any]:
+    """What `ilu eval --dry-run` prints: the models, the benchmarks, and which results are known already."""
+    from ilu_cli.models.load import empty_model
+
+    evaluation = Evaluation(recipe.eval, Reporter())
+    total = sum(p.numel() for p in empty_model(subject.folder).parameters())
+    return {
+        "command": "eval",
+        "recipe": recipe.model_dump(),
+        "recipe_sha256": recipe_sha256,
+        "model": {"ref": subject.label, "kind": subject.kind, "folder": str(subject.folder), "parameters": total},
+        "parents": [s.record(stage) for stage, s in stages(subject)[:-1]],
+        "data": [
+            {
+                "role": "benchmark, known"
+                if evaluation.known(n, subject.digest, results_folder(subject))
+                else "benchmark",
+                "name": n,
+                "source": b.source,
+                "rows": len(evaluation.items[n]),
+                "fingerprint": b.fingerprint(evaluation.items[n]),
+            }
+            for n, b in evaluation.benchmarks.items()
+        ],
+    }

@@ -1,0 +1,95 @@
+"""A plan: the recipe, checked against the real model and data, and priced."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ilu_cli.data.encode import Corpus, encode_corpus
+from ilu_cli.data.sources import Dataset, load_dataset
+from ilu_cli.engine.head import CHUNK
+from ilu_cli.engine.stream import TrainStream
+from ilu_cli.errors import RunFailed
+from ilu_cli.recipe.schema import DataRef, TrainSpec
+
+
+@dataclass
+class Plan:
+    """What will happen. `facts` is what `--dry-run` prints."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class StreamPlan:
+    """A stream ready for training, and the records of its datasets."""
+
+    stream: TrainStream
+    datasets: list[Dataset]
+    corpora: list[Corpus]
+
+    def records(self) -> list[dict[str, Any]]:
+        role = self.stream.name
+        return [d.record(role) | {"truncated": c.truncated} for d, c in zip(self.datasets, self.corpora)]
+
+
+def plan_stream(name: str, refs: list[DataRef], batch: int, max_length: int, seed: int, tokenizer: Any) -> StreamPlan:
+    """Load and encode the datasets of a stream.
+
+    Raises:
+        UnavailableError: if one is missing, empty, or has nothing to learn from.
+    """
+    return stream_of(name, [load_dataset(ref, "train") for ref in refs], batch, max_length, seed, tokenizer)
+
+
+def stream_of(name: str, datasets: list[Dataset], batch: int, max_length: int, seed: int, tokenizer: Any) -> StreamPlan:
+    """Encode loaded datasets into a stream."""
+    corpora = [encode_corpus(tokenizer, d.examples(), max_length, d.ref.name) for d in datasets]
+    return StreamPlan(TrainStream(name, corpora, batch, seed), datasets, corpora)
+
+
+def peak_memory(
+    model: Any, trainable: int, trained_from: int, streams: list[TrainStream], spec: TrainSpec, cached: int
+) -> int:
+    """Estimate the peak bytes of training, from counts alone.
+
+    Float32 weights, gradients and two Adam moments; the activations of one micro-batch of the largest stream, for the
+    layers that backward passes through; one chunk of logits; the reference cache.
+    """
+    config = model.config
+    total = sum(p.numel() for p in model.parameters())
+    tokens = 0
+    for s in streams:
+        longest = max(len(e.ids) for c in s.corpora for e in c.items)
+        tokens = max(tokens, -(-s.batch // spec.accumulation) * longest)
+    width = 2 if spec.precision == "bf16" else 4
+    hidden, inner = config.hidden_size, getattr(config, "intermediate_size", 4 * config.hidden_size)
+    per_layer = tokens * (8 * hidden + 4 * inner) * width + tokens * 2 * hidden * 4
+    activations = per_layer * (config.num_hidden_layers - trained_from)
+    logits = CHUNK * config.vocab_size * 4 * 3
+    casts = total * width if spec.precision == "bf16" else 0
+    head_gradient = config.vocab_size * hidden * 4 if trained_from == 0 else 0
+    return 4 * total + 12 * trainable + casts + activations + logits + head_gradient + cached
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Refuse to start what cannot be saved.
+
+    Raises:
+        RunFailed: if the disk has less than `needed` bytes free.
+    """
+    import shutil
+
+    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise RunFailed(
+            f"the disk of {folder} has {free / 1e9:.2f} GB free; this run writes up to {needed / 1e9:.2f} GB",
+            hint="free some space, or choose another folder with --out or ILU_RUNS",
+        )
+
+
+def state_bytes(total: int, trainable: int, spec: TrainSpec) -> int:
+    """Bytes that a run writes at most at a time: the checkpoint, and two states while one replaces the other."""
+    return 4 * total + (2 * 12 * trainable if spec.save_every else 0) + (8 << 20)

@@ -1,0 +1,226 @@
+"""`ilu unlearn`: recipe → plan → loop → checkpoint, metrics, manifest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ilu_cli import registry
+from ilu_cli.engine.accel import backend
+from ilu_cli.engine.drive import drive
+from ilu_cli.engine.loop import Penalty, Term, Trainer
+from ilu_cli.engine.reference import fill, median_norm
+from ilu_cli.engine.reporter import Reporter
+from ilu_cli.engine.state import drop_state
+from ilu_cli.errors import UsageError
+from ilu_cli.models.load import (
+    Parts,
+    check_plain_head,
+    empty_model,
+    load_model,
+    load_tokenizer,
+    parts_of,
+    save_checkpoint,
+    select_params,
+)
+from ilu_cli.models.subject import Subject, find_subject
+from ilu_cli.recipe.load import digest, dump
+from ilu_cli.recipe.schema import Component, UnlearnRecipe
+from ilu_cli.runs.files import write_text
+from ilu_cli.runs.store import Run, Store
+from ilu_cli.taskvec.delta import changed_fraction
+from ilu_cli.workflows.plan import Plan, StreamPlan, check_disk, peak_memory, plan_stream, state_bytes
+
+
+@dataclass
+class UnlearnPlan(Plan):
+    """Everything checked, nothing run."""
+
+    recipe: UnlearnRecipe = field(kw_only=True)
+    parent: Subject = field(kw_only=True)
+    tokenizer: Any = field(kw_only=True)
+    forget: StreamPlan = field(kw_only=True)
+    retain: StreamPlan | None = field(kw_only=True)
+    environments: list[list[StreamPlan]] = field(kw_only=True)
+    disk: int = field(kw_only=True)
+
+    @property
+    def streams(self) -> list[StreamPlan]:
+        retain = [self.retain] if self.retain else []
+        return [self.forget, *retain, *(env for envs in self.environments for env in envs)]
+
+
+def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
+    """Find model and data, encode them, and count what training will take.
+
+    Raises:
+        UnavailableError: if the model or a dataset is not to be had.
+        UsageError: if the recipe does not fit the model.
+    """
+    parent = find_subject(recipe.model.ref, store, recipe.model.revision)
+    tokenizer = load_tokenizer(parent.folder)
+    forget = plan_stream(
+        "forget", recipe.forget.data, recipe.forget.batch, recipe.forget.max_length, recipe.seed, tokenizer
+    )
+    retain = None
+    if recipe.retain:
+        r = recipe.retain
+        retain = plan_stream("retain", r.data, r.batch, r.max_length, recipe.seed, tokenizer)
+    environments = [
+        [plan_stream(d.name, [d], reg.batch, reg.max_length, recipe.seed, tokenizer) for d in reg.env]
+        for reg in recipe.regularizers
+    ]
+    model = empty_model(parent.folder)
+    params = select_params(model, recipe.train.params)
+    total, trainable = sum(p.numel() for p in model.parameters()), sum(p.numel() for p in params.values())
+    first = _check_layer(recipe, model, list(params))
+    streams = [forget, *([retain] if retain else []), *(e for envs in environments for e in envs)]
+    memory = peak_memory(
+        model, trainable, first, [s.stream for s in streams], recipe.train, _cache_bytes(recipe, forget, retain, model)
+    )
+    facts = {
+        "command": "unlearn",
+        "recipe": recipe.model_dump(),
+        "recipe_sha256": digest(recipe),
+        "model": {"ref": parent.label, "kind": parent.kind, "folder": str(parent.folder), "parameters": total},
+        "parents": [parent.record("original" if parent.run is None else "parent")],
+        "steps": recipe.train.steps,
+        "trainable_parameters": trainable,
+        "peak_memory_bytes": memory,
+        "data": [record for s in streams for record in s.records()],
+    }
+    return UnlearnPlan(
+        facts,
+        recipe=recipe,
+        parent=parent,
+        tokenizer=tokenizer,
+        forget=forget,
+        retain=retain,
+        environments=environments,
+        disk=state_bytes(total, trainable, recipe.train),
+    )
+
+
+def _check_layer(recipe: UnlearnRecipe, model: Any, names: list[str]) -> int:
+    """Check the objective's layer against the model; return the first layer that is trained (0: embeddings too).
+
+    Raises:
+        UsageError: if the layer does not exist, or nothing at or below it is trained.
+    """
+    depth = model.config.num_hidden_layers
+    numbers = [int(m[1]) if (m := re.search(r"layers\.(\d+)\.", name)) else 0 for name in names]
+    layer = getattr(recipe.objective, "layer", None)
+    if layer is not None and layer >= depth:
+        raise UsageError(f"objective.layer: {layer} does not exist, the model has layers 0 to {depth - 1}")
+    if layer is not None and min(numbers) > layer:
+        raise UsageError(f"train.params: no trained weight lies at or below layer {layer}, so nothing can be unlearned")
+    return min(numbers)
+
+
+def _cache_bytes(recipe: UnlearnRecipe, forget: StreamPlan, retain: StreamPlan | None, model: Any) -> int:
+    needed = 0
+    specs: list[tuple[registry.Registry, Component | None, StreamPlan | None]] = [
+        (registry.objective, recipe.objective, forget),
+        (registry.retain_term, recipe.retain, retain),
+    ]
+    for known, spec, s in specs:
+        if spec and s and "reference.hidden" in known[spec.name].declared["needs"].split():
+            rows = s.stream.visited(recipe.train.steps)
+            needed += sum(len(s.stream.item(k).ids) for k in rows) * model.config.hidden_size * 4
+    return needed
+
+
+def label_of(recipe: UnlearnRecipe) -> str:
+    """`rmu-irm-gsm8k`: what tells this run from others at a glance."""
+    parts = [recipe.objective.name]
+    for reg in recipe.regularizers:
+        parts += [reg.name, *(re.sub(r"\W+", "_", d.name.rpartition("/")[2]) for d in reg.env)]
+    return "-".join(parts)
+
+
+def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = None, resume: Run | None = None) -> Run:
+    """Train and save. The run's manifest says `complete` last of all.
+
+    Raises:
+        RunFailed: if training diverges, the disk fills, or the user interrupts.
+    """
+    b, recipe = backend(), plan.recipe
+    check_disk(out or (resume.path if resume else store.root), plan.disk)
+    new = resume or (store.create("unlearn", label_of(recipe), out) if b.main else None)
+    new = b.share(new)
+    m = new.manifest
+    m.recipe_sha256, m.seed, m.world_size, m.precision = digest(recipe), recipe.seed, b.world, recipe.train.precision
+    m.parents = [plan.parent.record("parent")]
+    m.base = plan.parent.run.manifest.base if plan.parent.run else plan.parent.record("original")
+    m.base |= {"revision": recipe.model.revision} if not plan.parent.run else {}
+    m.data = [record for s in plan.streams for record in s.records()]
+    if b.main:
+        write_text(new.path / "recipe.yaml", dump(recipe))
+        new.save()
+    for s in plan.streams:
+        for d, c in zip(s.datasets, s.corpora):
+            if c.truncated:
+                reporter.note(f"{s.stream.name}: {c.truncated} of {len(c.items)} examples of {d.ref.name} were cut")
+    model = load_model(plan.parent.folder, b.device)
+    trainer = build_trainer(plan, model)
+    for _ in drive(trainer, new, reporter, label_of(recipe)):
+        pass
+    if b.main:
+        save_checkpoint(model, plan.tokenizer, new.checkpoint)
+        m.result["changed_fraction"] = changed_fraction(plan.parent.folder, new.checkpoint)
+        m.result["steps"] = trainer.step
+        new.finish()
+        drop_state(new.state)
+    b.wait()
+    return new
+
+
+def build_trainer(plan: UnlearnPlan, model: Any) -> Trainer:
+    """Put objective, retain term and regularisers on the model, with their reference caches filled."""
+    b, recipe = backend(), plan.recipe
+    parts = parts_of(model)
+    check_plain_head(model, parts)
+    params = select_params(model, recipe.train.params)
+    layer = getattr(recipe.objective, "layer", None)
+    terms = [_term("forget", registry.objective, recipe.objective, 1.0, plan.forget, layer, parts, plan)]
+    if recipe.retain and plan.retain:
+        weight = recipe.retain.weight
+        terms.append(_term("retain", registry.retain_term, recipe.retain, weight, plan.retain, layer, parts, plan))
+    penalties = [
+        Penalty(
+            reg.name,
+            registry.regularizer[reg.name].declared["needs"],
+            [env.stream for env in envs],
+            _bound(registry.regularizer[reg.name].obj, reg),
+            reg.weight,
+        )
+        for reg, envs in zip(recipe.regularizers, plan.environments)
+    ]
+    return Trainer(parts, params, terms, penalties, recipe.train, recipe.seed, b)
+
+
+def _bound(function: Callable, spec: Component) -> Callable:
+    """The registered function with its recipe keys filled in."""
+    return lambda view: function(view, **spec.params())
+
+
+def _term(
+    name: str,
+    known: registry.Registry,
+    spec: Component,
+    weight: float,
+    data: StreamPlan,
+    layer: int | None,
+    parts: Parts,
+    plan: UnlearnPlan,
+) -> Term:
+    entry, train = known[spec.name], plan.recipe.train
+    needs = set(entry.declared["needs"].split())
+    cache = fill(data.stream, needs, layer, train.steps, parts, backend(), train.precision)
+    if "reference.norm" in needs and layer is not None:
+        calibration = (plan.retain or plan.forget).stream
+        cache.norm = median_norm(calibration, layer, parts, backend(), train.precision)
+    return Term(name, data.stream, _bound(entry.obj, spec), entry.declared["per"], weight, layer, cache)
