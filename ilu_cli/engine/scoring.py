@@ -58,8 +58,8 @@ class Scorer:
         for group in _packed(mine, [len(r.ids) for r in rows]):
             for i, scores in zip(group, self._score([rows[i] for i in group])):
                 found += [(rows[i].question, c, score) for c, score in zip(rows[i].choices, scores)]
-        scores = {(q, c): score for q, c, score in self.backend.gather(found)}
-        return [[scores[i, c] for c in range(len(q.choices))] for i, q in enumerate(questions)]
+        total = {(q, c): score for q, c, score in self.backend.gather(found)}
+        return [[total[i, c] for c in range(len(q.choices))] for i, q in enumerate(questions)]
 
     def _layout(self, index: int, question: Question) -> list[_Row]:
         """The rows of a question: one for all choices that leave the context's tokens as they are."""

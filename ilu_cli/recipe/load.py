@@ -167,5 +167,5 @@ def _keys_at(root: dict[str, Any], data: Any, key: Key) -> list[str]:
             break
         node = node["items"] if isinstance(part, int) else node["properties"][part]
         fits = isinstance(data, (dict, list))
-        data = (data.get(part) if isinstance(data, dict) else data[part]) if fits else None  # type: ignore[index]
+        data = (data.get(part) if isinstance(data, dict) else data[part]) if fits else None
     return list(node.get("properties", {}))

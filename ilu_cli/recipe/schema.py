@@ -70,8 +70,14 @@ class Component(Spec):
 
     def params(self) -> dict[str, Any]:
         """The keys of the idea itself, without those common to its kind."""
-        common = next(c for c in type(self).__mro__ if c.__module__ == __name__).model_fields  # type: ignore[attr-defined]
-        return {k: getattr(self, k) for k in type(self).model_fields if k not in common}
+        return {k: getattr(self, k) for k in type(self).model_fields if k not in type(self).common()}
+
+    @classmethod
+    def common(cls) -> set[str]:
+        """The keys that every idea of this kind has."""
+        return {
+            k for base in (Component, RetainSpec, RegularizerSpec) if issubclass(cls, base) for k in base.model_fields
+        }
 
 
 class RetainSpec(Component, Stream):
@@ -241,13 +247,14 @@ def _component(known: registry.Registry, base: type[Component]) -> Any:
 def schema(command: str) -> type[Recipe]:
     """Build the schema of a command's recipe from what is registered now."""
     if command == "unlearn":
+        regularizer: Any = _component(registry.regularizer, RegularizerSpec)
         return create_model(
             "UnlearnRecipe",
             __base__=UnlearnRecipe,
             objective=(_component(registry.objective, Component), ...),
             retain=(_component(registry.retain_term, RetainSpec) | None, None),
-            regularizers=(list[_component(registry.regularizer, RegularizerSpec)], []),  # type: ignore[misc]
+            regularizers=(list[regularizer], []),
         )
     if command == "attack":
         return create_model("AttackRecipe", __base__=AttackRecipe, attack=(_component(registry.attack, Component), ...))
-    return {"eval": EvalRecipe, "taskvec": TaskvecRecipe}[command]
+    return EvalRecipe if command == "eval" else TaskvecRecipe

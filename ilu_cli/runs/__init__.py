@@ -1,0 +1,1 @@
+"""Run folders: what was done, from what, with which hashes. Nothing here imports torch."""

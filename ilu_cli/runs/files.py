@@ -1,0 +1,48 @@
+"""Hashes and atomic writes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, as hex."""
+    with path.open("rb") as f:
+        digest = hashlib.sha256()
+        while block := f.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old content or the new, never a half, even after a power cut."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", encoding="utf-8") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    part.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files of a checkpoint folder, sorted by name."""
+    return sorted(folder.glob("*.safetensors"))
+
+
+def weight_hashes(folder: Path) -> dict[str, str]:
+    """sha256 of every weight file in a checkpoint folder."""
+    return {p.name: sha256(p) for p in weight_files(folder)}
+
+
+def combined(hashes: dict[str, str]) -> str:
+    """One digest for a set of weight files."""
+    return hashlib.sha256(json.dumps(sorted(hashes.items())).encode()).hexdigest()

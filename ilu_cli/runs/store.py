@@ -1,0 +1,204 @@
+"""The run folder and its manifest, and how a run is found again.
+
+    runs/<id>/{recipe.yaml, manifest.json, metrics.jsonl, checkpoint/, state/, eval/, README.md}
+
+The manifest is rewritten atomically and says `complete` last, so a run whose manifest says so has all its files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ilu_cli.errors import UnavailableError, UsageError, near
+from ilu_cli.runs.files import weight_hashes, write_json
+
+FORMAT = 1
+PACKAGES = ("ilu", "torch", "transformers", "accelerate", "datasets", "safetensors")
+
+
+@dataclass
+class Manifest:
+    """What a run was made from. `parents` are `{role, id, path, weights}`; `weights` maps file name to sha256."""
+
+    id: str
+    command: str
+    status: str = "running"
+    label: str = ""
+    created: str = ""
+    finished: str | None = None
+    format: int = FORMAT
+    recipe_sha256: str = ""
+    base: dict[str, Any] = field(default_factory=dict)
+    parents: list[dict[str, Any]] = field(default_factory=list)
+    data: list[dict[str, Any]] = field(default_factory=list)
+    weights: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    seed: int = 0
+    world_size: int = 1
+    precision: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+class Run:
+    """A run folder."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path, self.manifest = path, manifest
+
+    @property
+    def id(self) -> str:
+        return self.manifest.id
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint"
+
+    @property
+    def state(self) -> Path:
+        return self.path / "state"
+
+    @property
+    def eval(self) -> Path:
+        return self.path / "eval"
+
+    @property
+    def complete(self) -> bool:
+        return self.manifest.status == "complete"
+
+    def save(self) -> None:
+        """Write the manifest, atomically."""
+        write_json(self.path / "manifest.json", asdict(self.manifest))
+
+    def finish(self) -> None:
+        """Hash the weights and mark the run complete. Everything else must be on disk already."""
+        self.manifest.weights = weight_hashes(self.checkpoint)
+        self.manifest.status, self.manifest.finished = "complete", now()
+        self.save()
+
+    def verify(self) -> None:
+        """Compare every weight file with the manifest.
+
+        Raises:
+            UnavailableError: if the run is not complete, or a file is missing or was changed.
+        """
+        if not self.complete:
+            raise UnavailableError(
+                f"run {self.id} was not finished",
+                hint=f"continue it with `ilu {self.manifest.command} {self.id} --resume`",
+            )
+        found = weight_hashes(self.checkpoint)
+        for name, expected in self.manifest.weights.items():
+            if name not in found:
+                raise UnavailableError(f"run {self.id}: {self.checkpoint / name} is missing")
+            if found[name] != expected:
+                raise UnavailableError(
+                    f"run {self.id}: {self.checkpoint / name} was changed or damaged: its sha256 is "
+                    f"{found[name][:12]}…, the manifest says {expected[:12]}…",
+                    hint="restore the file, or make the run again from its recipe.yaml",
+                )
+
+
+def now() -> str:
+    """The time as UTC in ISO format."""
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages a result depends on."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def open_run(path: Path) -> Run:
+    """Open a run folder.
+
+    Raises:
+        UnavailableError: if the folder is no run, or its manifest cannot be read.
+    """
+    manifest = path / "manifest.json"
+    if not manifest.is_file():
+        raise UnavailableError(f"{path} is no run: it has no manifest.json", hint="`ilu runs` lists the runs")
+    try:
+        data = json.loads(manifest.read_text(encoding="utf-8"))
+        if data["format"] != FORMAT:
+            raise UnavailableError(f"{manifest} has format {data['format']}; this version of ilu reads {FORMAT}")
+        return Run(path, Manifest(**data))
+    except (OSError, UnicodeDecodeError, ValueError, TypeError, KeyError) as error:
+        raise UnavailableError(f"{manifest} is damaged: {error}") from error
+
+
+class Store:
+    """All runs below one folder."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or Path(os.environ.get("ILU_RUNS", "runs"))
+
+    def create(self, command: str, label: str, out: Path | None = None) -> Run:
+        """Make the folder of a new run. Nothing of an earlier run is ever overwritten.
+
+        Raises:
+            UsageError: if `out` exists and is not empty.
+        """
+        run_id = f"{command}-{label}-{secrets.token_hex(3)}"
+        path = out or self.root / run_id
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UsageError(f"{path} exists and is not empty", hint="choose another --out")
+        path.mkdir(parents=True, exist_ok=True)
+        run = Run(path, Manifest(out.name if out else run_id, command, label=label, created=now(), versions=versions()))
+        run.save()
+        return run
+
+    def runs(self) -> list[Run]:
+        """All readable runs, the oldest first."""
+        found = []
+        for manifest in self.root.glob("*/manifest.json"):
+            try:
+                found.append(open_run(manifest.parent))
+            except UnavailableError:
+                continue
+        return sorted(found, key=lambda run: run.manifest.created)
+
+    def latest(self, suitable: Callable[[Run], bool], what: str) -> Run:
+        """The newest run that is suitable.
+
+        Raises:
+            UnavailableError: if there is none.
+        """
+        for run in reversed(self.runs()):
+            if suitable(run):
+                return run
+        raise UnavailableError(f"there is no {what} in {self.root}", hint="name a RUN or a model, or run `ilu unlearn`")
+
+    def find(self, text: str) -> Run | None:
+        """Find a run by id, unique prefix of an id, or path; None if `text` names none.
+
+        Raises:
+            UsageError: if the prefix fits several runs.
+            UnavailableError: if the folder is there and is no sound run.
+        """
+        path = Path(text)
+        if (path / "manifest.json").is_file():
+            return open_run(path)
+        if (self.root / text / "manifest.json").is_file():
+            return open_run(self.root / text)
+        fitting = [run for run in self.runs() if run.id.startswith(text)]
+        if len(fitting) > 1:
+            raise UsageError(f"{text!r} fits {len(fitting)} runs: {', '.join(run.id for run in fitting)}")
+        return fitting[0] if fitting else None
+
+    def near(self, text: str) -> str:
+        """A hint with the nearest run id."""
+        return near(text, [run.id for run in self.runs()])
