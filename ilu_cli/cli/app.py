@@ -18,7 +18,7 @@ app = typer.Typer(
     "5 run failed, 130 interrupted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
 )
 app.command("unlearn")(unlearn.unlearn)
 app.command("attack")(attack.attack)

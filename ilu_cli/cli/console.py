@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from ilu_cli.engine.reporter import Reporter
 
-err = Console(stderr=True, highlight=False)
+
+@functools.cache
+def err() -> Console:
+    """The console on stderr. rich is imported when something is drawn, not for `--help`."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
 
 
 def out(text: str) -> None:
@@ -28,16 +35,18 @@ def out_json(value: Any) -> None:
 
 def out_table(table: Table) -> None:
     """Print a table on stdout; wide enough for a pipe, plain without a terminal."""
+    from rich.console import Console
+
     width = None if sys.stdout.isatty() else 140
     Console(width=width, highlight=False).print(table)
 
 
 def next_step(title: str, lines: list[str], command: str) -> None:
     """The closing summary of a command on stderr, with what to do next."""
-    err.print(f"[bold green]✓[/] [bold]{title}[/]")
+    err().print(f"[bold green]✓[/] [bold]{title}[/]")
     for line in lines:
-        err.print(f"  {line}", soft_wrap=True)
-    err.print(f"  next: [cyan]{command}[/]", soft_wrap=True)
+        err().print(f"  {line}", soft_wrap=True)
+    err().print(f"  next: [cyan]{command}[/]", soft_wrap=True)
 
 
 def reporter() -> Reporter:
@@ -49,7 +58,7 @@ def reporter() -> Reporter:
         return Reporter()
     from ilu_cli.cli.progress import Live, Plain
 
-    return Live() if err.is_terminal else Plain()
+    return Live() if err().is_terminal else Plain()
 
 
 def plan_text(facts: dict[str, Any]) -> str:

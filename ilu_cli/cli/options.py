@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from ilu_cli.errors import UsageError
-from ilu_cli.recipe.source import Key
-from ilu_cli.runs.store import Run, Store
+
+if TYPE_CHECKING:
+    from ilu_cli.recipe.source import Key
+    from ilu_cli.runs.store import Run, Store
 
 RecipeOption = Annotated[
     Optional[str],  # noqa: UP045  (typer reads the annotation)
@@ -28,7 +30,7 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Resolve, check an
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an unfinished run (default: the latest).")]
 SeedOption = Annotated[Optional[int], typer.Option("--seed", help="Seed of every random stream.")]  # noqa: UP045
 
-Flags = dict[str, tuple[Key, Any]]
+Flags = dict[str, "tuple[Key, Any]"]
 
 
 def given(**flags: tuple[Key, Any]) -> Flags:

@@ -33,7 +33,7 @@ class Live(Reporter):
             TextColumn("{task.fields[terms]}"),
             TextColumn("[dim]{task.fields[speed]}"),
             TimeRemainingColumn(),
-            console=err,
+            console=err(),
         )
         self.task = self.bar.add_task(title, total=total, completed=done, terms="", speed="")
         self.bar.start()
@@ -44,7 +44,7 @@ class Live(Reporter):
             self.bar.update(self.task, completed=log.step, terms=terms(log), speed=speed)
 
     def note(self, text: str) -> None:
-        err.print(f"[dim]{text}[/]", soft_wrap=True)
+        err().print(f"[dim]{text}[/]", soft_wrap=True)
 
     def end(self) -> None:
         if self.bar is not None:
@@ -57,7 +57,7 @@ class Plain(Reporter):
 
     def begin(self, title: str, total: int, done: int) -> None:
         self.began, self.done = time.monotonic(), done
-        err.print(f"{title}: {total} steps", markup=False, soft_wrap=True)
+        err().print(f"{title}: {total} steps", markup=False, soft_wrap=True)
 
     def step(self, log: StepLog) -> None:
         every = max(1, log.steps // PLAIN_LINES)
@@ -67,7 +67,7 @@ class Plain(Reporter):
         left = pace * (log.steps - log.step)
         speed = f"{log.tokens / log.seconds:,.0f} tok/s"
         line = f"step {log.step}/{log.steps}  {terms(log)}  {speed}  {left:.0f} s left"
-        err.print(line, markup=False, soft_wrap=True)
+        err().print(line, markup=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
-        err.print(text, markup=False, soft_wrap=True)
+        err().print(text, markup=False, soft_wrap=True)

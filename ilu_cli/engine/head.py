@@ -34,8 +34,9 @@ def _compute_dtype(hidden: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
-def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
+def wide(values: Tensor) -> Tensor:
+    """At least float32: what losses are computed in."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class _TokenStats(torch.autograd.Function):
@@ -43,18 +44,18 @@ class _TokenStats(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        dtype, wide = _compute_dtype(hidden), _at_least_float32(hidden.dtype)
+        dtype, full = _compute_dtype(hidden), torch.promote_types(hidden.dtype, torch.float32)
         w, rows = weight.to(dtype), hidden.shape[0]
-        lse, entropy, picked = (hidden.new_empty(rows, dtype=wide) for _ in range(3))
+        lse, entropy, picked = (hidden.new_empty(rows, dtype=full) for _ in range(3))
         for i in range(0, rows, CHUNK):
             part = slice(i, i + CHUNK)
-            z = _logits(hidden[part], w, bias, wide)
+            z = _logits(hidden[part], w, bias, full)
             lse[part] = z.logsumexp(-1)
             picked[part] = z.gather(-1, targets[part, None]).squeeze(-1)
             logp = z.sub_(lse[part, None])
             entropy[part] = -(logp.exp() * logp).sum(-1)
         ctx.save_for_backward(hidden, weight, targets, lse, entropy, bias)
-        ctx.dtype, ctx.wide = dtype, wide
+        ctx.dtype, ctx.full = dtype, full
         return lse - picked, entropy
 
     @staticmethod
@@ -64,12 +65,12 @@ class _TokenStats(torch.autograd.Function):
         need_hidden, need_weight, _, need_bias = ctx.needs_input_grad
         w = weight.to(ctx.dtype)
         d_hidden = torch.empty_like(hidden) if need_hidden else None
-        d_weight = torch.zeros(weight.shape, dtype=ctx.wide, device=weight.device) if need_weight else None
-        d_bias = torch.zeros(bias.shape, dtype=ctx.wide, device=bias.device) if need_bias else None
+        d_weight = torch.zeros(weight.shape, dtype=ctx.full, device=weight.device) if need_weight else None
+        d_bias = torch.zeros(bias.shape, dtype=ctx.full, device=bias.device) if need_bias else None
         with_entropy = bool(g_entropy.any())
         for i in range(0, hidden.shape[0], CHUNK):
             part = slice(i, i + CHUNK)
-            logp = _logits(hidden[part], w, bias, ctx.wide).sub_(lse[part, None])
+            logp = _logits(hidden[part], w, bias, ctx.full).sub_(lse[part, None])
             p = logp.exp()
             if with_entropy:  # dNLL/dz = p − 1[y];  dH/dz = −p (log p + H)
                 dz = logp.add_(entropy[part, None]).mul_(-g_entropy[part, None]).add_(g_nll[part, None]).mul_(p)
@@ -86,7 +87,7 @@ class _TokenStats(torch.autograd.Function):
         return d_hidden, d_weight, None, d_bias
 
 
-def _logits(hidden: Tensor, w: Tensor, bias: Tensor | None, wide: torch.dtype) -> Tensor:
+def _logits(hidden: Tensor, w: Tensor, bias: Tensor | None, full: torch.dtype) -> Tensor:
     with torch.autocast(hidden.device.type, enabled=False):
-        z = (hidden.to(w.dtype) @ w.t()).to(wide)
+        z = (hidden.to(w.dtype) @ w.t()).to(full)
         return z if bias is None else z + bias

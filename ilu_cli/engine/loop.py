@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ilu_cli.data.encode import collate
 from ilu_cli.data.sampling import seed_of
 from ilu_cli.engine.accel import Backend
+from ilu_cli.engine.head import wide
 from ilu_cli.engine.reference import ReferenceCache
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.engine.view import View
@@ -94,18 +95,29 @@ class Trainer:
         while self.step < self.spec.steps:
             began = time.perf_counter()
             torch.manual_seed(seed_of(self.seed, "step", self.step, self.backend.rank))
-            self.optimizer.zero_grad(set_to_none=True)
-            losses: dict[str, float] = {}
-            for penalty in self.penalties:
-                losses |= self._penalty(penalty)
-            sums = [self._accumulate(t.stream, t.values, t.per, t.weight, t.layer, t.cache) for t in self.terms]
-            losses |= dict(zip([t.name for t in self.terms], self.backend.sum(torch.stack(sums)).tolist()))
+            losses = self.gradients()
             grad_norm = self._update(losses)
             self.step += 1
             streams = [t.stream for t in self.terms] + [e for p in self.penalties for e in p.environments]
             tokens = sum(len(s.item(k).ids) for s in streams for k in s.keys(self.step - 1))
             lr = self.optimizer.param_groups[0]["lr"]
             yield StepLog(self.step, self.spec.steps, losses, lr, grad_norm, tokens, time.perf_counter() - began)
+
+    def gradients(self) -> dict[str, float]:
+        """Compute the gradient of this step's whole loss into the parameters, summed over all processes.
+
+        Returns:
+            The value of each term and penalty, and the statistic of each environment.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        losses: dict[str, float] = {}
+        for penalty in self.penalties:
+            losses |= self._penalty(penalty)
+        sums = {t.name: self._accumulate(t.stream, t.values, t.per, t.weight, t.layer, t.cache) for t in self.terms}
+        if sums:
+            losses |= dict(zip(sums, self.backend.sum(torch.stack(list(sums.values()))).tolist()))
+        self.backend.sum_gradients(self.params.values())
+        return losses
 
     def _accumulate(
         self,
@@ -124,7 +136,7 @@ class Trainer:
             reference = cache.of(keys, device) if cache else ReferenceCache().of(keys, device)
             with torch.set_grad_enabled(weight != 0), self.backend.autocast(self.spec.precision):
                 view = View(self.parts, batch, self.seed, layer, reference)
-                loss = values(view).float().sum() / divisor
+                loss = wide(values(view)).sum() / divisor
             if loss.requires_grad:
                 (weight * loss).backward()
             total += loss.detach().double().cpu()
@@ -156,7 +168,6 @@ class Trainer:
 
     def _update(self, losses: dict[str, float]) -> float:
         params = list(self.params.values())
-        self.backend.sum_gradients(params)
         grad_norm = float(nn.utils.get_total_norm([p.grad for p in params if p.grad is not None]))
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
         if bad or not math.isfinite(grad_norm):

@@ -54,7 +54,7 @@ def fill(
             if "reference.logps" in needs:
                 cache.logps.update(zip(part, view.logps.tolist()))
             if "reference.hidden" in needs:
-                states = view.hidden.float().cpu()
+                states = view.hidden.cpu()
                 cache.hidden.update({k: states[j, : len(stream.item(k).ids)].clone() for j, k in enumerate(part)})
     return cache
 
@@ -68,5 +68,5 @@ def median_norm(stream: TrainStream, layer: int, parts: Parts, backend: Backend,
         batch = collate([stream.item(k) for k in keys[i : i + CACHE_BATCH]]).to(backend.device)
         with backend.autocast(precision):
             view = View(parts, batch, stream.seed, layer)
-            norms.append(view.hidden.float().norm(dim=-1)[view.hidden_mask.bool()])
+            norms.append(view.hidden.norm(dim=-1)[view.hidden_mask.bool()])
     return torch.cat(norms).median().item()

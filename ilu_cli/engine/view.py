@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ilu_cli.data.encode import Batch
 from ilu_cli.data.sampling import seed_of
-from ilu_cli.engine.head import token_stats
+from ilu_cli.engine.head import token_stats, wide
 from ilu_cli.models.load import Parts
 
 
@@ -42,14 +42,14 @@ class View:
     def hidden(self) -> Tensor:
         """[B, T, D], the output of `layer`; the layers above it are not run."""
         assert self.layer is not None, "a term that needs hidden states has a layer"
-        return self.parts.hidden_at(self.layer, self.batch.ids, self.batch.mask)
+        return wide(self.parts.hidden_at(self.layer, self.batch.ids, self.batch.mask))
 
     @property
     def hidden_mask(self) -> Tensor:
         """[B, T] as float: real tokens but the first, which is an attention sink of huge norm in many models."""
         mask = self.batch.mask.clone()
         mask[:, 0] = False
-        return mask.to(torch.float32)
+        return mask.to(torch.get_default_dtype())
 
     @functools.cached_property
     def _stats(self) -> tuple[Tensor, Tensor, Tensor]:

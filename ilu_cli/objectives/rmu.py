@@ -24,5 +24,5 @@ def rmu(forget: View, *, layer: NonNegativeInt = 7, coefficient: PositiveFloat =
         [B], squared error averaged over hidden units and summed over tokens.
     """
     c = coefficient * (forget.reference.norm or 0.0) if adaptive else coefficient
-    error = (forget.hidden.float() - c * forget.direction("rmu")).square().mean(-1)
+    error = (forget.hidden - c * forget.direction("rmu")).square().mean(-1)
     return (error * forget.hidden_mask).sum(-1)

@@ -20,5 +20,5 @@ def hidden_mse(retain: View) -> Tensor:
         [B], squared error averaged over hidden units and summed over tokens.
     """
     assert retain.reference.hidden is not None
-    error = (retain.hidden.float() - retain.reference.hidden).square().mean(-1)
+    error = (retain.hidden - retain.reference.hidden).square().mean(-1)
     return (error * retain.hidden_mask).sum(-1)

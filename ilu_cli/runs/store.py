@@ -13,7 +13,6 @@ import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +112,8 @@ def now() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of the packages a result depends on."""
+    from importlib import metadata
+
     found = {}
     for name in PACKAGES:
         try:

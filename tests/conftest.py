@@ -1,0 +1,137 @@
+"""A tiny model with a real tokenizer, a clean place for runs and cache, and the command line in this process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from ilu_cli import registry
+from ilu_cli.data.encode import Corpus, Encoded
+from ilu_cli.engine.accel import backend
+from ilu_cli.engine.loop import Trainer
+from ilu_cli.engine.stream import TrainStream
+from ilu_cli.models.load import parts_of
+from ilu_cli.recipe.schema import TrainSpec
+
+LAYERS = 3
+
+
+def tiny_model(vocab: int = 61, *, seed: int = 0, spread: float = 0.3) -> LlamaForCausalLM:
+    """Three Llama layers of 16 hidden units, tied embeddings, weights large enough that logits are not flat."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocab,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        initializer_range=spread,
+        bos_token_id=None,
+        eos_token_id=0,
+    )
+    model = LlamaForCausalLM(config).to(torch.get_default_dtype()).eval()
+    if torch.get_default_dtype() == torch.float64:  # transformers' own norm computes in float32
+        for name, module in list(model.named_modules()):
+            if name.endswith("norm"):
+                exact = torch.nn.RMSNorm(16, eps=config.rms_norm_eps)
+                model.get_submodule(name.rpartition(".")[0]).register_module(name.rpartition(".")[2], exact)
+    return model
+
+
+def tiny_tokenizer(vocab: int = 400) -> PreTrainedTokenizerFast:
+    """A byte-level BPE trained on the built-in sentences."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    trained = ByteLevelBPETokenizer()
+    texts = [row["text"] for name in ("capitals", "elements") for row in registry.task[name].obj().builtin("train")]
+    trained.train_from_iterator(texts, vocab_size=vocab, special_tokens=["<eos>"], show_progress=False)
+    return PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer, eos_token="<eos>")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model as a folder that transformers loads."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tokenizer = tiny_tokenizer()
+    tiny_model(len(tokenizer), spread=0.05).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Work in an empty folder, without a hub."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ILU_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    if "real" not in request.keywords:
+        monkeypatch.setenv("ILU_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Everything in float64."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@dataclass
+class Outcome:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def ilu(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """Run the command line in this process."""
+    from ilu_cli.cli.app import main
+
+    def run(*args: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["ilu", *map(str, args)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        found = capsys.readouterr()
+        assert "Traceback" not in found.err
+        return Outcome(code, found.out, found.err)
+
+    return run
+
+
+def items_of(lengths: list[int], vocab: int = 61, *, start: int = 1, seed: int = 7) -> list[Encoded]:
+    """Random token rows."""
+    g = torch.Generator().manual_seed(seed)
+    return [Encoded(torch.randint(1, vocab, (n,), generator=g).tolist(), start) for n in lengths]
+
+
+def stream(items: list[Encoded], batch: int | None = None, name: str = "forget", seed: int = 0) -> TrainStream:
+    """A stream whose step is all items, in a seeded order."""
+    return TrainStream(name, [Corpus(items, 0)], batch or len(items), seed)
+
+
+def trainer(model: LlamaForCausalLM, terms: list, penalties: list, **spec: object) -> Trainer:
+    """A trainer of all weights on this process."""
+    train = TrainSpec(**({"precision": "fp32"} | spec))
+    return Trainer(parts_of(model), dict(model.named_parameters()), terms, penalties, train, 0, backend())
+
+
+def gradient(t: Trainer) -> torch.Tensor:
+    """The gradient of the trainer's current step, as one vector."""
+    t.gradients()
+    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in t.params.values()])

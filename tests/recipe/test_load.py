@@ -1,0 +1,119 @@
+import pytest
+import yaml
+
+from ilu_cli.recipe.load import digest, dump, load, validate
+from ilu_cli.recipe.source import Layers, RecipeError, parse_scalar, read_layers
+
+GOOD = """\
+command: unlearn
+objective: {name: npo, beta: 0.2}
+forget: {data: capitals}
+retain: {name: nll, data: [prose, elements]}
+train: {lr: 1e-4}
+"""
+
+
+def written(tmp_path, text):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return path
+
+
+def problems(tmp_path, text, flags=None, sets=(), command="unlearn"):
+    with pytest.raises(RecipeError) as caught:
+        load(command, written(tmp_path, text), flags or {}, list(sets))
+    assert caught.value.exit_code == 2
+    return [str(p) for p in caught.value.problems]
+
+
+def test_defaults_flags_and_sets_meet_in_one_recipe(tmp_path):
+    path = written(tmp_path, GOOD)
+    recipe = load("unlearn", path, {"--lr": (("train", "lr"), 3e-4)}, ["train.steps=7", "retain.data.1=capitals_x"][:1])
+    assert (recipe.objective.beta, recipe.train.lr, recipe.train.steps) == (0.2, 3e-4, 7)
+    assert recipe.objective.params() == {"beta": 0.2, "reduction": "sum"}
+    assert [d.name for d in recipe.retain.data] == ["prose", "elements"]
+
+
+def test_component_keys_reach_the_component(tmp_path):
+    """What an idea's signature declares is what its function is called with: nothing is dropped on the way."""
+    text = "command: attack\nattack: {name: finetune, task: elements, steps: 3, lr: 1.0e-3}\n"
+    params = load("attack", written(tmp_path, text), {}, []).attack.params()
+    assert (params["task"].name, params["steps"], params["lr"]) == ("elements", 3, 1e-3)
+    recipe = load("unlearn", written(tmp_path, GOOD), {}, [])
+    assert recipe.retain.params() == {}
+
+
+def test_three_mistakes_are_reported_together_with_line_and_near_name(tmp_path):
+    text = GOOD.replace("beta: 0.2", "betta: 0.2").replace("data: capitals", "data: capitls") + "seed: many\n"
+    found = problems(tmp_path, text)
+    assert len(found) == 3
+    assert any(p.startswith("mine.yaml:2: objective.betta: unknown key") and "'beta'" in p for p in found)
+    assert any(p.startswith("mine.yaml:3: forget.data.0: unknown task 'capitls'") and "'capitals'" in p for p in found)
+    assert any(p.startswith("mine.yaml:6: seed:") and "integer" in p for p in found)
+
+
+def test_a_problem_of_a_flag_names_the_flag(tmp_path):
+    found = problems(tmp_path, GOOD, {"--lr": (("train", "lr"), -1.0)}, ["train.stps=3", "nonsense"])
+    assert any(p.startswith("--lr: train.lr:") for p in found)
+    assert any(p.startswith("--set train.stps: train.stps: unknown key") and "'steps'" in p for p in found)
+    assert any(p.startswith("--set nonsense") for p in found)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("name: npo, beta: 0.2", "name: npi"), "unknown name 'npi'. Did you mean 'npo'?"),
+        (("beta: 0.2", "beta: 0"), "greater than 0"),
+        (("beta: 0.2", "beta: '0.2'"), "number"),
+        (("name: nll", "name: hidden_mse"), "needs an objective with a layer"),
+        (("lr: 1e-4", "warmup: 80"), "do not fit"),
+        (("data: capitals}", "data: capitals}\nregularizers: [{name: irm, env: [capitals]}]"), "is the forget data"),
+        (("data: capitals}", "data: {name: capitals, source: hub}}"), "has no hub dataset"),
+        (("command: unlearn", "command: attack"), "for `ilu attack`"),
+        (("train: {", "train: {steps: true, "), "integer"),
+        (("forget: {data: capitals}", "forget: {data: []}"), "at least 1"),
+        (("forget: {data: capitals}\n", ""), "required"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path, change, message):
+    found = problems(tmp_path, GOOD.replace(*change))
+    assert any(message in p for p in found), found
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [1", "not valid YAML"), ("- 1\n", "mapping"), ("command: unlearn\ncommand: unlearn\n", "second time")],
+)
+def test_what_is_no_recipe_is_refused(tmp_path, text, message):
+    assert any(message in p for p in problems(tmp_path, text))
+
+
+def test_a_key_written_twice_is_a_problem(tmp_path):
+    assert any("second time" in p for p in problems(tmp_path, GOOD + "train: {lr: 1e-5}\n"))
+
+
+def test_the_resolved_recipe_reads_back_as_itself(tmp_path):
+    recipe = load("unlearn", written(tmp_path, GOOD), {}, [])
+    again = load("unlearn", written(tmp_path, dump(recipe)), {}, [])
+    assert again == recipe
+    assert digest(again) == digest(recipe) != digest(load("unlearn", written(tmp_path, GOOD), {}, ["seed=1"]))
+
+
+def test_numbers_in_scientific_notation_are_numbers():
+    assert parse_scalar("1e-4") == 1e-4
+    assert yaml.safe_load("1e-4") == "1e-4"  # what plain PyYAML does
+
+
+def test_set_reaches_into_lists_and_makes_what_is_missing(tmp_path):
+    layers = read_layers(written(tmp_path, GOOD))
+    for key in (("regularizers",),):
+        layers.put(key, [], "--x")
+    layers.put(("regularizers", "0", "name"), "irm", "--set a")
+    layers.put(("regularizers", "0", "env"), ["gsm8k_"], "--set b")
+    with pytest.raises(RecipeError, match="unknown task 'gsm8k_'"):
+        validate("unlearn", layers)
+
+
+def test_an_empty_recipe_says_what_is_required():
+    with pytest.raises(RecipeError, match="objective"):
+        validate("unlearn", Layers())

@@ -1,0 +1,132 @@
+"""The rules of the house: imports point downward, torch comes late, every shipped recipe parses, help is fast."""
+
+from __future__ import annotations
+
+import ast
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import ilu_cli
+from ilu_cli import registry
+from ilu_cli.recipe.load import load, shipped
+from ilu_cli.recipe.source import read_layers
+
+PACKAGE = Path(ilu_cli.__file__).parent
+# A module may import from its own level and those below it.
+LEVELS = [
+    {"cli", "__main__"},
+    {"workflows"},
+    {"report"},
+    {"attacks", "benchmarks", "taskvec"},
+    {"objectives", "retain", "regularizers", "defences"},
+    {"engine"},
+    {"models"},
+    {"data"},
+    {"tasks"},
+    {"recipe", "runs"},
+    {"registry", "errors", "__init__"},
+]
+LIGHT = {"recipe", "runs", "registry", "errors", "tasks", "__init__", "__main__"}
+HEAVY = ("torch", "transformers", "accelerate", "datasets", "peft", "lm_eval", "safetensors")
+# These read names only (a data table, a reference to a dataset), and are lighter than what they read.
+ALLOWED = {("tasks", "data"), ("recipe", "data")}
+
+
+def level_of(part: str) -> int:
+    return next(i for i, names in enumerate(LEVELS) if part in names)
+
+
+def imports(path: Path, *, top_only: bool = False) -> set[str]:
+    """Modules that a file imports, leaving out what only a type checker reads."""
+    tree = ast.parse(path.read_text())
+    skip = {
+        id(n)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for n in ast.walk(node)
+    }
+    nodes = tree.body if top_only else ast.walk(tree)
+    found = set()
+    for node in nodes:
+        if id(node) in skip:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def part_of_path(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_downward(path):
+    here = part_of_path(path)
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] != "ilu_cli" or len(parts) == 1 or parts[1].startswith("__"):
+            continue
+        if (here, parts[1]) in ALLOWED:
+            continue
+        assert level_of(parts[1]) >= level_of(here), f"{here} imports {name}, which stands above it"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_light_modules_import_nothing_heavy_at_the_top(path):
+    here = part_of_path(path)
+    idea = here in ("objectives", "retain", "regularizers", "attacks", "benchmarks", "defences")
+    if here in LIGHT or here == "cli" or idea:
+        assert not [n for n in imports(path, top_only=True) if n.split(".")[0] in HEAVY]
+
+
+def test_no_file_is_too_long():
+    lengths = {str(p.relative_to(PACKAGE)): len(p.read_text().splitlines()) for p in FILES}
+    assert {name: n for name, n in lengths.items() if n > 320} == {}
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_every_shipped_recipe_parses(name):
+    command = read_layers(shipped()[name]).data["command"]
+    assert load(command, shipped()[name], {}, []).command == command
+
+
+def test_every_registered_idea_says_what_it_is():
+    for known in registry.ALL:
+        for name in known:
+            assert len(known[name].help) > 20, f"{known.kind} {name} has no first line"
+
+
+def test_a_wrong_recipe_is_refused_before_torch_is_imported(tmp_path):
+    code = (
+        "import sys; sys.argv = ['ilu', 'unlearn', '--method', 'rmuu']\n"
+        "from ilu_cli.cli.app import main\n"
+        "try: main()\n"
+        "except SystemExit as e: print(e.code, 'torch' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["2", "False"]
+
+
+def test_help_answers_at_once():
+    """`ilu --help` takes at most 1.5 × the time of importing the packages that it cannot do without."""
+
+    def seconds(args: list[str]) -> float:
+        began = time.perf_counter()
+        subprocess.run(args, check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - began
+
+    ours, floor = [], []
+    for _ in range(5):
+        ours.append(seconds([sys.executable, "-m", "ilu_cli", "--help"]))
+        floor.append(seconds([sys.executable, "-c", "import typer, rich, pydantic, yaml"]))
+    assert statistics.median(o / f for o, f in zip(ours, floor)) < 1.5
