@@ -21,7 +21,7 @@ class Attempt(Protocol):
         """Fine-tune the model on the data's targets, yielding the number of steps done, beginning with the first."""
 
     def test(self, data: Dataset, limit: int) -> None:
-        """Measure the accuracy on a task's test rows as FA."""
+        """Measure the accuracy on a task's test rows as FA. Plain text has no answers, and so no FA."""
 
 
 def quartiles(steps: int) -> list[int]:

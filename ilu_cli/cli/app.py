@@ -48,7 +48,7 @@ def _options(
 def main() -> None:
     """Run the command line; every error becomes a message on stderr and a documented exit code."""
     try:
-        app()
+        app(prog_name="ilu")
     except KeyboardInterrupt:
         _fail(RunFailed("interrupted"), 130)
     except IluError as error:

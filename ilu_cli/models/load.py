@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
@@ -31,7 +32,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Any:
     quiet_transformers()
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UnavailableError(f"{folder} does not load as a causal language model: {error}") from error
     model.eval()  # no dropout: unlearning compares a model with itself
     return model.to(device)

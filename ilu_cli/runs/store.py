@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ilu_cli.errors import UnavailableError, UsageError, near
-from ilu_cli.runs.files import weight_hashes, write_json
+from ilu_cli.runs.card import card
+from ilu_cli.runs.files import weight_hashes, write_json, write_text
 
 FORMAT = 1
 PACKAGES = ("ilu", "torch", "transformers", "accelerate", "datasets", "safetensors")
@@ -79,6 +80,7 @@ class Run:
     def finish(self) -> None:
         """Hash the weights and mark the run complete. Everything else must be on disk already."""
         self.manifest.weights = weight_hashes(self.checkpoint)
+        write_text(self.path / "README.md", card(self.manifest))
         self.manifest.status, self.manifest.finished = "complete", now()
         self.save()
 

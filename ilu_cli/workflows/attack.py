@@ -123,6 +123,8 @@ class Attempted:
     def test(self, data: Dataset, limit: int) -> None:
         """See `ilu_cli.attacks.Attempt`."""
         rows, examples = data.rows[:limit], data.examples()[:limit]
+        if not examples[0].prompt:  # plain text: there is no answer to judge
+            return
         if examples[0].choices:
             scores = self.scorer.loglikelihoods([Question(e.prompt, e.choices) for e in examples])
             right = [e.choices[max(range(len(s)), key=s.__getitem__)] == e.target for e, s in zip(examples, scores)]

