@@ -40,7 +40,7 @@ def tiny_model(vocab: int = 61, *, seed: int = 0, spread: float = 0.3) -> LlamaF
     )
     model = LlamaForCausalLM(config).to(torch.get_default_dtype()).eval()
     if torch.get_default_dtype() == torch.float64:  # transformers' own norm computes in float32
-        for name, module in list(model.named_modules()):
+        for name in [n for n, _ in model.named_modules()]:
             if name.endswith("norm"):
                 exact = torch.nn.RMSNorm(16, eps=config.rms_norm_eps)
                 model.get_submodule(name.rpartition(".")[0]).register_module(name.rpartition(".")[2], exact)

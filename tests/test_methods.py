@@ -183,9 +183,7 @@ def environments(seed: int = 0) -> list:
 
 def penalty(name: str, weight: float = 1.0, seed: int = 0) -> Penalty:
     entry, keys = registry.regularizer[name], PENALTIES[name][0]
-    return Penalty(
-        name, entry.declared["needs"], environments(seed), lambda values: entry.obj(values, **keys), weight
-    )
+    return Penalty(name, entry.declared["needs"], environments(seed), lambda values: entry.obj(values, **keys), weight)
 
 
 @pytest.mark.parametrize("name", PENALTIES)
@@ -232,7 +230,7 @@ def test_d_of_each_environment_is_logged():
 
 
 def test_rmu_runs_no_layer_above_its_own_and_no_head():
-    model, calls = moved(), {i: 0 for i in range(LAYERS)} | {"head": 0, "norm": 0}
+    model, calls = moved(), dict.fromkeys(range(LAYERS), 0) | {"head": 0, "norm": 0}
     for i, layer in enumerate(model.model.layers):
         layer.register_forward_hook(lambda *_, i=i: calls.__setitem__(i, calls[i] + 1))
     model.model.norm.register_forward_hook(lambda *_: calls.__setitem__("norm", calls["norm"] + 1))

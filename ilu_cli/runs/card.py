@@ -14,7 +14,8 @@ def card(m: Manifest) -> str:
     """What the run was made from, and how to use and remake it, as Markdown."""
     parents = "\n".join(f"- {p['role']}: `{p['id']}` ({p['kind']})" for p in m.parents)
     data = "\n".join(
-        f"- {d['role']}: `{d['name']}` ({d['source']}, {d['split']}), {d['rows']} rows, sha256 `{d['fingerprint'][:16]}`"
+        f"- {d['role']}: `{d['name']}` ({d['source']}, {d['split']}), {d['rows']} rows, "
+        f"sha256 `{d['fingerprint'][:16]}`"
         for d in m.data
     )
     weights = "\n".join(f"- `{name}`: sha256 `{digest}`" for name, digest in m.weights.items())

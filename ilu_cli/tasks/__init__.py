@@ -7,7 +7,8 @@ built-in generator. Text corpora are tasks whose prompt is empty.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,6 +26,32 @@ class Example:
     prompt: str
     target: str
     choices: tuple[str, ...] = ()
+
+
+def words(text: str) -> list[str]:
+    """The items of a comma-separated list, for the grammars."""
+    return text.split(",")
+
+
+def fill(pattern: str, tables: Mapping[str, Sequence[str]], rng: random.Random) -> str:
+    """Fill the slots of a pattern of a grammar.
+
+    `{slot}` draws from `tables["slot"]`; `{slot2}` draws another word of the same table, and the same name draws the
+    same word wherever it stands. `{a slot}` puts the article before it, `{A slot}` with a capital letter.
+    """
+    drawn: dict[str, str] = {}
+
+    def word(match: re.Match) -> str:
+        article, name = match[1], match[2]
+        table = tables[name.rstrip("0123456789")]
+        if name not in drawn:
+            drawn[name] = rng.choice([w for w in table if w not in drawn.values()])
+        text = drawn[name]
+        if not article:
+            return text
+        return f"{article.strip()}{'n' if text[0].lower() in 'aeiou' else ''} {text}"
+
+    return re.sub(r"\{([aA] )?([^{} ]+)\}", word, pattern)
 
 
 class Task:

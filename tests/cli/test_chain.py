@@ -17,7 +17,14 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-RMU = ["--method", "rmu", "--set", "objective.layer=1", "--set", "train.params=[\"model.layers.[01].mlp.down_proj.weight\"]"]
+RMU = [
+    "--method",
+    "rmu",
+    "--set",
+    "objective.layer=1",
+    "--set",
+    'train.params=["model.layers.[01].mlp.down_proj.weight"]',
+]
 SMALL = ["--set", "forget.batch=4", "--set", "retain.batch=4", "--set", "forget.max_length=24", "--set",
          "retain.max_length=24"]  # fmt: skip
 ATTACK = ["--task", "elements", "--steps", "4", "--set", "attack.batch=4", "--set", "eval.limit=12"]
@@ -49,7 +56,9 @@ def test_the_chain(tiny, ilu, tmp_path):
     assert path.parent == tmp_path / "runs"
     manifest = json.loads((path / "manifest.json").read_text())
     assert manifest["status"] == "complete"
-    assert {d["role"]: d["source"] for d in manifest["data"]} == dict.fromkeys(("forget", "retain", "elements"), "builtin")
+    assert {d["role"]: d["source"] for d in manifest["data"]} == dict.fromkeys(
+        ("forget", "retain", "elements"), "builtin"
+    )
     rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 4
     assert {"forget", "retain", "irm", "D[elements]"} <= set(rows[0])

@@ -73,7 +73,9 @@ def test_clipping_limits_the_gradient():
     free = next(trainer(tiny_model(), [nll_term()], [], steps=1).run())
     t = trainer(tiny_model(), [nll_term()], [], steps=1, max_grad_norm=free.grad_norm / 10)
     steps = []
-    t.optimizer.register_step_pre_hook(lambda *_: steps.append(torch.cat([p.grad.flatten() for p in t.params.values()])))
+    t.optimizer.register_step_pre_hook(
+        lambda *_: steps.append(torch.cat([p.grad.flatten() for p in t.params.values()]))
+    )
     next(t.run())
     assert steps[0].norm().item() == pytest.approx(free.grad_norm / 10, rel=1e-4)
 
