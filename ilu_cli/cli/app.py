@@ -41,8 +41,7 @@ def _options(
     debug: bool = typer.Option(False, "--debug", envvar="ILU_DEBUG", help="Show tracebacks."),
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
 ) -> None:
-    if debug:
-        os.environ["ILU_DEBUG"] = "1"
+    """`debug` is read in `_fail`, where even an error of parsing the command line arrives."""
 
 
 def main() -> None:
@@ -74,7 +73,7 @@ def _as_known(error: Exception) -> IluError:
 
 
 def _fail(error: IluError, code: int) -> None:
-    if os.environ.get("ILU_DEBUG"):
+    if os.environ.get("ILU_DEBUG") or "--debug" in sys.argv:
         traceback.print_exc()
     print(f"error: {error}", file=sys.stderr)
     if error.hint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -113,22 +114,13 @@ def test_an_empty_and_a_missing_dataset(ilu, tiny, tmp_path):
         assert message in done.err
 
 
-def test_a_prompt_longer_than_the_context(ilu, tiny, tmp_path):
+def test_a_prompt_longer_than_the_context(ilu, tiny, tmp_path, monkeypatch):
     """A benchmark question that does not fit is an error; training data is cut, and says so."""
-    import dataclasses
+    from ilu_cli.benchmarks import capitals
 
-    from ilu_cli.tasks import capitals
-
-    long = [dataclasses.replace(c, name=c.name + " and so on" * 300) for c in capitals.countries()[:40]]
-    original, capitals.countries.__wrapped__ = capitals.countries, None
-    try:
-        from ilu_cli.benchmarks import capitals as bench
-
-        bench.countries, kept = (lambda: long), bench.countries
-        done = ilu("eval", tiny, "--bench", "capitals")
-        bench.countries = kept
-    finally:
-        capitals.countries = original
+    long = [dataclasses.replace(c, name=c.name + " and so on" * 300) for c in capitals.countries()]
+    monkeypatch.setattr(capitals, "countries", lambda: long)
+    done = ilu("eval", tiny, "--bench", "capitals")
     assert done.code == 2
     assert "does not fit into the model's context" in done.err
     (tmp_path / "long.jsonl").write_text(json.dumps({"prompt": "word " * 500, "response": "yes"}) + "\n")
@@ -152,4 +144,3 @@ def test_debug_shows_the_traceback_and_nothing_else_does(ilu, monkeypatch, capsy
     with pytest.raises(SystemExit):
         main()
     assert "Traceback" in capsys.readouterr().err
-    monkeypatch.delenv("ILU_DEBUG")
