@@ -122,7 +122,7 @@ def _table(found: dict[str, Any]) -> None:
     table.add_column(axis)
     for title, _ in columns:
         for name in found["points"][0]["eval"]:
-            table.add_column(f"{name} ({title})", justify="right")
+            table.add_column(f"{name}\n{title}", justify="right")
     for i, point in enumerate(found["points"]):
         cells = [c["points"][i]["eval"][name] for _, c in columns for name in point["eval"]]
         table.add_row(str(point[axis]), *(_cell(c) for c in cells))

@@ -19,6 +19,7 @@ def taskvec(
         Optional[list[str]],  # noqa: UP045
         typer.Option("--include", help="Glob pattern of the compared weights. Repeatable; default: all."),
     ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Show also the layers that unlearning left alone.")] = False,
     recipe: RecipeOption = None,
     set_: SetOption = None,
     dry_run: DryRunOption = False,
@@ -57,12 +58,12 @@ def taskvec(
     if as_json:
         console.out_json({"run": subject.label, **found.as_dict()})
         return
-    _tables(found)
+    _tables(found, layers)
     console.out(workflow.verdict(found.grams["all"]))
     console.next_step(f"compared: {subject.label}", [], "ilu list   (other methods, tasks and attacks)")
 
 
-def _tables(found: Any) -> None:
+def _tables(found: Any, every_layer: bool) -> None:
     from rich.table import Table
 
     checkpoints = Table(title="checkpoints", title_justify="left")
@@ -80,7 +81,8 @@ def _tables(found: Any) -> None:
     for a, b in pairs:
         table.add_column(f"cos(τ_{a}, τ_{b})", justify="right")
     groups = sorted(found.grams, key=lambda g: (g != "all", g == "other", int(g.split()[-1]) if "layer" in g else 0))
-    for group in groups:
+    shown = [g for g in groups if g == "all" or every_layer or found.grams[g].norm("u") > 0]
+    for group in shown:
         gram = found.grams[group]
         cosines = [gram.cosine(a, b) for a, b in pairs]
         table.add_row(
@@ -89,3 +91,5 @@ def _tables(found: Any) -> None:
             *("-" if c is None else f"{c:+.4f}" for c in cosines),
         )
     console.out_table(table)
+    if len(shown) < len(groups):
+        console.out(f"{len(groups) - len(shown)} groups of weights were not touched by unlearning; --layers shows them")

@@ -110,14 +110,13 @@ class Trainer:
             The value of each term and penalty, and the statistic of each environment.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        losses: dict[str, float] = {}
-        for penalty in self.penalties:
-            losses |= self._penalty(penalty)
+        penalties: dict[str, float] = {}
+        for penalty in self.penalties:  # first, while there is no other gradient to set aside
+            penalties |= self._penalty(penalty)
         sums = {t.name: self._accumulate(t.stream, t.values, t.per, t.weight, t.layer, t.cache) for t in self.terms}
-        if sums:
-            losses |= dict(zip(sums, self.backend.sum(torch.stack(list(sums.values()))).tolist()))
+        shares = torch.stack([*sums.values(), torch.zeros((), dtype=torch.float64)])
         self.backend.sum_gradients(self.params.values())
-        return losses
+        return dict(zip(sums, self.backend.sum(shares).tolist())) | penalties
 
     def _accumulate(
         self,

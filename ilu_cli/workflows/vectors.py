@@ -78,5 +78,11 @@ def verdict(gram: Gram) -> str:
     cosine = gram.cosine("u", "u→ft")
     if cosine is None:
         return "one of the task vectors is zero"
-    how = "does not walk back along" if cosine >= 0 else "walks back along"
-    return f"cos(τ_u→ft, τ_u) = {cosine:+.4f}: fine-tuning {how} the unlearning direction"
+    undone = -cosine * gram.norm("u→ft") / gram.norm("u")
+    if abs(cosine) < 0.01:
+        how = "is orthogonal to the unlearning direction"
+    elif cosine > 0:
+        how = "goes on along the unlearning direction"
+    else:
+        how = f"walks back along the unlearning direction, and undoes {undone:.2%} of its length"
+    return f"cos(τ_u→ft, τ_u) = {cosine:+.4f}: fine-tuning {how}"

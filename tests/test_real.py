@@ -1,0 +1,60 @@
+"""The real 135 M model: the figures that the README promises."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.real
+
+STEP = """
+import json, resource, sys
+from pathlib import Path
+from ilu_cli.engine.accel import backend
+from ilu_cli.engine.loop import Term, Trainer
+from ilu_cli.models.load import load_model, parts_of
+from ilu_cli.recipe.load import load, shipped
+from ilu_cli.runs.store import Store
+from ilu_cli.workflows import unlearn
+
+recipe = load("unlearn", shipped()["quickstart-npo"], {}, ["train.steps=2"])
+plan = unlearn.plan(recipe, Store())
+model = load_model(plan.parent.folder)
+if sys.argv[1] == "npo":
+    trainer = unlearn.build_trainer(plan, model)
+else:  # plain fine-tuning on the same two batches
+    terms = [Term(s.stream.name, s.stream, lambda v: v.nll, "token") for s in (plan.forget, plan.retain)]
+    trainer = Trainer(parts_of(model), dict(model.named_parameters()), terms, [], recipe.train, 0, backend())
+list(trainer.run())
+print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, plan.facts["peak_memory_bytes"]]))
+"""
+
+
+def test_rmu_forgets_the_capitals_and_keeps_the_rest(ilu):
+    done = ilu("unlearn", "--method", "rmu")
+    assert done.code == 0, done.err
+    run = Path(done.out.splitlines()[-1])
+    steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert len(steps) == 80
+    found = json.loads(ilu("eval", "--json").out)["lineage"]
+    before, after = ({n: r["value"] for n, r in stage["results"].items()} for stage in found)
+    assert before["capitals"] >= 0.80
+    assert before["elements"] >= 0.90
+    assert after["capitals"] <= 0.32
+    assert after["elements"] >= 0.85
+    assert after["prose"] <= 1.10 * before["prose"]
+
+
+def test_npo_keeps_no_second_model():
+    """The peak of an NPO step is at most 1.15 × that of a plain fine-tuning step on the same sequences."""
+    peaks = {}
+    for kind in ("npo", "plain"):
+        done = subprocess.run([sys.executable, "-c", STEP, kind], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        peaks[kind], estimate = json.loads(done.stdout.splitlines()[-1])
+    assert peaks["npo"] <= 1.15 * peaks["plain"]
+    assert 0.6 < estimate / peaks["npo"] < 1.4  # --dry-run's estimate
