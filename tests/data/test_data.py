@@ -170,3 +170,18 @@ def test_generators_draw_only_from_their_own_stream():
     first = registry.task["capitals"].obj().builtin("train")
     random.seed(2)
     assert first == registry.task["capitals"].obj().builtin("train")
+
+
+def test_the_prose_is_large_varied_and_apart_from_the_held_out():
+    task = registry.task["prose"].obj()
+    train, test = ([row["text"] for row in task.builtin(split)] for split in ("train", "test"))
+    assert len(train) >= 400
+    assert len(test) >= 40
+    openings = [" ".join(text.split()[:4]) for text in train + test]
+    assert len(set(openings)) >= 0.99 * len(openings)
+
+    def grams(texts):
+        return {tuple(w[i : i + 7]) for w in map(str.split, texts) for i in range(len(w) - 6)}
+
+    assert not grams(train) & grams(test)
+    assert not any("capital" in text.lower() for text in train + test)
