@@ -1,0 +1,150 @@
+"""What a regulariser may do with its environments: take the gradient of a function of means, gradients, Hessians."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ilu_cli.engine.stream import TrainStream
+
+if TYPE_CHECKING:
+    from ilu_cli.engine.loop import Trainer
+
+LABELS = {"gap": "D"}  # how a statistic is called in the log
+
+Vector = list[Tensor]
+"""One tensor per trained parameter."""
+
+
+def dot(a: Vector, b: Vector) -> float:
+    """Inner product, summed in float64."""
+    return math.fsum(float((x.double() * y.double()).sum()) for x, y in zip(a, b))
+
+
+@dataclass
+class Environments:
+    """The environments of one regulariser at one step. `weights` is [N]; `scale` is λ now.
+
+    A regulariser returns its value without λ, and leaves λ times its gradient in the parameters by one of the methods
+    below. Everything is of the whole step: over all micro-batches and processes.
+    """
+
+    trainer: Trainer
+    streams: list[TrainStream]
+    weights: Tensor
+    scale: float
+    log: dict[str, float] = field(default_factory=dict)
+
+    def of_means(self, statistic: str, combine: Callable[[Tensor], Tensor], *, halves: bool = False) -> float:
+        """Add the gradient of combine(means), exactly, although each mean is known only at its end.
+
+        By the chain rule it is Σ_i c_i ∇mean_i with c_i = λ·∂combine/∂mean_i: every ∇mean_i is taken by itself, and
+        scaled once all means are known. One environment needs no extra memory.
+
+        Args:
+            statistic: a per-sequence sum of a `View`, divided by the scored tokens (`nll`, `gap`).
+            combine: maps the means, [N] or with `halves` [N, 2] (two disjoint halves of each batch), to a number.
+        """
+        t, params = self.trainer, self._params
+        before = take(params)
+        parts = [h for s in self.streams for h in (s.half(0), s.half(1))] if halves else self.streams
+        banks, shares = [], []
+        for part in parts:
+            shares.append(t.accumulate(part, lambda v: v.values(statistic), "token", float(self.scale != 0)))
+            banks.append(take(params))
+        found = t.backend.sum(torch.stack(shares))
+        means = (found.view(len(self.streams), 2) if halves else found).requires_grad_()
+        value = combine(means)
+        (slopes,) = torch.autograd.grad(self.scale * value, means)
+        for bank, slope in zip(banks, slopes.flatten().tolist()):
+            put(params, bank, slope)
+        put(params, before, 1.0)
+        self._note(statistic, means.mean(1).tolist() if halves else means.tolist())
+        return float(value.detach())
+
+    def gradients(self) -> list[Vector]:
+        """∇ of the mean NLL of every environment, the same on all processes."""
+        found = [self._gradient(s) for s in self.streams]
+        self._note("nll", [loss for loss, _ in found])
+        return [g for _, g in found]
+
+    def hessian_times(self, i: int, v: Vector) -> Vector:
+        """The Hessian of environment i's mean NLL times `v`, by a central difference along v.
+
+        (∇ℓ(θ + h·v̂) − ∇ℓ(θ − h·v̂)) · ‖v‖ / 2h with h = ‖θ‖·ε^⅓, ε the float's precision.
+        """
+        norm = math.sqrt(dot(v, v))
+        if norm == 0:
+            return [torch.zeros_like(x) for x in v]
+        theta = self.parameters()
+        h = math.sqrt(dot(theta, theta)) * torch.finfo(theta[0].dtype).eps ** (1 / 3)
+        ahead, behind = (self._gradient_at(i, v, sign * h / norm) for sign in (1, -1))
+        return [(a - b) * (norm / (2 * h)) for a, b in zip(ahead, behind)]
+
+    def parameters(self) -> Vector:
+        """θ, detached."""
+        return [p.detach() for p in self._params]
+
+    def add(self, gradient: Vector) -> None:
+        """Add λ · gradient, which is already that of the whole step, to the parameters' gradients."""
+        if self.trainer.backend.main:  # the processes' gradients are summed at the end of the step
+            put(self._params, list(gradient), self.scale)
+
+    @property
+    def _params(self) -> list[nn.Parameter]:
+        return list(self.trainer.params.values())
+
+    def _gradient(self, s: TrainStream) -> tuple[float, Vector]:
+        t, params = self.trainer, self._params
+        before = take(params)
+        share = t.accumulate(s, lambda v: v.nll, "token", 1.0, precision="fp32")
+        t.backend.sum_gradients(params)
+        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+        take(params)
+        put(params, before, 1.0)
+        return float(t.backend.sum(share)), found
+
+    def _gradient_at(self, i: int, v: Vector, factor: float) -> Vector:
+        with shifted(self._params, v, factor):
+            return self._gradient(self.streams[i])[1]
+
+    def _note(self, statistic: str, values: list[float]) -> None:
+        label = LABELS.get(statistic, statistic)
+        self.log |= {f"{label}[{s.name}]": value for s, value in zip(self.streams, values)}
+
+
+@contextmanager
+def shifted(params: list[nn.Parameter], direction: Vector, factor: float) -> Iterator[None]:
+    """Have the parameters at θ + factor·direction, then at θ again to the bit."""
+    saved = [p.detach().clone() for p in params]
+    with torch.no_grad():
+        torch._foreach_add_([p.data for p in params], direction, alpha=factor)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for p, old in zip(params, saved):
+                p.copy_(old)
+
+
+def take(params: list[nn.Parameter]) -> list[Tensor | None]:
+    """Move the gradients out of the parameters."""
+    grads: list[Tensor | None] = [p.grad for p in params]
+    for p in params:
+        p.grad = None
+    return grads
+
+
+def put(params: list[nn.Parameter], grads: list[Tensor | None] | Vector, factor: float) -> None:
+    """Add `factor` · grads to the parameters' gradients, reusing the tensors."""
+    for p, g in zip(params, grads):
+        if g is None:
+            continue
+        g = g if factor == 1.0 else g.mul_(factor)
+        p.grad = g if p.grad is None else p.grad.add_(g)
