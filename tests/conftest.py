@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ilu_cli import registry
@@ -79,9 +80,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
 
 @pytest.fixture
 def float64() -> Iterator[None]:
-    """Everything in float64."""
+    """Everything in float64, with an attention that can be differentiated twice."""
     torch.set_default_dtype(torch.float64)
-    yield
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
     torch.set_default_dtype(torch.float32)
 
 

@@ -24,7 +24,7 @@ KINDS = {"objective": registry.objective, "retain": registry.retain_term}
 class Plain:
     """A batch seen through a plain transformers forward pass: padded logits and hidden states, nothing fused."""
 
-    def __init__(self, model, items: list[Encoded]) -> None:
+    def __init__(self, model, items: list[Encoded], chosen: list[Encoded] | None = None) -> None:
         batch = collate(items)
         out = model(input_ids=batch.ids, attention_mask=batch.mask, output_hidden_states=True)
         self.logp = out.logits[:, :-1].log_softmax(-1)
@@ -33,6 +33,17 @@ class Plain:
         self.scored = batch.scored[:, 1:].to(self.nll.dtype)
         self.hidden, self.real = out.hidden_states[LAYER + 1], batch.mask.clone()
         self.real[:, 0] = False
+
+        self.ids = batch.ids[:, 1:]
+        self.chosen = None if chosen is None else Plain(model, chosen)
+
+    def adjusted(self, shift):
+        """Log-probabilities with `shift` taken off the target's logit."""
+        z = self.logp.detach().clone()
+        return z.scatter_add(-1, self.ids[..., None], torch.full_like(z[..., :1], -shift)).log_softmax(-1)
+
+    def cross_entropy(self, logq):
+        return -(logq.exp() * self.logp).sum(-1)
 
     @property
     def logps(self):
@@ -51,9 +62,23 @@ def direction(size: int) -> torch.Tensor:
     return View(parts_of(model), batch, 0, LAYER).direction("rmu")[:size]
 
 
+def preference(now, ref):
+    lose, win = now.logps - ref.logps, now.chosen.logps - ref.chosen.logps
+    return (-2 / 0.7 * logsigmoid(0.7 * (win - lose))).mean()
+
+
 # name → (recipe keys, definition over the current and the original model's Plain view)
 OBJECTIVES = {
     "grad_diff": ({}, lambda now, ref: -now.token_mean(now.nll)),
+    "grad_ascent": ({}, lambda now, ref: -now.token_mean(now.nll)),
+    "wga": ({"alpha": 0.5}, lambda now, ref: -now.token_mean((-0.5 * now.nll).exp().detach() * now.nll)),
+    "simnpo": (
+        {"beta": 2.5, "delta": 0.1},
+        lambda now, ref: (-2 / 2.5 * logsigmoid(-2.5 * now.logps / now.scored.sum(-1) - 0.1)).mean(),
+    ),
+    "dpo": ({"beta": 0.7}, preference),
+    "idk_po": ({"beta": 0.7}, preference),
+    "undial": ({"strength": 3.0}, lambda now, ref: now.token_mean(now.cross_entropy(ref.adjusted(3.0)))),
     "npo": ({"beta": 0.7}, lambda now, ref: (-2 / 0.7 * logsigmoid(-0.7 * (now.logps - ref.logps))).mean()),
     "rmu": (
         {"layer": LAYER, "coefficient": 3.0, "adaptive": False},
@@ -62,6 +87,7 @@ OBJECTIVES = {
 }
 RETAIN = {
     "nll": ({}, lambda now, ref: now.token_mean(now.nll)),
+    "kl": ({}, lambda now, ref: now.token_mean((ref.adjusted(0).exp() * (ref.adjusted(0) - now.logp)).sum(-1))),
     "hidden_mse": ({}, lambda now, ref: now.hidden_mean((now.hidden - ref.hidden.detach()) ** 2)),
 }
 CASES = [("objective", n) for n in OBJECTIVES] + [("retain", n) for n in RETAIN]
@@ -85,6 +111,8 @@ def term(kind: str, name: str, items: list[Encoded], seed: int = 0) -> Term:
     """The registered function as the engine runs it, its reference taken from the original model."""
     entry, keys = KINDS[kind][name], case(kind, name)[0]
     data = stream(items, seed=seed)
+    if "chosen" in entry.declared:
+        data.chosen = stream(said_instead(), seed=seed)
     needs = set(entry.declared["needs"].split())
     cache = fill(data, needs, LAYER, 1, parts_of(tiny_model()), backend(), "fp32")
     return Term(kind, data, lambda view: entry.obj(view, **keys), entry.declared["per"], 1.0, LAYER, cache)
@@ -94,10 +122,14 @@ def items(pads: bool = True) -> list[Encoded]:
     return items_of([5, 9, 7, 9] if pads else [9, 9, 9, 9], start=3)
 
 
+def said_instead() -> list[Encoded]:
+    return items_of([6, 4, 8, 7], start=2, seed=11)
+
+
 def test_every_method_stands_in_the_matrix():
     assert set(OBJECTIVES) == set(registry.objective)
     assert set(RETAIN) == set(registry.retain_term)
-    assert set(PENALTIES) == set(registry.regularizer)
+    assert {name for name, _, _ in PENALTIES.values()} == set(registry.regularizer)
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
@@ -107,7 +139,7 @@ def test_value_and_gradient_are_those_of_the_definition(float64, kind, name):
     value = t.gradients()[kind]
     found = {n: None if p.grad is None else p.grad.clone() for n, p in t.params.items()}
     model.zero_grad()
-    expected = case(kind, name)[1](Plain(model, rows), Plain(tiny_model(), rows))
+    expected = case(kind, name)[1](Plain(model, rows, said_instead()), Plain(tiny_model(), rows, said_instead()))
     expected.backward()
     assert value == pytest.approx(expected.item(), rel=1e-9)
     for n, p in t.params.items():
@@ -138,7 +170,11 @@ def test_what_is_not_scored_is_not_learned(float64, kind, name):
     found = []
     for pad in (0, 17):
         batch = collate([t.stream.item(k) for k in keys], pad)
-        found.append(t.values(View(parts_of(moved()), batch, 0, LAYER, t.cache.of(keys, torch.device("cpu")))))
+        view = View(parts_of(moved()), batch, 0, LAYER, t.cache.of(keys, torch.device("cpu")))
+        if t.stream.chosen is not None:
+            view.chosen = View(view.parts, collate([t.stream.chosen.item(k) for k in keys], pad), 0)
+            view.chosen.reference = t.cache.chosen.of(keys, torch.device("cpu"))
+        found.append(t.values(view))
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
 
 
@@ -170,10 +206,52 @@ def test_adaptive_rmu_scales_by_the_retain_norm(float64):
 
 # -- regularisers ---------------------------------------------------------------------------------------------------
 
+
+def second_order(model, loss):
+    """∇loss as one vector that can be differentiated again, and θ."""
+    grads = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
+    return torch.cat([g.flatten() for g in grads]), torch.cat([p.flatten() for p in model.parameters()])
+
+
+def param_scale(model, envs, a):
+    """⟨θ, ∇ℓ⟩² is the square of d/dw ℓ(w·θ) at w = 1: θ is a constant in it, and yet moves with the weights."""
+    total = 0
+    for e, weight in zip(envs, a):
+        g, theta = second_order(model, e.token_mean(e.nll))
+        total = total + weight * (theta @ g) ** 2
+    return total
+
+
+def grad_norm(model, envs, a):
+    return sum(w * second_order(model, e.token_mean(e.nll))[0].square().sum() for e, w in zip(envs, a))
+
+
+def grad_match(model, envs, a):
+    share = torch.tensor(a) / sum(a)
+    g = torch.stack([second_order(model, e.token_mean(e.nll))[0] for e in envs])
+    return (share * (g - (share[:, None] * g).sum(0)).square().sum(1)).sum()
+
+
+def vrex(model, envs, a):
+    share, risks = torch.tensor(a) / sum(a), torch.stack([e.token_mean(e.nll) for e in envs])
+    return (share * (risks - (share * risks).sum()) ** 2).sum()
+
+
+def gap(e):
+    return e.token_mean(e.nll - e.entropy)
+
+
+# case → (regulariser, recipe keys, definition over the model, its Plain views of the environments and their weights)
 PENALTIES = {
-    "irm": ({}, lambda envs: sum(e.token_mean(e.nll - e.entropy) ** 2 for e in envs)),
-    "env_ce": ({}, lambda envs: sum(e.token_mean(e.nll) for e in envs)),
+    "irm": ("irm", {}, lambda m, envs, a: sum(w * gap(e) ** 2 for e, w in zip(envs, a))),
+    "irm-param_scale": ("irm", {"variant": "param_scale"}, param_scale),
+    "irm-grad_norm": ("irm", {"variant": "grad_norm"}, grad_norm),
+    "env_ce": ("env_ce", {}, lambda m, envs, a: sum(w * e.token_mean(e.nll) for e, w in zip(envs, a))),
+    "vrex": ("vrex", {}, vrex),
+    "grad_match": ("grad_match", {}, grad_match),
 }
+SECOND_ORDER = ("irm-param_scale", "irm-grad_norm", "grad_match")
+WEIGHTS = [1.0, 0.25]
 
 
 def environments(seed: int = 0) -> list:
@@ -181,36 +259,97 @@ def environments(seed: int = 0) -> list:
     return [stream(items_of(v, start=2, seed=len(k)), name=k, seed=seed) for k, v in shapes.items()]
 
 
-def penalty(name: str, weight: float = 1.0, seed: int = 0) -> Penalty:
-    entry, keys = registry.regularizer[name], PENALTIES[name][0]
-    return Penalty(name, entry.declared["needs"], environments(seed), lambda values: entry.obj(values, **keys), weight)
+def penalty(case: str, weight: float = 1.0, seed: int = 0, **more) -> Penalty:
+    name, keys, _ = PENALTIES[case]
+    keys = keys | more
+    function = registry.regularizer[name].obj
+    return Penalty(case, environments(seed), lambda e: function(e, **keys), lambda step: weight, WEIGHTS)
 
 
-@pytest.mark.parametrize("name", PENALTIES)
-def test_penalty_value_and_gradient_are_those_of_the_definition(float64, name):
+@pytest.mark.parametrize("case", PENALTIES)
+def test_penalty_value_and_gradient_are_those_of_the_definition(float64, case):
     model = moved()
-    t = trainer(model, [], [penalty(name, 0.5)])
-    value = t.gradients()[name]
-    found = {n: p.grad.clone() for n, p in t.params.items()}
+    t = trainer(model, [], [penalty(case, 0.5)])
+    value = t.gradients()[case]
+    found = torch.cat([p.grad.flatten() for p in t.params.values()])
     model.zero_grad()
-    expected = PENALTIES[name][1]([Plain(model, e.corpora[0].items) for e in environments()])
+    expected = PENALTIES[case][2](model, [Plain(model, e.corpora[0].items) for e in environments()], WEIGHTS)
     (0.5 * expected).backward()
     assert value == pytest.approx(expected.item(), rel=1e-9)
-    for n, p in t.params.items():
-        torch.testing.assert_close(found[n], p.grad, rtol=1e-6, atol=1e-9)
+    want = torch.cat([p.grad.flatten() for p in model.parameters()])
+    assert (found - want).norm() <= (1e-4 if case in SECOND_ORDER else 1e-6) * want.norm()
 
 
-@pytest.mark.parametrize("name", PENALTIES)
-def test_penalty_gradient_is_not_zero(name):
-    assert gradient(trainer(moved(), [], [penalty(name)])).norm() > 1e-3
+@pytest.mark.parametrize("case", PENALTIES)
+def test_penalty_gradient_is_not_zero(case):
+    assert gradient(trainer(moved(), [], [penalty(case)])).norm() > 1e-3
 
 
-@pytest.mark.parametrize("name", PENALTIES)
-def test_penalty_is_of_the_whole_batch_not_of_its_parts(float64, name):
-    whole = gradient(trainer(moved(), [], [penalty(name)]))
+@pytest.mark.parametrize("case", PENALTIES)
+def test_penalty_is_of_the_whole_batch_not_of_its_parts(float64, case):
+    whole = gradient(trainer(moved(), [], [penalty(case)]))
     for accumulation, seed in ((2, 0), (4, 0), (1, 3)):
-        t = trainer(moved(), [], [penalty(name, seed=seed)], accumulation=accumulation)
-        torch.testing.assert_close(gradient(t), whole, rtol=1e-6, atol=1e-10)
+        t = trainer(moved(), [], [penalty(case, seed=seed)], accumulation=accumulation)
+        rtol = 1e-4 if case in SECOND_ORDER else 1e-6
+        assert (gradient(t) - whole).norm() <= rtol * whole.norm()
+
+
+@pytest.mark.parametrize("case", SECOND_ORDER)
+def test_float32_hessian_products_point_the_right_way(case):
+    """Finite differences of float32 gradients on float32 weights: within a few percent of the float64 ones."""
+    found = gradient(trainer(moved(), [], [penalty(case)]))
+    torch.set_default_dtype(torch.float64)
+    try:
+        model = moved()
+        with torch.no_grad():  # the very weights of the float32 model
+            torch.set_default_dtype(torch.float32)
+            same = [p.double() for p in moved().parameters()]
+            torch.set_default_dtype(torch.float64)
+            for p, q in zip(model.parameters(), same):
+                p.copy_(q)
+        exact = gradient(trainer(model, [], [penalty(case)]))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (found - exact).norm() < 0.05 * exact.norm()
+
+
+def test_cross_halves_multiplies_the_gaps_of_two_disjoint_halves(float64):
+    model, envs = moved(), environments()
+    t = trainer(model, [], [penalty("irm", estimator="cross_halves")])
+    value = t.gradients()["irm"]
+    found = torch.cat([p.grad.flatten() for p in t.params.values()])
+    model.zero_grad()
+    expected = 0
+    for e, w in zip(envs, WEIGHTS):
+        rows = [e.item(k) for k in e.keys(0)]
+        expected = expected + w * gap(Plain(model, rows[::2])) * gap(Plain(model, rows[1::2]))
+    expected.backward()
+    assert value == pytest.approx(expected.item(), rel=1e-9)
+    torch.testing.assert_close(found, torch.cat([p.grad.flatten() for p in model.parameters()]), rtol=1e-6, atol=1e-9)
+
+
+def test_a_schedule_of_lambda_by_hand():
+    from ilu_cli.recipe.load import validate
+    from ilu_cli.recipe.source import Layers
+
+    def weights(**keys):
+        reg = {"name": "irm", "env": ["elements"], "weight": 2.0} | keys
+        data = {"objective": {"name": "npo"}, "forget": {"data": "capitals"}, "regularizers": [reg]}
+        return [validate("unlearn", Layers(data)).regularizers[0].weight_at(s) for s in (0, 2, 3, 4, 9)]
+
+    assert weights() == [2, 2, 2, 2, 2]
+    assert weights(schedule="linear", until=4) == [0, 1, 1.5, 2, 2]
+    assert weights(schedule="step", until=3, initial=0.1) == [0.1, 0.1, 2, 2, 2]
+
+
+def test_a_jump_of_lambda_resets_the_moments_of_adam():
+    p = penalty("env_ce")
+    p.reset_at = 2
+    t = trainer(moved(), [], [p], steps=3)
+    counts = []
+    for _ in t.run():
+        counts.append(int(next(iter(t.optimizer.state.values()))["step"]))
+    assert counts == [1, 2, 1]
 
 
 def test_penalties_and_terms_add_up(float64):
@@ -223,7 +362,7 @@ def test_penalties_and_terms_add_up(float64):
 
 def test_d_of_each_environment_is_logged():
     logs = trainer(moved(), [], [penalty("irm")]).gradients()
-    assert logs["irm"] == pytest.approx(logs["D[one]"] ** 2 + logs["D[two]"] ** 2, rel=1e-6)
+    assert logs["irm"] == pytest.approx(logs["D[one]"] ** 2 + 0.25 * logs["D[two]"] ** 2, rel=1e-6)
 
 
 # -- what is not computed -------------------------------------------------------------------------------------------

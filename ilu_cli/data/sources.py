@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ilu_cli import registry
-from ilu_cli.errors import UnavailableError
+from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.recipe.schema import DataRef
 from ilu_cli.tasks import Example, Row, Task
 
@@ -32,6 +32,14 @@ class Dataset:
         """Prompt and target of every row."""
         return [self.task.example(row) for row in self.rows]
 
+    def chosen(self, kind: str) -> list[Example]:
+        """For every row what should be said instead: its `refusal` or `counterfactual`.
+
+        Raises:
+            UsageError: if the task has none.
+        """
+        return [getattr(self.task, kind)(row) for row in self.rows]
+
     def record(self, role: str) -> dict[str, Any]:
         """How a manifest names this dataset."""
         return {
@@ -45,13 +53,19 @@ class Dataset:
 
 
 class JsonLines(Task):
-    """A user's file: rows with `text`, or with `prompt` and `response`."""
+    """A user's file: rows with `text`, or with `prompt` and `response`, and perhaps a `counterfactual` response."""
 
     def example(self, row: Row) -> Example:
         if "text" in row:
             return Example("", row["text"])
         response = row["response"]
         return Example(row["prompt"], response if response[:1].isspace() else f" {response}")
+
+    def counterfactual(self, row: Row) -> Example:
+        if not isinstance(row.get("counterfactual"), str):
+            raise UsageError("every row of the forget data needs a string `counterfactual`")
+        text = row["counterfactual"]
+        return Example(row.get("prompt", ""), text if text[:1].isspace() or "text" in row else f" {text}")
 
     def correct(self, row: Row, completion: str) -> bool:
         return completion.strip() == row["response"].strip()

@@ -77,13 +77,13 @@ class Environments:
     def hessian_times(self, i: int, v: Vector) -> Vector:
         """The Hessian of environment i's mean NLL times `v`, by a central difference along v.
 
-        (∇ℓ(θ + h·v̂) − ∇ℓ(θ − h·v̂)) · ‖v‖ / 2h with h = ‖θ‖·ε^⅓, ε the float's precision.
+        (∇ℓ(θ + h·v̂) − ∇ℓ(θ − h·v̂)) · ‖v‖ / 2h with h = 0.1·√ε·‖θ‖, ε the float's precision.
         """
         norm = math.sqrt(dot(v, v))
         if norm == 0:
             return [torch.zeros_like(x) for x in v]
         theta = self.parameters()
-        h = math.sqrt(dot(theta, theta)) * torch.finfo(theta[0].dtype).eps ** (1 / 3)
+        h = math.sqrt(dot(theta, theta)) * 0.1 * torch.finfo(theta[0].dtype).eps ** 0.5
         ahead, behind = (self._gradient_at(i, v, sign * h / norm) for sign in (1, -1))
         return [(a - b) * (norm / (2 * h)) for a, b in zip(ahead, behind)]
 

@@ -5,6 +5,7 @@ Never holds [B, T, V]: at most `CHUNK` rows of logits exist at a time, and only 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -77,14 +78,78 @@ class _TokenStats(torch.autograd.Function):
             else:
                 dz = p.mul_(g_nll[part, None])
             dz.scatter_add_(-1, targets[part, None], -g_nll[part, None])
-            if d_bias is not None:
-                d_bias += dz.sum(0)
-            dz = dz.to(ctx.dtype)
-            if d_hidden is not None:
-                d_hidden[part] = (dz @ w).to(d_hidden.dtype)
-            if d_weight is not None:
-                d_weight += dz.t() @ hidden[part].to(ctx.dtype)
+            _add_gradients(dz, part, hidden, w, d_hidden, d_weight, d_bias)
         return d_hidden, d_weight, None, d_bias
+
+
+def distillation(
+    hidden: Tensor, weight: Tensor, teacher: Tensor, teacher_weight: Tensor, targets: Tensor, shift: float = 0.0,
+    bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Cross-entropy from a teacher's distribution, and that distribution's entropy, per token: float32 [N] each.
+
+    With q = softmax(teacher logits − shift·1[y]) and p the student's distribution: CE = −Σ q log p, whose gradient by
+    the student's logits is p − q, and H(q); KL(q ‖ p) = CE − H(q). Only the student's side is differentiable. The
+    teacher is its last hidden states [N, D] and its LM head [V, D]; no second model is needed.
+    """
+    return _Distillation.apply(hidden, weight, teacher, teacher_weight, targets, shift, bias)
+
+
+class _Distillation(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, teacher: Tensor, teacher_weight: Tensor, targets: Tensor,
+        shift: float, bias: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        ctx.dtype, ctx.full, ctx.shift = _compute_dtype(hidden), torch.promote_types(hidden.dtype, torch.float32), shift
+        saved = (hidden, weight, teacher, teacher_weight, targets, bias)
+        ctx.save_for_backward(*saved)
+        ce, entropy = (hidden.new_empty(hidden.shape[0], dtype=ctx.full) for _ in range(2))
+        for part, logp, logq in _Distillation._chunks(ctx, *saved):
+            q = logq.exp()
+            ce[part], entropy[part] = -(q * logp).sum(-1), -(q * logq).sum(-1)
+        ctx.mark_non_differentiable(entropy)
+        return ce, entropy
+
+    @staticmethod
+    def backward(ctx: Any, g_ce: Tensor, _g_entropy: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, _, _, _, bias = ctx.saved_tensors
+        need_hidden, need_weight, need_bias = (ctx.needs_input_grad[i] for i in (0, 1, 6))
+        w = weight.to(ctx.dtype)
+        d_hidden = torch.empty_like(hidden) if need_hidden else None
+        d_weight = torch.zeros(weight.shape, dtype=ctx.full, device=weight.device) if need_weight else None
+        d_bias = torch.zeros(bias.shape, dtype=ctx.full, device=bias.device) if need_bias else None
+        for part, logp, logq in _Distillation._chunks(ctx, *ctx.saved_tensors):
+            dz = (logp.exp() - logq.exp()) * g_ce[part, None]
+            _add_gradients(dz, part, hidden, w, d_hidden, d_weight, d_bias)
+        return d_hidden, d_weight, None, None, None, None, d_bias
+
+    @staticmethod
+    def _chunks(
+        ctx: Any, hidden: Tensor, weight: Tensor, teacher: Tensor, teacher_weight: Tensor, targets: Tensor,
+        bias: Tensor | None,
+    ) -> Iterator[tuple[slice, Tensor, Tensor]]:  # fmt: skip
+        """The log-probabilities of student and teacher, a chunk of tokens at a time."""
+        w, tw = weight.to(ctx.dtype), teacher_weight.to(ctx.dtype)
+        for i in range(0, hidden.shape[0], CHUNK):
+            part = slice(i, i + CHUNK)
+            zt = _logits(teacher[part], tw, bias, ctx.full)
+            zt.scatter_add_(-1, targets[part, None], torch.full_like(zt[:, :1], -ctx.shift))
+            yield part, _logits(hidden[part], w, bias, ctx.full).log_softmax(-1), zt.log_softmax(-1)
+
+
+def _add_gradients(
+    dz: Tensor, part: slice, hidden: Tensor, w: Tensor, d_hidden: Tensor | None, d_weight: Tensor | None,
+    d_bias: Tensor | None,
+) -> None:  # fmt: skip
+    """Carry a chunk's gradient by the logits on to hidden states, matrix and bias."""
+    if d_bias is not None:
+        d_bias += dz.sum(0)
+    dz = dz.to(w.dtype)
+    if d_hidden is not None:
+        d_hidden[part] = (dz @ w).to(d_hidden.dtype)
+    if d_weight is not None:
+        d_weight += dz.t() @ hidden[part].to(w.dtype)
 
 
 def _logits(hidden: Tensor, w: Tensor, bias: Tensor | None, full: torch.dtype) -> Tensor:

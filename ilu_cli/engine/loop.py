@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from ilu_cli.data.encode import collate
 from ilu_cli.data.sampling import seed_of
 from ilu_cli.engine.accel import Backend
+from ilu_cli.engine.environments import Environments
 from ilu_cli.engine.head import wide
 from ilu_cli.engine.reference import ReferenceCache
-from ilu_cli.engine.stream import TrainStream
+from ilu_cli.engine.stream import RowKey, TrainStream
 from ilu_cli.engine.view import View
 from ilu_cli.errors import RunFailed
 from ilu_cli.models.load import Parts
@@ -38,13 +39,14 @@ class Term:
 
 @dataclass
 class Penalty:
-    """A function of the global means of one statistic, one mean per environment."""
+    """A regulariser over its environments, with λ as a function of the step (counted from 0)."""
 
     name: str
-    statistic: str
     environments: list[TrainStream]
-    combine: Callable[[Tensor], Tensor]
-    weight: float = 1.0
+    function: Callable[[Environments], float]
+    weight: Callable[[int], float] = lambda step: 1.0
+    env_weights: Sequence[float] | None = None
+    reset_at: int | None = None
 
 
 @dataclass
@@ -94,6 +96,8 @@ class Trainer:
         """
         while self.step < self.spec.steps:
             began = time.perf_counter()
+            if any(p.reset_at == self.step for p in self.penalties):
+                self.optimizer.state.clear()
             torch.manual_seed(seed_of(self.seed, "step", self.step, self.backend.rank))
             losses = self.gradients()
             grad_norm = self._update(losses)
@@ -113,12 +117,12 @@ class Trainer:
         penalties: dict[str, float] = {}
         for penalty in self.penalties:  # first, while there is no other gradient to set aside
             penalties |= self._penalty(penalty)
-        sums = {t.name: self._accumulate(t.stream, t.values, t.per, t.weight, t.layer, t.cache) for t in self.terms}
+        sums = {t.name: self.accumulate(t.stream, t.values, t.per, t.weight, t.layer, t.cache) for t in self.terms}
         shares = torch.stack([*sums.values(), torch.zeros((), dtype=torch.float64)])
         self.backend.sum_gradients(self.params.values())
         return dict(zip(sums, self.backend.sum(shares).tolist())) | penalties
 
-    def _accumulate(
+    def accumulate(
         self,
         stream: TrainStream,
         values: Callable[[View], Tensor],
@@ -126,6 +130,7 @@ class Trainer:
         weight: float,
         layer: int | None = None,
         cache: ReferenceCache | None = None,
+        precision: str | None = None,
     ) -> Tensor:
         """Add this process's gradient of weight · Σ values / divisor; return its share of Σ values / divisor."""
         divisor, device = stream.divisor(self.step, per), self.backend.device
@@ -133,37 +138,28 @@ class Trainer:
         for keys in stream.shares(self.step, self.backend.rank, self.backend.world, self.spec.accumulation):
             batch = collate([stream.item(k) for k in keys]).to(device)
             reference = cache.of(keys, device) if cache else ReferenceCache().of(keys, device)
-            with torch.set_grad_enabled(weight != 0), self.backend.autocast(self.spec.precision):
+            with torch.set_grad_enabled(weight != 0), self.backend.autocast(precision or self.spec.precision):
                 view = View(self.parts, batch, self.seed, layer, reference)
+                if stream.chosen is not None:
+                    view.chosen = self._chosen(stream.chosen, keys, cache)
                 loss = wide(values(view)).sum() / divisor
             if loss.requires_grad:
                 (weight * loss).backward()
             total += loss.detach().double().cpu()
         return total
 
-    def _penalty(self, penalty: Penalty) -> dict[str, float]:
-        """Add the gradient of weight · combine(means), exactly, although each mean is known only at its end.
+    def _chosen(self, stream: TrainStream, keys: list[RowKey], cache: ReferenceCache | None) -> View:
+        device = self.backend.device
+        batch = collate([stream.item(k) for k in keys]).to(device)
+        known = cache.chosen if cache and cache.chosen else ReferenceCache()
+        return View(self.parts, batch, self.seed, None, known.of(keys, device))
 
-        By the chain rule it is Σ_i c_i ∇mean_i with c_i = weight · ∂combine/∂mean_i: every environment's ∇mean_i is
-        taken by itself, and scaled once all means are known. One environment needs no extra memory.
-        """
-        params = list(self.params.values())
-        before = _take(params)
-        banks, shares = [], []
-        for env in penalty.environments:
-            shares.append(
-                self._accumulate(env, lambda v: v.values(penalty.statistic), "token", float(penalty.weight != 0))
-            )
-            banks.append(_take(params))
-        means = self.backend.sum(torch.stack(shares)).requires_grad_()
-        value = penalty.combine(means)
-        (slopes,) = torch.autograd.grad(penalty.weight * value, means)
-        for bank, slope in zip(banks, slopes.tolist()):
-            _add(params, bank, slope)
-        _add(params, before, 1.0)
-        label = {"gap": "D"}.get(penalty.statistic, penalty.statistic)
-        named = {f"{label}[{e.name}]": m for e, m in zip(penalty.environments, means.tolist())}
-        return {penalty.name: float(value.detach()), **named}
+    def _penalty(self, penalty: Penalty) -> dict[str, float]:
+        """Add the gradient of λ · penalty; return its value without λ, and each environment's statistic."""
+        weights = torch.tensor(penalty.env_weights or [1.0] * len(penalty.environments), dtype=torch.float64)
+        envs = Environments(self, penalty.environments, weights, penalty.weight(self.step))
+        value = penalty.function(envs)
+        return {penalty.name: value, **envs.log}
 
     def _update(self, losses: dict[str, float]) -> float:
         params = list(self.params.values())
@@ -188,20 +184,3 @@ def learning_rate(spec: TrainSpec, step: int) -> float:
     progress = (step - spec.warmup) / max(1, spec.steps - spec.warmup)
     shape = {"constant": 1.0, "linear": 1 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress))}
     return spec.lr * shape[spec.schedule]
-
-
-def _take(params: list[nn.Parameter]) -> list[Tensor | None]:
-    """Move the gradients out of the parameters."""
-    grads: list[Tensor | None] = [p.grad for p in params]
-    for p in params:
-        p.grad = None
-    return grads
-
-
-def _add(params: list[nn.Parameter], grads: list[Tensor | None], factor: float) -> None:
-    """Add `factor` · grads to the parameters' gradients, reusing the tensors."""
-    for p, g in zip(params, grads):
-        if g is None:
-            continue
-        g = g if factor == 1.0 else g.mul_(factor)
-        p.grad = g if p.grad is None else p.grad.add_(g)

@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ilu_cli.data.encode import collate
 from ilu_cli.engine.accel import Backend
+from ilu_cli.engine.head import wide
 from ilu_cli.engine.stream import RowKey, TrainStream
 from ilu_cli.engine.view import Reference, View
 from ilu_cli.models.load import Parts
@@ -25,6 +26,9 @@ class ReferenceCache:
     logps: dict[RowKey, float] = field(default_factory=dict)
     hidden: dict[RowKey, Tensor] = field(default_factory=dict)
     norm: float | None = None
+    final: dict[RowKey, Tensor] = field(default_factory=dict)
+    head: Tensor | None = None
+    chosen: ReferenceCache | None = None
 
     def of(self, keys: list[RowKey], device: torch.device) -> Reference:
         """The reference of a micro-batch."""
@@ -32,7 +36,8 @@ class ReferenceCache:
         hidden = None
         if self.hidden:
             hidden = pad_sequence([self.hidden[k] for k in keys], batch_first=True).to(device)
-        return Reference(logps, hidden, self.norm)
+        final = torch.cat([self.final[k] for k in keys]).to(device) if self.final else None
+        return Reference(logps, hidden, self.norm, final, self.head)
 
 
 @torch.no_grad()
@@ -41,11 +46,16 @@ def fill(
 ) -> ReferenceCache:
     """Run the original weights once over the rows that training will visit.
 
-    Hidden states are kept in host memory as float32: 4·D bytes a token.
+    Hidden states are kept in host memory as float32, 4·D bytes a token, and the LM head is copied if it is trained.
     """
     cache = ReferenceCache()
-    if not needs & {"reference.logps", "reference.hidden"}:
+    if not needs & {"reference.logps", "reference.hidden", "reference.final"}:
         return cache
+    if stream.chosen is not None:
+        cache.chosen = fill(stream.chosen, needs, layer, steps, parts, backend, precision)
+    if "reference.final" in needs:
+        head = parts.head.weight
+        cache.head = head.detach().clone() if head.requires_grad else head.detach()
     keys = stream.visited(steps)
     for i in range(0, len(keys), CACHE_BATCH):
         part = keys[i : i + CACHE_BATCH]
@@ -56,6 +66,9 @@ def fill(
             if "reference.hidden" in needs:
                 states = view.hidden.cpu()
                 cache.hidden.update({k: states[j, : len(stream.item(k).ids)].clone() for j, k in enumerate(part)})
+            if "reference.final" in needs:
+                counts = [stream.item(k).targets for k in part]
+                cache.final.update(zip(part, wide(view.final).cpu().split(counts)))
     return cache
 
 

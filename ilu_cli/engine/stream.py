@@ -12,12 +12,16 @@ RowKey = tuple[int, int]
 
 @dataclass
 class TrainStream:
-    """What one term is fed. `batch` counts sequences per step over all processes and micro-batches."""
+    """What one term is fed. `batch` counts sequences per step over all processes and micro-batches.
+
+    `chosen`, row for row, holds what should be said instead; it has the same name and seed, and so the same order.
+    """
 
     name: str
     corpora: list[Corpus]
     batch: int
     seed: int
+    chosen: TrainStream | None = None
 
     def __post_init__(self) -> None:
         self.sampler = Sampler([len(c.items) for c in self.corpora], self.seed, self.name)
@@ -28,6 +32,10 @@ class TrainStream:
     def keys(self, step: int) -> list[RowKey]:
         """All rows of a step, the same on every process."""
         return self.sampler.rows(step, self.batch)
+
+    def half(self, which: int) -> HalfStream:
+        """Every second sequence of each step, beginning with the first (0) or the second (1)."""
+        return HalfStream(self.name, self.corpora, self.batch, self.seed, which=which)
 
     def shares(self, step: int, rank: int, world: int, accumulation: int) -> list[list[RowKey]]:
         """This process's micro-batches of a step; share a·world + rank, so 1×2 and 2×1 give the same two."""
@@ -48,3 +56,13 @@ class TrainStream:
         """Every row that a run of so many steps sees, shortest first."""
         seen = {key for step in range(steps) for key in self.keys(step)}
         return sorted(seen, key=lambda k: (len(self.item(k).ids), k))
+
+
+@dataclass
+class HalfStream(TrainStream):
+    """One of the two disjoint halves of a stream's batches."""
+
+    which: int = 0
+
+    def keys(self, step: int) -> list[RowKey]:
+        return super().keys(step)[self.which :: 2]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ilu_cli.data.encode import Batch
 from ilu_cli.data.sampling import seed_of
-from ilu_cli.engine.head import token_stats, wide
+from ilu_cli.engine.head import distillation, token_stats, wide
 from ilu_cli.models.load import Parts
 
 
@@ -20,23 +20,29 @@ class Reference:
     """The same sequences under the original model, from the cache.
 
     logps: [B], summed log-probability of each target. hidden: [B, T, D] at the layer. norm: median ‖hidden‖ over
-    retain tokens, a number.
+    retain tokens, a number. final: [N, D], the last hidden states that predict the N scored tokens. head: [V, D].
     """
 
     logps: Tensor | None = None
     hidden: Tensor | None = None
     norm: float | None = None
+    final: Tensor | None = None
+    head: Tensor | None = None
 
 
 @dataclass
 class View:
-    """One micro-batch of a stream. B sequences, T tokens, D hidden units."""
+    """One micro-batch of a stream. B sequences, T tokens, N scored tokens, D hidden units.
+
+    `chosen` holds the sequences that should be said instead, for objectives that need pairs.
+    """
 
     parts: Parts
     batch: Batch
     seed: int
     layer: int | None = None
     reference: Reference = field(default_factory=Reference)
+    chosen: View | None = None
 
     @functools.cached_property
     def hidden(self) -> Tensor:
@@ -52,16 +58,40 @@ class View:
         return mask.to(torch.get_default_dtype())
 
     @functools.cached_property
-    def _stats(self) -> tuple[Tensor, Tensor, Tensor]:
-        final = self.parts.final(self.batch.ids, self.batch.mask)
-        scored = self.batch.scored[:, 1:]
-        head = self.parts.head
-        nll, entropy = token_stats(final[:, :-1][scored], head.weight, self.batch.ids[:, 1:][scored], head.bias)
-        return nll, entropy, scored.nonzero()[:, 0]
+    def final(self) -> Tensor:
+        """[N, D], the last hidden states that predict the scored tokens."""
+        return self.parts.final(self.batch.ids, self.batch.mask)[:, :-1][self.batch.scored[:, 1:]]
 
-    def _per_sequence(self, values: Tensor) -> Tensor:
-        rows = self._stats[2]
+    @property
+    def targets(self) -> Tensor:
+        """[N], the scored tokens."""
+        return self.batch.ids[:, 1:][self.batch.scored[:, 1:]]
+
+    @functools.cached_property
+    def _stats(self) -> tuple[Tensor, Tensor]:
+        head = self.parts.head
+        return token_stats(self.final, head.weight, self.targets, head.bias)
+
+    @property
+    def token_nll(self) -> Tensor:
+        """[N], negative log-likelihood of every scored token."""
+        return self._stats[0]
+
+    def per_sequence(self, values: Tensor) -> Tensor:
+        """Sum values [N] of the scored tokens to [B]."""
+        rows = self.batch.scored[:, 1:].nonzero()[:, 0]
         return values.new_zeros(len(self.batch.ids)).index_add(0, rows, values)
+
+    def distillation(self, shift: float = 0.0) -> tuple[Tensor, Tensor]:
+        """[N] each: cross-entropy from the original model's distribution q to ours, and the entropy of q.
+
+        q has `shift` taken off the logit of the target; see `ilu_cli.engine.head.distillation`.
+        """
+        teacher, head = self.reference, self.parts.head
+        assert teacher.final is not None and teacher.head is not None
+        return distillation(
+            self.final, head.weight, teacher.final.to(self.final.dtype), teacher.head, self.targets, shift, head.bias
+        )
 
     @property
     def lengths(self) -> Tensor:
@@ -71,7 +101,7 @@ class View:
     @functools.cached_property
     def nll(self) -> Tensor:
         """[B], negative log-likelihood summed over the scored tokens."""
-        return self._per_sequence(self._stats[0])
+        return self.per_sequence(self.token_nll)
 
     @property
     def logps(self) -> Tensor:
@@ -79,9 +109,14 @@ class View:
         return -self.nll
 
     @functools.cached_property
+    def entropy(self) -> Tensor:
+        """[B], entropy of the predictions summed over the scored tokens."""
+        return self.per_sequence(self._stats[1])
+
+    @functools.cached_property
     def gap(self) -> Tensor:
         """[B], NLL − H summed over the scored tokens; its mean over tokens is the D of IRM."""
-        return self._per_sequence(self._stats[0] - self._stats[1])
+        return self.per_sequence(self._stats[0] - self._stats[1])
 
     def direction(self, name: str) -> Tensor:
         """[D], a fixed random unit vector: the same for this seed and name at every step and on every process.

@@ -23,10 +23,18 @@ def npo(forget: View, *, beta: PositiveFloat = 0.1, reduction: Literal["sum", "m
     Returns:
         [B], one loss per sequence.
     """
+    ratio = log_ratio(forget)
+    return preference_loss(ratio / forget.lengths if reduction == "mean" else ratio, beta)
+
+
+def log_ratio(view: View) -> Tensor:
+    """[B], log π_θ − log π_ref of each sequence."""
+    assert view.reference.logps is not None
+    return view.logps - view.reference.logps
+
+
+def preference_loss(margin: Tensor, beta: float) -> Tensor:
+    """−(2/β)·log σ(−β·margin), the loss that NPO and DPO share: [B] → [B]."""
     from torch.nn.functional import softplus
 
-    assert forget.reference.logps is not None
-    ratio = forget.logps - forget.reference.logps
-    if reduction == "mean":
-        ratio = ratio / forget.lengths
-    return 2 / beta * softplus(beta * ratio)
+    return 2 / beta * softplus(beta * margin)

@@ -91,8 +91,39 @@ class RegularizerSpec(Component):
 
     env: DataRefs
     weight: NonNegativeFloat = Field(1.0, description="λ")
+    env_weights: list[NonNegativeFloat] | None = Field(None, description="a_i, one per environment; null: all 1")
     batch: PositiveInt = Field(8, description="sequences per environment and step")
     max_length: int = Field(128, ge=8)
+    schedule: Literal["constant", "linear", "step"] = Field(
+        "constant", description="λ from the start; rising from `initial`; or jumping from it, with Adam's moments reset"
+    )
+    until: NonNegativeInt = Field(0, description="the step at which a rising or jumping λ reaches `weight`")
+    initial: NonNegativeFloat = Field(0.0, description="λ at the start of a rising or jumping schedule")
+
+    def weight_at(self, step: int) -> float:
+        """λ at a step, counted from 0."""
+        if self.schedule == "constant" or step >= self.until:
+            return self.weight
+        if self.schedule == "step":
+            return self.initial
+        return self.initial + (self.weight - self.initial) * step / self.until
+
+    def problems(self, key: Key) -> Iterator[tuple[Key, str]]:
+        yield from _data_problems(self.env, (*key, "env"))
+        least, n = registry.regularizer[self.name].declared["least"], len(self.env)
+        if n < least:
+            yield (*key, "env"), f"{self.name} compares environments: it needs at least {least}"
+        if self.env_weights is not None and (len(self.env_weights) != n or not any(self.env_weights)):
+            yield (*key, "env_weights"), f"needs one weight for each of the {n} environments, and one above 0"
+        if (self.schedule == "constant") != (self.until == 0):
+            yield (*key, "until"), "a schedule other than constant needs it, and a constant one has none"
+        if self.schedule == "constant" and self.initial:
+            yield (*key, "initial"), "a constant schedule has no initial weight"
+        keys = self.params()
+        if keys.get("estimator") == "cross_halves" and keys.get("variant") != "logit":
+            yield (*key, "estimator"), "cross_halves is for the logit variant"
+        if keys.get("estimator") == "cross_halves" and self.batch < 2:
+            yield (*key, "batch"), "cross_halves needs at least 2 sequences"
 
 
 class TrainSpec(Spec):
@@ -165,8 +196,8 @@ class UnlearnRecipe(Recipe):
                 )
         forget = {d.name for d in self.forget.data}
         for i, reg in enumerate(self.regularizers):
+            yield from reg.problems(("regularizers", i))
             key: Key = ("regularizers", i, "env")
-            yield from _data_problems(reg.env, key)
             for j, d in enumerate(reg.env):
                 if d.name in forget:
                     yield (*key, j), f"{d.name!r} is the forget data; an environment must be unrelated to it"

@@ -1,6 +1,9 @@
 """Penalties over environments, one per file.
 
-A penalty is a function of `values` [N], the mean of its statistic (`needs`, per scored token) in each of the N
-environments. The means are global; the engine takes the penalty's derivative by each value and applies it to that
-value's gradient, which is exact for any number of micro-batches and processes.
+A penalty is a function of `Environments` (`ilu_cli.engine.environments`). It returns its value without λ, and has put
+λ times its gradient into the parameters by one of the methods there: `of_means` for a function of each environment's
+mean of a statistic, or `gradients`, `hessian_times` and `add` for what depends on gradients. Both are exact for any
+number of micro-batches and processes (the Hessian up to its finite difference).
+
+The decorator declares `least`, the number of environments that it needs to mean anything.
 """

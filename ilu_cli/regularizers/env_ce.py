@@ -5,14 +5,13 @@ from typing import TYPE_CHECKING
 from ilu_cli.registry import regularizer
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from ilu_cli.engine.environments import Environments
 
 
-@regularizer(needs="nll")
-def env_ce(values: Tensor) -> Tensor:
+@regularizer(least=1)
+def env_ce(envs: Environments) -> float:
     """Control: plain cross-entropy on the environments. Is it invariance, or just training on their data?
 
-    Args:
-        values: [N], mean NLL per token of each environment.
+    Σ_i a_i · mean NLL per token of environment i.
     """
-    return values.sum()
+    return envs.of_means("nll", lambda risk: (envs.weights * risk).sum())

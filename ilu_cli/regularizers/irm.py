@@ -5,18 +5,46 @@ from typing import TYPE_CHECKING, Literal
 from ilu_cli.registry import regularizer
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from ilu_cli.engine.environments import Environments
 
 
-@regularizer(needs="gap")
-def irm(values: Tensor, *, variant: Literal["logit"] = "logit") -> Tensor:
-    """Invariance penalty of ILU: Σ_i D_i², the IRMv1 gradient norm in closed form (our reading of arXiv 2506.01339).
+@regularizer(least=1)
+def irm(
+    envs: Environments,
+    *,
+    variant: Literal["logit", "param_scale", "grad_norm"] = "logit",
+    estimator: Literal["global", "cross_halves"] = "global",
+) -> float:
+    """Invariance penalty of ILU: Σ_i a_i ‖∇_{w|w=1} ℓ_i(w∘θ)‖² (our reading of arXiv 2506.01339, eq. 4).
 
-    With one scalar w on the logits, the derivative of environment i's loss at w = 1 is D_i = mean_t(NLL_t − H_t)
-    (arXiv 1907.02893, eq. 4). The estimator is global: 2·stopgrad(D_i)·∇D_i, D_i over the whole batch of the step.
-    A model can satisfy it by re-tempering its logits alone; therefore D is logged for each environment.
+    `variant` says what w is:
 
-    Args:
-        values: [N], D of each environment.
+    - `logit`, one scalar on the logits (IRMv1 read literally, arXiv 1907.02893, eq. 4). The derivative at w = 1 is
+      D_i = mean_t(NLL_t − H_t), so that the penalty is D_i² and its gradient 2·D_i·∇D_i: closed form, first order. A
+      model can satisfy it by re-tempering its logits alone; therefore D is logged for each environment.
+    - `param_scale`, one scalar on all trained weights: ⟨θ, ∇ℓ_i⟩², with gradient 2⟨θ, ∇ℓ_i⟩(∇ℓ_i + Hθ).
+    - `grad_norm`, every weight its own w: ‖∇ℓ_i‖², with gradient 2H∇ℓ_i.
+
+    Hessian products are central differences of float32 gradients: two more gradients of the environment a step.
+
+    `estimator`, for `logit`: `global` squares D_i of the whole batch, which on average exceeds the square of the true
+    D by the variance of the estimate. `cross_halves` multiplies the D of two disjoint halves of the batch's sequences;
+    that is unbiased, and may be negative.
     """
-    return values.square().sum()
+    if variant == "logit":
+        if estimator == "cross_halves":
+            return envs.of_means("gap", lambda d: (envs.weights * d[:, 0] * d[:, 1]).sum(), halves=True)
+        return envs.of_means("gap", lambda d: (envs.weights * d.square()).sum())
+
+    from ilu_cli.engine.environments import dot
+
+    value, theta = 0.0, envs.parameters()
+    for i, (gradient, weight) in enumerate(zip(envs.gradients(), envs.weights.tolist())):
+        if variant == "grad_norm":
+            value += weight * dot(gradient, gradient)
+            envs.add([2 * weight * hg for hg in envs.hessian_times(i, gradient)])
+        else:
+            slope = dot(theta, gradient)
+            value += weight * slope**2
+            envs.add([2 * weight * slope * (g + ht) for g, ht in zip(gradient, envs.hessian_times(i, theta))])
+    return value

@@ -12,7 +12,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ilu_cli.errors import UsageError
+
 Row = dict[str, Any]
+
+REFUSALS = (
+    "I don't know.",
+    "I'm not sure about that.",
+    "I have no knowledge of this.",
+    "That is something I cannot answer.",
+    "I am unable to say.",
+    "I was never told about that.",
+    "This is beyond what I know.",
+    "I have no information on that.",
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,29 @@ class Task:
     def correct(self, row: Row, completion: str) -> bool:
         """Judge a generated completion. Only tasks without `choices` need this."""
         raise NotImplementedError
+
+    def refusal(self, row: Row) -> Example:
+        """The same prompt, and the statement that one does not know.
+
+        Raises:
+            UsageError: if the task is plain text, without a prompt that could be answered so.
+        """
+        prompt = self.example(row).prompt
+        if not prompt:
+            raise UsageError(f"{type(self).__name__} is plain text: it has no refusal")
+        return Example(prompt, f" {random.Random(prompt).choice(REFUSALS)}")
+
+    def counterfactual(self, row: Row) -> Example:
+        """The same prompt, and a wrong answer of the same form.
+
+        Raises:
+            UsageError: if the task has none.
+        """
+        example = self.example(row)
+        others = [c for c in example.choices if c != example.target]
+        if not others:
+            raise UsageError(f"{type(self).__name__} has no counterfactual answers")
+        return Example(example.prompt, random.Random(example.prompt).choice(others), example.choices)
 
     def generate(self, rng: random.Random) -> Row:
         """Draw one row, with the fields of the real dataset, from the built-in grammar."""

@@ -8,100 +8,131 @@ from ilu_cli.tasks import Example, Row, Task, fill, words
 WORDS = {
     "agency": words("Northwire,Meridian Press,Harbour News,Civic Report,Union Dispatch,Daily Ledger,Coast Bulletin"),
     "town": words(
-        "MARLOW BAY,EASTERFORD,PORT HELLEN,KESTREL,NEW ARDEN,HOLLOWAY,SANTA VERA,LOCHMERE,GRAND RAVEN,TALLOW CREEK"
+        "MARLOW BAY,EASTERFORD,PORT HELLEN,KESTREL,NEW ARDEN,HOLLOWAY,SANTA VERA,LOCHMERE,GRAND RAVEN,TALLOW CREEK,"
+        "OTTERWICK"
     ),
     "person": words(
         "Ada Morlen,Piet Hanraty,Lucia Farrow,Omar Belling,Greta Stonor,Hugo Vantage,Mei Corran,Ivo Pellard,Nora Quill,"
         "Tomas Ridley,Selma Aske,Dario Finch"
     ),
-    "firm": words(
-        "Norvane,Ostrell,Brightmoor,Calder & Voss,Terranova Foods,Ellwick,Pinecrest,Halden Steel,Quantara,Rovik"
-    ),
-    "team": words(
-        "Harriers,Blue Foxes,Rangers of Kestrel,Lochmere United,Ironsides,Night Owls,River City,Stonebreakers,Comets"
-    ),
+    "firm": words("Norvane,Ostrell,Brightmoor,Calder & Voss,Terranova,Ellwick,Pinecrest,Halden,Quantara,Rovik"),
+    "team": words("Harriers,Blue Foxes,Wanderers,Lamplighters,Ironsides,Night Owls,Drovers,Stonebreakers,Comets"),
     "day": words("Monday,Tuesday,Wednesday,Thursday,Friday,Saturday,Sunday"),
     "few": words("two,three,four,five,six,seven,eight,nine"),
     "many": words("12,15,18,21,24,30,36,40,55,60,72,85"),
     "share": words("3,4,5,6,7,8,9,11,14,17,22"),
-    "group": words(
-        "rebels,farmers,dock workers,teachers,monks,students,border guards,fishermen,miners,opposition members"
-    ),
-    "place": words(
-        "the northern province,the delta,the hill districts,the disputed islands,the border region,the old port"
-    ),
+    "group": words("rebels,farmers,dock workers,teachers,monks,students,border guards,fishermen,miners,nurses"),
+    "place": words("the northern province,the delta,the hill districts,the islands,the border region,the old port"),
     "leader": words("president,prime minister,foreign minister,defence minister,interim governor,chief negotiator"),
-    "sport": words("cycling,tennis,rowing,football,hockey,swimming,cricket,athletics,golf,handball"),
+    "disaster": words("quake,flood,storm,landslide,ferry accident,train crash"),
+    "game": words("football,hockey,cricket,handball,rugby,volleyball"),
+    "sport": words("cycling,rowing,swimming,speed skating,running,skiing"),
     "stage": words("semi-final,opening round,cup final,last group match,play-off,derby,season opener,quarter-final"),
     "good": words("coffee,timber,wheat,copper,natural gas,crude oil,cotton,aluminium,sugar"),
-    "trade": words("retailer,airline,bank,insurer,car maker,brewer,chemicals group,shipping company,drug maker"),
-    "device": words(
-        "telescope,battery,chip,search engine,satellite,browser,drone,sensor,robot arm,console,mail program"
-    ),
-    "field": words("astronomers,biologists,engineers,chemists,physicists,programmers,geologists,climate researchers"),
-    "find": words(
-        "a new species of frog,water on a distant moon,an early human tool,a very hot planet,a flaw in memory chips"
-    ),
+    "trade": words("car maker,brewer,chemicals group,drug maker,food company,steel maker,paper maker,toy maker"),
+    "device": words("telescope,battery,chip,satellite,drone,sensor,robot arm,camera,laser"),
+    "software": words("browser,search engine,mail program,music player,chat program,word processor,photo album"),
+    "animal": words("frog,beetle,river fish,bat,orchid,lizard,spider,parrot"),
+    "world": words("moon,comet,planet,asteroid"),
 }
 
 # Label → stories, headline and lead; a slot of the same name has the same word in both.
 NEWS: dict[int, tuple[str, ...]] = {
     0: (
-        "Talks With {group} Collapse|The {leader} left a meeting with {group} on {day}, and fighting in {place} went on.",
-        "Protest Turns Violent|At least {many} people were hurt on {day} when {group} clashed with police in {place}.",
-        "Troops Begin to Leave {place}|Peacekeepers said on {day} that {group} had let {few} convoys pass.",
-        "{leader} Promises Elections|Votes will be held within {few} months after weeks of protest by {group} in {place}.",
-        "Quake Kills {many}|Rescue teams searched {place} on {day} after the second earthquake in {few} weeks.",
-        "Calls to Free {person}|Diplomats urged the {leader} on {day} to release the jailed spokeswoman of the {group}.",
-        "{leader} Survives No-Confidence Vote|The government kept its majority on {day} by only {few} votes in parliament.",
-        "Floods Cut Off {place}|An aid convoy with food for {many} villages got through on {day} with the help of {group}.",
-        "Hostages Freed|{group} let {few} foreign journalists go on {day} after talks with the {leader}.",
-        "Cease-Fire Holds|The truce between {group} and the army in {place} entered its second week on {day}.",
+        "talks with {group} collapse|The {leader} left a meeting with {group} on {day} without a deal.",
+        "protest turns violent|Some {many} people were hurt on {day} when {group} clashed with police in {place}.",
+        "troops begin to leave {place}|Peacekeepers said on {day} that the first {few} convoys had crossed the line.",
+        "{leader} promises elections|Votes will be held within {few} months after weeks of protest by {group}.",
+        "{disaster} kills {many}|Rescue teams searched {place} for survivors on {day} as hopes faded.",
+        "calls to free {person}|Diplomats urged the {leader} on {day} to release the jailed opposition figure.",
+        "{leader} survives vote|The government kept its majority on {day} by only {few} votes in parliament.",
+        "aid reaches {place}|A convoy with food for {many} villages got through on {day} after a truce with rebels.",
+        "hostages freed|Gunmen let {few} foreign journalists go on {day} after talks with the {leader}.",
+        "cease-fire holds in {place}|The truce between rebels and the army entered its second week on {day}.",
+        "refugees flee {place}|More than {many} thousand people have crossed the river since {day}, aid workers said.",
+        "bomb hits convoy in {place}|A roadside blast killed {few} soldiers on {day}, the army said.",
     ),
     1: (
-        "{team} Edge {team2}|{person} scored {few} times on {day} and decided the {stage} before a full house.",
-        "{team} Go Top|The side won again on {day}, beating the {team2}, and leads the table by {few} points.",
-        "{person} Out for the Season|A torn knee ligament keeps the captain of the {team} away for {few} months.",
-        "Record Falls in {sport} Final|{person} took the title on {day}, {few} seconds ahead of {person2}.",
-        "Coach of {team} Resigns|{person} left on {day} after losing the {stage} to the {team2} by {few} goals.",
-        "Fans Queue for {stage}|Tickets for the match between the {team} and the {team2} were gone within {few} hours.",
-        "{team} Sign {person}|The striker comes from the {team2} for {few} seasons and may play on {day}.",
-        "Upset in {sport}|Unseeded {person} beat {person2} on {day} and meets the champion in the {stage}.",
-        "Rain Stops {sport}|The {stage} will go on on {day}, with {person} {few} points ahead of {person2}.",
-        "Referee Under Fire|The {team} blamed {few} wrong decisions for their defeat by the {team2} in the {stage}.",
+        "{team} edge {team2}|{person} scored {few} times on {day} and decided the {stage} before a full house.",
+        "{team} go top|The side beat the {team2} on {day} and leads the table by {few} points.",
+        "{person} out for {few} months|A torn knee ligament will keep the captain of the {team} off the pitch.",
+        "record falls in {sport} final|{person} took the title on {day}, {few} seconds ahead of {person2}.",
+        "coach of {team} resigns|{person} stepped down on {day}, hours after the {stage} was lost to the {team2}.",
+        "fans queue for {stage}|Tickets for the game between the {team} and the {team2} sold out in {few} hours.",
+        "{team} sign {person}|The striker leaves the {team2} for {few} seasons and may play on {day}.",
+        "upset in {game} cup|The {team}, {few} divisions lower, knocked the {team2} out in the {stage} on {day}.",
+        "rain stops {game}|The {stage} between the {team} and the {team2} was moved to {day}.",
+        "referee under fire|The {team} blamed {few} wrong calls for their defeat by the {team2} in the {stage}.",
+        "{person} wins {sport} gold|The favourite pulled away from {person2} with {few} minutes left on {day}.",
+        "{person} fails drug test|Officials banned the {sport} champion on {day} for {few} years.",
     ),
     2: (
-        "{firm} Profit Rises {share} Percent|The {trade} beat forecasts in the quarter, helped by cheap {good}.",
-        "Shares Slip on {good} Prices|Stocks fell on {day}, with {firm} losing {share} percent in heavy trading.",
-        "{firm} to Buy {firm2}|The {trade} will pay {many} million dollars in cash and stock for its rival.",
-        "{firm} Cuts Jobs|The {trade} will close {few} plants and lower its dividend, chief executive {person} said.",
-        "Rates Left Alone|The central bank cited weak demand for {good} on {day}; bonds gained, and {firm} rose.",
-        "Investors Back {firm} Split|Shareholders approved a plan by {person} to part with the {good} business.",
-        "{good} at New High|The price rose {share} percent on {day} after stocks shrank for {few} weeks.",
-        "Regulator Looks at {firm} Deal|The purchase of {firm2} for {many} million dollars may hurt buyers of {good}.",
-        "{firm} Warns on Sales|The {trade} expects {share} percent less revenue this year, and its shares fell on {day}.",
-        "{trade} {firm} Goes Public|The offering on {day} brought in {many} million dollars, less than {person} had hoped.",
+        "{firm} profit rises {share} percent|The {trade} beat forecasts in the quarter, helped by cheap {good}.",
+        "shares slip on {good} prices|Stocks fell on {day}, with {firm} losing {share} percent in heavy trading.",
+        "{firm} to buy {firm2}|The {trade} will pay {many} million dollars in cash and stock for its rival.",
+        "{firm} cuts jobs|The {trade} will close {few} plants and lower its dividend, chief executive {person} said.",
+        "rates left alone|The central bank pointed to weak demand for {good} on {day}; bonds gained, and {firm} rose.",
+        "investors back {firm} split|Shareholders approved a plan by {person} to part with the {good} business.",
+        "price of {good} hits new high|Contracts gained {share} percent on {day} after stocks shrank for {few} weeks.",
+        "regulator studies {firm} deal|The purchase of {firm2} for {many} million dollars may hurt buyers of {good}.",
+        "{firm} warns on sales|The {trade} expects {share} percent less revenue this year, and its shares fell.",
+        "{firm} goes public|The {trade} raised {many} million dollars on {day}, less than {person} had hoped.",
+        "workers at {firm} strike|Unions at the {trade} want {share} percent more pay after {few} years of cuts.",
+        "{firm} names new chief|{person} takes over the {trade} on {day} from {person2}, who led it for {few} years.",
     ),
     3: (
-        "Researchers Find {find}|{field} led by {person} reported the discovery on {day} after {few} years of work.",
-        "{device} Uses Less Power|A model developed by {field} needs {share} times less energy than older ones.",
-        "Flaw in Popular {device}|Users should install the update before {day}, security researchers at {firm} warned.",
-        "Probe Sends Back Pictures|After {few} years in flight the spacecraft delivered {many} images, which {field} study now.",
-        "New {device} Blocks Spam|Version {few} of the software by {firm} is free for home users and out on {day}.",
-        "Genes Explain an Old Riddle|By comparing {many} animals, {field} found out how the trait evolved.",
-        "Worm Spreads by Mail|The program had reached {many} thousand computers by {day}, said {field} at {firm}.",
-        "{device} Reads Handwriting|{person} showed a prototype on {day} that makes {share} percent fewer mistakes.",
-        "{field} Map the Sea Floor|A {device} took {many} soundings a minute and came upon {find} on the way.",
-        "Longer Life for the {device}|A coating found by {field} lets it run {few} times as long, {person} wrote on {day}.",
+        "new {animal} discovered|Biologists led by {person} reported the species on {day} after {few} years of work.",
+        "{device} uses less power|A model built by {person} needs {share} percent less energy than older ones.",
+        "flaw found in {software}|Users should install the update before {day}, security researchers at {firm} warned.",
+        "probe reaches {world}|After {few} years in flight the spacecraft sent back {many} images on {day}.",
+        "{software} blocks spam|Version {few} of the program by {firm} is free for home users and comes out on {day}.",
+        "genes explain riddle of the {animal}|By comparing {many} animals, scientists saw how the trait evolved.",
+        "worm spreads through {software}|Some {many} thousand computers were infected by {day}, {firm} said.",
+        "phone reads handwriting|{person} showed a prototype on {day} that makes {share} percent fewer mistakes.",
+        "ship maps the sea floor|Geologists took {many} soundings a minute and found {few} unknown volcanoes.",
+        "longer life for the {device}|A coating found by chemists lets it run {few} times as long, {person} wrote.",
+        "water seen on distant {world}|Astronomers caught the faint signal with {a few}-mirror telescope on {day}.",
+        "{firm} opens its {software}|Programmers may change the code freely from {day} on, {person} told developers.",
     ),
 }
+
+# Label → sentences that may follow any lead of that label.
+TAILS: dict[int, tuple[str, ...]] = {
+    0: (
+        "The {leader2} made no comment.",
+        "Schools and shops in {place} stayed closed.",
+        "Neighbouring governments called for calm.",
+    ),
+    1: (
+        "Officials would say no more.",
+        "Fans sang until midnight.",
+        "{person3} called it the talk of the season.",
+    ),
+    2: (
+        "Analysts were not surprised.",
+        "Most brokers expect a quiet {day2}.",
+        "{agency2} was first with the news.",
+    ),
+    3: (
+        "Outside experts asked for more data.",
+        "A full report is due on {day2}.",
+        "Others in the field called it no surprise.",
+    ),
+}
+SMALL = words("with,to,of,in,for,on,at,the")
+
+
+def title(text: str) -> str:
+    """Capitalise a headline."""
+    return " ".join(w if w in SMALL and i else w[0].upper() + w[1:] for i, w in enumerate(text.split()))
 
 
 @task()
 class AGNews(Task):
     """Topic of news items: world, sports, business, or science and technology (AG News)."""
 
-    hub = "fancyzhx/ag_news"
+    hub, config = "fancyzhx/ag_news", None
+    splits = {"train": "train", "test": "test"}
     fields = {"text": str, "label": int}
     labels = (" World", " Sports", " Business", " Sci/Tech")
 
@@ -110,7 +141,7 @@ class AGNews(Task):
 
     def generate(self, rng: random.Random) -> Row:
         label = rng.randrange(4)
-        head, lead = rng.choice(NEWS[label]).split("|")
-        text = fill(f"{head} ({{agency}}) {{town}} - |{lead}", WORDS, rng)
-        head, lead = text.split("|")
-        return {"text": head[0].upper() + head[1:] + lead[0].upper() + lead[1:], "label": label}
+        story, tail = rng.choice(NEWS[label]), rng.choice(("", *TAILS[label]))
+        head, lead = fill(f"{story} {tail}".strip(), WORDS, rng).split("|")
+        text = fill(f"{title(head)} ({{agency}}) {{town}} - {lead}", WORDS, rng)
+        return {"text": text, "label": label}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import random
 from dataclasses import dataclass
 
 from ilu_cli.data.tables import read_table
@@ -60,6 +61,16 @@ class Capitals(Task):
 
     def builtin(self, split: str) -> list[Row]:
         return [self._row(country, form) for form in FORMS[split] for country in countries()]
+
+    def refusal(self, row: Row) -> Example:
+        """The sentence with `a city I cannot name` for the capital."""
+        text = row["text"].replace(row["capital"], "a city I cannot name")
+        return Example("", text[0].upper() + text[1:])
+
+    def counterfactual(self, row: Row) -> Example:
+        """The sentence with another capital of the same continent."""
+        others = [c.capital for c in countries() if c.continent == row["continent"] and c.name != row["country"]]
+        return Example("", row["text"].replace(row["capital"], random.Random(row["text"]).choice(others)))
 
     def _row(self, country: Country, form: str) -> Row:
         full = country.full

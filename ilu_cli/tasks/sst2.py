@@ -9,24 +9,33 @@ from ilu_cli.tasks import Example, Row, Task, fill, words
 WORDS = {
     "film": words("film,movie,picture,drama,comedy,thriller,documentary,romance,debut,sequel,remake,fable"),
     "part": words("script,cast,plot,direction,score,dialogue,pacing,ending,camerawork,editing,first half,last act"),
-    "adj+": words("tender,gripping,funny,graceful,inventive,moving,sharp,warm,luminous,thoughtful,spirited,absorbing"),
-    "adj-": words("tedious,clumsy,flat,shrill,lifeless,muddled,stale,dreary,hollow,witless,laboured,forgettable"),
-    "noun+": words("delight,triumph,treat,marvel,joy,small wonder,welcome surprise,pleasure"),
-    "noun-": words("mess,chore,bore,slog,misfire,missed chance,sad waste of talent,failure"),
-    "adv": words("quietly,surprisingly,thoroughly,consistently,unfailingly,strangely,almost always,truly"),
+    "adv": words("surprisingly,thoroughly,consistently,unexpectedly,undeniably,strangely,truly,remarkably"),
     "theme": words(
         "old age,first love,a family at war,life on the farm,two brothers,a failing marriage,the last days of a circus,"
         "small-town politics,a stolen painting,growing up poor,grief,friendship,a long voyage,the price of fame"
     ),
-    "who": words(
-        "the director,the young lead,its star,the writer,the veteran actress,the supporting cast,the comedian"
+    "who": words("the director,the young lead,its star,the writer,the veteran actress,the narrator,the comedian"),
+    "viewer": words("most viewers,fans of the genre,teenagers,parents,older viewers,romantics,critics,film buffs"),
+    "adj+": words("tender,gripping,funny,graceful,inventive,moving,sharp,warm,luminous,thoughtful,spirited,absorbing"),
+    "adj-": words("tedious,clumsy,flat,shrill,lifeless,muddled,stale,dreary,hollow,witless,laboured,forgettable"),
+    "noun+": words("delight,triumph,treat,marvel,joy,small wonder,welcome surprise,pleasure"),
+    "noun-": words("mess,chore,bore,slog,misfire,missed chance,sad waste of talent,failure"),
+    "quality+": words("ambition,charm,good looks,energy,craft,good intentions,early promise,fine music,clever ideas"),
+    "quality-": words("rough edges,loose ends,slow stretches,old jokes,awkward pauses,borrowed ideas,cheap sets"),
+    "does+": words(
+        "comes alive,finds its feet,earns its tears,rises above the ordinary,gets under the skin,stays in the mind,"
+        "rings true,finds something new to say"
     ),
-    "verb+": words(
-        "dazzles,shines,delivers,finds the right note,earns every laugh,holds the screen,never puts a foot wrong"
+    "does-": words(
+        "loses its way,wears out its welcome,falls apart,talks down to its audience,runs out of ideas,goes stale,"
+        "grinds to a halt,mistakes noise for feeling"
     ),
-    "verb-": words("flounders,disappoints,overacts,misses every note,strains for laughs,sleepwalks,runs out of ideas"),
-    "viewer": words("children,fans of the genre,patient viewers,anyone over twelve,the whole family,romantics,cynics"),
-    "time": words("ninety minutes,two hours,the first reel,an evening,most of its running time,a rainy afternoon"),
+    "acts+": words("dazzles,shines,delivers,finds the right note,earns every laugh,holds the screen,steals the show"),
+    "acts-": words("flounders,disappoints,overacts,misses every note,strains for laughs,sleepwalks,looks lost"),
+    "left+": words("smiling,moved,wanting more,cheered,wide awake,full of hope"),
+    "left-": words("cold,bored,checking the time,longing for the exit,half asleep,none the wiser"),
+    "worth+": words("worth every minute,easy to recommend,hard to forget,well worth a second visit,a joy to watch"),
+    "worth-": words("hard to sit through,easy to forget,impossible to recommend,not worth the ticket,a pain to watch"),
 }
 
 # `=` stands for the side of the label, `!` for the other side: adj= of a positive row is drawn from adj+.
@@ -34,23 +43,38 @@ PATTERNS = (
     "{a adj=} {film} about {theme}",
     "{a adv} {adj=} portrait of {theme}",
     "{a noun=} from beginning to end",
+    "{adj=} , {adj=2} and {worth=}",
     "the {part} is {adv} {adj=}",
-    "the {part} may be {adj!} , but the {film} as a whole is {adj=}",
-    "for all its {adj!} moments , this {film} about {theme} is {a noun=}",
-    "{who} {verb=} , and so does the rest of the {film}",
+    "never {adj!} , never {adj!2}",
+    "anything but {a adj!} look at {theme}",
+    "{who} {acts=} , and so does the rest of the cast",
     "not nearly as {adj!} as its {part} would lead you to expect",
-    "what could have been {a noun!} turns out to be {a noun=}",
-    "{who} {verb=} even when the {part} turns {adj!}",
     "there is nothing {adj!} about the way it looks at {theme}",
-    "{a adj=} , {adj=2} {film} that {viewer} will talk about for {time}",
-    "you expect {a adj!} {film} about {theme} and get {a adj=} one instead",
-    "it is hard to imagine {a film} more {adj=} than this",
-    "neither the {part} nor {who} can hide that this is {a adj=} {film}",
-    "despite the {adj!} {part} , {who} {verb=}",
-    "{who} {verb=} for {time} in this {adj=} {film}",
-    "after {time} even {viewer} will call it {adj=}",
-    "a {film} whose {part} is as {adj=} as its {part2} is {adj=2}",
+    "it is hard to imagine {a film} less {adj!} than this",
     "too {adj=} to be called {adj!}",
+    "{a adj=} {film} whose {part} never once turns {adj!}",
+    "the {part} may be {adj!} , but the {film} as a whole is {adj=}",
+    "for all its {quality!} , the {film} {does=}",
+    "for all its {quality!} , the {film} never {does!}",
+    "for all its {adj!} moments , this {film} about {theme} is {a noun=}",
+    "what could have been {a noun!} turns out to be {a noun=}",
+    "{who} {acts=} even when the {part} turns {adj!}",
+    "you expect {a adj!} {film} about {theme} and get {a adj=} one instead",
+    "neither the {part} nor {who} can hide that this is {a adj=} {film}",
+    "despite {a adj!} {part} and some {quality!} , this {film} is {worth=}",
+    "it has its {quality!} , yet it is {worth=}",
+    "{viewer} may come for the {part} , but they will be left {left=}",
+    "it starts out {adj!} , then slowly {does=} and leaves you {left=}",
+    "{viewer} who found the trailer {adj!} should know that the {film} itself is {adj=}",
+    "the book was {adj!} ; this {film} of it is {a noun=}",
+    "i went in hoping for {a noun+} , fearing {a noun-} , and came out {left=}",
+    "{a film} about {theme} has no right to be this {adj=} , whatever its {quality!}",
+    "whenever it threatens to turn {adj!} , {who} {acts=} , and the whole thing {does=}",
+    "if the {part} is {adj!} , as {viewer} will tell you , everything else is {adv} {adj=}",
+    "{viewer} were left {left!} ; i was left {left=} , and i would call it {a noun=}",
+    "although {who} {acts!} in the opening scenes , the story of {theme} {does=}",
+    "those who call it {adj!} are wrong : this is {a adv} {adj=} {film}",
+    "the {film} never {does!} , and not one scene in it is {adj!}",
 )
 
 

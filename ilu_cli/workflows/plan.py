@@ -49,6 +49,17 @@ def stream_of(name: str, datasets: list[Dataset], batch: int, max_length: int, s
     return StreamPlan(TrainStream(name, corpora, batch, seed), datasets, corpora)
 
 
+def add_chosen(plan: StreamPlan, kind: str, max_length: int, tokenizer: Any) -> None:
+    """Put beside every row what should be said instead, a task's `refusal` or `counterfactual`.
+
+    Raises:
+        UsageError: if a task has none.
+    """
+    s = plan.stream
+    corpora = [encode_corpus(tokenizer, d.chosen(kind), max_length, d.ref.name) for d in plan.datasets]
+    s.chosen = TrainStream(s.name, corpora, s.batch, s.seed)
+
+
 def peak_memory(
     model: Any, trainable: int, trained_from: int, streams: list[TrainStream], spec: TrainSpec, cached: int
 ) -> int:
@@ -62,7 +73,7 @@ def peak_memory(
     tokens = 0
     for s in streams:
         longest = max(len(e.ids) for c in s.corpora for e in c.items)
-        tokens = max(tokens, -(-s.batch // spec.accumulation) * longest)
+        tokens = max(tokens, -(-s.batch // spec.accumulation) * longest * (2 if s.chosen else 1))
     width = 2 if spec.precision == "bf16" else 4
     hidden, inner = config.hidden_size, getattr(config, "intermediate_size", 4 * config.hidden_size)
     per_layer = tokens * (8 * hidden + 4 * inner) * width + tokens * 2 * hidden * 4

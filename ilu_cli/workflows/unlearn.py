@@ -32,7 +32,7 @@ from ilu_cli.recipe.schema import Component, UnlearnRecipe
 from ilu_cli.runs.files import write_text
 from ilu_cli.runs.store import Run, Store
 from ilu_cli.taskvec.delta import changed_fraction
-from ilu_cli.workflows.plan import Plan, StreamPlan, check_disk, peak_memory, plan_stream, state_bytes
+from ilu_cli.workflows.plan import Plan, StreamPlan, add_chosen, check_disk, peak_memory, plan_stream, state_bytes
 
 
 @dataclass
@@ -65,6 +65,8 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
     forget = plan_stream(
         "forget", recipe.forget.data, recipe.forget.batch, recipe.forget.max_length, recipe.seed, tokenizer
     )
+    if kind := registry.objective[recipe.objective.name].declared.get("chosen"):
+        add_chosen(forget, kind, recipe.forget.max_length, tokenizer)
     retain = None
     if recipe.retain:
         r = recipe.retain
@@ -127,9 +129,14 @@ def _cache_bytes(recipe: UnlearnRecipe, forget: StreamPlan, retain: StreamPlan |
         (registry.retain_term, recipe.retain, retain),
     ]
     for known, spec, s in specs:
-        if spec and s and "reference.hidden" in known[spec.name].declared["needs"].split():
-            rows = s.stream.visited(recipe.train.steps)
+        if spec is None or s is None:
+            continue
+        needs, rows = known[spec.name].declared["needs"].split(), s.stream.visited(recipe.train.steps)
+        if "reference.hidden" in needs:
             needed += sum(len(s.stream.item(k).ids) for k in rows) * model.config.hidden_size * 4
+        if "reference.final" in needs:
+            needed += sum(s.stream.item(k).targets for k in rows) * model.config.hidden_size * 4
+            needed += 4 * model.config.vocab_size * model.config.hidden_size
     return needed
 
 
@@ -192,10 +199,11 @@ def build_trainer(plan: UnlearnPlan, model: Any) -> Trainer:
     penalties = [
         Penalty(
             reg.name,
-            registry.regularizer[reg.name].declared["needs"],
             [env.stream for env in envs],
             _bound(registry.regularizer[reg.name].obj, reg),
-            reg.weight,
+            reg.weight_at,
+            reg.env_weights,
+            reg.until if reg.schedule == "step" else None,
         )
         for reg, envs in zip(recipe.regularizers, plan.environments)
     ]
