@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -39,7 +40,7 @@ class Entry:
                 continue
             kind = p.annotation
             if isinstance(kind, str):  # only these annotations are evaluated: the others may name torch types
-                kind = eval(kind, self.obj.__globals__)
+                kind = eval(kind, vars(sys.modules[self.obj.__module__]))
             found[p.name] = (kind, ... if p.default is p.empty else p.default)
         return found
 
@@ -95,7 +96,8 @@ class Registry(Mapping[str, Entry]):
 objective = Registry("objective", "ilu_cli.objectives")
 retain_term = Registry("retain term", "ilu_cli.retain")
 regularizer = Registry("regularizer", "ilu_cli.regularizers")
+defence = Registry("defence", "ilu_cli.defences")
 attack = Registry("attack", "ilu_cli.attacks")
 task = Registry("task", "ilu_cli.tasks")
 benchmark = Registry("benchmark", "ilu_cli.benchmarks")
-ALL = (objective, retain_term, regularizer, attack, task, benchmark)
+ALL = (objective, retain_term, regularizer, defence, attack, task, benchmark)

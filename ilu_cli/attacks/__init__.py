@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from ilu_cli.data.sources import Dataset
-    from ilu_cli.recipe.schema import TrainSpec
+    from ilu_cli.recipe.specs import TrainSpec
 
 
 class Attempt(Protocol):

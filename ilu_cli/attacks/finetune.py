@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
-from ilu_cli.recipe.schema import DataRef, Precision, TaskRef, TrainSpec
+from ilu_cli.recipe.specs import DataRef, Precision, TaskRef, TrainSpec
 from ilu_cli.registry import attack
 
 if TYPE_CHECKING:

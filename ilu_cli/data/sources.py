@@ -10,7 +10,7 @@ from typing import Any
 
 from ilu_cli import registry
 from ilu_cli.errors import UnavailableError, UsageError
-from ilu_cli.recipe.schema import DataRef
+from ilu_cli.recipe.specs import DataRef
 from ilu_cli.tasks import Example, Row, Task
 
 

@@ -104,9 +104,7 @@ class Environments:
         t, params = self.trainer, self._params
         before = take(params)
         share = t.accumulate(s, lambda v: v.nll, "token", 1.0, precision="fp32")
-        t.backend.sum_gradients(params)
-        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
-        take(params)
+        found, _ = t.take_gradient()
         put(params, before, 1.0)
         return float(t.backend.sum(share)), found
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,19 +15,22 @@ from torch import Tensor, nn
 from ilu_cli.data.encode import collate
 from ilu_cli.data.sampling import seed_of
 from ilu_cli.engine.accel import Backend
-from ilu_cli.engine.environments import Environments
+from ilu_cli.engine.environments import Environments, Vector, dot, take
 from ilu_cli.engine.head import wide
 from ilu_cli.engine.reference import ReferenceCache
 from ilu_cli.engine.stream import RowKey, TrainStream
 from ilu_cli.engine.view import View
 from ilu_cli.errors import RunFailed
 from ilu_cli.models.load import Parts
-from ilu_cli.recipe.schema import TrainSpec
+from ilu_cli.recipe.specs import TrainSpec
+
+if TYPE_CHECKING:
+    from ilu_cli.defences import Defence
 
 
 @dataclass
 class Term:
-    """A loss over one stream: weight · Σ values(view) / divisor."""
+    """A loss over one stream: weight · Σ values(view) / divisor. `defended`: its gradient is taken by the defences."""
 
     name: str
     stream: TrainStream
@@ -35,6 +39,7 @@ class Term:
     weight: float = 1.0
     layer: int | None = None
     cache: ReferenceCache = field(default_factory=ReferenceCache)
+    defended: bool = False
 
 
 @dataclass
@@ -79,8 +84,10 @@ class Trainer:
         spec: TrainSpec,
         seed: int,
         backend: Backend,
+        defences: Sequence[Defence] = (),
     ) -> None:
         self.parts, self.params, self.terms, self.penalties = parts, params, terms, penalties
+        self.defences = list(defences)
         self.spec, self.seed, self.backend = spec, seed, backend
         fused = backend.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.AdamW(
@@ -102,6 +109,8 @@ class Trainer:
             losses = self.gradients()
             grad_norm = self._update(losses)
             self.step += 1
+            for defence in self.defences:
+                defence.after_step(self)
             streams = [t.stream for t in self.terms] + [e for p in self.penalties for e in p.environments]
             tokens = sum(len(s.item(k).ids) for s in streams for k in s.keys(self.step - 1))
             lr = self.optimizer.param_groups[0]["lr"]
@@ -117,10 +126,26 @@ class Trainer:
         penalties: dict[str, float] = {}
         for penalty in self.penalties:  # first, while there is no other gradient to set aside
             penalties |= self._penalty(penalty)
-        sums = {t.name: self.accumulate(t.stream, t.values, t.per, t.weight, t.layer, t.cache) for t in self.terms}
+        sums = {t.name: self._term(t) for t in self.terms}
         shares = torch.stack([*sums.values(), torch.zeros((), dtype=torch.float64)])
         self.backend.sum_gradients(self.params.values())
-        return dict(zip(sums, self.backend.sum(shares).tolist())) | penalties
+        logs = [d.log for d in self.defences] + [penalties]
+        return dict(zip(sums, self.backend.sum(shares).tolist())) | {k: v for log in logs for k, v in log.items()}
+
+    def take_gradient(self) -> tuple[Vector, float]:
+        """Move the gradient out of the parameters, summed over all processes; and its norm."""
+        params = list(self.params.values())
+        self.backend.sum_gradients(params)
+        found = [torch.zeros_like(p) if g is None else g for p, g in zip(params, take(params))]
+        return found, math.sqrt(dot(found, found))
+
+    def _term(self, term: Term) -> Tensor:
+        def compute() -> Tensor:
+            return self.accumulate(term.stream, term.values, term.per, term.weight, term.layer, term.cache)
+
+        for defence in self.defences if term.defended else ():
+            compute = functools.partial(defence.gradient, self, compute)
+        return compute()
 
     def accumulate(
         self,
@@ -131,11 +156,13 @@ class Trainer:
         layer: int | None = None,
         cache: ReferenceCache | None = None,
         precision: str | None = None,
+        step: int | None = None,
     ) -> Tensor:
         """Add this process's gradient of weight · Σ values / divisor; return its share of Σ values / divisor."""
-        divisor, device = stream.divisor(self.step, per), self.backend.device
+        step, device = self.step if step is None else step, self.backend.device
+        divisor = stream.divisor(step, per)
         total = torch.zeros((), dtype=torch.float64)
-        for keys in stream.shares(self.step, self.backend.rank, self.backend.world, self.spec.accumulation):
+        for keys in stream.shares(step, self.backend.rank, self.backend.world, self.spec.accumulation):
             batch = collate([stream.item(k) for k in keys]).to(device)
             reference = cache.of(keys, device) if cache else ReferenceCache().of(keys, device)
             with torch.set_grad_enabled(weight != 0), self.backend.autocast(precision or self.spec.precision):

@@ -22,6 +22,7 @@ def save_state(trainer: Trainer, folder: Path) -> None:
             "step": trainer.step,
             "params": {name: p.detach() for name, p in trainer.params.items()},
             "optimizer": trainer.optimizer.state_dict(),
+            "defences": [d.state() for d in trainer.defences],
         },
         part,
     )
@@ -47,6 +48,8 @@ def load_state(trainer: Trainer, folder: Path) -> int:
         for name, p in trainer.params.items():
             p.copy_(saved["params"][name])
     trainer.optimizer.load_state_dict(saved["optimizer"])
+    for defence, state in zip(trainer.defences, saved["defences"]):
+        defence.load(state)
     trainer.step = saved["step"]
     return trainer.step
 

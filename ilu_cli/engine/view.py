@@ -118,6 +118,10 @@ class View:
         """[B], NLL − H summed over the scored tokens; its mean over tokens is the D of IRM."""
         return self.per_sequence(self._stats[0] - self._stats[1])
 
+    def afresh(self) -> View:
+        """The same batch with nothing computed yet."""
+        return View(self.parts, self.batch, self.seed, self.layer, self.reference, self.chosen)
+
     def direction(self, name: str) -> Tensor:
         """[D], a fixed random unit vector: the same for this seed and name at every step and on every process.
 

@@ -1,4 +1,4 @@
-"""The schema of every recipe. Components (objective, retain term, ...) bring their own keys from their signatures."""
+"""The schema of each command's recipe, built from what is registered."""
 
 from __future__ import annotations
 
@@ -6,161 +6,23 @@ import functools
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    create_model,
-)
+from pydantic import Field, NonNegativeInt, create_model
 
 from ilu_cli import registry
 from ilu_cli.recipe.source import Key
-
-DEFAULT_MODEL = "smollm2-135m"
-Precision = Literal["bf16", "fp32"]
-
-
-class Spec(BaseModel):
-    """Base of all recipe parts: unknown keys and wrong types are errors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class DataRef(Spec):
-    """A dataset by name (a task, from its built-in generator or from the hub) or by path."""
-
-    name: str
-    source: Literal["builtin", "hub", "path"] = "builtin"
-    limit: PositiveInt | None = Field(None, description="use only the first rows")
-
-
-def _as_refs(value: Any) -> Any:
-    """Let `capitals`, `{name: capitals}` and lists of either stand for a list of DataRef."""
-    items = value if isinstance(value, list) else [value]
-    return [_as_ref(item) for item in items]
-
-
-def _as_ref(item: Any) -> Any:
-    if not isinstance(item, str):
-        return item
-    return {"name": item, "source": "path" if "/" in item or item.endswith(".jsonl") else "builtin"}
-
-
-TaskRef = Annotated[DataRef, BeforeValidator(_as_ref)]
-DataRefs = Annotated[list[DataRef], BeforeValidator(_as_refs), Field(min_length=1)]
-
-
-class Stream(Spec):
-    """What is fed at every step: datasets, taken in turn, and how much of them."""
-
-    data: DataRefs
-    batch: PositiveInt = Field(8, description="sequences per optimiser step, over all processes and micro-batches")
-    max_length: int = Field(128, ge=8, description="tokens per sequence; longer ones are cut and counted")
-
-
-class Component(Spec):
-    """A registered idea and its keys."""
-
-    name: str
-
-    def params(self) -> dict[str, Any]:
-        """The keys of the idea itself, without those common to its kind."""
-        return {k: getattr(self, k) for k in type(self).model_fields if k not in type(self).common()}
-
-    @classmethod
-    def common(cls) -> set[str]:
-        """The keys that every idea of this kind has."""
-        return {
-            k for base in (Component, RetainSpec, RegularizerSpec) if issubclass(cls, base) for k in base.model_fields
-        }
-
-
-class RetainSpec(Component, Stream):
-    """The retain term, its data and its weight γ."""
-
-    weight: NonNegativeFloat = 1.0
-
-
-class RegularizerSpec(Component):
-    """A regulariser over one or more environments."""
-
-    env: DataRefs
-    weight: NonNegativeFloat = Field(1.0, description="λ")
-    env_weights: list[NonNegativeFloat] | None = Field(None, description="a_i, one per environment; null: all 1")
-    batch: PositiveInt = Field(8, description="sequences per environment and step")
-    max_length: int = Field(128, ge=8)
-    schedule: Literal["constant", "linear", "step"] = Field(
-        "constant", description="λ from the start; rising from `initial`; or jumping from it, with Adam's moments reset"
-    )
-    until: NonNegativeInt = Field(0, description="the step at which a rising or jumping λ reaches `weight`")
-    initial: NonNegativeFloat = Field(0.0, description="λ at the start of a rising or jumping schedule")
-
-    def weight_at(self, step: int) -> float:
-        """λ at a step, counted from 0."""
-        if self.schedule == "constant" or step >= self.until:
-            return self.weight
-        if self.schedule == "step":
-            return self.initial
-        return self.initial + (self.weight - self.initial) * step / self.until
-
-    def problems(self, key: Key) -> Iterator[tuple[Key, str]]:
-        yield from _data_problems(self.env, (*key, "env"))
-        least, n = registry.regularizer[self.name].declared["least"], len(self.env)
-        if n < least:
-            yield (*key, "env"), f"{self.name} compares environments: it needs at least {least}"
-        if self.env_weights is not None and (len(self.env_weights) != n or not any(self.env_weights)):
-            yield (*key, "env_weights"), f"needs one weight for each of the {n} environments, and one above 0"
-        if (self.schedule == "constant") != (self.until == 0):
-            yield (*key, "until"), "a schedule other than constant needs it, and a constant one has none"
-        if self.schedule == "constant" and self.initial:
-            yield (*key, "initial"), "a constant schedule has no initial weight"
-        keys = self.params()
-        if keys.get("estimator") == "cross_halves" and keys.get("variant") != "logit":
-            yield (*key, "estimator"), "cross_halves is for the logit variant"
-        if keys.get("estimator") == "cross_halves" and self.batch < 2:
-            yield (*key, "batch"), "cross_halves needs at least 2 sequences"
-
-
-class TrainSpec(Spec):
-    """How the weights are stepped."""
-
-    steps: PositiveInt = 80
-    lr: PositiveFloat = 1e-5
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup: NonNegativeInt = Field(0, description="steps of linear warm-up")
-    weight_decay: NonNegativeFloat = 0.0
-    max_grad_norm: PositiveFloat | None = None
-    accumulation: PositiveInt = Field(1, description="micro-batches per step and process")
-    precision: Precision = Field("bf16", description="autocast type; the master weights are float32")
-    save_every: NonNegativeInt = Field(50, description="steps between resumable states; 0 for none")
-    params: list[str] | None = Field(None, min_length=1, description="glob patterns of the trained weights; null: all")
-
-
-class EvalSpec(Spec):
-    """Which benchmarks, and how they are scored."""
-
-    benchmarks: list[str] = Field(["capitals", "elements", "prose"], min_length=1)
-    precision: Precision = "fp32"
-    limit: PositiveInt | None = Field(None, description="score only the first rows of each benchmark")
-
-    def problems(self, key: Key) -> Iterator[tuple[Key, str]]:
-        for i, name in enumerate(self.benchmarks):
-            if name not in registry.benchmark:
-                yield (*key, "benchmarks", i), _unknown(registry.benchmark, name)
-            elif name in self.benchmarks[:i]:
-                yield (*key, "benchmarks", i), f"{name!r} is named twice"
-
-
-class ModelSpec(Spec):
-    """The model to start from: a built-in name, a folder, or a hub name."""
-
-    ref: str = DEFAULT_MODEL
-    revision: str | None = None
+from ilu_cli.recipe.specs import (
+    Component,
+    DefenceSpec,
+    EvalSpec,
+    LoraSpec,
+    ModelSpec,
+    RegularizerSpec,
+    RetainSpec,
+    Spec,
+    Stream,
+    TrainSpec,
+    data_problems,
+)
 
 
 class Recipe(Spec):
@@ -182,12 +44,14 @@ class UnlearnRecipe(Recipe):
     forget: Stream
     retain: RetainSpec | None = None
     regularizers: list[RegularizerSpec] = []
+    defences: list[DefenceSpec] = []
+    lora: LoraSpec | None = None
     train: TrainSpec = TrainSpec()
 
     def problems(self) -> Iterator[tuple[Key, str]]:
-        yield from _data_problems(self.forget.data, ("forget", "data"))
+        yield from data_problems(self.forget.data, ("forget", "data"))
         if self.retain:
-            yield from _data_problems(self.retain.data, ("retain", "data"))
+            yield from data_problems(self.retain.data, ("retain", "data"))
             layered = "layer" in type(self.objective).model_fields
             if "hidden" in registry.retain_term[self.retain.name].declared["needs"] and not layered:
                 yield (
@@ -203,8 +67,27 @@ class UnlearnRecipe(Recipe):
                     yield (*key, j), f"{d.name!r} is the forget data; an environment must be unrelated to it"
                 if d.name in [e.name for e in reg.env[:j]]:
                     yield (*key, j), f"{d.name!r} is named twice"
+        names = [r.name for r in self.regularizers]
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                yield ("regularizers", i, "name"), f"{name!r} stands twice; give one of them several environments"
+        yield from self._defence_problems()
+        if self.lora and self.train.params is not None:
+            yield ("lora",), "an adapter is all that is trained; leave train.params out"
         if self.train.warmup >= self.train.steps:
             yield ("train", "warmup"), f"{self.train.warmup} warm-up steps do not fit into {self.train.steps} steps"
+
+    def _defence_problems(self) -> Iterator[tuple[Key, str]]:
+        layer = getattr(self.objective, "layer", None)
+        names = [d.name for d in self.defences]
+        for i, d in enumerate(self.defences):
+            if d.name in names[:i]:
+                yield ("defences", i, "name"), f"{d.name!r} stands twice"
+            if d.name == "lat" and layer is not None and d.params()["layer"] >= layer:
+                message = f"{self.objective.name} reads layer {layer}: a perturbation of layer {d.params()['layer']}"
+                yield ("defences", i, "layer"), f"{message} does not pass through what it trains; choose a lower one"
+            if d.name == "averaging" and d.params()["start"] + d.params()["every"] > self.train.steps:
+                yield ("defences", i, "start"), f"there is nothing to average within {self.train.steps} steps"
 
 
 class AttackRecipe(Recipe):
@@ -218,7 +101,7 @@ class AttackRecipe(Recipe):
         yield from self.eval.problems(("eval",))
         data = getattr(self.attack, "task", None)
         if data is not None:
-            yield from _data_problems([data], ("attack", "task"), indexed=False)
+            yield from data_problems([data], ("attack", "task"), indexed=False)
 
 
 class EvalRecipe(Recipe):
@@ -238,23 +121,6 @@ class TaskvecRecipe(Recipe):
     include: list[str] | None = Field(
         None, min_length=1, description="glob patterns of the compared weights; null: all"
     )
-
-
-def _unknown(known: registry.Registry, name: str) -> str:
-    from ilu_cli.errors import near
-
-    return f"unknown {known.kind} {name!r}.{near(name, known)}"
-
-
-def _data_problems(refs: list[DataRef], key: Key, *, indexed: bool = True) -> Iterator[tuple[Key, str]]:
-    for i, ref in enumerate(refs):
-        if ref.source == "path":
-            continue
-        here: Key = (*key, i) if indexed else key
-        if ref.name not in registry.task:
-            yield here, _unknown(registry.task, ref.name)
-        elif ref.source == "hub" and not registry.task[ref.name].obj.hub:
-            yield here, f"{ref.name!r} is built in and has no hub dataset"
 
 
 def _component(known: registry.Registry, base: type[Component]) -> Any:
@@ -278,6 +144,7 @@ def _component(known: registry.Registry, base: type[Component]) -> Any:
 def schema(command: str) -> type[Recipe]:
     """Build the schema of a command's recipe from what is registered now."""
     if command == "unlearn":
+        defence: Any = _component(registry.defence, DefenceSpec)
         regularizer: Any = _component(registry.regularizer, RegularizerSpec)
         return create_model(
             "UnlearnRecipe",
@@ -285,6 +152,7 @@ def schema(command: str) -> type[Recipe]:
             objective=(_component(registry.objective, Component), ...),
             retain=(_component(registry.retain_term, RetainSpec) | None, None),
             regularizers=(list[regularizer], []),
+            defences=(list[defence], []),
         )
     if command == "attack":
         return create_model("AttackRecipe", __base__=AttackRecipe, attack=(_component(registry.attack, Component), ...))

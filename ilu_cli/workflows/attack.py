@@ -28,7 +28,8 @@ from ilu_cli.models.load import (
 )
 from ilu_cli.models.subject import Subject, original_of
 from ilu_cli.recipe.load import digest, dump
-from ilu_cli.recipe.schema import AttackRecipe, TrainSpec
+from ilu_cli.recipe.schema import AttackRecipe
+from ilu_cli.recipe.specs import TrainSpec
 from ilu_cli.runs.files import write_json, write_text
 from ilu_cli.runs.store import Run, Store
 from ilu_cli.workflows.evaluate import Evaluation

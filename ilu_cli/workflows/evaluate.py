@@ -15,7 +15,8 @@ from ilu_cli.engine.scoring import Scorer
 from ilu_cli.models.builtin import cache_dir
 from ilu_cli.models.load import load_model, load_tokenizer, parts_of
 from ilu_cli.models.subject import Subject, lineage
-from ilu_cli.recipe.schema import EvalRecipe, EvalSpec
+from ilu_cli.recipe.schema import EvalRecipe
+from ilu_cli.recipe.specs import EvalSpec
 from ilu_cli.runs.files import write_json, write_text
 
 Summary = dict[str, Any]

@@ -11,7 +11,7 @@ from ilu_cli.data.sources import Dataset, load_dataset
 from ilu_cli.engine.head import CHUNK
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.errors import RunFailed
-from ilu_cli.recipe.schema import DataRef, TrainSpec
+from ilu_cli.recipe.specs import DataRef, TrainSpec
 
 
 @dataclass

@@ -28,7 +28,8 @@ from ilu_cli.models.load import (
 )
 from ilu_cli.models.subject import Subject, find_subject
 from ilu_cli.recipe.load import digest, dump
-from ilu_cli.recipe.schema import Component, UnlearnRecipe
+from ilu_cli.recipe.schema import UnlearnRecipe
+from ilu_cli.recipe.specs import Component
 from ilu_cli.runs.files import write_text
 from ilu_cli.runs.store import Run, Store
 from ilu_cli.taskvec.delta import changed_fraction
@@ -145,7 +146,7 @@ def label_of(recipe: UnlearnRecipe) -> str:
     parts = [recipe.objective.name]
     for reg in recipe.regularizers:
         parts += [reg.name, *(re.sub(r"\W+", "_", d.name.rpartition("/")[2]) for d in reg.env)]
-    return "-".join(parts)
+    return "-".join([*parts, *(d.name for d in recipe.defences), *(["lora"] if recipe.lora else [])])
 
 
 def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = None, resume: Run | None = None) -> Run:
@@ -175,6 +176,8 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
     trainer = build_trainer(plan, model)
     for _ in drive(trainer, new, reporter, label_of(recipe)):
         pass
+    for defence in trainer.defences:
+        defence.finish(trainer)
     if b.main:
         save_checkpoint(model, plan.tokenizer, new.checkpoint)
         m.result["changed_fraction"] = changed_fraction(plan.parent.folder, new.checkpoint)
@@ -207,7 +210,11 @@ def build_trainer(plan: UnlearnPlan, model: Any) -> Trainer:
         )
         for reg, envs in zip(recipe.regularizers, plan.environments)
     ]
-    return Trainer(parts, params, terms, penalties, recipe.train, recipe.seed, b)
+    defences = [registry.defence[d.name].obj(**d.params()) for d in recipe.defences]
+    for defence in defences:
+        terms[0].values = defence.values(terms[0].values)
+    terms[0].defended = True
+    return Trainer(parts, params, terms, penalties, recipe.train, recipe.seed, b, defences)
 
 
 def _bound(function: Callable, spec: Component) -> Callable:

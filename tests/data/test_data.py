@@ -9,7 +9,7 @@ from ilu_cli.data.encode import Encoded, collate, encode, encode_corpus
 from ilu_cli.data.sampling import Sampler, part_of
 from ilu_cli.data.sources import load_dataset
 from ilu_cli.errors import UnavailableError
-from ilu_cli.recipe.schema import DataRef
+from ilu_cli.recipe.specs import DataRef
 from ilu_cli.tasks import Example
 
 

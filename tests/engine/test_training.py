@@ -10,7 +10,7 @@ from ilu_cli.engine.drive import drive
 from ilu_cli.engine.loop import Term, learning_rate
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import RunFailed, UnavailableError
-from ilu_cli.recipe.schema import TrainSpec
+from ilu_cli.recipe.specs import TrainSpec
 from ilu_cli.runs.store import Store
 
 

@@ -1,0 +1,47 @@
+"""What makes unlearning robust by changing how the forget gradient is taken, one per file.
+
+A defence is a subclass of `Defence`, with its recipe keys as keyword-only parameters of `__init__`. Several may be used
+together; each encloses those named before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ilu_cli.engine.loop import Trainer
+    from ilu_cli.engine.view import View
+
+
+class Defence:
+    """Base: does nothing. `log` is shown and written with the losses of the step."""
+
+    log: dict[str, float]
+
+    def values(self, values: Callable[[View], Tensor]) -> Callable[[View], Tensor]:
+        """Change what the forget term computes on each micro-batch."""
+        return values
+
+    def gradient(self, trainer: Trainer, compute: Callable[[], Tensor]) -> Tensor:
+        """Add the forget gradient to the parameters; `compute()` does so where the weights are now.
+
+        Returns:
+            This process's share of the forget term's value, as `compute()` does.
+        """
+        return compute()
+
+    def after_step(self, trainer: Trainer) -> None:
+        """The weights have been stepped; `trainer.step` counts the step that is over from 1."""
+
+    def finish(self, trainer: Trainer) -> None:
+        """Training is over; the weights are saved next."""
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs, as tensors and numbers."""
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over what `state` returned."""

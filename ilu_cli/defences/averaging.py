@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import NonNegativeInt, PositiveInt
+
+from ilu_cli.defences import Defence
+from ilu_cli.registry import defence
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ilu_cli.engine.loop import Trainer
+
+
+@defence()
+class Averaging(Defence):
+    """Stochastic weight averaging (arXiv 1803.05407; compared in arXiv 2502.05374).
+
+    The saved weights are the mean of those after each `every`-th step beyond `start`. Training itself is unchanged.
+    """
+
+    def __init__(self, *, start: NonNegativeInt = 20, every: PositiveInt = 5) -> None:
+        self.start, self.every, self.log = start, every, {}
+        self.count, self.mean = 0, list[Any]()
+
+    def after_step(self, trainer: Trainer) -> None:
+        if trainer.step <= self.start or (trainer.step - self.start) % self.every:
+            return
+        params: list[Tensor] = [p.detach() for p in trainer.params.values()]
+        self.count += 1
+        if self.count == 1:
+            self.mean = [p.clone() for p in params]
+        for mean, p in zip(self.mean, params):
+            mean.lerp_(p, 1 / self.count)
+
+    def finish(self, trainer: Trainer) -> None:
+        for p, mean in zip(trainer.params.values(), self.mean):
+            p.data.copy_(mean)
+
+    def state(self) -> dict[str, Any]:
+        return {"count": self.count, "mean": self.mean}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.count, self.mean = state["count"], state["mean"]

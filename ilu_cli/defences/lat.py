@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+
+from ilu_cli.defences import Defence
+from ilu_cli.registry import defence
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ilu_cli.engine.view import View
+
+
+@defence()
+class LAT(Defence):
+    """Latent adversarial training: the forget term under the worst perturbation of a layer's output (arXiv 2407.15549).
+
+    An adversary adds δ to the residual stream after `layer`, ‖δ_t‖₂ ≤ ε at every token, so as to make the forget
+    targets likely: `inner_steps` steps of Adam from δ = 0, each projected onto the ball. The forget loss is then taken
+    with δ in place. The first position stays as it is. The authors use ε = 2, 16 steps, learning rate 0.05; their ball
+    is around activations of other models, so ε is a key to tune.
+    """
+
+    def __init__(
+        self, *, layer: NonNegativeInt = 4, epsilon: PositiveFloat = 2.0, inner_lr: PositiveFloat = 0.05,
+        inner_steps: PositiveInt = 16,
+    ) -> None:  # fmt: skip
+        self.layer, self.epsilon, self.inner_lr, self.inner_steps = layer, epsilon, inner_lr, inner_steps
+        self.log = {}
+
+    def values(self, values: Callable[[View], Tensor]) -> Callable[[View], Tensor]:
+        import torch
+
+        def attacked(view: View) -> Tensor:
+            if not torch.is_grad_enabled():
+                return values(view)
+            with _added(view.parts.layers[self.layer], self._adversary(view)):
+                return values(view.afresh())
+
+        return attacked
+
+    def _adversary(self, view: View) -> Tensor:
+        """δ [B, T, D], detached. Every sequence's δ depends on that sequence alone."""
+        import torch
+
+        width, mask = view.parts.head.in_features, view.hidden_mask[..., None]
+        delta = torch.zeros(*view.batch.ids.shape, width, device=mask.device, requires_grad=True)
+        optimizer = torch.optim.Adam([delta], lr=self.inner_lr)
+        for _ in range(self.inner_steps):
+            with _added(view.parts.layers[self.layer], delta):
+                loss = view.afresh().nll.sum()
+            (delta.grad,) = torch.autograd.grad(loss, delta)
+            optimizer.step()
+            with torch.no_grad():
+                norm = delta.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+                delta.mul_(mask * (self.epsilon / norm).clamp(max=1.0))
+        return delta.detach()
+
+
+@contextmanager
+def _added(layer: nn.Module, delta: Tensor) -> Iterator[None]:
+    """Add `delta` to what the layer returns."""
+
+    def add(_module: nn.Module, _args: Any, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (output[0] + delta.to(output[0].dtype), *output[1:])
+        return output + delta.to(output.dtype)
+
+    handle = layer.register_forward_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,191 @@
+"""The parts of recipes. Components (objective, retain term, ...) bring their own keys from their signatures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
+
+from ilu_cli import registry
+from ilu_cli.recipe.source import Key
+
+DEFAULT_MODEL = "smollm2-135m"
+Precision = Literal["bf16", "fp32"]
+
+
+class Spec(BaseModel):
+    """Base of all recipe parts: unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class DataRef(Spec):
+    """A dataset by name (a task, from its built-in generator or from the hub) or by path."""
+
+    name: str
+    source: Literal["builtin", "hub", "path"] = "builtin"
+    limit: PositiveInt | None = Field(None, description="use only the first rows")
+
+
+def _as_refs(value: Any) -> Any:
+    """Let `capitals`, `{name: capitals}` and lists of either stand for a list of DataRef."""
+    items = value if isinstance(value, list) else [value]
+    return [_as_ref(item) for item in items]
+
+
+def _as_ref(item: Any) -> Any:
+    if not isinstance(item, str):
+        return item
+    return {"name": item, "source": "path" if "/" in item or item.endswith(".jsonl") else "builtin"}
+
+
+TaskRef = Annotated[DataRef, BeforeValidator(_as_ref)]
+DataRefs = Annotated[list[DataRef], BeforeValidator(_as_refs), Field(min_length=1)]
+
+
+class Stream(Spec):
+    """What is fed at every step: datasets, taken in turn, and how much of them."""
+
+    data: DataRefs
+    batch: PositiveInt = Field(8, description="sequences per optimiser step, over all processes and micro-batches")
+    max_length: int = Field(128, ge=8, description="tokens per sequence; longer ones are cut and counted")
+
+
+class Component(Spec):
+    """A registered idea and its keys."""
+
+    name: str
+
+    def params(self) -> dict[str, Any]:
+        """The keys of the idea itself, without those common to its kind."""
+        return {k: getattr(self, k) for k in type(self).model_fields if k not in type(self).common()}
+
+    @classmethod
+    def common(cls) -> set[str]:
+        """The keys that every idea of this kind has."""
+        return {
+            k for base in (Component, RetainSpec, RegularizerSpec) if issubclass(cls, base) for k in base.model_fields
+        }
+
+
+class RetainSpec(Component, Stream):
+    """The retain term, its data and its weight γ."""
+
+    weight: NonNegativeFloat = 1.0
+
+
+class RegularizerSpec(Component):
+    """A regulariser over one or more environments."""
+
+    env: DataRefs
+    weight: NonNegativeFloat = Field(1.0, description="λ")
+    env_weights: list[NonNegativeFloat] | None = Field(None, description="a_i, one per environment; null: all 1")
+    batch: PositiveInt = Field(8, description="sequences per environment and step")
+    max_length: int = Field(128, ge=8)
+    schedule: Literal["constant", "linear", "step"] = Field(
+        "constant", description="λ from the start; rising from `initial`; or jumping from it, with Adam's moments reset"
+    )
+    until: NonNegativeInt = Field(0, description="the step at which a rising or jumping λ reaches `weight`")
+    initial: NonNegativeFloat = Field(0.0, description="λ at the start of a rising or jumping schedule")
+
+    def weight_at(self, step: int) -> float:
+        """λ at a step, counted from 0."""
+        if self.schedule == "constant" or step >= self.until:
+            return self.weight
+        if self.schedule == "step":
+            return self.initial
+        return self.initial + (self.weight - self.initial) * step / self.until
+
+    def problems(self, key: Key) -> Iterator[tuple[Key, str]]:
+        yield from data_problems(self.env, (*key, "env"))
+        least, n = registry.regularizer[self.name].declared["least"], len(self.env)
+        if n < least:
+            yield (*key, "env"), f"{self.name} compares environments: it needs at least {least}"
+        if self.env_weights is not None and (len(self.env_weights) != n or not any(self.env_weights)):
+            yield (*key, "env_weights"), f"needs one weight for each of the {n} environments, and one above 0"
+        if (self.schedule == "constant") != (self.until == 0):
+            yield (*key, "until"), "a schedule other than constant needs it, and a constant one has none"
+        if self.schedule == "constant" and self.initial:
+            yield (*key, "initial"), "a constant schedule has no initial weight"
+        keys = self.params()
+        if keys.get("estimator") == "cross_halves" and keys.get("variant") != "logit":
+            yield (*key, "estimator"), "cross_halves is for the logit variant"
+        if keys.get("estimator") == "cross_halves" and self.batch < 2:
+            yield (*key, "batch"), "cross_halves needs at least 2 sequences"
+
+
+class DefenceSpec(Component):
+    """A way to take the forget gradient that makes forgetting robust."""
+
+
+class LoraSpec(Spec):
+    """A low-rank adapter; its weights are all that is trained."""
+
+    r: PositiveInt = 16
+    alpha: PositiveInt = Field(32, description="the adapter is scaled by alpha / r")
+    targets: list[str] = Field(["all-linear"], min_length=1, description="names of modules, or all-linear")
+    layers: list[NonNegativeInt] | None = Field(None, min_length=1, description="only these layers; null: all")
+
+
+class TrainSpec(Spec):
+    """How the weights are stepped."""
+
+    steps: PositiveInt = 80
+    lr: PositiveFloat = 1e-5
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: NonNegativeInt = Field(0, description="steps of linear warm-up")
+    weight_decay: NonNegativeFloat = 0.0
+    max_grad_norm: PositiveFloat | None = None
+    accumulation: PositiveInt = Field(1, description="micro-batches per step and process")
+    precision: Precision = Field("bf16", description="autocast type; the master weights are float32")
+    save_every: NonNegativeInt = Field(50, description="steps between resumable states; 0 for none")
+    params: list[str] | None = Field(None, min_length=1, description="glob patterns of the trained weights; null: all")
+
+
+class EvalSpec(Spec):
+    """Which benchmarks, and how they are scored."""
+
+    benchmarks: list[str] = Field(["capitals", "elements", "prose"], min_length=1)
+    precision: Precision = "fp32"
+    limit: PositiveInt | None = Field(None, description="score only the first rows of each benchmark")
+
+    def problems(self, key: Key) -> Iterator[tuple[Key, str]]:
+        for i, name in enumerate(self.benchmarks):
+            if name not in registry.benchmark:
+                yield (*key, "benchmarks", i), unknown(registry.benchmark, name)
+            elif name in self.benchmarks[:i]:
+                yield (*key, "benchmarks", i), f"{name!r} is named twice"
+
+
+class ModelSpec(Spec):
+    """The model to start from: a built-in name, a folder, or a hub name."""
+
+    ref: str = DEFAULT_MODEL
+    revision: str | None = None
+
+
+def unknown(known: registry.Registry, name: str) -> str:
+    from ilu_cli.errors import near
+
+    return f"unknown {known.kind} {name!r}.{near(name, known)}"
+
+
+def data_problems(refs: list[DataRef], key: Key, *, indexed: bool = True) -> Iterator[tuple[Key, str]]:
+    for i, ref in enumerate(refs):
+        if ref.source == "path":
+            continue
+        here: Key = (*key, i) if indexed else key
+        if ref.name not in registry.task:
+            yield here, unknown(registry.task, ref.name)
+        elif ref.source == "hub" and not registry.task[ref.name].obj.hub:
+            yield here, f"{ref.name!r} is built in and has no hub dataset"

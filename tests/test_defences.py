@@ -1,0 +1,218 @@
+"""Every defence against its definition, and together with everything else."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from conftest import gradient, items_of, stream, tiny_model, trainer
+from test_methods import moved, penalty
+
+from ilu_cli import registry
+from ilu_cli.data.encode import collate
+from ilu_cli.engine.drive import drive
+from ilu_cli.engine.loop import Term
+from ilu_cli.engine.reporter import Reporter
+from ilu_cli.engine.view import View
+from ilu_cli.models.load import parts_of
+from ilu_cli.recipe.load import validate
+from ilu_cli.recipe.source import Layers, RecipeError
+from ilu_cli.runs.store import Store
+
+KEYS = {
+    "sam": {"rho": 0.05},
+    "smoothing": {"sigma": 0.02, "samples": 2},
+    "averaging": {"start": 1, "every": 2},
+    "lat": {"layer": 0, "epsilon": 0.5, "inner_lr": 0.1, "inner_steps": 5},
+    "tar": {"inner_steps": 2, "inner_lr": 1e-2, "weight": 0.7},
+}
+NAMES = sorted(KEYS)
+
+
+def rows():
+    return items_of([5, 9, 7, 9], start=2)
+
+
+def ascent(seed: int = 0, defences=()) -> Term:
+    """Gradient ascent with the defences, as `build_trainer` puts them together."""
+    term = Term("forget", stream(rows(), seed=seed), lambda view: view.logps, "token", defended=True)
+    for d in defences:
+        term.values = d.values(term.values)
+    return term
+
+
+def defended(*names: str, model=None, seed: int = 0, penalties=(), **spec):
+    defences = [registry.defence[n].obj(**KEYS[n]) for n in names]
+    t = trainer(model or moved(), [ascent(seed, defences)], list(penalties), **spec)
+    t.defences = defences
+    return t
+
+
+def loss(model, items=None):
+    """−NLL per token, over plain logits."""
+    batch = collate(items or rows())
+    logp = model(input_ids=batch.ids, attention_mask=batch.mask).logits[:, :-1].log_softmax(-1)
+    picked = logp.gather(-1, batch.ids[:, 1:, None])[..., 0]
+    return picked[batch.scored[:, 1:]].mean()
+
+
+def flat(model) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def naive(model, items=None) -> torch.Tensor:
+    model.zero_grad()
+    loss(model, items).backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+def move(model, vector: torch.Tensor) -> None:
+    with torch.no_grad():
+        at = 0
+        for p in model.parameters():
+            p += vector[at : at + p.numel()].view_as(p)
+            at += p.numel()
+
+
+def test_every_defence_is_tested():
+    assert set(NAMES) == set(registry.defence)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_weights_are_where_they_were(name):
+    model = moved()
+    before = flat(model)
+    defended(name, model=model).gradients()
+    assert torch.equal(flat(model), before)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "averaging"])
+def test_it_changes_the_gradient_and_not_by_the_split(float64, name):
+    plain, whole = gradient(defended()), gradient(defended(name))
+    assert (plain - whole).norm() > 1e-4 * plain.norm()
+    if name == "tar":
+        return  # its attacker's batches are drawn from the stream, whose order is the seed's
+    for accumulation, seed in ((2, 0), (4, 0), (1, 3)):
+        found = gradient(defended(name, seed=seed, accumulation=accumulation))
+        assert (found - whole).norm() < 1e-6 * whole.norm()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_penalties_are_taken_at_the_weights_themselves(float64, name):
+    alone = gradient(trainer(moved(), [], [penalty("irm")]))
+    both = gradient(defended(name, penalties=[penalty("irm")]))
+    assert (both - gradient(defended(name)) - alone).norm() < 1e-9 * both.norm()
+
+
+def test_sam_is_the_gradient_at_the_ascended_point(float64):
+    model = moved()
+    g = naive(model)
+    move(model, 0.05 * g / g.norm())
+    torch.testing.assert_close(gradient(defended("sam")), naive(model), rtol=1e-8, atol=1e-10)
+
+
+def test_smoothing_is_a_mean_over_noise(float64):
+    from ilu_cli.data.sampling import seed_of
+
+    expected = 0
+    for k in range(2):
+        model, g = moved(), torch.Generator().manual_seed(seed_of(0, "smoothing", 0, k))
+        noise = torch.cat([torch.randn(p.shape, generator=g).flatten() for p in model.parameters()])
+        move(model, 0.02 * noise)
+        expected = expected + naive(model) / 2
+    torch.testing.assert_close(gradient(defended("smoothing")), expected, rtol=1e-8, atol=1e-10)
+
+
+def test_tar_is_the_entropy_gradient_where_the_attacker_arrives(float64):
+    t = defended("tar")
+    found = gradient(t)
+    model = moved()
+    base = naive(model)
+    attacker = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+    for _ in range(2):  # a step takes all rows: the attacker's batches are the forget rows in another order
+        model.zero_grad()
+        (-loss(model)).backward()
+        attacker.step()
+    batch = collate(rows())
+    logp = model(input_ids=batch.ids, attention_mask=batch.mask).logits[:, :-1].log_softmax(-1)
+    entropy = -(logp.exp() * logp).sum(-1)[batch.scored[:, 1:]].mean()
+    model.zero_grad()
+    (-entropy).backward()
+    expected = base + 0.7 * torch.cat([p.grad.flatten() for p in model.parameters()])
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+    assert t.defences[0].log["tampered H"] == pytest.approx(entropy.item(), rel=1e-6)
+
+
+def test_lat_stays_in_its_ball_and_makes_the_forget_data_likelier():
+    lat = registry.defence["lat"].obj(**KEYS["lat"])
+    view = View(parts_of(moved()), collate(rows()), 0, None)
+    delta = lat._adversary(view)
+    assert delta.norm(dim=-1).max() <= 0.5 * (1 + 1e-5)
+    assert delta[:, 0].abs().max() == 0
+    found = []
+    from ilu_cli.defences.lat import _added
+
+    for d in (torch.zeros_like(delta), delta):
+        with _added(view.parts.layers[0], d):
+            found.append(view.afresh().nll.sum().item())
+    assert found[1] < found[0] - 0.5
+    assert not view.parts.layers[0]._forward_hooks
+
+
+def test_lat_is_the_gradient_under_its_perturbation(float64):
+    from ilu_cli.defences.lat import _added
+
+    model, lat = moved(), registry.defence["lat"].obj(**KEYS["lat"])
+    delta = lat._adversary(View(parts_of(model), collate(rows()), 0, None))
+    with _added(model.model.layers[0], delta):
+        expected = naive(model)
+    t = defended("lat")
+    t.terms[0].stream.sampler._order = lambda *_: torch.arange(4).numpy()  # rows in the order of `delta`
+    torch.testing.assert_close(gradient(t), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_averaging_saves_the_mean_and_resumes(tmp_path):
+    store, finals = Store(tmp_path), []
+    for stop in (None, 4):
+        run, seen = store.create("unlearn", "x"), []
+        for part in (stop, None) if stop else (None,):
+            t = defended("averaging", model=tiny_model(), steps=7, lr=1e-3, save_every=1)
+            for done in drive(t, run, Reporter(), "test"):
+                seen += [flat(t.parts.decoder)] if done in (3, 5, 7) and len(seen) < 3 else []
+                if done == part:
+                    break
+        t.defences[0].finish(t)
+        finals.append(flat(t.parts.decoder))
+        torch.testing.assert_close(finals[-1], torch.stack(seen).mean(0), rtol=1e-5, atol=1e-6)
+    assert torch.equal(*finals)
+
+
+def test_defences_nest(float64):
+    model = moved()
+    whole = gradient(defended("lat", "sam", model=model, penalties=[penalty("irm")]))
+    assert torch.isfinite(whole).all()
+    assert (whole - gradient(defended("sam", penalties=[penalty("irm")]))).norm() > 1e-4 * whole.norm()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"defences": [{"name": "lat", "layer": 7}], "objective": {"name": "rmu", "layer": 7}}, "choose a lower one"),
+        ({"defences": [{"name": "sam"}, {"name": "sam"}]}, "stands twice"),
+        ({"defences": [{"name": "averaging", "start": 79}]}, "nothing to average"),
+        ({"defences": [{"name": "sam", "rho": 0}]}, "greater than 0"),
+        ({"lora": {"r": 4}, "train": {"params": ["*"]}}, "leave train.params out"),
+        ({"regularizers": [{"name": "vrex", "env": ["sst2"]}]}, "at least 2"),
+        ({"regularizers": [{"name": "irm", "env": ["sst2"], "env_weights": [1.0, 2.0]}]}, "one weight for each"),
+        ({"regularizers": [{"name": "irm", "env": ["sst2"], "schedule": "linear"}]}, "needs it"),
+        (
+            {"regularizers": [{"name": "irm", "env": ["sst2"], "estimator": "cross_halves", "variant": "grad_norm"}]},
+            "for the logit variant",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_the_reason(change, message):
+    data = {"objective": {"name": "npo"}, "forget": {"data": "capitals"}} | change
+    with pytest.raises(RecipeError, match=message):
+        validate("unlearn", Layers(copy.deepcopy(data)))
