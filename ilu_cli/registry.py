@@ -7,11 +7,13 @@ is first read. Such modules do not import torch at the top, so that recipes are 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ilu_cli.errors import UsageError, near
@@ -91,6 +93,23 @@ class Registry(Mapping[str, Entry]):
 
     def __len__(self) -> int:
         return len(self._load())
+
+
+def load_plugin(path: Path) -> None:
+    """Import a file of the user's, whose decorators register what it defines.
+
+    Raises:
+        UsageError: if it is not there or does not import.
+    """
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise UsageError(f"there is no plugin {path}", hint="a plugin is a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's code raises
+        raise UsageError(f"the plugin {path} does not import: {type(error).__name__}: {error}") from error
 
 
 objective = Registry("objective", "ilu_cli.objectives")

@@ -23,7 +23,7 @@ from ilu_cli.workflows import unlearn
 
 recipe = load("unlearn", shipped()["quickstart-npo"], {}, ["train.steps=2"])
 plan = unlearn.plan(recipe, Store())
-model = load_model(plan.parent.folder)
+model = load_model(plan.parent)
 if sys.argv[1] == "npo":
     trainer = unlearn.build_trainer(plan, model)
 else:  # plain fine-tuning on the same two batches

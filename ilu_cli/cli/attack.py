@@ -11,6 +11,7 @@ from ilu_cli.cli.options import (
     DryRunOption,
     JsonOption,
     OutOption,
+    PluginOption,
     RecipeOption,
     ResumeOption,
     SeedOption,
@@ -36,6 +37,7 @@ def attack(
         bool, typer.Option(help="Attack the original model too (once per recipe): the line to compare with.")
     ] = True,
     seed: SeedOption = None,
+    plugin: PluginOption = None,
     recipe: RecipeOption = None,
     set_: SetOption = None,
     out: OutOption = None,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from ilu_cli.cli import console
-from ilu_cli.cli.options import DryRunOption, JsonOption, RecipeOption, SetOption, given
+from ilu_cli.cli.options import DryRunOption, JsonOption, PluginOption, RecipeOption, SetOption, given
 
 
 def evaluate(
@@ -18,6 +18,7 @@ def evaluate(
     bench: Annotated[Optional[list[str]], typer.Option("--bench", help="Benchmark. Repeatable; default: all.")] = None,  # noqa: UP045
     limit: Annotated[Optional[int], typer.Option("--limit", help="Only the first rows of each benchmark.")] = None,  # noqa: UP045
     alone: Annotated[bool, typer.Option("--alone", help="Only this model, not what it came from.")] = False,
+    plugin: PluginOption = None,
     recipe: RecipeOption = None,
     set_: SetOption = None,
     dry_run: DryRunOption = False,

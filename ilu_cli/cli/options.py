@@ -30,6 +30,23 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Resolve, check an
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an unfinished run (default: the latest).")]
 SeedOption = Annotated[Optional[int], typer.Option("--seed", help="Seed of every random stream.")]  # noqa: UP045
 
+
+def _load_plugins(paths: list[Path] | None) -> list[Path] | None:
+    from ilu_cli.registry import load_plugin
+
+    for path in paths or []:
+        load_plugin(path)
+    return paths
+
+
+PluginOption = Annotated[
+    Optional[list[Path]],  # noqa: UP045
+    typer.Option(
+        "--plugin", envvar="ILU_PLUGINS", metavar="FILE.py", callback=_load_plugins, is_eager=True,
+        help="Import a file that defines methods, tasks, attacks. Repeatable.",
+    ),
+]  # fmt: skip
+
 Flags = dict[str, "tuple[Key, Any]"]
 
 

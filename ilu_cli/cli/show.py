@@ -7,13 +7,15 @@ from typing import Annotated
 import typer
 
 from ilu_cli.cli import console
-from ilu_cli.cli.options import JsonOption
+from ilu_cli.cli.options import JsonOption, PluginOption
 
 
 def list_(
     kind: Annotated[
-        str, typer.Argument(help="methods, retain, regularisers, tasks, attacks, benchmarks, models, or recipes.")
+        str,
+        typer.Argument(help="methods, retain, regularisers, defences, tasks, attacks, benchmarks, models, recipes."),
     ] = "all",
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what there is: methods, regularisers, tasks, attacks, benchmarks, recipes."""
@@ -26,6 +28,7 @@ def list_(
         "methods": {n: e.help for n, e in registry.objective.items()},
         "retain": {n: e.help for n, e in registry.retain_term.items()},
         "regularisers": {n: e.help for n, e in registry.regularizer.items()},
+        "defences": {n: e.help for n, e in registry.defence.items()},
         "tasks": {n: e.help for n, e in registry.task.items()},
         "attacks": {n: e.help for n, e in registry.attack.items()},
         "benchmarks": {n: e.help for n, e in registry.benchmark.items()},

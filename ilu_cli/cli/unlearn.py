@@ -13,6 +13,7 @@ from ilu_cli.cli.options import (
     Flags,
     JsonOption,
     OutOption,
+    PluginOption,
     RecipeOption,
     ResumeOption,
     SeedOption,
@@ -36,13 +37,28 @@ def unlearn(
         Optional[list[str]],  # noqa: UP045
         typer.Option("--irm-env", metavar="TASK", help="Add the invariance penalty over this task. Repeatable."),
     ] = None,
+    irm_variant: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--irm-variant", help="What the penalty is a gradient by: logit, param_scale, or grad_norm."),
+    ] = None,
     irm_weight: Annotated[Optional[float], typer.Option("--irm-weight", help="λ of the penalty.")] = None,  # noqa: UP045
     irm_batch: Annotated[Optional[int], typer.Option("--irm-batch", help="Sequences per environment and step.")] = None,  # noqa: UP045
+    defence: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--defence", help="Add a defence: sam, smoothing, averaging, lat, or tar. Repeatable."),
+    ] = None,
+    lora: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--lora", metavar="r=16,targets=…", help="Train an adapter: r, alpha, targets (a+b), layers (5+6)."
+        ),
+    ] = None,
     model: Annotated[Optional[str], typer.Option("--model", help="Built-in name, folder, hub name, or run.")] = None,  # noqa: UP045
     forget: Annotated[Optional[str], typer.Option("--forget", help="The forget data: a task, or a jsonl file.")] = None,  # noqa: UP045
     steps: Annotated[Optional[int], typer.Option("--steps", help="Optimiser steps.")] = None,  # noqa: UP045
     lr: Annotated[Optional[float], typer.Option("--lr", help="Learning rate.")] = None,  # noqa: UP045
     seed: SeedOption = None,
+    plugin: PluginOption = None,
     recipe: RecipeOption = None,
     set_: SetOption = None,
     out: OutOption = None,
@@ -57,8 +73,9 @@ def unlearn(
     store, old = Store(), None
     if resume:
         only_resume(
-            method=method, irm_env=irm_env, irm_weight=irm_weight, irm_batch=irm_batch, model=model, forget=forget,
-            steps=steps, lr=lr, seed=seed, recipe=recipe, set=set_, out=out, dry_run=dry_run,
+            method=method, irm_env=irm_env, irm_variant=irm_variant, irm_weight=irm_weight, irm_batch=irm_batch,
+            defence=defence, lora=lora, model=model, forget=forget, steps=steps, lr=lr, seed=seed, recipe=recipe,
+            set=set_, out=out, dry_run=dry_run,
         )  # fmt: skip
         old = unfinished(store, "unlearn", run)
         resolved = load("unlearn", old.path / "recipe.yaml", {}, [])
@@ -73,8 +90,10 @@ def unlearn(
             steps=(("train", "steps"), steps),
             lr=(("train", "lr"), lr),
             seed=(("seed",), seed),
+            defence=(("defences",), None if defence is None else [{"name": name} for name in defence]),
         )
-        resolved = load("unlearn", path, flags | _irm_flags(path, irm_env, irm_weight, irm_batch), set_ or [])
+        flags |= _irm_flags(path, irm_env, irm_variant, irm_weight, irm_batch) | _lora_flags(lora)
+        resolved = load("unlearn", path, flags, set_ or [])
 
     from ilu_cli.engine.accel import backend
     from ilu_cli.workflows import unlearn as workflow
@@ -128,7 +147,32 @@ def _recipe_path(recipe: str | None, method: str | None) -> Path:
     return shipped().get(f"quickstart-{method or DEFAULT_METHOD}") or find("quickstart-grad_diff")
 
 
-def _irm_flags(path: Path, env: list[str] | None, weight: float | None, batch: int | None) -> Flags:
+def _lora_flags(text: str | None) -> Flags:
+    """`r=16,targets=q_proj+v_proj` as recipe keys. The recipe's choice of trained weights gives way to the adapter.
+
+    Raises:
+        UsageError: if it is written otherwise.
+    """
+    from ilu_cli.recipe.source import parse_scalar
+
+    if text is None:
+        return {}
+    pairs = [item.partition("=") for item in text.split(",")]
+    if not all(equals and value for _, equals, value in pairs):
+        raise UsageError(f"--lora {text}: write it as r=16,alpha=32,targets=q_proj+v_proj")
+    flags: Flags = {"--lora": (("train", "params"), None)}
+    for key, _, value in pairs:
+        lists = key in ("targets", "layers")
+        flags[f"--lora {key}"] = (
+            ("lora", key),
+            [parse_scalar(v) for v in value.split("+")] if lists else parse_scalar(value),
+        )
+    return flags
+
+
+def _irm_flags(
+    path: Path, env: list[str] | None, variant: str | None, weight: float | None, batch: int | None
+) -> Flags:
     """Write `--irm-*` into the recipe's irm entry, or add one.
 
     Raises:
@@ -136,16 +180,19 @@ def _irm_flags(path: Path, env: list[str] | None, weight: float | None, batch: i
     """
     from ilu_cli.recipe.source import read_layers
 
-    if env is None and weight is None and batch is None:
+    if env is None and variant is None and weight is None and batch is None:
         return {}
     entries = read_layers(path).data.get("regularizers") or []
     at = next((i for i, r in enumerate(entries) if isinstance(r, dict) and r.get("name") == "irm"), len(entries))
     flags = {} if entries else given(irm=(("regularizers",), []))
     if at == len(entries):
         if not env:
-            raise UsageError("--irm-weight and --irm-batch need an --irm-env")
+            raise UsageError("--irm-variant, --irm-weight and --irm-batch need an --irm-env")
         flags["--irm-env (name)"] = (("regularizers", at, "name"), "irm")
     key = ("regularizers", at)
     return flags | given(
-        irm_env=((*key, "env"), env), irm_weight=((*key, "weight"), weight), irm_batch=((*key, "batch"), batch)
+        irm_env=((*key, "env"), env),
+        irm_variant=((*key, "variant"), variant),
+        irm_weight=((*key, "weight"), weight),
+        irm_batch=((*key, "batch"), batch),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,21 +15,37 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
+from ilu_cli.data.sampling import seed_of
 from ilu_cli.errors import UnavailableError, UsageError
+from ilu_cli.models.subject import Subject
+from ilu_cli.recipe.specs import LoraSpec
 
 
 def quiet_transformers() -> None:
     """Leave the terminal to us."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
 
 
-def load_model(folder: Path, device: torch.device | str = "cpu") -> Any:
-    """Load a causal language model with float32 master weights.
+def load_model(subject: Subject, device: torch.device | str = "cpu") -> Any:
+    """Load a causal language model with float32 master weights; an adapter is merged into its base.
 
     Raises:
         UnavailableError: if the folder does not hold one.
     """
+    if subject.base is None:
+        return _load_folder(subject.folder, device)
+    from peft import PeftModel
+
+    try:
+        adapted = PeftModel.from_pretrained(load_model(subject.base, device), subject.folder)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise UnavailableError(f"{subject.folder} does not load as a peft adapter: {error}") from error
+    return adapted.merge_and_unload().eval()
+
+
+def _load_folder(folder: Path, device: torch.device | str) -> Any:
     quiet_transformers()
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -59,6 +76,45 @@ def empty_model(folder: Path) -> Any:
             return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
     except (OSError, ValueError, KeyError) as error:
         raise UnavailableError(f"{folder} is not a causal language model: {error}") from error
+
+
+def add_adapter(model: Any, spec: LoraSpec, seed: int) -> Any:
+    """Put a LoRA adapter into the model, in place, and freeze all else.
+
+    B is zero at first, so that the model is still the original one: what is cached of it before training is right.
+
+    Returns:
+        The peft model around it, which saves the adapter.
+
+    Raises:
+        UsageError: if a target names no module of the model.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    targets: Any = "all-linear" if spec.targets == ["all-linear"] else spec.targets
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=spec.r,
+        lora_alpha=spec.alpha,
+        target_modules=targets,
+        layers_to_transform=spec.layers,
+    )
+    torch.manual_seed(seed_of(seed, "lora"))  # A is drawn at random
+    try:
+        return get_peft_model(model, config).eval()
+    except ValueError as error:
+        raise UsageError(f"lora.targets: {str(error).splitlines()[0]}") from error
+
+
+def trained_params(model: nn.Module, patterns: list[str] | None, adapted: bool) -> dict[str, nn.Parameter]:
+    """What is trained, by name: the adapter if there is one, else the parameters that match.
+
+    Raises:
+        UsageError: if a pattern matches nothing.
+    """
+    if adapted:
+        return {name: p for name, p in model.named_parameters() if p.requires_grad}
+    return select_params(model, patterns)
 
 
 def save_checkpoint(model: Any, tokenizer: Any, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +16,27 @@ from ilu_cli.runs.store import Run, Store, open_run
 
 @dataclass(frozen=True)
 class Subject:
-    """A model on disk. `folder` holds config, weights and tokenizer; `weights` are verified sha256 by file."""
+    """A model on disk. `folder` holds config, weights and tokenizer; `weights` are verified sha256 by file.
+
+    If `base` is set, `folder` holds a peft adapter of it.
+    """
 
     label: str
     kind: str
     folder: Path
     weights: dict[str, str]
     run: Run | None = None
+    base: Subject | None = None
 
     @property
     def digest(self) -> str:
         """One hash for all weights."""
-        return combined(self.weights)
+        return combined(self.weights | ({"base": self.base.digest} if self.base else {}))
+
+    @property
+    def root(self) -> Path:
+        """The folder with the configuration of the whole model."""
+        return self.base.root if self.base else self.folder
 
     def record(self, role: str) -> dict[str, Any]:
         """How a manifest names this subject as a parent."""
@@ -46,7 +56,13 @@ def of_run(run: Run) -> Subject:
         UnavailableError: if the run is unfinished or its weights are not what its manifest says.
     """
     run.verify()
-    return Subject(run.id, "run", run.checkpoint, dict(run.manifest.weights), run)
+    base = from_record(run.manifest.parents[0], run) if is_adapter(run.checkpoint) else None
+    return Subject(run.id, "run", run.checkpoint, dict(run.manifest.weights), run, base)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a peft adapter."""
+    return (folder / "adapter_config.json").is_file()
 
 
 def find_subject(text: str, store: Store, revision: str | None = None) -> Subject:
@@ -73,12 +89,16 @@ def find_model(text: str, revision: str | None = None, hint: str = "") -> Subjec
     else:
         hint = hint or near(text, builtin.MODELS)
         raise UnavailableError(f"there is no run, model or folder {text!r}.{hint}", hint="`ilu runs` lists the runs")
-    if not (folder / "config.json").is_file():
+    base = None
+    if is_adapter(folder):
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        base = find_model(config["base_model_name_or_path"], config.get("revision"))
+    elif not (folder / "config.json").is_file():
         raise UnavailableError(f"{folder} is neither a run (manifest.json) nor a model (config.json)")
     weights = weight_hashes(folder)
     if not weights:
         raise UnavailableError(f"{folder} has no *.safetensors weights")
-    return Subject(text, kind, folder, weights)
+    return Subject(text, kind, folder, weights, base=base)
 
 
 def original_of(subject: Subject) -> Subject:

@@ -140,9 +140,13 @@ def _component(known: registry.Registry, base: type[Component]) -> Any:
     return Annotated[Union[tuple(specs)], Field(discriminator="name")]  # noqa: UP007
 
 
-@functools.cache
 def schema(command: str) -> type[Recipe]:
     """Build the schema of a command's recipe from what is registered now."""
+    return _schema(command, tuple(name for known in registry.ALL for name in known))
+
+
+@functools.cache
+def _schema(command: str, _registered: tuple[str, ...]) -> type[Recipe]:
     if command == "unlearn":
         defence: Any = _component(registry.defence, DefenceSpec)
         regularizer: Any = _component(registry.regularizer, RegularizerSpec)

@@ -54,7 +54,7 @@ def plan(recipe: AttackRecipe, subject: Subject) -> AttackPlan:
     Raises:
         UnavailableError: if a dataset is missing or empty.
     """
-    model = empty_model(subject.folder)
+    model = empty_model(subject.root)
     total = sum(p.numel() for p in model.parameters())
     facts: dict[str, Any] = {
         "command": "attack",
@@ -103,7 +103,7 @@ class Attempted:
     def __init__(self, plan: AttackPlan, subject: Subject, run: Run, reporter: Reporter) -> None:
         self.plan, self.recipe, self.run_, self.reporter = plan, plan.recipe, run, reporter
         self.tokenizer = load_tokenizer(subject.folder)
-        self.model = load_model(subject.folder, backend().device)
+        self.model = load_model(subject, backend().device)
         self.parts = parts_of(self.model)
         self.scorer = Scorer(self.model, self.parts, self.tokenizer, backend(), self.recipe.eval.precision)
         self.title = f"{label_of(self.recipe)} on {subject.label}"

@@ -89,7 +89,7 @@ class Evaluation:
 def load_scorer(subject: Subject, precision: str) -> Scorer:
     """Load a subject for scoring."""
     b = backend()
-    model = load_model(subject.folder, b.device)
+    model = load_model(subject, b.device)
     return Scorer(model, parts_of(model), load_tokenizer(subject.folder), b, precision)
 
 

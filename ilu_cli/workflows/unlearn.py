@@ -18,13 +18,14 @@ from ilu_cli.engine.state import drop_state
 from ilu_cli.errors import UsageError
 from ilu_cli.models.load import (
     Parts,
+    add_adapter,
     check_plain_head,
     empty_model,
     load_model,
     load_tokenizer,
     parts_of,
     save_checkpoint,
-    select_params,
+    trained_params,
 )
 from ilu_cli.models.subject import Subject, find_subject
 from ilu_cli.recipe.load import digest, dump
@@ -32,7 +33,7 @@ from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.specs import Component
 from ilu_cli.runs.files import write_text
 from ilu_cli.runs.store import Run, Store
-from ilu_cli.taskvec.delta import changed_fraction
+from ilu_cli.taskvec.delta import Adapted, Checkpoint, changed_fraction, open_checkpoint
 from ilu_cli.workflows.plan import Plan, StreamPlan, add_chosen, check_disk, peak_memory, plan_stream, state_bytes
 
 
@@ -76,9 +77,12 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
         [plan_stream(d.name, [d], reg.batch, reg.max_length, recipe.seed, tokenizer) for d in reg.env]
         for reg in recipe.regularizers
     ]
-    model = empty_model(parent.folder)
-    params = select_params(model, recipe.train.params)
-    total, trainable = sum(p.numel() for p in model.parameters()), sum(p.numel() for p in params.values())
+    model = empty_model(parent.root)
+    total = sum(p.numel() for p in model.parameters())
+    if recipe.lora:
+        add_adapter(model, recipe.lora, recipe.seed)
+    params = trained_params(model, recipe.train.params, recipe.lora is not None)
+    trainable = sum(p.numel() for p in params.values())
     first = _check_layer(recipe, model, list(params))
     streams = [forget, *([retain] if retain else []), *(e for envs in environments for e in envs)]
     memory = peak_memory(
@@ -172,15 +176,18 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
         for d, c in zip(s.datasets, s.corpora):
             if c.truncated:
                 reporter.note(f"{s.stream.name}: {c.truncated} of {len(c.items)} examples of {d.ref.name} were cut")
-    model = load_model(plan.parent.folder, b.device)
+    model = load_model(plan.parent, b.device)
+    adapted = add_adapter(model, recipe.lora, recipe.seed) if recipe.lora else None
     trainer = build_trainer(plan, model)
     for _ in drive(trainer, new, reporter, label_of(recipe)):
         pass
     for defence in trainer.defences:
         defence.finish(trainer)
     if b.main:
-        save_checkpoint(model, plan.tokenizer, new.checkpoint)
-        m.result["changed_fraction"] = changed_fraction(plan.parent.folder, new.checkpoint)
+        save_checkpoint(adapted or model, plan.tokenizer, new.checkpoint)
+        before = open_checkpoint(plan.parent)
+        after = Checkpoint(new.checkpoint) if adapted is None else Adapted(before, new.checkpoint)
+        m.result["changed_fraction"] = changed_fraction(before, after)
         m.result["steps"] = trainer.step
         new.finish()
         drop_state(new.state)
@@ -193,7 +200,7 @@ def build_trainer(plan: UnlearnPlan, model: Any) -> Trainer:
     b, recipe = backend(), plan.recipe
     parts = parts_of(model)
     check_plain_head(model, parts)
-    params = select_params(model, recipe.train.params)
+    params = trained_params(model, recipe.train.params, recipe.lora is not None)
     layer = getattr(recipe.objective, "layer", None)
     terms = [_term("forget", registry.objective, recipe.objective, 1.0, plan.forget, layer, parts, plan)]
     if recipe.retain and plan.retain:

@@ -10,7 +10,7 @@ from ilu_cli.models.subject import Subject, lineage, of_run, original_of
 from ilu_cli.recipe.schema import TaskvecRecipe
 from ilu_cli.runs.store import Run, Store
 from ilu_cli.taskvec.angles import Gram, task_vectors
-from ilu_cli.taskvec.delta import Checkpoint
+from ilu_cli.taskvec.delta import open_checkpoint
 
 
 @dataclass
@@ -64,7 +64,7 @@ def run(recipe: TaskvecRecipe, subject: Subject, store: Store) -> Vectors:
         UnavailableError: if checkpoints are missing or do not have the same weights.
     """
     roles = find_roles(subject, store)
-    opened = {role: Checkpoint(s.folder) for role, s in roles.items()}
+    opened = {role: open_checkpoint(s) for role, s in roles.items()}
     grams = task_vectors(
         opened["original"], opened["unlearned"], opened.get("finetuned"), opened.get("attacked"), recipe.include
     )

@@ -12,6 +12,7 @@ from ilu_cli.engine.accel import backend
 from ilu_cli.engine.scoring import Question, Scorer
 from ilu_cli.errors import UsageError
 from ilu_cli.models.load import load_model, load_tokenizer, parts_of
+from ilu_cli.models.subject import find_model
 
 QUESTIONS = [
     Question("The chemical symbol for iron is", (" Fe", " Ag", " Sn", " Unknown metal")),
@@ -23,7 +24,7 @@ QUESTIONS = [
 
 @pytest.fixture
 def scorer(tiny):
-    model = load_model(tiny)
+    model = load_model(find_model(str(tiny)))
     return Scorer(model, parts_of(model), load_tokenizer(tiny), backend())
 
 

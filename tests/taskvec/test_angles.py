@@ -69,4 +69,4 @@ def test_changed_fraction_counts_elements(tmp_path):
     b = torch.tensor(o["model.layers.11.b"], dtype=torch.float32)
     b[:3] += 1
     checkpoint(tmp_path / "u", 0, **{"model.layers.11.b": b})
-    assert changed_fraction(tmp_path / "o", tmp_path / "u") == pytest.approx(3 / (21 + 20 + 6))
+    assert changed_fraction(Checkpoint(tmp_path / "o"), Checkpoint(tmp_path / "u")) == pytest.approx(3 / (21 + 20 + 6))

@@ -1,0 +1,70 @@
+"""A newcomer's exercise: an objective in a file outside the package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from test_chain import SMALL
+
+from ilu_cli import registry
+
+METHOD = '''\
+"""Bounded gradient ascent, as a newcomer might write it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import PositiveFloat
+
+from ilu_cli.registry import objective
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ilu_cli.engine.view import View
+
+
+@objective(needs="logps", per="sequence")
+def bounded_ascent(forget: View, *, ceiling: PositiveFloat = 20.0) -> Tensor:
+    """Raise the forget loss to a ceiling and no further.
+
+    Returns:
+        [B], the distance of each sequence's NLL from the ceiling.
+    """
+    return (ceiling - forget.nll).clamp(min=0)
+'''
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    """Forget what the plugins of this test registered."""
+    len(registry.objective)
+    monkeypatch.setattr(registry.objective, "_entries", dict(registry.objective._entries))
+
+
+def test_an_objective_of_25_lines_outside_the_package_is_listed_and_trains(tiny, ilu, tmp_path):
+    assert len(METHOD.splitlines()) <= 25
+    plugin = tmp_path / "bounded_ascent.py"
+    plugin.write_text(METHOD)
+    listed = ilu("list", "methods", "--plugin", plugin)
+    assert "bounded_ascent" in listed.out
+    assert "Raise the forget loss to a ceiling" in listed.out
+    done = ilu("unlearn", "--plugin", plugin, "--method", "bounded_ascent", *SMALL, "--model", tiny, "--steps", 12,
+               "--lr", 1e-2, "--set", "objective.ceiling=400.0")  # fmt: skip
+    assert done.code == 0, done.err
+    steps = [json.loads(x) for x in (Path(done.out.strip()) / "metrics.jsonl").read_text().splitlines()]
+    assert steps[-1]["forget"] < steps[0]["forget"]
+    wrong = ilu("unlearn", "--plugin", plugin, "--method", "bounded_ascent", "--set", "objective.cieling=3.0")
+    assert wrong.code == 2
+    assert "Did you mean 'ceiling'?" in wrong.err
+
+
+def test_plugins_that_do_not_import(ilu, tmp_path):
+    assert "there is no plugin" in ilu("list", "--plugin", "none.py").err
+    (tmp_path / "bad.py").write_text("import nothing_like_it")
+    done = ilu("list", "--plugin", "bad.py")
+    assert done.code == 2
+    assert "No module named 'nothing_like_it'" in done.err
