@@ -18,6 +18,7 @@ def runs(as_json: JsonOption = False) -> None:
             "status": "complete" if r.complete else "unfinished",
             "parent": r.manifest.parents[0]["id"] if r.manifest.parents else None,
             "created": r.manifest.created,
+            "recipe_sha256": r.manifest.recipe_sha256,
             "path": str(r.path),
         }
         for r in store.runs()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import resource
+import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -66,6 +68,13 @@ class Backend:
     def gather(self, values: list) -> list:
         """Join the lists of all processes, on every process."""
         return gather_object(values) if self.world > 1 else values
+
+    def peak_memory(self) -> int:
+        """The most bytes that this process has held so far: on the GPU, or in main memory."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
     def wait(self) -> None:
         """Wait for all processes."""

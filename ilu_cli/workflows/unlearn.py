@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,7 +160,7 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
     Raises:
         RunFailed: if training diverges, the disk fills, or the user interrupts.
     """
-    b, recipe = backend(), plan.recipe
+    b, recipe, began = backend(), plan.recipe, time.monotonic()
     check_disk(out or (resume.path if resume else store.root), plan.disk)
     new = resume or (store.create("unlearn", label_of(recipe), out) if b.main else None)
     new = b.share(new)
@@ -188,7 +189,8 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
         before = open_checkpoint(plan.parent)
         after = Checkpoint(new.checkpoint) if adapted is None else Adapted(before, new.checkpoint)
         m.result["changed_fraction"] = changed_fraction(before, after)
-        m.result["steps"] = trainer.step
+        m.result |= {"steps": trainer.step, "seconds": round(time.monotonic() - began, 1)}
+        m.result["peak_memory_bytes"] = b.peak_memory()
         new.finish()
         drop_state(new.state)
     b.wait()

@@ -1,0 +1,71 @@
+"""Unlearn the built-in benchmark by every method and combination below, and print a Markdown table.
+
+    python docs/methods.py > docs/methods.md
+
+Runs that are already there (same resolved recipe, in ILU_RUNS) are not repeated, so that it may be stopped at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+CASES = {
+    "grad_ascent": ["--method", "grad_ascent"],
+    "grad_diff": ["--method", "grad_diff"],
+    "npo": ["--method", "npo"],
+    "simnpo": ["--method", "simnpo"],
+    "dpo": ["--method", "dpo"],
+    "idk_po": ["--method", "idk_po"],
+    "undial": ["--method", "undial"],
+    "wga": ["--method", "wga"],
+    "rmu": ["--method", "rmu"],
+    "rmu + irm(gsm8k)": ["--method", "rmu", "--irm-env", "gsm8k"],
+    "rmu + sam": ["--method", "rmu", "--defence", "sam"],
+    "rmu + smoothing": ["--method", "rmu", "--defence", "smoothing"],
+    "rmu + averaging": ["--method", "rmu", "--defence", "averaging"],
+    "rmu + lat": ["--method", "rmu", "--defence", "lat"],
+    "rmu, LoRA": ["--method", "rmu", "--lora", "r=16,targets=down_proj,layers=5+6+7"],
+}
+
+
+def ilu(*args: str) -> dict:
+    """The JSON that a command prints."""
+    done = subprocess.run([sys.executable, "-m", "ilu_cli", *args, "--json"], stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout)
+
+
+def known(args: list[str]) -> str | None:
+    """A finished run of the same resolved recipe."""
+    wanted = ilu("unlearn", *args, "--dry-run")["recipe_sha256"]
+    for run in ilu("runs")["runs"]:
+        if run["status"] == "complete" and run["recipe_sha256"] == wanted:
+            return run["path"]
+    return None
+
+
+def row(name: str, path: str) -> str:
+    """A line of the table."""
+    found = ilu("eval", path, "--alone")["results"]
+    with open(f"{path}/manifest.json") as f:
+        result = json.load(f)["result"]
+    cells = [f"{found[b]['value']:.3f} ± {found[b]['stderr']:.3f}" for b in ("capitals", "elements")]
+    cells += [f"{found['prose']['value']:.1f} ± {found['prose']['stderr']:.1f}"]
+    cells += [f"{result['seconds']:.0f} s", f"{result['peak_memory_bytes'] / 1e9:.1f} GB"]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    print("| method | capitals (forget) | elements | prose perplexity | time | peak memory |")
+    print("|---|---|---|---|---|---|")
+    before = ilu("eval", "smollm2-135m")["results"]
+    cells = [f"{before[b]['value']:.3f} ± {before[b]['stderr']:.3f}" for b in ("capitals", "elements")]
+    print(f"| original | {' | '.join(cells)} | {before['prose']['value']:.1f} ± {before['prose']['stderr']:.1f} | | |")
+    for name, args in CASES.items():
+        path = known(args) or ilu("unlearn", *args)["path"]
+        print(row(name, path), flush=True)
+
+
+if __name__ == "__main__":
+    main()
