@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 CASES = {
     "grad_ascent": ["--method", "grad_ascent"],
@@ -48,8 +49,7 @@ def known(args: list[str]) -> str | None:
 def row(name: str, path: str) -> str:
     """A line of the table."""
     found = ilu("eval", path, "--alone")["results"]
-    with open(f"{path}/manifest.json") as f:
-        result = json.load(f)["result"]
+    result = json.loads((Path(path) / "manifest.json").read_text())["result"]
     cells = [f"{found[b]['value']:.3f} ± {found[b]['stderr']:.3f}" for b in ("capitals", "elements")]
     cells += [f"{found['prose']['value']:.1f} ± {found['prose']['stderr']:.1f}"]
     cells += [f"{result['seconds']:.0f} s", f"{result['peak_memory_bytes'] / 1e9:.1f} GB"]
