@@ -18,7 +18,7 @@ from ilu_cli.runs.store import Run, Store, open_run
 class Subject:
     """A model on disk. `folder` holds config, weights and tokenizer; `weights` are verified sha256 by file.
 
-    If `base` is set, `folder` holds a peft adapter of it.
+    If `base` is set, `folder` holds a peft adapter of it. With `step`, it is a run's model as it was at that step.
     """
 
     label: str
@@ -27,6 +27,14 @@ class Subject:
     weights: dict[str, str]
     run: Run | None = None
     base: Subject | None = None
+    step: int | None = None
+
+    @property
+    def results(self) -> Path | None:
+        """Where the results of a run's model are kept; None for other models."""
+        if self.run is None:
+            return None
+        return self.run.eval if self.step is None else self.run.eval / f"step-{self.step:04d}"
 
     @property
     def digest(self) -> str:
@@ -49,15 +57,23 @@ class Subject:
         }
 
 
-def of_run(run: Run) -> Subject:
-    """The model of a finished run, verified.
+def of_run(run: Run, step: int | None = None) -> Subject:
+    """The model of a finished run, or as it was at a step that was kept (`train.points`); verified.
 
     Raises:
         UnavailableError: if the run is unfinished or its weights are not what its manifest says.
     """
-    run.verify()
-    base = from_record(run.manifest.parents[0], run) if is_adapter(run.checkpoint) else None
-    return Subject(run.id, "run", run.checkpoint, dict(run.manifest.weights), run, base)
+    run.verify(step)
+    folder = run.checkpoint if step is None else run.point(step)
+    weights = run.manifest.weights if step is None else run.manifest.points[str(step)]
+    base = from_record(run.manifest.parents[0], run) if is_adapter(folder) else None
+    return Subject(run.id if step is None else f"{run.id}@{step}", "run", folder, dict(weights), run, base, step)
+
+
+def split_step(text: str) -> tuple[str, int | None]:
+    """`RUN@40` as RUN and 40."""
+    found = re.fullmatch(r"(.+)@(\d+)", text)
+    return (found[1], int(found[2])) if found else (text, None)
 
 
 def is_adapter(folder: Path) -> bool:
@@ -66,14 +82,14 @@ def is_adapter(folder: Path) -> bool:
 
 
 def find_subject(text: str, store: Store, revision: str | None = None) -> Subject:
-    """Find a run (id, unique prefix, path), a built-in model, a model folder, or a model on the hub.
+    """Find a run (id, unique prefix, path; `@STEP` for a kept step), a built-in model, a folder, or a hub model.
 
     Raises:
         UnavailableError: if there is none, or it is damaged.
     """
-    run = store.find(text)
-    if run:
-        return of_run(run)
+    for whole, at in dict.fromkeys([(text, None), split_step(text)]):
+        if run := store.find(whole):
+            return of_run(run, at)
     return find_model(text, revision, hint=store.near(text))
 
 
@@ -133,8 +149,9 @@ def from_record(record: dict[str, Any], child: Run) -> Subject:
     """
     path = Path(record["path"])
     if record["kind"] == "run":
-        sibling = child.path.parent / record["id"]
-        found = of_run(open_run(path if (path / "manifest.json").is_file() else sibling))
+        name, step = split_step(record["id"])
+        sibling = child.path.parent / name
+        found = of_run(open_run(path if (path / "manifest.json").is_file() else sibling), step)
     elif record["kind"] == "folder":
         found = find_model(record["path"])
     else:

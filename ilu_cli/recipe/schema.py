@@ -76,6 +76,12 @@ class UnlearnRecipe(Recipe):
             yield ("lora",), "an adapter is all that is trained; leave train.params out"
         if self.train.warmup >= self.train.steps:
             yield ("train", "warmup"), f"{self.train.warmup} warm-up steps do not fit into {self.train.steps} steps"
+        points = [*self.train.points, self.train.steps]
+        if points != sorted(set(points)):
+            yield (
+                ("train", "points"),
+                f"must rise and stay below {self.train.steps}, the last step, which is kept anyway",
+            )
 
     def _defence_problems(self) -> Iterator[tuple[Key, str]]:
         layer = getattr(self.objective, "layer", None)

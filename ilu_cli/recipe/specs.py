@@ -149,6 +149,7 @@ class TrainSpec(Spec):
     accumulation: PositiveInt = Field(1, description="micro-batches per step and process")
     precision: Precision = Field("bf16", description="autocast type; the master weights are float32")
     save_every: NonNegativeInt = Field(50, description="steps between resumable states; 0 for none")
+    points: list[PositiveInt] = Field([], description="steps whose weights are kept beside the final ones, as RUN@STEP")
     params: list[str] | None = Field(None, min_length=1, description="glob patterns of the trained weights; null: all")
 
 

@@ -26,7 +26,10 @@ PACKAGES = ("ilu", "torch", "transformers", "accelerate", "datasets", "safetenso
 
 @dataclass
 class Manifest:
-    """What a run was made from. `parents` are `{role, id, path, weights}`; `weights` maps file name to sha256."""
+    """What a run was made from. `parents` are `{role, id, path, weights}`; `weights` maps file name to sha256.
+
+    `points` are the weights at the intermediate steps that were kept, by step.
+    """
 
     id: str
     command: str
@@ -40,6 +43,7 @@ class Manifest:
     parents: list[dict[str, Any]] = field(default_factory=list)
     data: list[dict[str, Any]] = field(default_factory=list)
     weights: dict[str, str] = field(default_factory=dict)
+    points: dict[str, dict[str, str]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     seed: int = 0
     world_size: int = 1
@@ -61,6 +65,10 @@ class Run:
     def checkpoint(self) -> Path:
         return self.path / "checkpoint"
 
+    def point(self, step: int | str) -> Path:
+        """The checkpoint of an intermediate step."""
+        return self.path / "points" / f"step-{int(step):04d}"
+
     @property
     def state(self) -> Path:
         return self.path / "state"
@@ -80,28 +88,36 @@ class Run:
     def finish(self) -> None:
         """Hash the weights and mark the run complete. Everything else must be on disk already."""
         self.manifest.weights = weight_hashes(self.checkpoint)
+        steps = [folder.name.rpartition("-")[2] for folder in sorted((self.path / "points").glob("step-*"))]
+        self.manifest.points = {str(int(step)): weight_hashes(self.point(step)) for step in steps}
         write_text(self.path / "README.md", card(self.manifest))
         self.manifest.status, self.manifest.finished = "complete", now()
         self.save()
 
-    def verify(self) -> None:
-        """Compare every weight file with the manifest.
+    def verify(self, step: int | None = None) -> None:
+        """Compare every weight file of the checkpoint, or of the point at `step`, with the manifest.
 
         Raises:
-            UnavailableError: if the run is not complete, or a file is missing or was changed.
+            UnavailableError: if the run is not complete, has no such point, or a file is missing or was changed.
         """
         if not self.complete:
             raise UnavailableError(
                 f"run {self.id} was not finished",
                 hint=f"continue it with `ilu {self.manifest.command} {self.id} --resume`",
             )
-        found = weight_hashes(self.checkpoint)
-        for name, expected in self.manifest.weights.items():
+        folder, recorded = self.checkpoint, self.manifest.weights
+        if step is not None:
+            known = ", ".join(self.manifest.points) or "none"
+            if str(step) not in self.manifest.points:
+                raise UnavailableError(f"run {self.id} kept no checkpoint of step {step}", hint=f"kept steps: {known}")
+            folder, recorded = self.point(step), self.manifest.points[str(step)]
+        found = weight_hashes(folder)
+        for name, expected in recorded.items():
             if name not in found:
-                raise UnavailableError(f"run {self.id}: {self.checkpoint / name} is missing")
+                raise UnavailableError(f"run {self.id}: {folder / name} is missing")
             if found[name] != expected:
                 raise UnavailableError(
-                    f"run {self.id}: {self.checkpoint / name} was changed or damaged: its sha256 is "
+                    f"run {self.id}: {folder / name} was changed or damaged: its sha256 is "
                     f"{found[name][:12]}…, the manifest says {expected[:12]}…",
                     hint="restore the file, or make the run again from its recipe.yaml",
                 )

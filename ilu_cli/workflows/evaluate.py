@@ -24,7 +24,7 @@ Summary = dict[str, Any]
 
 def results_folder(subject: Subject) -> Path:
     """Where a subject's results are kept: in its run, or for other models in the cache under their hash."""
-    return subject.run.eval if subject.run else cache_dir() / "eval" / subject.digest[:16]
+    return subject.results or cache_dir() / "eval" / subject.digest[:16]
 
 
 class Evaluation:

@@ -180,8 +180,9 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
     model = load_model(plan.parent, b.device)
     adapted = add_adapter(model, recipe.lora, recipe.seed) if recipe.lora else None
     trainer = build_trainer(plan, model)
-    for _ in drive(trainer, new, reporter, label_of(recipe)):
-        pass
+    for done in drive(trainer, new, reporter, label_of(recipe)):
+        if b.main and done in recipe.train.points:
+            save_checkpoint(adapted or model, plan.tokenizer, new.point(done))
     for defence in trainer.defences:
         defence.finish(trainer)
     if b.main:
