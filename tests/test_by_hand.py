@@ -1,0 +1,129 @@
+"""Every objective, retain term and regulariser on numbers small enough to be worked out on paper.
+
+Two scored tokens, 0 and 1, under logits (ln 3, 0): p = (3/4, 1/4), NLL = ln 4/3 and ln 4, H = ln 4 − 3/4 ln 3 each.
+"""
+
+from __future__ import annotations
+
+from math import log
+
+import pytest
+import torch
+
+from ilu_cli import registry
+from ilu_cli.data.encode import Batch
+from ilu_cli.engine.view import Reference, View
+from ilu_cli.models.load import Parts
+
+HEAD = torch.nn.Linear(1, 2, bias=False)
+HEAD.weight.data = torch.tensor([[1.0], [0.0]])
+
+
+def view(reference: float = log(1 / 16), teacher: float = log(3), norm: float = 2.0) -> View:
+    """Ids (1, 0, 1), the last two scored; hidden states (5, 2, 4) at the layer; the original model as given."""
+    scored = torch.tensor([[False, True, True]])
+    original = Reference(
+        logps=torch.tensor([reference]),
+        hidden=torch.tensor([[[9.0], [1.0], [1.0]]]),
+        norm=norm,
+        final=torch.tensor([[teacher], [teacher]]),
+        head=HEAD.weight,
+    )
+    batch = Batch(torch.tensor([[1, 0, 1]]), torch.ones_like(scored), scored)
+    found = View(Parts(HEAD, torch.nn.ModuleList(), HEAD), batch, 0, 0, original)
+    found.__dict__ |= {"final": torch.full((2, 1), log(3)), "hidden": torch.tensor([[[5.0], [2.0], [4.0]]])}
+    return found
+
+
+def pair() -> View:
+    """log π_θ/π_ref is ln 3 for the forget sequence and −ln 3 for what should be said instead."""
+    forget = view()
+    forget.chosen = view(reference=log(9 / 16))
+    return forget
+
+
+VALUES = [
+    ("objective", "grad_ascent", view, {}, log(3 / 16)),
+    ("objective", "grad_diff", view, {}, log(3 / 16)),
+    ("objective", "wga", view, {"alpha": 1.0}, -(3 / 4 * log(4 / 3) + 1 / 4 * log(4))),
+    ("objective", "npo", view, {"beta": 1.0}, 2 * log(1 + 3)),
+    ("objective", "npo", view, {"beta": 2.0, "reduction": "mean"}, log(1 + 3)),
+    ("objective", "simnpo", view, {"beta": 2.0}, log(1 + 3 / 16)),
+    ("objective", "simnpo", view, {"beta": 2.0, "delta": log(16)}, log(1 + 3)),
+    ("objective", "dpo", pair, {"beta": 1.0}, 2 * log(1 + 9)),
+    ("objective", "idk_po", pair, {"beta": 1.0}, 2 * log(1 + 9)),
+    ("objective", "undial", view, {"strength": log(3)}, log(16 / 3) / 2 + 0.9 * log(4 / 3) + 0.1 * log(4)),
+    ("objective", "rmu", view, {"coefficient": 3.0, "adaptive": False}, 1.0 + 1.0),
+    ("objective", "rmu", view, {"coefficient": 1.0, "adaptive": True}, 0.0 + 4.0),
+    ("retain", "nll", view, {}, log(16 / 3)),
+    ("retain", "kl", lambda: view(teacher=0.0), {}, log(4 / 3)),
+    ("retain", "hidden_mse", view, {}, 1.0 + 9.0),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "make", "keys", "expected"), VALUES)
+def test_value_of_a_sequence(kind, name, make, keys, expected):
+    known = registry.objective if kind == "objective" else registry.retain_term
+    (value,) = known[name].obj(make(), **keys)
+    assert value.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_gap_of_the_two_tokens_is_half_of_ln_3():
+    """D = Σ (NLL − H) = ln 16/3 − 2 ln 4 + 3/2 ln 3 = ½ ln 3."""
+    assert view().gap.item() == pytest.approx(log(3) / 2, rel=1e-5)
+
+
+class Given:
+    """Environments whose means, gradients and Hessians are given."""
+
+    def __init__(self, weights, means=(), gradients=(), theta=()):
+        self.weights, self.means = torch.tensor(weights), torch.tensor(means)
+        self._gradients, self._theta, self.added = gradients, theta, []
+
+    def of_means(self, statistic, combine, *, halves=False):
+        self.statistic = statistic
+        return float(combine(self.means))
+
+    def gradients(self):
+        return [[torch.tensor(g)] for g in self._gradients]
+
+    def parameters(self):
+        return [torch.tensor(self._theta)]
+
+    def hessian_times(self, i, v):
+        return [10.0 * x for x in v]
+
+    def add(self, gradient):
+        self.added.append(gradient[0].tolist())
+
+
+PENALTIES = [
+    ("irm", {}, Given([1.0, 0.5], [1.0, -2.0]), 1 + 0.5 * 4, None),
+    ("irm", {"estimator": "cross_halves"}, Given([1.0, 0.5], [[1.0, 2.0], [3.0, -1.0]]), 2 - 1.5, None),
+    ("irm", {"variant": "grad_norm"}, Given([2.0], gradients=[[3.0, 4.0]]), 2 * 25, [[120.0, 160.0]]),
+    (
+        "irm",
+        {"variant": "param_scale"},
+        Given([1.0], gradients=[[3.0, 4.0]], theta=[1.0, 2.0]),
+        11**2,
+        [[2 * 11 * 13.0, 2 * 11 * 24.0]],
+    ),
+    ("env_ce", {}, Given([1.0, 0.5], [1.0, 4.0]), 3, None),
+    ("vrex", {}, Given([1.0, 3.0], [1.0, 5.0]), 1 / 4 * 9 + 3 / 4 * 1, None),
+    ("grad_match", {}, Given([1.0, 1.0], gradients=[[0.0, 0.0], [2.0, 0.0]]), 1, [[-10.0, 0.0], [10.0, 0.0]]),
+]
+
+
+@pytest.mark.parametrize(("name", "keys", "envs", "expected", "gradient"), PENALTIES)
+def test_value_of_a_penalty(name, keys, envs, expected, gradient):
+    assert registry.regularizer[name].obj(envs, **keys) == pytest.approx(expected)
+    if gradient is None:
+        assert envs.statistic == ("gap" if name == "irm" else "nll")
+    else:
+        assert envs.added == [pytest.approx(g) for g in gradient]
+
+
+def test_nothing_is_left_out():
+    assert {n for k, n, *_ in VALUES if k == "objective"} == set(registry.objective)
+    assert {n for k, n, *_ in VALUES if k == "retain"} == set(registry.retain_term)
+    assert {n for n, *_ in PENALTIES} == set(registry.regularizer)
