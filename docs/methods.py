@@ -2,7 +2,8 @@
 
     python docs/methods.py > docs/methods.md
 
-CPU time is of the whole process, all its cores; wall time on two idle cores is about 60 % of it. Runs that are already there (same resolved recipe, in ILU_RUNS) are not repeated, so that it may be stopped at any time.
+Runs that are already there (same resolved recipe, in ILU_RUNS) are not repeated, so that it may be stopped at any
+time. The time is CPU time of the whole process, which a busy machine does not stretch.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+
+from ilu_cli.recipe.load import digest, load
+from ilu_cli.runs.store import Store
 
 CASES = {
     "grad_ascent": ["--method", "grad_ascent"],
@@ -23,10 +27,19 @@ CASES = {
     "wga": ["--method", "wga"],
     "rmu": ["--method", "rmu"],
     "rmu + irm(gsm8k)": ["--method", "rmu", "--irm-env", "gsm8k"],
+    "rmu + env_ce(gsm8k)": [
+        "--method",
+        "rmu",
+        "--set",
+        "regularizers.0.name=env_ce",
+        "--set",
+        "regularizers.0.env=gsm8k",
+    ],
     "rmu + sam": ["--method", "rmu", "--defence", "sam"],
     "rmu + smoothing": ["--method", "rmu", "--defence", "smoothing"],
     "rmu + averaging": ["--method", "rmu", "--defence", "averaging"],
     "rmu + lat": ["--method", "rmu", "--defence", "lat"],
+    "rmu + tar": ["--method", "rmu", "--defence", "tar"],
     "rmu, LoRA": ["--method", "rmu", "--lora", "r=16,targets=down_proj,layers=5+6+7"],
 }
 
@@ -40,9 +53,10 @@ def ilu(*args: str) -> dict:
 def known(args: list[str]) -> str | None:
     """A finished run of the same resolved recipe."""
     wanted = ilu("unlearn", *args, "--dry-run")["recipe_sha256"]
-    for run in ilu("runs")["runs"]:
-        if run["status"] == "complete" and run["recipe_sha256"] == wanted:
-            return run["path"]
+    for run in Store().runs():
+        recipe = run.path / "recipe.yaml"
+        if run.complete and run.manifest.command == "unlearn" and digest(load("unlearn", recipe, {}, [])) == wanted:
+            return str(run.path)
     return None
 
 

@@ -55,7 +55,9 @@ def head_memory() -> None:
                 return torch.autograd.grad((nll - entropy).mean().square(), [hidden, weight])
 
         found = peak(fused)
-        print(f"LM head, {precision}: {found / 1e6:.0f} MB, {found / full:.3f} of float32 [B, T, V] ({full / 1e6:.0f} MB)")
+        print(
+            f"LM head, {precision}: {found / 1e6:.0f} MB, {found / full:.3f} of float32 [B, T, V] ({full / 1e6:.0f} MB)"
+        )
 
 
 def step_time(repeats: int) -> None:

@@ -62,7 +62,10 @@ class Layers:
         return self.origins.get((), "recipe")
 
     def put(self, key: Key, value: Any, origin: str) -> None:
-        """Write `value` at `key`, making the mappings on the way. A path that cannot be is recorded as a problem."""
+        """Write `value` at `key`, making the mappings (and, for a 0, lists) on the way.
+
+        A path that cannot be is recorded as a problem.
+        """
         node: Any = self.data
         for i, part in enumerate(key):
             last = i == len(key) - 1
@@ -78,7 +81,7 @@ class Layers:
                 node[part] = value
                 break
             if isinstance(node, dict) and not isinstance(node.get(part), (dict, list)):
-                node[part] = {}
+                node[part] = [] if str(key[i + 1]) == "0" else {}
             node = node[part]
         exact = tuple(int(p) if isinstance(p, str) and p.isdigit() else p for p in key)
         self.origins = {k: v for k, v in self.origins.items() if k[: len(exact)] != exact}

@@ -106,8 +106,7 @@ def test_numbers_in_scientific_notation_are_numbers():
 
 def test_set_reaches_into_lists_and_makes_what_is_missing(tmp_path):
     layers = read_layers(written(tmp_path, GOOD))
-    for key in (("regularizers",),):
-        layers.put(key, [], "--x")
+    layers.data.pop("regularizers", None)
     layers.put(("regularizers", "0", "name"), "irm", "--set a")
     layers.put(("regularizers", "0", "env"), ["gsm8k_"], "--set b")
     with pytest.raises(RecipeError, match="unknown task 'gsm8k_'"):
