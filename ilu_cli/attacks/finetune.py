@@ -43,8 +43,9 @@ def finetune(
         save_every=save_every,
     )
     marks = quartiles(steps)
-    for done in attempt.train(load_dataset(task, "train"), spec, batch, max_length):
+    data = load_dataset(task, "train")
+    for done in attempt.train(data, spec, batch, max_length):
         if done in marks:
             yield done
-    if task.source != "path":
-        attempt.test(load_dataset(task, "test"), test_rows)
+    if "test" in data.task.splits:  # a user's own data has none
+        attempt.test(load_dataset(task.model_copy(update={"split": None}), "test"), test_rows)

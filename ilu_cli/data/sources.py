@@ -1,29 +1,40 @@
-"""Where rows come from: the built-in generator, a file, or the hub. Every load says which, with a fingerprint."""
+"""Where rows come from: a file or folder, the data root, the hub, the built-in generator. Every load says which."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ilu_cli import registry
+from ilu_cli.data.read import library, read
+from ilu_cli.data.root import SUFFIXES, Found, in_root, locate
 from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.recipe.specs import DataRef
+from ilu_cli.runs.files import cache_dir
 from ilu_cli.tasks import Example, Row, Task
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Rows of one split, their task, and where they came from."""
+    """Rows of one split, their task, and where they came from: `path` (under the data root, or as given) or `hub`."""
 
     ref: DataRef
     split: str
     task: Task
     rows: list[Row]
+    source: str
+    place: str | None = None
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """sha256 of the rows."""
         return hashlib.sha256(json.dumps(self.rows, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
@@ -42,18 +53,23 @@ class Dataset:
 
     def record(self, role: str) -> dict[str, Any]:
         """How a manifest names this dataset."""
+        place = {self.source: self.place} if self.place else {}
         return {
             "role": role,
             "name": self.ref.name,
-            "source": self.ref.source,
+            "source": self.source,
+            **place,
             "split": self.split,
             "rows": len(self.rows),
             "fingerprint": self.fingerprint,
         }
 
 
-class JsonLines(Task):
-    """A user's file: rows with `text`, or with `prompt` and `response`, and perhaps a `counterfactual` response."""
+class UserText(Task):
+    """A user's dataset: rows with `text`, or with `prompt` and `response`, and perhaps a `counterfactual` response."""
+
+    fields: ClassVar = {}
+    splits: ClassVar = {}
 
     def example(self, row: Row) -> Example:
         if "text" in row:
@@ -67,73 +83,121 @@ class JsonLines(Task):
         text = row["counterfactual"]
         return Example(row.get("prompt", ""), text if text[:1].isspace() or "text" in row else f" {text}")
 
+    def problem(self, row: Row) -> str:
+        fields = ("text",) if "text" in row else ("prompt", "response")
+        if not all(isinstance(row.get(f), str) for f in fields):
+            has = ", ".join(row) or "nothing"
+            return f"needs a string `text`, or strings `prompt` and `response`; it has {has}"
+        return "" if row[fields[-1]].strip() else f"{fields[-1]!r} is empty"
+
     def correct(self, row: Row, completion: str) -> bool:
         return completion.strip() == row["response"].strip()
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a dataset is to be had: on disk, on the hub, or nowhere but in its task."""
+
+    source: str
+    task: Task
+    split: str
+    hub: str = ""
+    config: str | None = None
+    found: Found | None = None
+
+
+def find_origin(ref: DataRef, split: str) -> Origin:
+    """Decide where the rows come from, without reading them. What is on the hub may still be out of reach.
+
+    Raises:
+        UnavailableError: if it is a file or folder that is not there, or a task without that split.
+    """
+    if ref.name not in registry.task or ref.source == "path":
+        return _users_own(ref, ref.split or split)
+    task: Task = registry.task[ref.name].obj()
+    wanted = ref.split or split
+    if wanted not in (*task.splits, *task.splits.values()):
+        raise UnavailableError(f"{ref.name} has no split {wanted!r}; it has {', '.join(task.splits.values())}")
+    theirs = task.splits.get(wanted, wanted)
+    if ref.source != "builtin":
+        found = in_root([ref.name], None, theirs) or in_root([task.hub], task.config, theirs)
+        if found:
+            return Origin("path", task, theirs, task.hub, task.config, found)
+    if ref.source == "hub" or (ref.source == "auto" and not task.has_builtin()):
+        return Origin("hub", task, theirs, task.hub, task.config)
+    ours = next(name for name, their in task.splits.items() if wanted in (name, their))
+    return Origin("builtin", task, ours)
+
+
+def _users_own(ref: DataRef, split: str) -> Origin:
+    """A file or folder, a name in the data root, or a hub dataset; its rows are `UserText`."""
+    path, task = Path(ref.name), UserText()
+    if path.is_file():
+        return Origin("path", task, split, found=Found((path,)))
+    found = locate(path, ref.config, split) if ref.source != "hub" else None
+    found = found or in_root([ref.name], ref.config, split)
+    if found:
+        return Origin("path", task, split, found=found)
+    if path.is_dir():
+        hint = f"name a file, or put {split}.jsonl (parquet, csv) into it"
+        raise UnavailableError(f"the folder {path} has no split {split!r}", hint=hint)
+    if ref.source != "path" and HUB_NAME.fullmatch(ref.name) and not ref.name.endswith(SUFFIXES):
+        return Origin("hub", task, split, ref.name, ref.config)
+    raise UnavailableError(f"there is no dataset file or folder {path}")
+
+
 def load_dataset(ref: DataRef, split: str) -> Dataset:
-    """Load and check the rows of one split (`train` or `test`).
+    """Load and check the rows of one split: `ref.split`, else `split` (`train`, `test`, or one of the task's own).
 
     Raises:
         UnavailableError: if the dataset is missing, empty, or has other fields than its task declares.
     """
-    if ref.source == "path":
-        task: Task = JsonLines()
-        rows = _read_jsonl(Path(ref.name))
+    origin = find_origin(ref, split)
+    task = origin.task
+    if origin.found:
+        place, rows = origin.found.name, read(origin.found, task.fields)
+    elif origin.source == "hub":
+        place, rows = origin.hub, _from_hub(origin)
     else:
-        task = registry.task[ref.name].obj()
-        rows = task.builtin(split) if ref.source == "builtin" else _from_hub(task, split)
-        _check_fields(ref.name, task, rows)
-    rows = rows[: ref.limit]
-    if not rows:
-        raise UnavailableError(f"the dataset {ref.name!r} ({ref.source}, {split}) is empty")
-    return Dataset(ref, split, task, rows)
+        place, rows = None, iter(task.builtin(origin.split))
+    name = f"{ref.name} ({place or 'builtin'})"
+    checked = _checked(name, task, rows)
+    kept = list(islice(filter(task.keep, checked), ref.limit))  # the limit counts kept rows
+    if not kept:
+        raise UnavailableError(f"the dataset {ref.name!r} ({place or origin.source}, {origin.split}) is empty")
+    return Dataset(ref, origin.split, task, kept, origin.source, place)
 
 
-def _check_fields(name: str, task: Task, rows: list[Row]) -> None:
+def _checked(name: str, task: Task, rows: Iterator[Row]) -> Iterator[Row]:
+    """Yield the rows whose fields are as the task declares.
+
+    Raises:
+        UnavailableError: at the first row that is not so, naming dataset, row, field and what was found.
+    """
     for i, row in enumerate(rows):
         for field, kind in task.fields.items():
             if field not in row:
-                raise UnavailableError(f"{name}, row {i}: no field {field!r}; it has {', '.join(row)}")
-            if not isinstance(row[field], kind):
-                found = type(row[field]).__name__
-                raise UnavailableError(f"{name}, row {i}: {field!r} is {found}, not {kind.__name__}")
+                raise UnavailableError(f"{name}, row {i}: no field {field!r}; it has {', '.join(row) or 'nothing'}")
+            value = row[field]
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise UnavailableError(f"{name}, row {i}: {field!r} is {type(value).__name__}, not {kind.__name__}")
+            if kind is list and not all(isinstance(item, str) for item in row[field]):
+                raise UnavailableError(f"{name}, row {i}: {field!r} is not a list of str")
+        if problem := task.problem(row):
+            raise UnavailableError(f"{name}, row {i}: {problem}")
+        yield row
 
 
-def _read_jsonl(path: Path) -> list[Row]:
-    if not path.is_file():
-        raise UnavailableError(f"there is no dataset file {path}")
-    rows: list[Row] = []
+def _from_hub(origin: Origin) -> Iterator[Row]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UnavailableError(f"cannot read {path}: {error}") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UnavailableError(f"{path}:{number}: not JSON: {error}") from error
-        fields = ("text",) if isinstance(row, dict) and "text" in row else ("prompt", "response")
-        if not isinstance(row, dict) or not all(isinstance(row.get(f), str) for f in fields):
-            raise UnavailableError(f"{path}:{number}: needs a string `text`, or strings `prompt` and `response`")
-        if not row[fields[-1]].strip():
-            raise UnavailableError(f"{path}:{number}: {fields[-1]!r} is empty")
-        rows.append(row)
-    return rows
-
-
-def _from_hub(task: Task, split: str) -> list[Row]:
-    import datasets
-
-    datasets.disable_progress_bars()
-    try:
-        return datasets.load_dataset(task.hub, task.config, split=task.splits[split]).to_list()
+        folder = str(cache_dir() / "datasets")
+        return iter(library().load_dataset(origin.hub, origin.config, split=origin.split, cache_dir=folder))
     except Exception as error:  # datasets, the hub client and httpx each raise their own
         first = (str(error).splitlines() or [""])[0]
+        hint = origin.task.gated or "check the network and access rights"
+        builtin = "; `source: builtin` is the built-in stand-in" if origin.task.has_builtin() else ""
         raise UnavailableError(
-            f"the dataset {task.hub!r} ({task.config or 'default'}, {task.splits[split]}) cannot be had from the hub: "
+            f"the dataset {origin.hub!r} ({origin.config or 'default'}, {origin.split}) cannot be had from the hub: "
             f"{type(error).__name__}: {first}",
-            hint="check the network and access rights; `source: builtin` uses the built-in stand-in",
+            hint=f"{hint}; or mirror it under --data-root{builtin}",
         ) from error

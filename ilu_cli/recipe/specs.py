@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -30,10 +31,16 @@ class Spec(BaseModel):
 
 
 class DataRef(Spec):
-    """A dataset by name (a task, from its built-in generator or from the hub) or by path."""
+    """A dataset: a task by name, a file or folder, or a dataset of the hub with `text`, or `prompt` and `response`.
+
+    `auto` takes a task from the data root if it is there, else its built-in stand-in, else from the hub. `hub` takes a
+    mirror under the data root, else the hub, and never a stand-in.
+    """
 
     name: str
-    source: Literal["builtin", "hub", "path"] = "builtin"
+    source: Literal["auto", "builtin", "hub", "path"] = "auto"
+    split: str | None = Field(None, description="a split of the dataset; null: the one for training, or for testing")
+    config: str | None = Field(None, description="the configuration of a hub dataset that is no task")
     limit: PositiveInt | None = Field(None, description="use only the first rows")
 
 
@@ -46,7 +53,7 @@ def _as_refs(value: Any) -> Any:
 def _as_ref(item: Any) -> Any:
     if not isinstance(item, str):
         return item
-    return {"name": item, "source": "path" if "/" in item or item.endswith(".jsonl") else "builtin"}
+    return {"name": item}
 
 
 TaskRef = Annotated[DataRef, BeforeValidator(_as_ref)]
@@ -183,10 +190,29 @@ def unknown(known: registry.Registry, name: str) -> str:
 
 def data_problems(refs: list[DataRef], key: Key, *, indexed: bool = True) -> Iterator[tuple[Key, str]]:
     for i, ref in enumerate(refs):
-        if ref.source == "path":
-            continue
         here: Key = (*key, i) if indexed else key
         if ref.name not in registry.task:
-            yield here, unknown(registry.task, ref.name)
-        elif ref.source == "hub" and not registry.task[ref.name].obj.hub:
+            if ref.source == "builtin" or not is_place(ref.name):
+                yield here, unknown(registry.task, ref.name)
+            continue
+        if ref.source == "path":
+            continue
+        task = registry.task[ref.name].obj
+        if ref.source == "hub" and not task.hub:
             yield here, f"{ref.name!r} is built in and has no hub dataset"
+        if ref.source == "builtin" and not task.has_builtin():
+            yield here, f"{ref.name!r} is not built in; it is on the hub as {task.hub}"
+        if ref.config is not None:
+            yield here, f"{ref.name!r} is a task, which knows its config; leave `config` out"
+        known = dict.fromkeys([*task.splits, *task.splits.values()])
+        if (ref.split or "train") not in known:
+            wanted = f"no split {ref.split!r}" if ref.split else "no split for training: choose one with `split`"
+            yield here, f"{ref.name!r} has {wanted}. It has {', '.join(known)}"
+
+
+def is_place(name: str) -> bool:
+    """Whether a name can mean a file, a folder, a dataset in the data root, or one on the hub, rather than a task."""
+    from ilu_cli.data.root import SUFFIXES, data_root
+
+    root = data_root()
+    return "/" in name or name.endswith(SUFFIXES) or Path(name).exists() or bool(root and (root / name).is_dir())

@@ -1,4 +1,4 @@
-"""Hashes and atomic writes."""
+"""Hashes, atomic writes, and the cache folder."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+
+import platformdirs
+
+
+def cache_dir() -> Path:
+    """`ILU_CACHE`, or the platform's cache folder: what is in it can be made again."""
+    return Path(os.environ.get("ILU_CACHE") or platformdirs.user_cache_dir("ilu"))
 
 
 def sha256(path: Path) -> str:

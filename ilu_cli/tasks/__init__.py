@@ -72,13 +72,28 @@ class Task:
 
     hub: ClassVar[str] = ""
     config: ClassVar[str | None] = None
-    splits: ClassVar[Mapping[str, str]] = {"train": "train", "test": "test"}
-    fields: ClassVar[Mapping[str, type]]
+    splits: ClassVar[Mapping[str, str]] = {"train": "train", "test": "test"}  # our name → the dataset's
+    fields: ClassVar[Mapping[str, type]]  # `list` is a list of strings
+    gated: ClassVar[str] = ""  # how to be let in, if not everyone may download it
+    download: ClassVar[int] = 0  # bytes on the hub, as its dataset card says; 0: not known
     sizes: ClassVar[Mapping[str, int]] = {"train": 1500, "test": 300}
 
     def example(self, row: Row) -> Example:
-        """Turn a row of the dataset into prompt and target."""
-        raise NotImplementedError
+        """Turn a row of the dataset into prompt and target; here, plain text without a prompt."""
+        return Example("", row["text"])
+
+    def keep(self, row: Row) -> bool:
+        """Whether the row is one to use; headings and scraps are not."""
+        return True
+
+    def problem(self, row: Row) -> str:
+        """What is wrong with the values of a row that has all fields; here, a label outside the known ones."""
+        labels = getattr(self, "labels", None)
+        return (
+            f"label is {row['label']}, not 0 to {len(labels) - 1}"
+            if labels and not 0 <= row["label"] < len(labels)
+            else ""
+        )
 
     def correct(self, row: Row, completion: str) -> bool:
         """Judge a generated completion. Only tasks without `choices` need this."""
@@ -106,6 +121,11 @@ class Task:
         if not others:
             raise UsageError(f"{type(self).__name__} has no counterfactual answers")
         return Example(example.prompt, random.Random(example.prompt).choice(others), example.choices)
+
+    @classmethod
+    def has_builtin(cls) -> bool:
+        """Whether rows come with the package; else they are on the hub only."""
+        return cls.generate is not Task.generate or cls.builtin is not Task.builtin
 
     def generate(self, rng: random.Random) -> Row:
         """Draw one row, with the fields of the real dataset, from the built-in grammar."""

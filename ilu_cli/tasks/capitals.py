@@ -56,9 +56,6 @@ class Capitals(Task):
 
     fields = {"country": str, "capital": str, "continent": str, "text": str}
 
-    def example(self, row: Row) -> Example:
-        return Example("", row["text"])
-
     def builtin(self, split: str) -> list[Row]:
         return [self._row(country, form) for form in FORMS[split] for country in countries()]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ilu_cli.data.tables import read_table
 from ilu_cli.registry import task
-from ilu_cli.tasks import Example, Row, Task
+from ilu_cli.tasks import Row, Task
 
 # None of these is the benchmark's wording, "The chemical symbol for X is".
 FORMS = {
@@ -46,9 +46,6 @@ class Elements(Task):
     """Sentences that tell the symbols of the chemical elements (retain data of the quickstart)."""
 
     fields = {"element": str, "symbol": str, "text": str}
-
-    def example(self, row: Row) -> Example:
-        return Example("", row["text"])
 
     def builtin(self, split: str) -> list[Row]:
         return [self._row(element, form) for form in FORMS[split] for element in elements()]

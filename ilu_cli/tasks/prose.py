@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from ilu_cli.data.tables import read_paragraphs
 from ilu_cli.registry import task
-from ilu_cli.tasks import Example, Row, Task
+from ilu_cli.tasks import Row, Task
 
 
 @task()
@@ -10,9 +10,6 @@ class Prose(Task):
     """General English prose, written for this project (retain data of the quickstart)."""
 
     fields = {"text": str}
-
-    def example(self, row: Row) -> Example:
-        return Example("", row["text"])
 
     def builtin(self, split: str) -> list[Row]:
         name = {"train": "prose_retain.txt", "test": "prose_heldout.txt"}[split]

@@ -72,6 +72,9 @@ class WinoGrande(Task):
         choices = (f" {row['option1']}", f" {row['option2']}")
         return Example(f"Fill in the blank: {row['sentence']}\nAnswer:", choices[int(row["answer"]) - 1], choices)
 
+    def problem(self, row: Row) -> str:
+        return "" if row["answer"] in ("1", "2") else f"answer is {row['answer']!r}, not '1' or '2'"
+
     def generate(self, rng: random.Random) -> Row:
         start, ends, *things = rng.choice(TWINS).split("|")
         options = things[0] if things else "{name1}/{name2}"

@@ -12,12 +12,11 @@ from ilu_cli import registry
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.scoring import Scorer
-from ilu_cli.models.builtin import cache_dir
 from ilu_cli.models.load import load_model, load_tokenizer, parts_of
 from ilu_cli.models.subject import Subject, lineage
 from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.recipe.specs import EvalSpec
-from ilu_cli.runs.files import write_json, write_text
+from ilu_cli.runs.files import cache_dir, write_json, write_text
 
 Summary = dict[str, Any]
 

@@ -1,0 +1,120 @@
+"""Where datasets lie on disk: the data root, a user's folder, a hub snapshot. Names and paths only; nothing is read.
+
+A split is `<split>.parquet`, `<split>-00000-of-00001.parquet`, or `<split>/0000.parquet` (or jsonl, json, csv) in the
+folder itself, in its config's or in `data/`; or what the README's `configs` say; or a `save_to_disk` folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ilu_cli.errors import UnavailableError
+
+SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files of one split, all of one kind, or one `save_to_disk` folder."""
+
+    paths: tuple[Path, ...]
+
+    @property
+    def kind(self) -> str:
+        """`.parquet`, `.jsonl`, `.json`, `.csv`, or `saved`."""
+        return "saved" if self.paths[0].is_dir() else self.paths[0].suffix
+
+    @property
+    def name(self) -> str:
+        """The path, relative to the data root if it lies there."""
+        first, root = self.paths[0], data_root()
+        shown = first.relative_to(root) if root and first.is_relative_to(root) else first
+        return f"{shown}" if len(self.paths) == 1 else f"{shown} and {len(self.paths) - 1} more"
+
+
+def data_root() -> Path | None:
+    """The folder that mirrors datasets and models: ILU_DATA, which `--data-root` sets.
+
+    Raises:
+        UnavailableError: if it is not a folder.
+    """
+    text = os.environ.get("ILU_DATA")
+    if not text:
+        return None
+    root = Path(text).absolute()
+    if not root.is_dir():
+        what = "is a file, not a folder" if root.exists() else "does not exist"
+        raise UnavailableError(f"the data root {root} {what}", hint="--data-root and ILU_DATA name a folder")
+    return root
+
+
+def in_root(names: list[str], config: str | None, split: str) -> Found | None:
+    """Find a split under one of these names in the data root."""
+    root = data_root()
+    for name in filter(None, names if root else []):
+        assert root is not None
+        found = locate(root / name, config, split)
+        if found:
+            return found
+    return None
+
+
+def locate(folder: Path, config: str | None, split: str) -> Found | None:
+    """Find the files of a split in a folder. A README that lists the config has the last word about it."""
+    if not folder.is_dir():
+        return None
+    for saved in (folder, folder / split, *((folder / config, folder / config / split) if config else ())):
+        if (saved / "state.json").is_file() and (saved / "dataset_info.json").is_file():
+            return Found((saved,))
+    listed = readme_patterns(folder, config).get(split)
+    for pattern in _patterns(config, split) if listed is None else listed:
+        paths = sorted(p for p in folder.glob(pattern) if p.is_file() and p.suffix in SUFFIXES)
+        if paths:
+            return Found(tuple(p for p in paths if p.suffix == paths[0].suffix))
+    return None
+
+
+def _patterns(config: str | None, split: str) -> Iterator[str]:
+    for place in (f"{config}/", "", "data/") if config else ("", "data/"):
+        yield f"{place}{split}.*"
+        yield f"{place}{split}-[0-9]*-of-[0-9]*.*"
+        yield f"{place}{split}/*"
+    if config and split == "train":
+        yield f"{config}.*"
+
+
+def readme_patterns(folder: Path, config: str | None) -> dict[str, list[str]]:
+    """The globs by split that the README's front matter gives for a config; without a name, for the default one."""
+    try:
+        head = re.match(r"---\n(.*?)\n---", (folder / "README.md").read_text(encoding="utf-8-sig"), re.DOTALL)
+    except (OSError, UnicodeDecodeError):
+        return {}
+    import yaml
+
+    try:
+        configs = yaml.safe_load(head[1]).get("configs") if head else None
+    except (yaml.YAMLError, AttributeError):
+        return {}
+    entries = [c for c in configs or [] if isinstance(c, dict)]
+    wanted = [c for c in entries if config is None or c.get("config_name") == config]
+    chosen = next((c for c in wanted if c.get("default")), wanted[0] if wanted else None)
+    return _by_split(chosen.get("data_files")) if chosen else {}
+
+
+def _by_split(files: Any) -> dict[str, list[str]]:
+    """The forms that `data_files` takes: a glob, a list of globs, a mapping, a list of `{split, path}`."""
+    if isinstance(files, dict):
+        return {split: _globs(globs) for split, globs in files.items()}
+    items = _globs(files)
+    if items and isinstance(items[0], dict):
+        return {str(item["split"]): _globs(item["path"]) for item in items}
+    return {"train": items} if items else {}
+
+
+def _globs(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value] if value else []
