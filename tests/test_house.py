@@ -23,6 +23,7 @@ LEVELS = [
     {"workflows"},
     {"report"},
     {"attacks", "benchmarks", "taskvec"},
+    {"metrics"},
     {"objectives", "retain", "regularizers", "defences"},
     {"engine"},
     {"models"},
