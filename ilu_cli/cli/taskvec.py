@@ -11,14 +11,27 @@ from ilu_cli.cli.options import DryRunOption, JsonOption, RecipeOption, SetOptio
 
 
 def taskvec(
-    run: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Argument(help="An unlearning or attack run; default: the latest attack.", show_default=False),
+    runs: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(
+            metavar="[RUN]...",
+            help="Unlearning, applied or attack runs; several give a matrix. Default: the latest attack.",
+            show_default=False,
+        ),
     ] = None,
     include: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option("--include", help="Glob pattern of the compared weights. Repeatable; default: all."),
     ] = None,
+    common: Annotated[bool, typer.Option("--common", help="Compare what all share, and list the rest.")] = False,
+    plane: Annotated[bool, typer.Option("--plane", help="All checkpoints on the plane of τ_u and τ_ft.")] = False,
+    subspace: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--subspace", metavar="K", help="Overlap with the first K singular directions of τ_u."),
+    ] = None,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="First run the same attack on the original model, if that is missing.")
+    ] = False,
     layers: Annotated[bool, typer.Option("--layers", help="Show also the layers that unlearning left alone.")] = False,
     recipe: RecipeOption = None,
     set_: SetOption = None,
@@ -30,66 +43,170 @@ def taskvec(
     from ilu_cli.recipe.load import digest, find, load
     from ilu_cli.runs.store import Store
 
-    resolved = load("taskvec", find(recipe) if recipe else None, given(include=(("include",), include)), set_ or [])
+    flags = given(
+        include=(("include",), include),
+        common=(("common",), common or None),
+        plane=(("plane",), plane or None),
+        subspace=(("subspace",), subspace),
+    )
+    resolved: Any = load("taskvec", find(recipe) if recipe else None, flags, set_ or [])
     store = Store()
-    if run:
-        subject = find_subject(run, store)
-    else:
-        from ilu_cli.workflows.vectors import comparable
 
-        subject = of_run(store.latest(comparable, "finished unlearning or attack run"))
-
+    from ilu_cli.workflows import roles as lineage
     from ilu_cli.workflows import vectors as workflow
 
+    if runs:
+        subjects = [find_subject(r, store) for r in runs]
+    else:
+        subjects = [of_run(store.latest(lineage.comparable, "finished unlearning or attack run"))]
     if dry_run:
-        roles = workflow.find_roles(subject, store)
-        facts: dict[str, Any] = {
-            "recipe": resolved.model_dump(),
-            "recipe_sha256": digest(resolved),
-            "checkpoints": {role: {"id": s.label, "folder": str(s.folder)} for role, s in roles.items()},
-        }
+        _dry(subjects, store, resolved, digest(resolved), as_json)
+        return
+    if complete:
+        for subject in subjects:
+            workflow.complete(subject, store, console.reporter())
+    title = ", ".join(s.label for s in subjects)
+    if len(subjects) > 1:
+        matrix = workflow.matrix(resolved, subjects, store)
         if as_json:
-            console.out_json(facts)
-        else:
-            for role, s in roles.items():
-                console.out(f"{role:<10} {s.label}")
-        return
-    found = workflow.run(resolved, subject, store)  # type: ignore[arg-type]
+            console.out_json({"runs": [s.label for s in subjects], **matrix.as_dict()})
+            return
+        _matrix(matrix)
+        _notes(matrix.notes)
+    else:
+        found = workflow.run(resolved, subjects[0], store)
+        if as_json:
+            console.out_json({"run": title, **found.as_dict()})
+            return
+        _tables(found, layers)
+        console.out(workflow.verdict(found.grams))
+        _notes(found.roles.notes)
+    console.next_step(f"compared: {title}", [], "ilu list   (other methods, tasks and attacks)")
+
+
+def _dry(subjects: list[Any], store: Any, recipe: Any, sha256: str, as_json: bool) -> None:
+    from ilu_cli.workflows.roles import find_roles
+
+    roles = [(role, s) for subject in subjects for role, s in find_roles(subject, store).by_name.items()]
     if as_json:
-        console.out_json({"run": subject.label, **found.as_dict()})
+        checkpoints = {role: {"id": s.label, "folder": str(s.folder)} for role, s in roles}
+        console.out_json({"recipe": recipe.model_dump(), "recipe_sha256": sha256, "checkpoints": checkpoints})
         return
-    _tables(found, layers)
-    console.out(workflow.verdict(found.grams["all"]))
-    console.next_step(f"compared: {subject.label}", [], "ilu list   (other methods, tasks and attacks)")
+    for role, s in roles:
+        console.out(f"{role:<10} {s.label}")
+
+
+def _notes(notes: list[str]) -> None:
+    for note in notes:
+        console.err().print(f"note: {note}", soft_wrap=True)
+
+
+def _table(title: str, left: list[str], right: list[str]) -> Any:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for name in left:
+        table.add_column(name, overflow="fold")
+    for name in right:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _cosine(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.4f}"
 
 
 def _tables(found: Any, every_layer: bool) -> None:
-    from rich.table import Table
-
-    checkpoints = Table(title="checkpoints", title_justify="left")
-    checkpoints.add_column("role")
-    checkpoints.add_column("what", overflow="fold")
-    for role, s in found.roles.items():
+    checkpoints = _table("checkpoints", ["role", "what"], [])
+    for role, s in found.roles.by_name.items():
         checkpoints.add_row(role, s.label)
     console.out_table(checkpoints)
-    names = found.grams["all"].names
-    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    table = Table(title="task vectors", title_justify="left")
-    table.add_column("weights")
-    for n in names:
-        table.add_column(f"‖τ_{n}‖", justify="right")
-    for a, b in pairs:
-        table.add_column(f"cos(τ_{a}, τ_{b})", justify="right")
-    groups = sorted(found.grams, key=lambda g: (g != "all", g == "other", int(g.split()[-1]) if "layer" in g else 0))
-    shown = [g for g in groups if g == "all" or every_layer or found.grams[g].norm("u") > 0]
+    _groups("task vectors", found.groups() | {"touched by unlearning": found.touched()}, every_layer)
+    from ilu_cli.taskvec.angles import type_of
+
+    _groups("by type of module", found.grams.by(type_of), every_layer)
+    _left_out(found.left_out)
+    if found.subspace is not None:
+        _subspace(found.subspace)
+    if found.plane:
+        _plane(found.plane)
+
+
+def _left_out(left_out: dict[str, str]) -> None:
+    if left_out:
+        console.out(f"not compared ({len(left_out)}):")
+        for name, why in left_out.items():
+            console.out(f"  {name} {why}")
+
+
+def _groups(title: str, groups: dict[str, Any], every: bool) -> None:
+    first = next(iter(groups.values()))
+    table = _table(
+        title, ["weights"], [*(f"‖τ_{n}‖" for n in first.names), *(f"cos(τ_{a}, τ_{b})" for a, b in first.pairs())]
+    )
+    shown = [g for g, gram in groups.items() if g == "all" or every or gram.norm("u") > 0]
     for group in shown:
-        gram = found.grams[group]
-        cosines = [gram.cosine(a, b) for a, b in pairs]
-        table.add_row(
-            group,
-            *(f"{gram.norm(n):.4g}" for n in names),
-            *("-" if c is None else f"{c:+.4f}" for c in cosines),
-        )
+        gram = groups[group]
+        norms = [f"{gram.norm(n):.4g}" for n in gram.names]
+        table.add_row(group, *norms, *(_cosine(gram.cosine(a, b)) for a, b in gram.pairs()))
     console.out_table(table)
     if len(shown) < len(groups):
         console.out(f"{len(groups) - len(shown)} groups of weights were not touched by unlearning; --layers shows them")
+
+
+def _matrix(matrix: Any) -> None:
+    names = matrix.gram.names
+    table = _table("cosines", ["", "vector"], ["norm", *(str(i + 1) for i in range(len(names)))])
+    for i, a in enumerate(names):
+        cosines = [_cosine(matrix.gram.cosine(a, b)) for b in names[: i + 1]]
+        table.add_row(str(i + 1), f"τ_{a}", f"{matrix.gram.norm(a):.4g}", *cosines)
+    console.out_table(table)
+    _left_out(matrix.left_out)
+
+
+def _subspace(rows: list[Any]) -> None:
+    from ilu_cli.taskvec.subspace import by_layer
+
+    table = _table(
+        "share of ‖τ_u→ft‖² in the first directions of τ_u (beside it: what a random vector would have)",
+        ["weights"], ["K", "‖Uᵀτ‖²", "random", "‖τV‖²", "random", "‖UᵀτV‖²", "random", "τ_u kept", "smallest angle"],
+    )  # fmt: skip
+    for group, o in by_layer(rows).items():
+        shares = [f"{x:.4f}" for pair in zip((o.left, o.right, o.both), o.chance) for x in pair]
+        table.add_row(group, str(o.k), *shares, f"{o.kept:.3f}", f"{min(o.angles, default=90):.1f}°")
+    console.out_table(table)
+
+
+def _plane(plane: dict[str, Any]) -> None:
+    table = _table(f"plane: x along {plane['axes'][0]}, y along {plane['axes'][1]}", ["role", "checkpoint"],
+                   ["step", "x", "y", "in the plane", "forget accuracy"])  # fmt: skip
+    for p in plane["points"]:
+        table.add_row(
+            p["role"],
+            p["label"],
+            "-" if p["step"] is None else str(p["step"]),
+            f"{p['x']:.4g}",
+            f"{p['y']:.4g}",
+            "-" if p["explained"] is None else f"{p['explained']:.1%}",
+            "-" if p["forget"] is None else f"{p['forget']:.3f}",
+        )
+    console.out_table(table)
+    for line in _drawn(plane["points"]):
+        console.out(line)
+
+
+def _drawn(points: list[dict[str, Any]], width: int = 64, height: int = 16) -> list[str]:
+    """The points as a text plot: O original, U unlearned, F and f fine-tuned, A and a attacked and on the way there."""
+    marks = {"original": "O", "unlearned": "U", "finetuned": "F", "attacked": "A"}
+    ends = {p["role"]: p for p in points if p["role"] in marks}
+    low = [min(p[c] for p in points) for c in "xy"]
+    span = [(max(p[c] for p in points) - least) or 1.0 for c, least in zip("xy", low)]
+    grid = [[" "] * width for _ in range(height)]
+    for p in sorted(points, key=lambda p: p["step"] or 0):
+        column = round((p["x"] - low[0]) / span[0] * (width - 1))
+        row = height - 1 - round((p["y"] - low[1]) / span[1] * (height - 1))
+        last = max(q["step"] or 0 for q in points if q["role"] == p["role"]) == (p["step"] or 0)
+        grid[row][column] = marks[p["role"]] if last else marks[p["role"]].lower()
+    legend = "  ".join(f"{marks[role]} {role}" for role in ends)
+    edge = "+" + "-" * width + "+"
+    return [edge, *(f"|{''.join(line)}|" for line in grid), edge, f"{legend}  (small letters: on the way)"]

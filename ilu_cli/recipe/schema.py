@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import Field, NonNegativeInt, create_model
+from pydantic import Field, NonNegativeInt, PositiveInt, create_model
 
 from ilu_cli import registry
 from ilu_cli.recipe.source import Key
@@ -127,6 +127,9 @@ class TaskvecRecipe(Recipe):
     include: list[str] | None = Field(
         None, min_length=1, description="glob patterns of the compared weights; null: all"
     )
+    common: bool = Field(False, description="compare what all checkpoints share, and list the rest")
+    plane: bool = Field(False, description="all checkpoints on the plane of τ_u and τ_ft")
+    subspace: PositiveInt | None = Field(None, description="compare this many leading singular directions")
 
 
 def _component(known: registry.Registry, base: type[Component]) -> Any:

@@ -1,23 +1,36 @@
-"""Norms and cosines of task vectors, overall and by layer, in one pass over the files."""
+"""Norms and cosines of task vectors: overall, by layer, by type of module, and where unlearning changed something."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from ilu_cli.taskvec.delta import Checkpoint, common_names, deltas
+from ilu_cli.taskvec.delta import Checkpoint
+from ilu_cli.taskvec.stream import products
 
 LAYER = re.compile(r"(?:layers|h|blocks)\.(\d+)\.")
 
 
-def group_of(name: str) -> str:
-    """`layer 7` for a weight of decoder layer 7, `other` for embeddings, norms and head."""
+def layer_of(name: str) -> str:
+    """`layer 7` for a weight of decoder layer 7, `other` for embeddings, final norm and head."""
     match = LAYER.search(name)
     return f"layer {match[1]}" if match else "other"
+
+
+def type_of(name: str) -> str:
+    """`q_proj`, `down_proj`, …: the module that a weight or bias belongs to; or `norms`, `embeddings`, `head`."""
+    module = name.rpartition(".")[0].rpartition(".")[2] or name
+    if "norm" in module or module.startswith("ln_"):
+        return "norms"
+    if module in ("lm_head", "embed_out"):
+        return "head"
+    return "embeddings" if "embed" in module or module in ("wte", "wpe") else module
 
 
 @dataclass
@@ -25,55 +38,69 @@ class Gram:
     """Inner products of vectors by name, in float64: `products[i][j]` = ⟨v_i, v_j⟩."""
 
     names: list[str]
-    products: torch.Tensor
+    products: Tensor
+
+    def inner(self, a: str, b: str) -> float:
+        return float(self.products[self.names.index(a), self.names.index(b)])
 
     def norm(self, name: str) -> float:
-        i = self.names.index(name)
-        return math.sqrt(max(0.0, float(self.products[i, i])))
+        return math.sqrt(max(0.0, self.inner(name, name)))
 
     def cosine(self, a: str, b: str) -> float | None:
         """The cosine, or None if one of the vectors is zero (a cosine with it is not defined)."""
         scale = self.norm(a) * self.norm(b)
-        if scale == 0:
-            return None
-        return float(self.products[self.names.index(a), self.names.index(b)]) / scale
+        return self.inner(a, b) / scale if scale else None
+
+    def pairs(self) -> list[tuple[str, str]]:
+        return [(a, b) for i, a in enumerate(self.names) for b in self.names[i + 1 :]]
+
+    def only(self, names: list[str]) -> Gram:
+        """The same for some of the vectors."""
+        at = torch.tensor([self.names.index(n) for n in names])
+        return Gram(names, self.products[at[:, None], at])
 
     def as_dict(self) -> dict[str, Any]:
         """Norms of all vectors and cosines of all pairs."""
-        pairs = [(a, b) for i, a in enumerate(self.names) for b in self.names[i + 1 :]]
         return {
             "norms": {n: self.norm(n) for n in self.names},
-            "cosines": {f"{a}·{b}": self.cosine(a, b) for a, b in pairs},
+            "cosines": {f"{a}·{b}": self.cosine(a, b) for a, b in self.pairs()},
         }
 
 
-def task_vectors(
-    origin: Checkpoint,
-    unlearned: Checkpoint,
-    finetuned: Checkpoint | None,
-    attacked: Checkpoint | None,
-    include: list[str] | None = None,
-) -> dict[str, Gram]:
-    """Inner products of the task vectors that these checkpoints define, by group and under `all`.
+@dataclass
+class Grams:
+    """The inner products of vectors, one matrix for every weight."""
 
-    τ_u = θ_u − θ_o; τ_ft = θ_o^ft − θ_o; τ_u→ft = θ_u^ft − θ_u (arXiv 2506.01339, sec. 5).
+    names: list[str]
+    by_weight: dict[str, Tensor]
 
-    Raises:
-        UnavailableError: if the checkpoints differ in names or shapes of their weights.
-    """
-    others = [c for c in (unlearned, finetuned, attacked) if c is not None]
-    vectors = ["u"] + ["ft"] * (finetuned is not None) + ["u→ft"] * (attacked is not None)
-    grams: dict[str, Gram] = {}
-    for name in common_names([origin, *others], include):
-        partial = torch.zeros(len(vectors), len(vectors), dtype=torch.float64)
-        for found in deltas(origin.tensor(name), [c.tensor(name) for c in others]):
-            if attacked is not None:
-                found[-1] -= found[0]  # (θ_u^ft − θ_o) − (θ_u − θ_o)
-            for i, a in enumerate(found):
-                for j, b in enumerate(found[: i + 1]):
-                    partial[i, j] += torch.dot(a, b)
-        partial = partial + partial.tril(-1).t()
-        for group in ("all", group_of(name)):
-            gram = grams.setdefault(group, Gram(vectors, torch.zeros_like(partial)))
-            gram.products += partial
-    return grams
+    def total(self, of: Callable[[str], bool] = lambda _: True) -> Gram:
+        """Over all weights whose name is wanted."""
+        parts = [g for name, g in self.by_weight.items() if of(name)]
+        none = torch.zeros(len(self.names), len(self.names), dtype=torch.float64)
+        return Gram(self.names, torch.stack(parts).sum(0) if parts else none)
+
+    def by(self, group_of: Callable[[str], str]) -> dict[str, Gram]:
+        """One sum for each group of weights."""
+        groups = sorted({group_of(name) for name in self.by_weight}, key=_in_order)
+        return {group: self.total(lambda n, g=group: group_of(n) == g) for group in groups}  # type: ignore[misc]
+
+    def only(self, names: list[str]) -> Grams:
+        """The same for some of the vectors."""
+        return Grams(names, {weight: Gram(self.names, g).only(names).products for weight, g in self.by_weight.items()})
+
+    def touched(self, vector: str) -> list[str]:
+        """The weights in which a vector is not zero."""
+        i = self.names.index(vector)
+        return [name for name, g in self.by_weight.items() if float(g[i, i]) > 0]
+
+
+def _in_order(group: str) -> tuple[bool, int, str]:
+    return group == "other", int(group.split()[1]) if group.startswith("layer ") else -1, group
+
+
+def measure(checkpoints: dict[str, Checkpoint], vectors: dict[str, tuple[str, str]], names: list[str]) -> Grams:
+    """Inner products of the vectors θ_end − θ_start, given as name: (start, end), over the weights `names`."""
+    at = {role: i for i, role in enumerate(checkpoints)}
+    pairs = [(at[start], at[end]) for start, end in vectors.values()]
+    return Grams(list(vectors), dict(products(list(checkpoints.values()), pairs, names)))

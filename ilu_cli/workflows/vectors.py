@@ -2,59 +2,82 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from ilu_cli.errors import UnavailableError
-from ilu_cli.models.subject import Subject, lineage, of_run, original_of
+from ilu_cli.engine.reporter import Reporter
+from ilu_cli.errors import UnavailableError, UsageError
+from ilu_cli.models.subject import Subject, parent_of
+from ilu_cli.recipe.load import load
 from ilu_cli.recipe.schema import TaskvecRecipe
-from ilu_cli.runs.store import Run, Store
-from ilu_cli.taskvec.angles import Gram, task_vectors
-from ilu_cli.taskvec.delta import open_checkpoint
+from ilu_cli.runs.store import Store
+from ilu_cli.taskvec.angles import Gram, Grams, layer_of, measure, type_of
+from ilu_cli.taskvec.delta import Checkpoint, common_names, differences, open_checkpoint
+from ilu_cli.taskvec.plane import coordinates
+from ilu_cli.taskvec.subspace import Overlap, overlaps
+from ilu_cli.workflows.roles import Roles, find_roles, forget_accuracy, points_of
+
+SMALL = 0.01  # below this a cosine, or a ratio of norms, says next to nothing
 
 
 @dataclass
 class Vectors:
-    """θo, θu, θ_o^ft and θ_u^ft, as far as they exist, and the inner products of their task vectors."""
+    """The inner products of the task vectors around a run, and what else was asked for."""
 
-    roles: dict[str, Subject]
-    grams: dict[str, Gram]
+    roles: Roles
+    grams: Grams
+    left_out: dict[str, str] = field(default_factory=dict)
+    plane: dict[str, Any] | None = None
+    subspace: list[Overlap] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        checkpoints = {role: {"id": s.label, "folder": str(s.folder)} for role, s in self.roles.items()}
-        return {"checkpoints": checkpoints, "groups": {group: g.as_dict() for group, g in self.grams.items()}}
+        touched = self.grams.touched("u")
+        return {
+            "checkpoints": {r: {"id": s.label, "folder": str(s.folder)} for r, s in self.roles.by_name.items()},
+            "groups": {group: g.as_dict() for group, g in self.groups().items()},
+            "types": {kind: g.as_dict() for kind, g in self.grams.by(type_of).items()},
+            "touched": {
+                "weights": touched,
+                "of": len(self.grams.by_weight),
+                **self.touched().as_dict(),
+            },
+            "left_out": self.left_out,
+            "verdict": verdict(self.grams),
+            "plane": self.plane,
+            "subspace": [o.as_dict() for o in self.subspace] if self.subspace is not None else None,
+            "notes": self.roles.notes,
+        }
+
+    def groups(self) -> dict[str, Gram]:
+        """Overall and by layer."""
+        return {"all": self.grams.total(), **self.grams.by(layer_of)}
+
+    def touched(self) -> Gram:
+        """Over the weights that unlearning changed."""
+        return self.grams.total(set(self.grams.touched("u")).__contains__)
 
 
-def comparable(run: Run) -> bool:
-    """Whether a run is worth comparing: an unlearned model, or an attack on a run."""
-    return run.complete and (run.manifest.command == "unlearn" or run.manifest.parents[0]["kind"] == "run")
-
-
-def find_roles(subject: Subject, store: Store) -> dict[str, Subject]:
-    """The checkpoints around a run: its original, the unlearned model, and fine-tunings of both by the same attack.
+def complete(subject: Subject, store: Store, reporter: Reporter) -> None:
+    """Run the attack of these roles on the original model, if that is missing.
 
     Raises:
-        UnavailableError: if there is no unlearned model in the lineage.
+        UnavailableError: if there is no attack whose counterpart could be run.
     """
-    unlearned = next((s for s in reversed(lineage(subject)) if s.run and s.run.manifest.command == "unlearn"), None)
-    if unlearned is None:
-        raise UnavailableError(f"{subject.label} does not descend from an unlearned model", hint="run `ilu unlearn`")
-    original = original_of(subject)
-    roles = {"original": original, "unlearned": unlearned}
-    attacks = [r for r in store.runs() if r.complete and r.manifest.command == "attack"]
-    attacked: Run | None = subject.run if subject.run and subject.run.manifest.command == "attack" else None
-    if attacked is None:
-        attacked = next((r for r in reversed(attacks) if r.manifest.parents[0]["id"] == unlearned.label), None)
-    if attacked is None:
-        return roles
-    roles["attacked"] = of_run(attacked)
-    for r in reversed(attacks):
-        parent = r.manifest.parents[0]
-        same = r.manifest.recipe_sha256 == attacked.manifest.recipe_sha256
-        if same and parent["kind"] == original.kind != "run" and parent["weights"] == original.weights:
-            roles["finetuned"] = of_run(r)
-            break
-    return roles
+    from ilu_cli.workflows import attack
+
+    roles = find_roles(subject, store).by_name
+    if "attacked" not in roles:
+        raise UnavailableError(f"there is no attack on {roles['unlearned'].label} yet", hint="run `ilu attack`")
+    attacked = roles["attacked"]
+    if "finetuned" in roles or attacked.run is None:
+        return
+    target = parent_of(attacked)
+    if target is None:
+        raise UnavailableError(f"{attacked.label} has no parent")
+    recipe = load("attack", attacked.run.path / "recipe.yaml", {}, [])
+    plan = attack.plan(recipe, target)  # type: ignore[arg-type]
+    reporter.note(f"the attack of {attacked.label} on the original, {plan.original.label}")
+    attack.run(plan, store, reporter, plan.original)
 
 
 def run(recipe: TaskvecRecipe, subject: Subject, store: Store) -> Vectors:
@@ -64,25 +87,161 @@ def run(recipe: TaskvecRecipe, subject: Subject, store: Store) -> Vectors:
         UnavailableError: if checkpoints are missing or do not have the same weights.
     """
     roles = find_roles(subject, store)
-    opened = {role: open_checkpoint(s) for role, s in roles.items()}
-    grams = task_vectors(
-        opened["original"], opened["unlearned"], opened.get("finetuned"), opened.get("attacked"), recipe.include
-    )
-    return Vectors(roles, grams)
+    opened = {role: open_checkpoint(s) for role, s in roles.by_name.items()}
+    vectors = roles.vectors()
+    if recipe.plane:
+        more, labels = _plane_points(roles)
+        opened |= {role: open_checkpoint(s) for role, s in more.items()}
+        vectors |= {f"o→{role}": ("original", role) for role in labels}
+    every = list(opened.values())
+    names = common_names(every, recipe.include, common=recipe.common)
+    grams = measure(opened, vectors, names)
+    found = Vectors(roles, grams.only(list(roles.vectors())), differences(every))
+    if recipe.plane:
+        found.plane = _plane(roles, grams.total(), labels)
+    if recipe.subspace:
+        u, ft = (tuple(opened[r] for r in roles.vectors()[v]) for v in _compared(roles))
+        found.subspace = overlaps(u, ft, names, recipe.subspace, recipe.seed)  # type: ignore[arg-type]
+    return found
 
 
-def verdict(gram: Gram) -> str:
-    """One sentence: does fine-tuning walk back?"""
+def _compared(roles: Roles) -> tuple[str, str]:
+    """The two vectors whose subspaces are compared.
+
+    Raises:
+        UnavailableError: if there is no attack to compare.
+    """
+    if "attacked" not in roles.by_name:
+        raise UnavailableError("there is no attack on this run yet, so no τ_u→ft", hint="run `ilu attack`")
+    return "u", "u→ft"
+
+
+def _plane_points(roles: Roles) -> tuple[dict[str, Subject], dict[str, dict[str, Any]]]:
+    """Intermediate checkpoints, and everything that is drawn, with what is known of it before it is measured."""
+    known, more = roles.by_name, dict[str, Subject]()
+    attacks: list[str] = [role for role in ("finetuned", "attacked") if role in known]
+    forget = {role: forget_accuracy(known[role]) for role in attacks}
+    labels: dict[str, dict[str, Any]] = {}
+    begins = {"original": "finetuned", "unlearned": "attacked"}
+    for role, subject in known.items():
+        at = forget.get(begins.get(role, role)) or {}
+        step = None if role in begins else max(at, default=None)
+        labels[role] = {
+            "role": role,
+            "label": subject.label,
+            "step": step,
+            "forget": at.get(0 if step is None else step),
+        }
+    for role in forget:
+        for p in points_of(role, known[role]):
+            more[f"{role}@{p.strength}"] = p.subject
+            labels[f"{role}@{p.strength}"] = {
+                "role": role, "label": p.subject.label, "step": p.strength, "forget": forget[role].get(p.strength)
+            }  # fmt: skip
+    return more, labels
+
+
+def _plane(roles: Roles, gram: Gram, labels: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The checkpoints on the plane of τ_u and τ_ft, or of τ_u and τ_u→ft if the original was not fine-tuned.
+
+    Raises:
+        UnavailableError: if there is nothing but τ_u, or the vectors span no plane.
+    """
+    second = "ft" if "finetuned" in roles.by_name else "u→ft"
+    if second not in gram.names:
+        raise UnavailableError("there is no attack on this run yet, so no plane", hint="run `ilu attack`")
+    if second != "ft":
+        roles.notes.append("the original was not fine-tuned: the plane is that of τ_u and τ_u→ft (--complete runs it)")
+    found = coordinates(gram, "u", second, [f"o→{role}" for role in labels])
+    points = [label | {"x": x, "y": y, "explained": e} for label, (x, y, e) in zip(labels.values(), found)]
+    order = {"original": 0, "unlearned": 1, "finetuned": 2, "attacked": 3}
+    points.sort(key=lambda p: (order[p["role"]], p["step"] or 0))
+    return {"axes": ["τ_u", f"τ_{second}, orthogonal to τ_u"], "points": points}
+
+
+def plane(subject: Subject, store: Store) -> dict[str, Any]:
+    """The plane around a run as data: `{axes, points: [{role, label, step, forget, x, y, explained}]}`.
+
+    Raises:
+        UnavailableError: see `run`.
+    """
+    found = run(TaskvecRecipe(plane=True), subject, store)
+    return (found.plane or {}) | {"notes": found.roles.notes}
+
+
+@dataclass
+class Matrix:
+    """The vectors of several runs against each other."""
+
+    gram: Gram
+    ends: dict[str, tuple[str, str]]
+    notes: list[str]
+    left_out: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        names = self.gram.names
+        return {
+            "vectors": {n: {"from": a, "to": b, "norm": self.gram.norm(n)} for n, (a, b) in self.ends.items()},
+            "cosines": [[self.gram.cosine(a, b) for b in names] for a in names],
+            "notes": self.notes,
+            "left_out": self.left_out,
+        }
+
+
+def matrix(recipe: TaskvecRecipe, subjects: list[Subject], store: Store) -> Matrix:
+    """Compare the task vectors around several runs, each vector once.
+
+    Raises:
+        UsageError: if the plane or the subspaces of several runs are asked for.
+        UnavailableError: if checkpoints are missing or do not have the same weights.
+    """
+    if recipe.plane or recipe.subspace:
+        raise UsageError("--plane and --subspace look at one run", hint="name one RUN")
+    opened: dict[str, Checkpoint] = {}
+    ends: dict[str, tuple[str, str]] = {}
+    notes: list[str] = []
+    for subject in subjects:
+        roles = find_roles(subject, store)
+        notes += [n for n in roles.notes if n not in notes]
+        for s in roles.by_name.values():
+            if s.label not in opened:
+                opened[s.label] = open_checkpoint(s)
+        for name, (start, end) in roles.vectors().items():
+            pair = roles.by_name[start].label, roles.by_name[end].label
+            if pair not in ends.values():
+                ends[f"{name} {pair[1]}"] = pair
+    every = list(opened.values())
+    names = common_names(every, recipe.include, common=recipe.common)
+    return Matrix(measure(opened, ends, names).total(), ends, notes, differences(every))
+
+
+def verdict(grams: Grams) -> str:
+    """Does fine-tuning walk back? With what keeps the figure from saying much, where something does."""
+    gram = grams.total()
     if "u→ft" not in gram.names:
         return "no attack on this run yet: `ilu attack` fine-tunes it"
-    cosine = gram.cosine("u", "u→ft")
+    cosine, u, ft = gram.cosine("u", "u→ft"), gram.norm("u"), gram.norm("u→ft")
     if cosine is None:
         return "one of the task vectors is zero"
-    undone = -cosine * gram.norm("u→ft") / gram.norm("u")
-    if abs(cosine) < 0.01:
-        how = "is orthogonal to the unlearning direction"
+    if abs(cosine) < SMALL:
+        how = "is nearly orthogonal to the unlearning direction; a cosine this small says next to nothing"
     elif cosine > 0:
         how = "goes on along the unlearning direction"
     else:
-        how = f"walks back along the unlearning direction, and undoes {undone:.2%} of its length"
-    return f"cos(τ_u→ft, τ_u) = {cosine:+.4f}: fine-tuning {how}"
+        how = f"walks back along the unlearning direction, and undoes {-cosine * ft / u:.2%} of its length"
+    lines = [f"cos(τ_u→ft, τ_u) = {cosine:+.4f}: fine-tuning {how}"]
+    if ft < SMALL * u:
+        lines.append(f"fine-tuning hardly moved: ‖τ_u→ft‖ is {ft / u:.2%} of ‖τ_u‖")
+    if u < SMALL * ft:
+        lines.append(f"unlearning hardly moved: ‖τ_u‖ is {u / ft:.2%} of ‖τ_u→ft‖")
+    touched = grams.touched("u")
+    if len(touched) < len(grams.by_weight):
+        part = grams.total(set(touched).__contains__)
+        there = part.cosine("u", "u→ft")
+        share = part.norm("u→ft") ** 2 / ft**2
+        value = "not defined: fine-tuning left them alone" if there is None else f"{there:+.4f}"
+        lines.append(
+            f"unlearning changed {len(touched)} of {len(grams.by_weight)} weights: over those the cosine is {value}, "
+            f"and {share:.2%} of the squared length of τ_u→ft lies there"
+        )
+    return "\n".join(lines)
