@@ -138,6 +138,32 @@ class _Distillation(torch.autograd.Function):
             yield part, _logits(hidden[part], w, bias, ctx.full).log_softmax(-1), zt.log_softmax(-1)
 
 
+@torch.no_grad()
+def picked_logps(
+    hidden: Tensor, weight: Tensor, states: Tensor, targets: Tensor, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target, float32 [M], and whether it is the most probable token, bool [M].
+
+    Several targets may be predicted by one state; its logits are computed once.
+
+    Args:
+        hidden: [N, D], states.
+        weight: [V, D], the LM head's matrix.
+        states: [M], which state predicts the target, ascending.
+        targets: [M], token ids.
+        bias: [V] or None.
+    """
+    full = torch.promote_types(hidden.dtype, torch.float32)
+    w = weight.to(_compute_dtype(hidden))
+    logps, greedy = hidden.new_empty(len(targets), dtype=full), targets.new_empty(len(targets), dtype=torch.bool)
+    for i in range(0, hidden.shape[0], CHUNK):
+        a, b = torch.searchsorted(states, torch.tensor([i, i + CHUNK], device=states.device)).tolist()
+        z, rows = _logits(hidden[i : i + CHUNK], w, bias, full), states[a:b] - i
+        logps[a:b] = z[rows, targets[a:b]] - z.logsumexp(-1)[rows]
+        greedy[a:b] = z.argmax(-1)[rows] == targets[a:b]
+    return logps, greedy
+
+
 def _add_gradients(
     dz: Tensor, part: slice, hidden: Tensor, w: Tensor, d_hidden: Tensor | None, d_weight: Tensor | None,
     d_bias: Tensor | None,

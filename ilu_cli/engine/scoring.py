@@ -1,21 +1,20 @@
 """Log-likelihoods of candidate answers, perplexity, and greedy answers.
 
-The candidates of a question share its context: they are laid side by side behind it in one row, each attending to the
-context and to itself only, so the context is run once. The LM head runs on the scored tokens only.
+What requests share at their beginning is run once (`ilu_cli.engine.tree`); the LM head runs on the scored tokens only.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ilu_cli.data.encode import Batch, Encoded, collate, split_pair
+from ilu_cli.data.encode import Batch, Encoded
 from ilu_cli.engine.accel import Backend
-from ilu_cli.engine.head import token_stats
-from ilu_cli.engine.view import View
+from ilu_cli.engine.head import picked_logps
+from ilu_cli.engine.tree import Request, Row, as_tensors, halves, in_rows, take
 from ilu_cli.errors import UsageError
 from ilu_cli.models.load import Parts
 
@@ -39,82 +38,105 @@ class Scorer:
     tokenizer: Any
     backend: Backend
     precision: str = "fp32"
+    tokens: int = TOKENS  # fewer once memory has run out
+    known: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def context_length(self) -> int:
         return int(getattr(self.model.config, "max_position_embeddings", 1 << 30))
 
-    @torch.no_grad()
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a text; a text is encoded once."""
+        if text not in self.known:
+            self.known[text] = self.tokenizer(text)["input_ids"]
+        return self.known[text]
+
+    def pair(self, context: str, continuation: str) -> Request:
+        """Encode both together and part them where the context alone would end, its last white space apart.
+
+        This is lm-eval's convention. Without a context the first token is not scored: nothing predicts it.
+        """
+        start = len(self.encode(context.rstrip())) if context else 0
+        return Request(tuple(self.encode(context + continuation)), max(1, start))
+
+    def check_length(self, tokens: int, text: str) -> None:
+        """Refuse what the model cannot take whole.
+
+        Raises:
+            UsageError: if `tokens` exceed the model's context.
+        """
+        if tokens > self.context_length:
+            raise UsageError(
+                f"a prompt of {tokens} tokens does not fit into the model's context of {self.context_length}: "
+                f"{text[:60]!r}…"
+            )
+
     def loglikelihoods(self, questions: list[Question]) -> list[list[float]]:
         """Summed log-probability of every choice, per question, in the order given.
 
         Raises:
             UsageError: if a question with one of its choices does not fit into the model's context.
         """
-        rows = [row for i, q in enumerate(questions) for row in self._layout(i, q)]
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
-        mine = order[self.backend.rank :: self.backend.world]
-        found: list[tuple[int, int, float]] = []
-        for group in _packed(mine, [len(r.ids) for r in rows]):
-            for i, scores in zip(group, self._score([rows[i] for i in group])):
-                found += [(rows[i].question, c, score) for c, score in zip(rows[i].choices, scores)]
-        total = {(q, c): score for q, c, score in self.backend.gather(found)}
-        return [[total[i, c] for c in range(len(q.choices))] for i, q in enumerate(questions)]
+        requests = []
+        for question in questions:
+            for choice in question.choices:
+                requests.append(self.pair(question.context, choice))
+                self.check_length(len(requests[-1].ids), question.context)
+        found = iter(self.score(requests))
+        return [[next(found)[0] for _ in q.choices] for q in questions]
 
-    def _layout(self, index: int, question: Question) -> list[_Row]:
-        """The rows of a question: one for all choices that leave the context's tokens as they are."""
-        rows: dict[tuple[int, ...], _Row] = {}
-        for c, choice in enumerate(question.choices):
-            context, answer = split_pair(self.tokenizer, question.context, choice)
-            if not context:  # nothing to condition on: the first token is context and is not scored
-                context, answer = answer[:1], answer[1:]
-            if len(context) + len(answer) > self.context_length:
-                raise UsageError(
-                    f"a prompt of {len(context) + len(answer)} tokens does not fit into the model's context of "
-                    f"{self.context_length}: {question.context[:60]!r}…"
-                )
-            rows.setdefault(tuple(context), _Row(index, context)).add(c, answer)
-        return list(rows.values())
-
-    def _score(self, rows: list[_Row]) -> list[list[float]]:
-        length = max(len(r.ids) for r in rows)
-        ids, positions = (torch.zeros(len(rows), length, dtype=torch.long) for _ in range(2))
-        seen = torch.eye(length, dtype=torch.bool).repeat(len(rows), 1, 1)
-        for b, r in enumerate(rows):
-            n = len(r.ids)
-            ids[b, :n], positions[b, :n] = torch.tensor(r.ids), torch.tensor(r.positions)
-            branch = torch.tensor(r.branch)
-            seen[b, :n, :n] = ((branch[:, None] == branch) | (branch == 0)).tril()
-        device = self.backend.device
-        bias = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[:, None].to(device)
-        with self.backend.autocast(self.precision):
-            mask = bias.to(torch.bfloat16) if self.precision == "bf16" else bias
-            final = self.parts.final(ids.to(device), mask, position_ids=positions.to(device))
-            scored = [(b, t) for b, r in enumerate(rows) for pairs in r.scored for t in pairs]
-            which = torch.tensor([b for b, _ in scored], device=device)
-            sources = torch.tensor([s for _, (s, _) in scored], device=device)
-            targets = ids.to(device)[which, torch.tensor([t for _, (_, t) in scored], device=device)]
-            head = self.parts.head
-            nll, _ = token_stats(final[which, sources], head.weight, targets, head.bias)
-        values = iter(nll.tolist())
-        return [[-sum(next(values) for _ in pairs) for pairs in r.scored] for r in rows]
-
-    @torch.no_grad()
     def nll(self, items: list[Encoded]) -> list[float]:
         """Negative log-likelihood of each item's scored tokens, summed, in the order given."""
-        order = sorted(range(len(items)), key=lambda i: len(items[i].ids))
-        mine = order[self.backend.rank :: self.backend.world]
-        found: list[tuple[int, float]] = []
-        for group in _packed(mine, [len(e.ids) for e in items]):
-            batch = collate([items[i] for i in group]).to(self.backend.device)
-            with self.backend.autocast(self.precision):
-                found += zip(group, View(self.parts, batch, 0).nll.tolist())
-        return [value for _, value in sorted(self.backend.gather(found))]
+        return [-logp for logp, _ in self.score([Request(tuple(e.ids), e.start) for e in items])]
+
+    @torch.no_grad()
+    def score(self, requests: list[Request]) -> list[tuple[float, bool]]:
+        """Per request the summed log-probability of its scored tokens, and whether each was the most probable one.
+
+        What does not fit into memory is tried again in halves, and all later batches are that much smaller.
+        """
+        rows = in_rows(requests)[self.backend.rank :: self.backend.world]
+        found: list[tuple[int, float, bool]] = []
+        with self.backend.autocast(self.precision):  # one context, so that weights are cast once
+            while rows:
+                batch = take(rows, min(TOKENS, self.tokens))
+                try:
+                    found += self._forward(batch, requests)
+                except RuntimeError as error:
+                    if "out of memory" not in str(error).lower() or (len(batch) == 1 == len(batch[0].requests)):
+                        raise
+                    self.tokens = max(1, len(batch) * max(map(len, batch)) // 2)
+                    rows += batch if len(batch) > 1 else halves(batch[0], requests)
+                    torch.cuda.empty_cache()
+        return [(logp, greedy) for _, logp, greedy in sorted(self.backend.gather(found))]
+
+    def _forward(self, rows: list[Row], requests: list[Request]) -> list[tuple[int, float, bool]]:
+        """(request, log-probability, greedy) of every request in the rows."""
+        device, head = self.backend.device, self.parts.head
+        ids, positions, seen = (t.to(device) for t in as_tensors(rows))
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        bias = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, torch.finfo(dtype).min)
+        final = self.parts.final(ids, bias[:, None], position_ids=positions)
+        width = ids.shape[1]
+        places = [
+            (b * width + node, i, token)
+            for b, row in enumerate(rows)
+            for i, pairs in zip(row.requests, row.scored)
+            for node, token in pairs
+        ]
+        places.sort()
+        nodes, states = torch.tensor([p for p, _, _ in places], device=device).unique_consecutive(return_inverse=True)
+        targets = torch.tensor([token for _, _, token in places], device=device)
+        logps, greedy = picked_logps(final.flatten(0, 1)[nodes], head.weight, states, targets, head.bias)
+        total = {i: (0.0, True) for row in rows for i in row.requests}
+        for (_, i, _), logp, best in zip(places, logps.tolist(), greedy.tolist()):
+            total[i] = total[i][0] + logp, total[i][1] and best
+        return [(i, *value) for i, value in total.items()]
 
     @torch.no_grad()
     def complete(self, prompts: list[str], max_new_tokens: int) -> list[str]:
         """Greedy continuations, batched, with a KV cache; special tokens are left out."""
-        encoded = [self.tokenizer(p)["input_ids"][-(self.context_length - max_new_tokens) :] for p in prompts]
+        encoded = [self.encode(p)[-(self.context_length - max_new_tokens) :] for p in prompts]
         order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
         mine = order[self.backend.rank :: self.backend.world]
         found: list[tuple[int, str]] = []
@@ -131,24 +153,6 @@ class Scorer:
             texts = self.tokenizer.batch_decode(out[:, batch.ids.shape[1] :], skip_special_tokens=True)
             found += zip(group, texts)
         return [text for _, text in sorted(self.backend.gather(found))]
-
-
-class _Row:
-    """A context and choices side by side. Branch 0 is the context, branch k the k-th choice added."""
-
-    def __init__(self, question: int, context: list[int]) -> None:
-        self.question, self.choices = question, list[int]()
-        self.context = len(context)
-        self.ids, self.positions, self.branch = list(context), list(range(len(context))), [0] * len(context)
-        self.scored: list[list[tuple[int, int]]] = []  # per choice, (index that predicts, index predicted)
-
-    def add(self, choice: int, answer: list[int]) -> None:
-        first = len(self.ids)
-        self.choices.append(choice)
-        self.ids += answer
-        self.positions += range(self.context, self.context + len(answer))
-        self.branch += [len(self.choices)] * len(answer)
-        self.scored.append(list(zip([self.context - 1, *range(first, len(self.ids))], range(first, len(self.ids)))))
 
 
 def _packed(order: list[int], lengths: list[int]) -> list[list[int]]:
