@@ -9,7 +9,7 @@ import traceback
 
 import typer
 
-from ilu_cli.cli import attack, evaluate, runs, show, taskvec, unlearn
+from ilu_cli.cli import attack, evaluate, pipeline, runs, show, taskvec, unlearn
 from ilu_cli.errors import IluError, RunFailed
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("unlearn")(unlearn.unlearn)
 app.command("attack")(attack.attack)
 app.command("eval")(evaluate.evaluate)
 app.command("taskvec")(taskvec.taskvec)
+app.command("pipeline")(pipeline.pipeline)
 app.command("list")(show.list_)
 app.command("runs")(runs.runs)
 

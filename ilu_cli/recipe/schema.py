@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import Field, NonNegativeInt, PositiveInt, create_model
 
 from ilu_cli import registry
+from ilu_cli.recipe.grid import PipelineRecipe, SuiteRecipe
 from ilu_cli.recipe.source import Key
 from ilu_cli.recipe.specs import (
     Component,
@@ -169,4 +170,10 @@ def _schema(command: str, _registered: tuple[str, ...]) -> type[Recipe]:
         )
     if command == "attack":
         return create_model("AttackRecipe", __base__=AttackRecipe, attack=(_component(registry.attack, Component), ...))
-    return EvalRecipe if command == "eval" else TaskvecRecipe
+    plain: dict[str, Any] = {
+        "eval": EvalRecipe,
+        "taskvec": TaskvecRecipe,
+        "suite": SuiteRecipe,
+        "pipeline": PipelineRecipe,
+    }
+    return plain[command]

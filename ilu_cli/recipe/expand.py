@@ -1,0 +1,182 @@
+"""From the recipe of a suite or pipeline to the recipes of its runs, or to every problem in them at once."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from ilu_cli.errors import UsageError
+from ilu_cli.recipe.grid import AttackGrid, PipelineRecipe, SuiteRecipe
+from ilu_cli.recipe.load import find, load, validate
+from ilu_cli.recipe.schema import AttackRecipe, UnlearnRecipe
+from ilu_cli.recipe.source import Key, Layers, Problem, RecipeError, read_layers
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An attack with its keys chosen. Variants of the same `attack` differ in `choice`, what the attacker tries."""
+
+    attack: str
+    choice: dict[str, Any]
+    recipe: AttackRecipe
+    random: bool
+
+    def seeded(self, seed: int) -> AttackRecipe:
+        """The recipe under a seed; seed 0 if the attack draws nothing at random."""
+        return self.recipe.model_copy(update={"seed": seed if self.random else 0})
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to unlearn; `env` is the environment it was crossed with, if any."""
+
+    name: str
+    env: str | None
+    recipe: UnlearnRecipe
+
+    def seeded(self, seed: int) -> UnlearnRecipe:
+        return self.recipe.model_copy(update={"seed": seed})
+
+
+@dataclass
+class Pipeline:
+    """A pipeline's recipe with all that it names read and checked."""
+
+    name: str
+    recipe: PipelineRecipe
+    methods: list[Method]
+    variants: list[Variant]
+
+
+@dataclass
+class _Problems:
+    found: list[Problem] = field(default_factory=list)
+
+    def collect(self, where: str, make: Any) -> Any:
+        """What `make` returns, or None and its problems noted, as those of the place `where`."""
+        try:
+            return make()
+        except RecipeError as error:
+            self.found += [Problem(p.where, f"{where}.{p.key}" if p.key else where, p.message) for p in error.problems]
+        except UsageError as error:
+            self.found.append(Problem(where, "", str(error)))
+        return None
+
+    def raise_any(self) -> None:
+        if self.found:
+            raise RecipeError(list({str(p): p for p in self.found}.values()))
+
+
+def load_suite(name: str) -> list[Variant]:
+    """The attacks of a suite: `quick` (for the shipped `suite-quick`), a recipe's name, or a file.
+
+    Raises:
+        RecipeError: with every problem of the suite and of the attack recipes that it makes.
+        UsageError: if there is no such suite.
+    """
+    path = find_suite(name)
+    recipe = cast(SuiteRecipe, load("suite", path, {}, []))
+    problems = _Problems()
+    variants = list(_variants(recipe.attacks, read_layers(path), recipe.eval.model_dump(), problems))
+    problems.raise_any()
+    return variants
+
+
+def find_suite(name: str) -> Path:
+    """The file of a suite; see `load_suite`."""
+    try:
+        return find(f"suite-{name}")
+    except UsageError:
+        return find(name)
+
+
+def load_pipeline(name: str, sets: list[str], flags: dict[str, tuple[Key, Any]] | None = None) -> Pipeline:
+    """Read a pipeline's recipe and all that it names.
+
+    Raises:
+        RecipeError: with every problem of the pipeline and of the recipes that it makes.
+    """
+    path = find(name)
+    recipe = cast(PipelineRecipe, load("pipeline", path, flags or {}, sets))
+    layers, problems = read_layers(path), _Problems()
+    methods = list(_methods(recipe, path, layers, problems))
+    variants: list[Variant] = []
+    if recipe.suite is not None:
+        beside = path.parent / recipe.suite
+        suite = str(beside) if beside.is_file() else recipe.suite
+        variants += problems.collect("suite", lambda: load_suite(suite)) or []
+    variants += _variants(recipe.attacks, layers, recipe.eval.model_dump(), problems)
+    names = [(v.attack, str(v.choice)) for v in variants]
+    problems.found += [
+        Problem(layers.origin(("attacks",)), "attacks", f"{attack!r} stands twice")
+        for attack, choice in sorted({n for n in names if names.count(n) > 1})
+    ]
+    problems.raise_any()
+    return Pipeline(recipe.name or path.stem, recipe, methods, variants)
+
+
+def _variants(
+    grids: list[AttackGrid], layers: Layers, evaluation: dict[str, Any], problems: _Problems
+) -> Iterator[Variant]:
+    for i, grid in enumerate(grids):
+        for each in _combinations(grid.each):
+            for choice in _combinations(grid.best_of):
+                data = {"command": "attack", "attack": copy.deepcopy(grid.attack), "eval": evaluation | grid.eval}
+                if "keep" in AttackRecipe.model_fields:
+                    data["keep"] = "none"  # what an attacked model is worth is in its results
+                made = Layers(data, _below(layers, ("attacks", i)))
+                for key, value in (each | choice).items():
+                    origin = layers.origin(("attacks", i))
+                    made.put(("attack", *key.split(".")), value, origin)
+                recipe = problems.collect(f"attacks.{i}", lambda made=made: validate("attack", made))
+                if recipe is not None:
+                    label = " ".join([recipe.attack.name, *(_word(k, v) for k, v in each.items())])
+                    yield Variant(label, choice, recipe, grid.random)
+
+
+def _combinations(choices: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(choices, values)) for values in itertools.product(*choices.values())]
+
+
+def _word(key: str, value: Any) -> str:
+    """`sst2` for a named thing, `k=30` for a number."""
+    if isinstance(value, dict):
+        value = value.get("name", ",".join(f"{k}={v}" for k, v in value.items()))
+    return value if isinstance(value, str) else f"{key}={value}"
+
+
+def _methods(recipe: PipelineRecipe, path: Path, layers: Layers, problems: _Problems) -> Iterator[Method]:
+    for name, spec in recipe.methods.items():
+        here = f"methods.{name}"
+        beside = path.parent / spec.recipe
+        base = problems.collect(
+            here, lambda spec=spec, beside=beside: read_layers(beside if beside.is_file() else find(spec.recipe))
+        )
+        if base is None:
+            continue
+        base.put(("model",), recipe.model.model_dump(), layers.origin(("model",)))
+        for key, value in spec.set.items():
+            base.put(tuple(key.split(".")), copy.deepcopy(value), layers.origin(("methods", name, "set", key)))
+        open_ = [r for r in base.data.get("regularizers") or [] if isinstance(r, dict) and "env" not in r]
+        if open_ and not recipe.environments:
+            problems.found.append(
+                Problem(
+                    layers.origin(("methods", name)), here, "a regulariser names no env, and there are no environments"
+                )
+            )
+            continue
+        for env in recipe.environments if open_ else [None]:
+            for regularizer in open_:
+                regularizer["env"] = [env]
+            made = problems.collect(here, lambda base=base: validate("unlearn", base))
+            if made is not None:
+                yield Method(f"{name}({env})" if env else name, env, made)
+
+
+def _below(layers: Layers, key: Key) -> dict[Key, str]:
+    """Where the keys below `key` were written, seen from there."""
+    return {k[len(key) :]: where for k, where in layers.origins.items() if k[: len(key)] == key}

@@ -1,0 +1,79 @@
+"""Recipes of many runs: a suite is a grid of attacks, a pipeline one of methods × environments × attacks × seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat
+
+from ilu_cli.recipe.source import Key
+from ilu_cli.recipe.specs import DEFAULT_MODEL, EvalSpec, ModelSpec, Spec
+
+Choices = dict[str, Annotated[list[Any], Field(min_length=1)]]
+Seeds = Annotated[list[NonNegativeInt], Field(min_length=1)]
+
+
+class AttackGrid(Spec):
+    """One attack of a suite, in the keys of an attack recipe, and the values that it is run with."""
+
+    attack: dict[str, Any]
+    each: Choices = Field({}, description="keys of the attack; every combination of their values is a row of its own")
+    best_of: Choices = Field({}, description="keys of the attack; the attacker tries all, and the best one is the row")
+    eval: dict[str, Any] = Field({}, description="keys that differ from the suite's eval")
+    random: bool = Field(True, description="false: the attack draws nothing at random, so one seed says all")
+
+
+class SuiteRecipe(Spec):
+    """What `ilu attack --suite` runs on a model."""
+
+    command: Literal["suite"] = "suite"
+    attacks: list[AttackGrid] = Field(min_length=1)
+    eval: EvalSpec = Field(EvalSpec(), description="what every attack is followed by")
+
+    def problems(self) -> Iterator[tuple[Key, str]]:
+        """Yield what is impossible although every key is right by itself. See `ilu_cli.recipe.expand` for the parts."""
+        yield from self.eval.problems(("eval",))
+
+
+class MethodSpec(Spec):
+    """One way to unlearn: an unlearning recipe, and keys written over it."""
+
+    recipe: str = Field(description="a shipped recipe's name, or a file (relative to this one)")
+    set: dict[str, Any] = Field({}, description="recipe keys written over it, as with --set: {train.lr: 1e-4}")
+
+
+class MatchSpec(Spec):
+    """Compare methods at the same utility: of each model's kept steps, the one nearest to the target is attacked."""
+
+    benchmark: str
+    target: float = Field(description="utility to be matched, itself or as a share of the original's")
+    of: Literal["original", "value"] = Field("original", description="original: target is a share of the original's")
+    tolerance: PositiveFloat = Field(0.05, description="a distance beyond this is warned about, in the target's unit")
+    keep: Literal["all", "chosen"] = Field("all", description="chosen: delete the kept steps that were not chosen")
+
+
+class PipelineRecipe(Spec):
+    """What `ilu pipeline` runs."""
+
+    command: Literal["pipeline"] = "pipeline"
+    name: str | None = Field(None, pattern=r"^[\w.-]+$", description="its folder; default: the recipe file's name")
+    model: ModelSpec = ModelSpec(ref=DEFAULT_MODEL)
+    methods: dict[str, MethodSpec] = Field(min_length=1)
+    environments: list[str] = Field([], description="each is given to the regularisers that name no env, in turn")
+    suite: str | None = Field(None, description="a suite's name or file")
+    attacks: list[AttackGrid] = Field([], description="attacks beside those of the suite")
+    seeds: Seeds = [0]
+    match: MatchSpec | None = None
+    eval: EvalSpec = Field(EvalSpec(), description="what every model is measured by before it is attacked")
+
+    def problems(self) -> Iterator[tuple[Key, str]]:
+        """Yield what is impossible although every key is right by itself."""
+        yield from self.eval.problems(("eval",))
+        if self.suite is None and not self.attacks:
+            yield ("suite",), "there is nothing to attack with: name a suite, or list attacks"
+        if self.match and self.match.benchmark not in self.eval.benchmarks:
+            yield ("match", "benchmark"), f"{self.match.benchmark!r} is not among eval.benchmarks"
+        for i, seed in enumerate(self.seeds):
+            if seed in self.seeds[:i]:
+                yield ("seeds", i), f"{seed} stands twice"

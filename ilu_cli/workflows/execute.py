@@ -1,0 +1,170 @@
+"""Run a graph on a few worker processes: ready nodes in order, failures apart, the state on disk at every moment."""
+
+from __future__ import annotations
+
+import fcntl
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from ilu_cli.errors import RunFailed
+from ilu_cli.workflows.graph import Graph, Node
+from ilu_cli.workflows.worker import Task, serve
+
+CONTEXT = multiprocessing.get_context("spawn")  # torch does not survive a fork
+
+
+class Stopped(RunFailed):
+    """The user stopped the graph; it can be continued."""
+
+    exit_code = 130
+
+
+class Worker:
+    """A process, the pipe to it, and the node that it does."""
+
+    def __init__(self, root: Path, plugins: list[Path], threads: int) -> None:
+        self.conn, theirs = CONTEXT.Pipe()
+        self.process = CONTEXT.Process(target=serve, args=(theirs, root, plugins, threads), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.node: Node | None = None
+        self.began = 0.0
+
+    def give(self, node: Node, task: Task) -> None:
+        self.node, self.began = node, time.monotonic()
+        self.conn.send(task)
+
+    def answer(self) -> dict[str, Any]:
+        """What it says of its node; of a process that has died, how."""
+        try:
+            return self.conn.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            code = self.process.exitcode or 0
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+            more = "; out of memory?" if code == -signal.SIGKILL else ""
+            return {
+                "error": f"its process {how}{more}",
+                "seconds": round(time.monotonic() - self.began, 2),
+                "died": True,
+            }
+
+
+def run(graph: Graph, jobs: int, plugins: list[Path], changed: Callable[[Node], None]) -> None:
+    """Do what can be done, `jobs` nodes at a time. `changed` hears of every node that begins or ends.
+
+    Raises:
+        Stopped: after Ctrl-C, when every worker has stopped.
+        RunFailed: if another process runs this graph.
+    """
+    with _only_one(graph):
+        graph.refresh()
+        graph.retry()
+        graph.save()
+        workers: list[Worker] = []
+        try:
+            while True:
+                _assign(graph, workers, jobs, plugins, changed)
+                busy = [w for w in workers if w.node]
+                if not busy:
+                    return
+                for conn in wait([w.conn for w in busy]):
+                    worker = next(w for w in busy if w.conn is conn)
+                    if _finish(graph, worker, changed):
+                        workers.remove(worker)
+        except KeyboardInterrupt:
+            _stop(workers)
+            for worker in workers:
+                if worker.node and worker.node.status == "running":
+                    worker.node.status = "waiting"
+            raise Stopped("stopped; nothing that was finished is lost", hint="the same command goes on") from None
+        finally:
+            graph.save()
+            for worker in workers:
+                worker.conn.close()
+                worker.process.terminate()
+                worker.process.join()
+
+
+def _assign(
+    graph: Graph, workers: list[Worker], jobs: int, plugins: list[Path], changed: Callable[[Node], None]
+) -> None:
+    taken = {w.node.hash for w in workers if w.node}
+    for node in graph.ready():
+        graph.settle(node)
+        if node.status == "done":  # done by an earlier process, on weights that are known only now
+            changed(node)
+            return _assign(graph, workers, jobs, plugins, changed)
+        if node.hash in taken:  # the same work under another name: wait for it
+            continue
+        worker = next((w for w in workers if not w.node), None)
+        if worker is None:
+            if len(workers) >= jobs:
+                return None
+            threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, (os.cpu_count() or 1) // jobs)
+            worker = Worker(graph.store.root.absolute(), plugins, threads)
+            workers.append(worker)
+        parent = graph.parent(node)
+        assert parent is not None and node.hash is not None  # it is ready
+        node.status = "running"
+        file = graph.result_file(node).absolute()
+        worker.give(
+            node,
+            Task(node.command, node.recipe, node.hash, parent["subject"], parent["weights"], graph.target(node), file),
+        )
+        taken.add(node.hash)
+        changed(node)
+        graph.save()
+    return None
+
+
+def _finish(graph: Graph, worker: Worker, changed: Callable[[Node], None]) -> bool:
+    """Take over what a worker says of its node; True if the worker has died."""
+    answer, node = worker.answer(), worker.node
+    assert node is not None
+    worker.node = None
+    node.status, node.error = "waiting", None
+    if "error" in answer:
+        node.status, node.error = "failed", answer["error"]
+    elif "interrupted" in answer:
+        raise KeyboardInterrupt
+    else:
+        graph.settle(node, answer["run"])
+    node.seconds = answer["seconds"]
+    graph.block()
+    graph.save()
+    changed(node)
+    return "died" in answer
+
+
+def _stop(workers: list[Worker]) -> None:
+    """Pass Ctrl-C on, and wait until training has saved its state; a second Ctrl-C waits no longer."""
+    busy = [w for w in workers if w.node]
+    for worker in busy:
+        if worker.process.pid and worker.process.is_alive():
+            os.kill(worker.process.pid, signal.SIGINT)
+    try:
+        for worker in busy:
+            worker.answer()
+    except KeyboardInterrupt:
+        return
+
+
+@contextmanager
+def _only_one(graph: Graph) -> Iterator[None]:
+    graph.folder.mkdir(parents=True, exist_ok=True)
+    with (graph.folder / ".lock").open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunFailed(
+                f"{graph.name} is being run by another process", hint="--state shows how far it is"
+            ) from None
+        yield

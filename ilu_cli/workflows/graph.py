@@ -1,0 +1,181 @@
+"""A graph of runs: what is to be made, from what, and how far it is. Its state is read from the runs on disk.
+
+A node is known by the hash of its resolved recipe and its parent's weights. It is done when a finished run (or, for a
+node that chooses a model, a small file in the pipeline's folder) with that hash is there, whoever made it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ilu_cli.models.subject import Subject
+from ilu_cli.runs.files import combined, sha256, write_json
+from ilu_cli.runs.store import Run, Store, open_run
+
+Status = Literal["waiting", "running", "done", "failed", "blocked"]
+
+
+@dataclass
+class Node:
+    """One run, or (`select`) the measuring of a model and the choice among its kept steps.
+
+    `needs` are keys of nodes; the first is the parent. `result` is what later nodes and the table read.
+    """
+
+    key: str
+    command: Literal["unlearn", "select", "attack"]
+    tags: dict[str, Any]
+    recipe: dict[str, Any]
+    recipe_sha256: str
+    needs: list[str] = field(default_factory=list)
+    hash: str | None = None
+    status: Status = "waiting"
+    run: str | None = None
+    seconds: float | None = None
+    error: str | None = None
+    result: dict[str, Any] | None = None
+
+
+def hash_of(command: str, recipe_sha256: str, weights: dict[str, str], extra: Any = None) -> str:
+    """What tells one piece of work from another: what is done, and to which weights."""
+    parts = [command, recipe_sha256, combined(weights), *([] if extra is None else [extra])]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def hash_of_run(run: Run) -> str:
+    """The hash of the node that a run is the outcome of."""
+    m = run.manifest
+    return hash_of(m.command, m.recipe_sha256, m.parents[0]["weights"])
+
+
+def unfinished_path(store: Store, command: str, label: str, digest: str) -> Path:
+    """Where a node's run lies: a name that a later process finds again, whatever happened to this one."""
+    return store.root / f"{command}-{label}-{digest[:10]}"
+
+
+class Graph:
+    """The nodes in the order in which they are begun, and the folder with the graph's files."""
+
+    def __init__(self, name: str, nodes: list[Node], subjects: dict[str, Subject], store: Store) -> None:
+        """`subjects` are the models that are there already: the parents of nodes without `needs`, by method."""
+        self.name, self.store, self.subjects = name, store, subjects
+        self.nodes = {node.key: node for node in nodes}
+        self.folder = store.root / name
+        self._runs: dict[str, Run] = {}
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes.values())
+
+    def refresh(self) -> None:
+        """Read the state from disk; what an earlier process says of errors and times is taken over."""
+        complete = [run for run in self.store.runs() if run.complete and run.manifest.parents]
+        self._runs = {hash_of_run(run): run for run in complete}
+        earlier = self._earlier()
+        for node in self:
+            known = earlier.get(node.key, {})
+            node.status, node.error, node.seconds = "waiting", None, None
+            self.settle(node)
+            same = known.get("hash") == node.hash and known.get("recipe_sha256") == node.recipe_sha256
+            if same and node.status == "done":
+                node.seconds = known.get("seconds") or node.seconds
+            elif same and known.get("status") == "failed":
+                node.status, node.error, node.seconds = "failed", known.get("error"), known.get("seconds")
+        self.block()
+
+    def _earlier(self) -> dict[str, dict[str, Any]]:
+        path = self.folder / "pipeline.json"
+        try:
+            return {n["key"]: n for n in json.loads(path.read_text(encoding="utf-8"))["nodes"]}
+        except (OSError, ValueError, KeyError):
+            return {}
+
+    def block(self) -> None:
+        """Mark what cannot be done because something it needs has failed."""
+        for node in self:
+            bad = [key for key in node.needs if self.nodes[key].status in ("failed", "blocked")]
+            if node.status in ("waiting", "blocked"):
+                node.status, node.error = ("blocked", f"{bad[0]} failed") if bad else ("waiting", None)
+
+    def retry(self) -> None:
+        """Give failed nodes another try."""
+        for node in self:
+            if node.status in ("failed", "blocked"):
+                node.status, node.error = "waiting", None
+
+    def ready(self) -> list[Node]:
+        """The nodes that can begin now, in order."""
+        return [n for n in self if n.status == "waiting" and all(self.nodes[k].status == "done" for k in n.needs)]
+
+    def settle(self, node: Node, path: Path | None = None) -> None:
+        """Work out the node's hash, if its parents are done, and whether it is done (by the run at `path`)."""
+        node.hash = self._hash(node)
+        if node.hash is None:
+            return
+        if node.command == "select":
+            file = self.result_file(node)
+            if file.is_file():
+                node.status, node.result = "done", json.loads(file.read_text(encoding="utf-8"))
+            return
+        run = open_run(path) if path else self._runs.get(node.hash)
+        if run is not None and run.complete and hash_of_run(run) == node.hash:
+            m = run.manifest
+            node.status, node.run, node.seconds = "done", run.id, m.result.get("seconds")
+            node.result = {
+                "subject": self._name(run),
+                "weights": m.weights,
+                "points": m.points,
+                "manifest_sha256": sha256(run.path / "manifest.json"),
+                **{k: m.result.get(k) for k in ("fa", "fq", "ra")},
+                "data": m.data,
+            }
+
+    def result_file(self, node: Node) -> Path:
+        """Where the outcome of a node that makes no run is kept."""
+        return self.folder / "nodes" / f"{node.hash}.json"
+
+    def _name(self, run: Run) -> str:
+        return run.id if (self.store.root / run.id) == run.path else str(run.path.absolute())
+
+    def parent(self, node: Node) -> dict[str, Any] | None:
+        """The `subject` and `weights` that the node starts from; None until they are there."""
+        if node.needs:
+            return self.nodes[node.needs[0]].result if self.nodes[node.needs[0]].status == "done" else None
+        subject = self.subjects[node.tags["method"] if node.command == "select" else "original"]
+        name = subject.label if subject.run is None else self._name(subject.run)
+        step = f"@{subject.step}" if subject.step is not None else ""
+        return {"subject": name + step, "weights": subject.weights, "points": {}}
+
+    def target(self, node: Node) -> float | None:
+        """The utility that a `select` node is to match, once the original's is known."""
+        match = node.recipe.get("match")
+        if match is None:
+            return None
+        if match["of"] == "value":
+            return match["target"]
+        original = self.nodes[node.needs[1]].result or {}
+        return match["target"] * original["eval"][match["benchmark"]]["value"]
+
+    def _hash(self, node: Node) -> str | None:
+        parent = self.parent(node)
+        if parent is None or any(self.nodes[k].status != "done" for k in node.needs):
+            return None
+        extra = [parent["points"], self.target(node)] if node.command == "select" else None
+        return hash_of(node.command, node.recipe_sha256, parent["weights"], extra)
+
+    def counts(self) -> dict[str, int]:
+        """How many nodes there are of each status."""
+        found: dict[str, int] = {}
+        for node in self:
+            found[node.status] = found.get(node.status, 0) + 1
+        return found
+
+    def save(self) -> None:
+        """Write pipeline.json, atomically."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        nodes = [{k: v for k, v in asdict(node).items() if k != "recipe"} for node in self]
+        write_json(self.folder / "pipeline.json", {"format": 1, "name": self.name, "nodes": nodes})

@@ -1,0 +1,89 @@
+"""`ilu pipeline`: methods × environments × attacks × seeds as a graph of runs; a suite is its last part."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from ilu_cli.models.subject import Subject, find_subject, original_of
+from ilu_cli.recipe.expand import Pipeline, Variant
+from ilu_cli.recipe.load import digest
+from ilu_cli.recipe.specs import EvalSpec
+from ilu_cli.runs.files import weight_files
+from ilu_cli.runs.store import Store
+from ilu_cli.workflows.graph import Graph, Node
+
+ORIGINAL = "original"
+
+
+def graph_of(pipeline: Pipeline, store: Store) -> Graph:
+    """The graph of a pipeline. Seeds are outermost, so that a stopped pipeline leaves whole tables.
+
+    Raises:
+        UnavailableError: if the original model is not to be had.
+    """
+    recipe = pipeline.recipe
+    original = find_subject(recipe.model.ref, store, recipe.model.revision)
+    base = _select(ORIGINAL, {}, recipe.eval, None, [])
+    nodes = [base]
+    for seed in recipe.seeds:
+        nodes += _attacks(pipeline.variants, base.key, {"method": ORIGINAL, "env": None}, seed)
+        for method in pipeline.methods:
+            tags = {"method": method.name, "env": method.env}
+            resolved, key = method.seeded(seed), f"seed {seed}/{method.name}"
+            nodes.append(
+                Node(f"{key}/unlearn", "unlearn", tags | {"seed": seed}, resolved.model_dump(), digest(resolved))
+            )
+            match = recipe.match.model_dump() if recipe.match else None
+            needs = [f"{key}/unlearn", *([base.key] if match else [])]
+            select = _select(f"{key}/select", tags | {"seed": seed}, recipe.eval, match, needs)
+            nodes += [select, *_attacks(pipeline.variants, select.key, tags, seed)]
+    return Graph(pipeline.name, nodes, {ORIGINAL: original}, store)
+
+
+def suite_graph(name: str, variants: list[Variant], evaluation: EvalSpec, subject: Subject, seeds: list[int],
+                store: Store) -> Graph:  # fmt: skip
+    """The attacks of a suite on one model, and on its original as the reference line."""
+    subjects = {ORIGINAL: original_of(subject)}
+    if subject.run is not None:
+        subjects[subject.label] = subject
+    bases = [_select(m, {"method": m, "env": None}, evaluation, None, []) for m in subjects]
+    nodes = list(bases)
+    for seed in seeds:
+        for base in bases:
+            nodes += _attacks(variants, base.key, base.tags, seed)
+    return Graph(f"suite-{name}-{subject.label.replace('/', '_')}", nodes, subjects, store)
+
+
+def _select(key: str, tags: dict[str, Any], evaluation: EvalSpec, match: Any, needs: list[str]) -> Node:
+    recipe = {"eval": evaluation.model_dump(), "match": match}
+    sha = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    return Node(key, "select", {"method": ORIGINAL, "env": None} | tags, recipe, sha, needs)
+
+
+def _attacks(variants: list[Variant], parent: str, tags: dict[str, Any], seed: int) -> Iterator[Node]:
+    for v in variants:
+        recipe = v.seeded(seed)
+        choice = "".join(f" {k}={value}" for k, value in v.choice.items())
+        found = tags | {"attack": v.attack, "choice": v.choice, "seed": seed, "random": v.random}
+        key = f"seed {seed}/{tags['method']}/{v.attack}{choice}"
+        yield Node(key, "attack", found, recipe.model_dump(), digest(recipe), [parent])
+
+
+def bytes_needed(graph: Graph, jobs: int) -> int:
+    """Bytes that what is left will write at most: float32 checkpoints, and the resumable states of those at work."""
+    from safetensors import safe_open
+
+    total = 0
+    for path in weight_files(graph.subjects[ORIGINAL].root):
+        with safe_open(path, framework="numpy") as f:
+            for name in f.keys():  # noqa: SIM118
+                size = 1
+                for n in f.get_slice(name).get_shape():
+                    size *= n
+                total += size
+    left = [n for n in graph if n.status != "done"]
+    checkpoints = sum(1 + len(n.recipe["train"]["points"]) for n in left if n.command == "unlearn")
+    return 4 * total * checkpoints + min(jobs, len(left)) * 2 * 12 * total

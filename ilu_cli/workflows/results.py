@@ -1,0 +1,183 @@
+"""The table of a graph: a row per method and attack, means over seeds with intervals, and the worst case."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from ilu_cli import registry
+from ilu_cli.runs.files import write_json
+from ilu_cli.workflows.graph import Graph, Node
+
+LEVEL = 0.95
+
+
+def interval(values: list[float], stderr: float | None = None) -> dict[str, Any] | None:
+    """Mean of one value per seed with its 95 % interval.
+
+    Several seeds: Student's t over them, which is wide for few, as it should be. One seed: the normal interval of the
+    questions, from `stderr`. `how` says which. None without values.
+    """
+    from scipy.stats import norm, t
+
+    if not values:
+        return None
+    n, mean = len(values), sum(values) / len(values)
+    if n > 1:
+        sd = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
+        half, how = float(t.ppf((1 + LEVEL) / 2, n - 1)) * sd / math.sqrt(n), f"t over {n} seeds"
+    elif stderr is not None:
+        half, how = float(norm.ppf((1 + LEVEL) / 2)) * stderr, "normal over the questions"
+    else:
+        half, how = math.nan, "none: one seed"
+    low, high = (None, None) if math.isnan(half) else (mean - half, mean + half)
+    return {"mean": mean, "low": low, "high": high, "values": values, "how": how}
+
+
+def figures(node: Node) -> dict[str, Any]:
+    """FQ before, after, its mean (RA) and lowest value over the attack's points, of one finished attack."""
+    result = node.result or {}
+    fq = result["fq"] or []
+    unattacked = registry.attack[node.recipe["attack"]["name"]].declared.get("unattacked", 0)
+    axis = next((k for k in fq[0] if k not in ("value", "stderr")), None) if fq else None
+    before = [f for f in fq if f[axis] == unattacked]
+    after = [f for f in fq if f[axis] != unattacked]
+    worst = min(after, key=lambda f: f["value"], default=None)
+    return {
+        "before": before[0]["value"] if before else None,
+        "fq": after[-1]["value"] if after else None,
+        "ra": result["ra"],
+        "worst": worst["value"] if worst else None,
+        "stderr": worst["stderr"] if worst else None,
+        "fa": result["fa"]["value"] if result["fa"] else None,
+    }
+
+
+def rows(graph: Graph) -> list[dict[str, Any]]:
+    """A row per method and attack with at least one finished seed.
+
+    Of the choices that an attacker has (`best_of`), the row is the one with the lowest RA, averaged over the seeds that
+    all choices have finished: choosing seed by seed would choose noise.
+    """
+    groups: dict[tuple[str, str], dict[str, list[Node]]] = {}
+    for node in graph:
+        if node.command == "attack":
+            by_choice = groups.setdefault((node.tags["method"], node.tags["attack"]), {})
+            by_choice.setdefault(json.dumps(node.tags["choice"]), []).append(node)
+    found = []
+    for (method, attack), by_choice in groups.items():
+        done = {choice: {n.tags["seed"]: n for n in nodes if n.status == "done"} for choice, nodes in by_choice.items()}
+        seeds = sorted(set.intersection(*(set(nodes) for nodes in done.values())))
+        if seeds:
+            found.append(_row(graph, method, attack, done, seeds))
+    return found
+
+
+def _row(graph: Graph, method: str, attack: str, done: dict[str, dict[int, Node]], seeds: list[int]) -> dict[str, Any]:
+    if not all(nodes[s].tags["random"] for nodes in done.values() for s in seeds) and method_is_one_model(
+        graph, method
+    ):
+        seeds = seeds[:1]  # every seed is the same run
+    measured = {choice: [figures(nodes[s]) for s in seeds] for choice, nodes in done.items()}
+    means = {choice: _mean([f["ra"] for f in found]) for choice, found in measured.items()}
+    best = min(means, key=lambda c: math.inf if (mean := means[c]) is None else mean)
+    nodes, found = [done[best][s] for s in seeds], measured[best]
+    stderr = found[0]["stderr"]
+    models = [graph.nodes[n.needs[0]].result or {} for n in nodes]
+    lows = [f["worst"] for f in found if f["worst"] is not None]
+    row = {
+        "method": method,
+        "env": nodes[0].tags["env"],
+        "attack": attack,
+        "choice": json.loads(best),
+        "choices": [{"choice": json.loads(c), "ra": mean} for c, mean in means.items()],
+        "seeds": seeds,
+        **{k: interval([f[k] for f in found if f[k] is not None], stderr) for k in ("before", "fq", "ra", "worst")},
+        "fa": interval([f["fa"] for f in found if f["fa"] is not None]),
+        "lowest": min(lows, default=None),
+        "utility": utility(models),
+        "steps": [m.get("step") for m in models],
+        "off_target": [m["distance"] for m in models if not m.get("within", True)],
+        "builtin": any(d["source"] == "builtin" for n in nodes for d in (n.result or {})["data"]),
+        "runs": [n.run for n in nodes],
+        "recipe_sha256": [n.recipe_sha256 for n in nodes],
+    }
+    return row
+
+
+def method_is_one_model(graph: Graph, method: str) -> bool:
+    """Whether the method's model is the same for every seed, as the original's is."""
+    return method in graph.subjects
+
+
+def utility(models: list[dict[str, Any]]) -> dict[str, Any]:
+    """Each benchmark on the models before the attack, over the seeds."""
+    names = models[0]["eval"]
+    found = {}
+    for name, first in names.items():
+        values = [m["eval"][name]["value"] for m in models]
+        distinct = values if len({json.dumps(m["weights"], sort_keys=True) for m in models}) > 1 else values[:1]
+        found[name] = {"role": first["role"], "metric": first["metric"], **(interval(distinct, first["stderr"]) or {})}
+    return found
+
+
+def summaries(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Per method over all its attacks: the mean RA with its interval over seeds, and the worst case with its attack."""
+    out = []
+    for method in dict.fromkeys(row["method"] for row in found):
+        mine = [row for row in found if row["method"] == method and row["ra"] is not None]
+        if not mine:
+            continue
+        many = [row for row in mine if len(row["ra"]["values"]) > 1] or mine
+        count = min(len(row["ra"]["values"]) for row in many)
+        per_seed = [
+            _mean([row["ra"]["values"][min(i, len(row["ra"]["values"]) - 1)] for row in mine]) for i in range(count)
+        ]
+        worst = min(mine, key=lambda row: row["lowest"])
+        out.append(
+            {
+                "method": method,
+                "attacks": len(mine),
+                "ra": interval([v for v in per_seed if v is not None]),
+                "worst": {"value": worst["lowest"], "attack": worst["attack"], "interval": worst["worst"]},
+                "utility": mine[0]["utility"],
+            }
+        )
+    return out
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None
+
+
+def collect(graph: Graph) -> dict[str, Any]:
+    """All that is known now: rows, summaries, counts, and what the rows were made from."""
+    found = rows(graph)
+    used = {run for row in found for run in row["runs"]}
+    return {
+        "format": 1,
+        "name": graph.name,
+        "rows": found,
+        "methods": summaries(found),
+        "failed": [{"node": n.key, "status": n.status, "error": n.error} for n in graph if n.error],
+        "off_target": off_target(graph),
+        "manifests": {n.run: (n.result or {})["manifest_sha256"] for n in graph if n.run in used},
+    }
+
+
+def off_target(graph: Graph) -> list[dict[str, Any]]:
+    """The models whose utility could not be matched within the tolerance."""
+    return [
+        {"node": n.key, **{k: n.result[k] for k in ("step", "target", "distance", "candidates")}}
+        for n in graph
+        if n.command == "select" and n.result and not n.result.get("within", True)
+    ]
+
+
+def save(graph: Graph) -> dict[str, Any]:
+    """Write results.json, atomically."""
+    found = collect(graph)
+    write_json(graph.folder / "results.json", found)
+    return found

@@ -1,0 +1,163 @@
+"""A process that does one node of a graph after another: torch is imported once, and a death is only its own."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, cast
+
+from ilu_cli.errors import IluError
+from ilu_cli.runs.store import Run, Store, open_run
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker needs to know about a node."""
+
+    command: str
+    recipe: dict[str, Any]
+    hash: str
+    subject: str
+    weights: dict[str, str]
+    target: float | None
+    result_file: Path
+
+
+def serve(conn: Connection, root: Path, plugins: list[Path], threads: int) -> None:
+    """Do the tasks that arrive; answer each with `{"run": path, "seconds"}` or `{"error"}` or `{"interrupted"}`."""
+    os.dup2(2, 1)  # stdout belongs to the command's result
+    if hasattr(os, "setsid"):
+        os.setsid()  # Ctrl-C is the parent's to pass on, once
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    import torch
+
+    from ilu_cli.registry import load_plugin
+
+    torch.set_num_threads(threads)
+    for path in plugins:
+        load_plugin(path)
+    while True:
+        try:
+            task = conn.recv()
+        except (EOFError, KeyboardInterrupt):
+            return
+        began = time.monotonic()
+        try:
+            answer: dict[str, Any] = {"run": do(task, Store(root), conn)}
+        except KeyboardInterrupt:
+            answer = {"interrupted": True}
+        except IluError as error:
+            answer = {"interrupted": True} if error.exit_code == 130 else {"error": str(error)}
+        except Exception as error:  # a node's failure is its own, whatever it is
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        conn.send(answer | {"seconds": round(time.monotonic() - began, 2)})
+        gc.collect()
+
+
+def _end_with(parent: int) -> None:
+    """End when the parent has gone: its successor starts workers of its own."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def do(task: Task, store: Store, conn: Connection) -> Path | None:
+    """Do a node, unless another process did it in the meantime; go on with its unfinished run if there is one."""
+    with _alone(store, task.hash):
+        if task.command == "select":
+            if not task.result_file.is_file():
+                _select(task, store)
+            return None
+        return _run(task, store).path
+
+
+@contextmanager
+def _alone(store: Store, digest: str) -> Iterator[None]:
+    """Hold the node: two pipelines that share it do it once. The lock ends with the process."""
+    import fcntl
+
+    folder = store.root / ".locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / digest).open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def _run(task: Task, store: Store) -> Run:
+    from ilu_cli.engine.reporter import Reporter
+    from ilu_cli.models.subject import find_subject
+    from ilu_cli.recipe.load import validate
+    from ilu_cli.recipe.schema import AttackRecipe, UnlearnRecipe
+    from ilu_cli.recipe.source import Layers
+    from ilu_cli.workflows import attack, unlearn
+    from ilu_cli.workflows.graph import unfinished_path
+
+    recipe = validate(task.command, Layers(task.recipe))
+    if isinstance(recipe, UnlearnRecipe):
+        path = unfinished_path(store, "unlearn", unlearn.label_of(recipe), task.hash)
+        old = _unfinished(path)
+        if old and old.complete:
+            return old
+        plan = unlearn.plan(recipe, store)
+        return unlearn.run(plan, store, Reporter(), None if old else path, old)
+    recipe = cast(AttackRecipe, recipe)
+    path = unfinished_path(store, "attack", attack.label_of(recipe), task.hash)
+    old = _unfinished(path)
+    if old and old.complete:
+        return old
+    subject = find_subject(task.subject, store)
+    if subject.weights != task.weights:
+        raise IluError(f"{task.subject} has changed since the pipeline was planned")
+    return attack.run(attack.plan(recipe, subject), store, Reporter(), subject, None if old else path, old)
+
+
+def _unfinished(path: Path) -> Run | None:
+    """The run that was begun here. What was stopped before it wrote its recipe is cleared away."""
+    if (path / "recipe.yaml").is_file():
+        return open_run(path)
+    shutil.rmtree(path, ignore_errors=True)
+    return None
+
+
+def _select(task: Task, store: Store) -> None:
+    """Measure a model, or with a target each step that its run kept, and take the step nearest to the target."""
+    from ilu_cli.engine.reporter import Reporter
+    from ilu_cli.models.subject import find_subject, of_run
+    from ilu_cli.recipe.specs import EvalSpec
+    from ilu_cli.runs.files import write_json
+    from ilu_cli.workflows.evaluate import Evaluation
+
+    spec = EvalSpec.model_validate(task.recipe["eval"])
+    chosen, match, found = find_subject(task.subject, store), task.recipe.get("match"), {}
+    if match and chosen.run:
+        utility = Evaluation(spec.model_copy(update={"benchmarks": [match["benchmark"]]}), Reporter())
+        last = chosen.run.manifest.result["steps"]
+        candidates = {int(step): of_run(chosen.run, int(step)) for step in chosen.run.manifest.points} | {last: chosen}
+        values = {step: utility.subject(s)[match["benchmark"]]["value"] for step, s in candidates.items()}
+        best = min(values, key=lambda step: (abs(values[step] - cast(float, task.target)), -step))
+        chosen = candidates[best]
+        distance = values[best] - cast(float, task.target)
+        found = {
+            "step": best,
+            "target": task.target,
+            "distance": distance,
+            "within": abs(distance) <= match["tolerance"],
+            "candidates": {str(step): value for step, value in values.items()},
+        }
+    subject = task.subject if chosen.step is None else f"{task.subject}@{chosen.step}"
+    results = Evaluation(spec, Reporter()).subject(chosen)
+    task.result_file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(task.result_file, {"subject": subject, "weights": chosen.weights, "eval": results, **found})
+    if match and match["keep"] == "chosen" and chosen.run:
+        for step in chosen.run.manifest.points:
+            if int(step) != chosen.step:
+                shutil.rmtree(chosen.run.point(step), ignore_errors=True)
