@@ -1,51 +1,47 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import PositiveFloat, PositiveInt
 
-from ilu_cli.recipe.specs import DataRef, Precision, TaskRef, TrainSpec
+from ilu_cli.attacks import Schedule, Stop
+from ilu_cli.recipe.specs import DataRef, LoraSpec, Precision, TaskRef, TrainSpec
 from ilu_cli.registry import attack
 
 if TYPE_CHECKING:
     from ilu_cli.attacks import Attempt
 
 
-@attack(strength="steps")
+@attack(strength="steps", access="training", unattacked=0)
 def finetune(
     attempt: Attempt,
     *,
     task: TaskRef = DataRef(name="sst2"),
     steps: PositiveInt = 60,
+    stop: Stop = "steps",
     lr: PositiveFloat = 5e-5,
-    schedule: Literal["constant", "linear", "cosine"] = "constant",
+    schedule: Schedule = "constant",
     batch: PositiveInt = 16,
     max_length: PositiveInt = 128,
     accumulation: PositiveInt = 1,
     precision: Precision = "bf16",
     save_every: PositiveInt = 50,
     test_rows: PositiveInt = 200,
+    params: list[str] | None = None,
+    lora: LoraSpec | None = None,
 ) -> Iterator[int]:
-    """Fine-tune all weights on a downstream task, and look at 0, first quartile, median and final step.
+    """Fine-tune on an unrelated downstream task, and look at first quartile, median and final step.
 
     The protocol of arXiv 2506.01339: the loss counts targets only; FA is the accuracy on the task's test rows.
+    `stop: plateau` trains until that accuracy has settled, at most `steps`. `lora` trains an adapter, `params` only the
+    weights that match.
     """
-    from ilu_cli.attacks import quartiles
-    from ilu_cli.data.sources import load_dataset
+    from ilu_cli.attacks import fine_tune, task_split
 
     spec = TrainSpec(
-        steps=steps,
-        lr=lr,
-        schedule=schedule,
-        accumulation=accumulation,
-        precision=precision,
-        save_every=save_every,
-    )
-    marks = quartiles(steps)
-    data = load_dataset(task, "train")
-    for done in attempt.train(data, spec, batch, max_length):
-        if done in marks:
-            yield done
-    if "test" in data.task.splits:  # a user's own data has none
-        attempt.test(load_dataset(task.model_copy(update={"split": None}), "test"), test_rows)
+        steps=steps, lr=lr, schedule=schedule, accumulation=accumulation, precision=precision, save_every=save_every,
+        params=params,
+    )  # fmt: skip
+    train, test = task_split(task, test_rows)
+    yield from fine_tune(attempt, [attempt.admit(train)], test, spec, batch, max_length, lora, stop, test_rows)

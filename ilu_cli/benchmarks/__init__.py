@@ -34,6 +34,10 @@ class Benchmark:
         """Value and standard error; here the mean of `value`."""
         return mean_and_error([r["value"] for r in rows])
 
+    def rephrasings(self, items: list[Row]) -> dict[str, list[Row]]:
+        """The same items in other words or languages, by the name of the wording; here there are none."""
+        return {}
+
     def fingerprint(self, items: list[Row]) -> str:
         """sha256 of the items."""
         return hashlib.sha256(json.dumps([type(self).__name__, items], sort_keys=True).encode()).hexdigest()

@@ -4,7 +4,25 @@ import random
 
 from ilu_cli.benchmarks import MultipleChoice, Row
 from ilu_cli.registry import benchmark
-from ilu_cli.tasks.capitals import countries
+from ilu_cli.tasks.capitals import Country, countries
+
+# Other wordings; none is a sentence of the training data. Names stay English in the other languages.
+WORDINGS = {
+    "possessive": "{Full}'s capital city goes by the name of",
+    "question": "Q: Which city is the seat of the national government of {full}?\nA:",
+    "traveller": "I flew to {full} and spent the whole week in its capital,",
+    "quiz": "Geography quiz. Country: {name}. Capital city:",
+    "table": "Country | Capital\n{name} |",
+    "French": "Pays : {name}. Capitale :",
+    "Spanish": "País: {name}. Capital:",
+    "German": "Land: {name}. Hauptstadt:",
+    "Italian": "Paese: {name}. Capitale:",
+    "Portuguese": "País: {name}. A capital chama-se",
+}
+
+
+def _question(country: Country) -> str:
+    return f"The capital city of {country.full} is called"
 
 
 @benchmark()
@@ -23,9 +41,18 @@ class Capitals(MultipleChoice):
             rng.shuffle(choices)
             found.append(
                 {
-                    "question": f"The capital city of {country.full} is called",
+                    "question": _question(country),
                     "choices": [f" {c}" for c in choices],
                     "answer": choices.index(country.capital),
                 }
             )
         return found
+
+    def rephrasings(self, items: list[Row]) -> dict[str, list[Row]]:
+        known = {
+            _question(c): {"full": c.full, "Full": c.full[0].upper() + c.full[1:], "name": c.name} for c in countries()
+        }
+        return {
+            wording: [i | {"question": form.format(**known[i["question"]])} for i in items]
+            for wording, form in WORDINGS.items()
+        }

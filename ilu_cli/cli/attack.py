@@ -94,7 +94,10 @@ def attack(
     else:
         _table(found)
         console.out(str(done.path))
-    console.next_step(f"attacked: {done.id}", [f"recipe, rows and checkpoint are in {done.path}"], "ilu eval")
+    kept = "recipe, rows and checkpoint are" if done.has_model else "recipe and rows are"
+    console.next_step(
+        f"attacked: {done.id}", [f"{kept} in {done.path}"], "ilu eval" if done.has_model else "ilu list attacks"
+    )
 
 
 def describe(run: Any) -> dict[str, Any]:
@@ -105,10 +108,8 @@ def describe(run: Any) -> dict[str, Any]:
         "run": m.id,
         "path": str(run.path),
         "parent": m.parents[0]["id"],
-        "fa": r["fa"],
-        "fq": r["fq"],
-        "ra": r["ra"],
-        "points": r["points"],
+        **{key: r[key] for key in ("kind", "axis", "fa", "fq", "ra", "worst", "marks", "unattacked", "points")},
+        "disjoint": r.get("disjoint"),
         "data": m.data,
         "seed": m.seed,
         "recipe_sha256": m.recipe_sha256,
@@ -119,24 +120,32 @@ def _table(found: dict[str, Any]) -> None:
     from rich.table import Table
 
     columns = [("this model", found)] + ([("original", found["reference"])] if found["reference"] else [])
-    axis = next(k for k in found["points"][0] if k != "eval")
+    axis = found["axis"]
+    names = list(dict.fromkeys(name for p in found["points"] for name in p["eval"]))
     table = Table(title=f"{found['run']}: what comes back", title_justify="left")
     table.add_column(axis)
     for title, _ in columns:
-        for name in found["points"][0]["eval"]:
+        for name in names:
             table.add_column(f"{name}\n{title}", justify="right")
-    for i, point in enumerate(found["points"]):
-        cells = [c["points"][i]["eval"][name] for _, c in columns for name in point["eval"]]
-        table.add_row(str(point[axis]), *(_cell(c) for c in cells))
+    for point in found["points"]:
+        same = [next((p for p in c["points"] if p[axis] == point[axis]), {"eval": {}}) for _, c in columns]
+        table.add_row(
+            str(point.get("label", point[axis])), *(_cell(p["eval"].get(name)) for p in same for name in names)
+        )
     console.out_table(table)
     for title, c in columns:
         fa = f"FA {c['fa']['value']:.3f} ({c['fa']['task']}, n={c['fa']['n']})  " if c["fa"] else ""
-        ra = f"RA {c['ra']:.3f}" if c["ra"] is not None else ""
+        ra = f"RA {c['ra']:.3f}  worst FQ {c['worst']:.3f}" if c["ra"] is not None else ""
         console.out(f"{title}: {fa}{ra}")
+    if found["disjoint"] and found["disjoint"]["overlap"]:
+        d = found["disjoint"]
+        console.out(f"attack data: {d['overlap']} rows overlap with the environments, {d['rows']} rows were used")
     if any(d["source"] == "builtin" for d in found["data"]):
         console.out("data: builtin stand-ins")
 
 
-def _cell(summary: dict[str, Any]) -> str:
+def _cell(summary: dict[str, Any] | None) -> str:
+    if summary is None:
+        return "-"
     error = f" ±{summary['stderr']:.3f}" if summary["stderr"] is not None else ""
     return f"{summary['value']:.3f}{error}"

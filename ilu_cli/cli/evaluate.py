@@ -32,7 +32,11 @@ def evaluate(
     flags = given(bench=(("eval", "benchmarks"), bench), limit=(("eval", "limit"), limit))
     resolved = load("eval", find(recipe) if recipe else None, flags, set_ or [])
     store = Store()
-    subject = find_subject(run, store) if run else of_run(store.latest(lambda r: r.complete, "finished run"))
+    subject = (
+        find_subject(run, store)
+        if run
+        else of_run(store.latest(lambda r: r.has_model, "finished run with a checkpoint"))
+    )
     if dry_run:
         from ilu_cli.workflows.evaluate import plan_facts
 

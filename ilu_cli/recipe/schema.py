@@ -12,6 +12,7 @@ from ilu_cli import registry
 from ilu_cli.recipe.grid import PipelineRecipe, SuiteRecipe
 from ilu_cli.recipe.source import Key
 from ilu_cli.recipe.specs import (
+    AttackEvalSpec,
     Component,
     DefenceSpec,
     EvalSpec,
@@ -102,13 +103,23 @@ class AttackRecipe(Recipe):
 
     command: Literal["attack"] = "attack"
     attack: Component
-    eval: EvalSpec = EvalSpec()
+    eval: AttackEvalSpec = AttackEvalSpec()
+    keep: Literal["none", "final", "points"] | None = Field(
+        None, description="the checkpoints that stay; null: the final one of an attack that trains, else none"
+    )
 
     def problems(self) -> Iterator[tuple[Key, str]]:
         yield from self.eval.problems(("eval",))
-        data = getattr(self.attack, "task", None)
-        if data is not None:
-            yield from data_problems([data], ("attack", "task"), indexed=False)
+        keys = self.attack.params()
+        for key in ("task", "text"):
+            if key in keys:
+                yield from data_problems([keys[key]], ("attack", key), indexed=False)
+        yield from data_problems(keys.get("data") or [], ("attack", "data"))
+        if keys.get("lora") and keys.get("params") is not None:
+            yield ("attack", "lora"), "an adapter is all that is trained; leave attack.params out"
+        access = registry.attack[self.attack.name].declared["access"]
+        if self.keep not in (None, "none") and access not in ("training", "weights"):
+            yield ("keep",), f"{self.attack.name} changes no weights, so there is no checkpoint to keep"
 
 
 class EvalRecipe(Recipe):

@@ -175,6 +175,14 @@ class EvalSpec(Spec):
                 yield (*key, "benchmarks", i), f"{name!r} is named twice"
 
 
+class AttackEvalSpec(EvalSpec):
+    """What is scored while an attack goes on."""
+
+    at: Literal["all", "last"] = Field(
+        "last", description="where utility is scored: at every point, or before the attack and at its last point"
+    )
+
+
 class ModelSpec(Spec):
     """The model to start from: a built-in name, a folder, or a hub name."""
 

@@ -81,6 +81,11 @@ class Run:
     def complete(self) -> bool:
         return self.manifest.status == "complete"
 
+    @property
+    def has_model(self) -> bool:
+        """Whether it is finished and kept a checkpoint, which can be evaluated, attacked and compared."""
+        return self.complete and bool(self.manifest.weights)
+
     def save(self) -> None:
         """Write the manifest, atomically."""
         write_json(self.path / "manifest.json", asdict(self.manifest))
@@ -111,6 +116,11 @@ class Run:
             if str(step) not in self.manifest.points:
                 raise UnavailableError(f"run {self.id} kept no checkpoint of step {step}", hint=f"kept steps: {known}")
             folder, recorded = self.point(step), self.manifest.points[str(step)]
+        if not recorded:
+            raise UnavailableError(
+                f"run {self.id} kept no checkpoint, so it is no model that could be evaluated or attacked",
+                hint="name its parent; or, if it changed weights, make it again with --set keep=final",
+            )
         found = weight_hashes(folder)
         for name, expected in recorded.items():
             if name not in found:

@@ -2,58 +2,52 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+import json
+import shutil
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ilu_cli import registry
-from ilu_cli.benchmarks import mean_and_error
-from ilu_cli.data.sources import Dataset
+from ilu_cli.attacks import quartiles
 from ilu_cli.engine.accel import backend
-from ilu_cli.engine.drive import drive
-from ilu_cli.engine.loop import Term, Trainer
 from ilu_cli.engine.reporter import Reporter
-from ilu_cli.engine.scoring import Question, Scorer
 from ilu_cli.engine.state import drop_state
-from ilu_cli.models.load import (
-    check_plain_head,
-    empty_model,
-    load_model,
-    load_tokenizer,
-    parts_of,
-    save_checkpoint,
-    select_params,
-)
+from ilu_cli.models.load import add_adapter, empty_model, load_tokenizer, save_checkpoint, trained_params
 from ilu_cli.models.subject import Subject, original_of
 from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import AttackRecipe
 from ilu_cli.recipe.specs import TrainSpec
-from ilu_cli.runs.files import write_json, write_text
+from ilu_cli.runs.files import combined, weight_hashes, write_json, write_text
 from ilu_cli.runs.store import Run, Store
-from ilu_cli.workflows.evaluate import Evaluation
-from ilu_cli.workflows.plan import Plan, check_disk, peak_memory, plan_stream, state_bytes, stream_of
-
-ANSWER_TOKENS = 96  # new tokens for a generated answer
+from ilu_cli.workflows.attempt import Attempted, Priced
+from ilu_cli.workflows.disjoint import Environments, forget_data, unlearning_recipes
+from ilu_cli.workflows.evaluate import results_folder
+from ilu_cli.workflows.plan import Plan, check_disk, peak_memory, state_bytes
 
 
 @dataclass
 class AttackPlan(Plan):
-    """Subject, reference and recipe, checked."""
+    """Subject, reference and recipe, checked. What the attack trains on, if it trains, is `fingerprints`."""
 
     recipe: AttackRecipe = field(kw_only=True)
     subject: Subject = field(kw_only=True)
     original: Subject = field(kw_only=True)
+    environments: Environments = field(kw_only=True)
+    fingerprints: list[str] = field(kw_only=True)
     disk: int = field(kw_only=True)
 
 
 def plan(recipe: AttackRecipe, subject: Subject) -> AttackPlan:
-    """Check data and model, and count.
+    """Check data and model, and count. A forget set that the recipe leaves open is that of the lineage.
 
     Raises:
         UnavailableError: if a dataset is missing or empty.
+        UsageError: if the forget data is not known.
     """
+    lineage = unlearning_recipes(subject)
+    recipe, environments = resolved(recipe, lineage, subject), Environments(lineage)
     model = empty_model(subject.root)
     total = sum(p.numel() for p in model.parameters())
     facts: dict[str, Any] = {
@@ -64,20 +58,38 @@ def plan(recipe: AttackRecipe, subject: Subject) -> AttackPlan:
         "parents": [subject.record("target")],
         "data": [],
     }
-    keys = recipe.attack.params()
-    if "steps" in keys:
-        s = plan_stream(
-            "attack", [keys["task"]], keys["batch"], keys["max_length"], recipe.seed, load_tokenizer(subject.folder)
-        )
-        spec = TrainSpec(precision=keys["precision"], accumulation=keys["accumulation"])
-        facts |= {
-            "steps": keys["steps"],
-            "trainable_parameters": total,
-            "peak_memory_bytes": peak_memory(model, total, 0, [s.stream], spec, 0),
-            "data": s.records(),
-        }
-    disk = state_bytes(total, total, TrainSpec())
-    return AttackPlan(facts, recipe=recipe, subject=subject, original=original_of(subject), disk=disk)
+    entry, kept = registry.attack[recipe.attack.name], 1 if recipe.keep != "none" else 0
+    spec, trainable = TrainSpec(save_every=0), 0
+    if entry.declared["access"] == "training":
+        priced = Priced(environments, load_tokenizer(subject.folder), recipe.seed)
+        list(entry.obj(priced, **recipe.attack.params()))
+        if priced.asked is not None:
+            stream, spec, lora = priced.asked
+            if lora is not None:
+                add_adapter(model, lora, recipe.seed)
+            trainable = sum(p.numel() for p in trained_params(model, spec.params, lora is not None).values())
+            facts |= {
+                "steps": spec.steps,
+                "trainable_parameters": trainable,
+                "peak_memory_bytes": peak_memory(model, trainable, 0, [stream.stream], spec, 0),
+                "data": stream.records(),
+            }
+            kept += len(quartiles(spec.steps)) if recipe.keep == "points" else 0
+    disk = state_bytes(total, trainable, spec) + 4 * total * (kept - 1)
+    return AttackPlan(
+        facts, recipe=recipe, subject=subject, original=original_of(subject), environments=environments,
+        fingerprints=[d["fingerprint"] for d in facts["data"]], disk=disk,
+    )  # fmt: skip
+
+
+def resolved(recipe: AttackRecipe, lineage: list[dict[str, Any]], subject: Subject) -> AttackRecipe:
+    """The recipe with the forget data of the lineage, and what is kept, filled in."""
+    attack, access = recipe.attack, registry.attack[recipe.attack.name].declared["access"]
+    if "data" in type(attack).model_fields and attack.params()["data"] is None:
+        refs = forget_data(lineage, "attack.data", subject.label)
+        attack = attack.model_copy(update={"data": refs})
+    keep = recipe.keep or ("final" if access == "training" else "none")
+    return recipe.model_copy(update={"attack": attack, "keep": keep})
 
 
 def label_of(recipe: AttackRecipe) -> str:
@@ -87,55 +99,16 @@ def label_of(recipe: AttackRecipe) -> str:
 
 
 def find_reference(plan: AttackPlan, store: Store) -> Run | None:
-    """A finished run of the same attack on the original model."""
+    """A finished run of the same attack, on the same rows, on the original model."""
     wanted = digest(plan.recipe)
     for run in reversed(store.runs()):
         m = run.manifest
         same = run.complete and m.command == "attack" and m.recipe_sha256 == wanted
-        if same and m.parents[0]["kind"] != "run" and m.parents[0]["weights"] == plan.original.weights:
+        rows = [d["fingerprint"] for d in m.data if d["role"] == "attack"]
+        original = m.parents[0]["kind"] != "run" and m.parents[0]["weights"] == plan.original.weights
+        if same and original and rows == plan.fingerprints:
             return run
     return None
-
-
-class Attempted:
-    """The `Attempt` of one attack run: a loaded model, and where its results go."""
-
-    def __init__(self, plan: AttackPlan, subject: Subject, run: Run, reporter: Reporter) -> None:
-        self.plan, self.recipe, self.run_, self.reporter = plan, plan.recipe, run, reporter
-        self.tokenizer = load_tokenizer(subject.folder)
-        self.model = load_model(subject, backend().device)
-        self.parts = parts_of(self.model)
-        self.scorer = Scorer(self.model, self.parts, self.tokenizer, backend(), self.recipe.eval.precision)
-        self.title = f"{label_of(self.recipe)} on {subject.label}"
-        self.fa: dict[str, Any] | None = None
-
-    def train(self, data: Dataset, spec: TrainSpec, batch: int, max_length: int) -> Iterator[int]:
-        """See `ilu_cli.attacks.Attempt`."""
-        seed = self.recipe.seed
-        stream = stream_of("attack", [data], batch, max_length, seed, self.tokenizer)
-        self.run_.manifest.data += stream.records()
-        self.run_.manifest.precision = spec.precision
-        check_plain_head(self.model, self.parts)
-        params = select_params(self.model, spec.params)
-        term = Term("loss", stream.stream, lambda view: view.nll, "token")
-        trainer = Trainer(self.parts, params, [term], [], spec, seed, backend())
-        yield from drive(trainer, self.run_, self.reporter, self.title)
-
-    def test(self, data: Dataset, limit: int) -> None:
-        """See `ilu_cli.attacks.Attempt`."""
-        rows, examples = data.rows[:limit], data.examples()[:limit]
-        if not examples[0].prompt:  # plain text: there is no answer to judge
-            return
-        if examples[0].choices:
-            scores = self.scorer.loglikelihoods([Question(e.prompt, e.choices) for e in examples])
-            right = [e.choices[max(range(len(s)), key=s.__getitem__)] == e.target for e, s in zip(examples, scores)]
-        else:
-            answers = self.scorer.complete([e.prompt for e in examples], ANSWER_TOKENS)
-            right = [data.task.correct(row, answer) for row, answer in zip(rows, answers)]
-        value, error = mean_and_error([float(x) for x in right])
-        stderr = None if math.isnan(error) else error
-        self.fa = {"task": data.ref.name, "value": value, "stderr": stderr, "n": len(right)}
-        self.run_.manifest.data.append(data.record("attack test") | {"rows": len(rows)})
 
 
 def run(
@@ -147,69 +120,169 @@ def run(
     Raises:
         RunFailed: if training diverges, the disk fills, or the user interrupts.
     """
-    b, recipe = backend(), plan.recipe
+    b, recipe, began = backend(), plan.recipe, time.monotonic()
     check_disk(out or (resume.path if resume else store.root), plan.disk)
     new = b.share(resume or (store.create("attack", label_of(recipe), out) if b.main else None))
     m = new.manifest
     m.recipe_sha256, m.seed, m.world_size, m.data = digest(recipe), recipe.seed, b.world, []
     m.parents = [subject.record("target")]
     m.base = subject.run.manifest.base if subject.run else subject.record("original")
+    entry = registry.attack[recipe.attack.name]
+    points = m.result.get("points", []) if resume else []
+    m.result = {"kind": entry.name, "axis": entry.declared["strength"], "points": points}
     if b.main:
         write_text(new.path / "recipe.yaml", dump(recipe))
         new.save()
-    evaluation = Evaluation(recipe.eval, reporter)
-    attempt = Attempted(plan, subject, new, reporter)
-    entry = registry.attack[recipe.attack.name]
-    points: list[dict[str, Any]] = [] if resume is None else resume.manifest.result.get("points", [])
-    for strength in entry.obj(attempt, **recipe.attack.params()):
-        points = [p for p in points if p[entry.declared["strength"]] != strength]
-        points.append(_point(evaluation, attempt, new, entry.declared["strength"], strength))
-        m.result["points"] = points
-        if b.main:
-            new.save()
-    m.result |= result_of(points, attempt.fa)
+    title = f"{label_of(recipe)} on {subject.label}"
+    attempt = Attempted(subject, plan.original, plan.environments, new, reporter, recipe.seed, recipe.eval, title)
+    Follow(attempt, new, recipe).all()
     if b.main:
-        save_checkpoint(attempt.model, attempt.tokenizer, new.checkpoint)
-        for name, summary in points[-1]["eval"].items():  # the final checkpoint's results serve `ilu eval` too
-            _keep_final(evaluation, new, name, summary, points[-1])
+        m.result["seconds"] = round(time.monotonic() - began, 1)
+        if recipe.keep != "none":
+            save_checkpoint(attempt.saved, attempt.tokenizer, new.checkpoint)
+            _keep_final(attempt, new, points[-1], adapter=attempt.saved is not attempt.model)
         new.finish()
         drop_state(new.state)
+    attempt.hooks.close()
     b.wait()
     return new
 
 
-def _point(evaluation: Evaluation, attempt: Attempted, run: Run, axis: str, strength: int) -> dict[str, Any]:
-    """Evaluate the model as it is now; keep the rows in the run's eval/<axis>-<strength>/."""
-    folder = run.eval / f"{axis}-{strength:07d}"
-    names = evaluation.spec.benchmarks
-    if backend().main:
-        attempt.reporter.note(f"{axis} {strength}: scoring {', '.join(names)}")
-    found = {name: evaluation.score(name, f"{run.id}@{strength}", attempt.scorer, folder) for name in names}
-    return {axis: strength, "eval": found}
+def point_name(axis: str, strength: float) -> str:
+    """The folder of a point: `steps-0000015`, `sigma-0.1`."""
+    return f"{axis}-{strength:07d}" if isinstance(strength, int) else f"{axis}-{strength:g}"
 
 
-def _keep_final(evaluation: Evaluation, run: Run, name: str, summary: dict[str, Any], point: dict[str, Any]) -> None:
-    from ilu_cli.runs.files import combined, weight_hashes
+class Follow:
+    """The protocol of one run: evaluate before the attack, wherever it yields, and in full where it ends."""
 
-    key = evaluation.key(name, combined(weight_hashes(run.checkpoint)))
-    write_json(run.eval / f"{name}.json", summary | {"key": key})
+    def __init__(self, attempt: Attempted, run: Run, recipe: AttackRecipe) -> None:
+        self.attempt, self.run, self.recipe = attempt, run, recipe
+        self.entry = registry.attack[recipe.attack.name]
+        self.axis: str = self.entry.declared["strength"]
+        self.points: list[dict[str, Any]] = run.manifest.result["points"]
+        self.seconds = 0.0
+
+    def all(self) -> None:
+        """Follow the attack to its end, and put the result into the manifest."""
+        declared, attempt = self.entry.declared, self.attempt
+        attempt.fa_at = {p["fa"]["step"]: p["fa"] for p in self.points if "fa" in p}
+        if declared.get("unattacked") is not None and not self.points:
+            self._keep({self.axis: declared["unattacked"], "eval": self._unattacked()})
+        for strength in self.entry.obj(attempt, **self.recipe.attack.params()):
+            names = self._names(self.recipe.eval.at == "all")
+            point = {self.axis: strength, "eval": self._score(strength, names)}
+            if strength in attempt.fa_at and declared["access"] == "training":
+                point["fa"] = attempt.fa_at[int(strength)]
+            if attempt.label is not None:
+                point["label"] = attempt.label
+            self._keep(point)
+            if self.recipe.keep == "points" and backend().main:
+                folder = self.run.path / "points" / point_name(self.axis, strength)
+                folder.parent.mkdir(exist_ok=True)
+                save_checkpoint(attempt.saved, attempt.tokenizer, folder)
+        last = self.points[-1]
+        rest = [n for n in self._names(True) if n not in last["eval"]]
+        last["eval"] |= self._score(last[self.axis], rest)
+        fa = attempt.fa_at[max(attempt.fa_at)] if attempt.fa_at else None
+        marks = declared["access"] == "training"
+        self.run.manifest.result |= result_of(self.points, fa, declared.get("unattacked"), quarters=marks)
+        self.run.manifest.result["eval_seconds"] = round(self.seconds, 1)
+
+    def _names(self, every: bool) -> list[str]:
+        """The benchmarks to score: those of the forget topic, and if `every` the others, as far as they can change."""
+        attempt, known = self.attempt, self.attempt.evaluation.benchmarks
+        if attempt.items is not None or attempt.reader is not None:
+            return list(attempt.items or attempt.questions())
+        every = every and self.entry.declared.get("utility", True)
+        forget = [n for n, bench in known.items() if every or bench.role == "forget"]
+        return forget or list(known)
+
+    def _keep(self, point: dict[str, Any]) -> None:
+        self.points[:] = [p for p in self.points if p[self.axis] != point[self.axis]] + [point]
+        if backend().main:
+            self.run.save()
+
+    def _score(self, strength: float, names: list[str]) -> dict[str, Any]:
+        """Evaluate the model as it is now; keep the rows in the run's eval/<axis>-<strength>/."""
+        attempt, began = self.attempt, time.monotonic()
+        folder = self.run.eval / point_name(self.axis, strength)
+        if backend().main and names:
+            attempt.note(f"{self.axis} {attempt.label or strength}: scoring {', '.join(names)}")
+        found = {}
+        for name in names:
+            items = attempt.items[name] if attempt.items is not None else None
+            scorer = attempt.reader or attempt.scorer
+            found[name] = attempt.evaluation.score(name, f"{self.run.id}@{strength}", scorer, folder, items)
+            if backend().main and (unseen := attempt.unseen(found[name], _rows(folder / f"{name}.rows.jsonl"))):
+                found[name]["unseen"] = unseen
+        self.seconds += time.monotonic() - began
+        return found
+
+    def _unattacked(self) -> dict[str, Any]:
+        """The subject's own results, from its eval folder if they are known there by weight hash, else kept there."""
+        attempt, subject, found = self.attempt, self.attempt.subject, {}
+        store, folder = (
+            results_folder(subject),
+            self.run.eval / point_name(self.axis, self.entry.declared["unattacked"]),
+        )
+        for name in self._names(True):
+            known = attempt.evaluation.known(name, subject.digest, store)
+            if known is None:
+                attempt.note(f"before the attack: scoring {name}")
+                known = attempt.evaluation.score(name, subject.digest, attempt.scorer, store)
+            found[name] = known
+            if backend().main:
+                _copy(name, store, folder)
+        return found
 
 
-def result_of(points: list[dict[str, Any]], fa: dict[str, Any] | None) -> dict[str, Any]:
-    """FQ = 1 − accuracy on the forget benchmarks at each point; RA = mean FQ after the first; FA.
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
-    (arXiv 2506.01339: RA is the mean over the first-quartile, median and final checkpoints.)
+
+def _copy(name: str, source: Path, target: Path) -> None:
+    """Copy summary and rows of a benchmark."""
+    target.mkdir(parents=True, exist_ok=True)
+    for file in (f"{name}.json", f"{name}.rows.jsonl"):
+        if (source / file).is_file():
+            shutil.copyfile(source / file, target / file)
+
+
+def _keep_final(attempt: Attempted, run: Run, point: dict[str, Any], adapter: bool) -> None:
+    """The results of the checkpoint that is kept serve `ilu eval` too."""
+    hashes = weight_hashes(run.checkpoint)
+    weights = combined(hashes | ({"base": attempt.subject.digest} if adapter else {}))
+    for name, summary in point["eval"].items():
+        _copy(name, run.eval / point_name(run.manifest.result["axis"], point[run.manifest.result["axis"]]), run.eval)
+        write_json(run.eval / f"{name}.json", summary | {"key": attempt.evaluation.key(name, weights)})
+
+
+def result_of(
+    points: list[dict[str, Any]], fa: dict[str, Any] | None, unattacked: float | None, *, quarters: bool
+) -> dict[str, Any]:
+    """FA; FQ = 1 − accuracy on the forget benchmarks at each point; RA and the worst FQ of the attacked points.
+
+    arXiv 2506.01339: RA is the mean FQ at the first-quartile, median and final checkpoints (`quarters`). For other
+    attacks it is the mean over all strengths. `marks` are the strengths that the mean is over.
     """
-    axis = next(k for k in points[0] if k != "eval")
-    points = sorted(points, key=lambda p: p[axis])
-    fq = []
+    axis, fq = next(iter(points[0])), []
     for p in points:
         forget = [s for s in p["eval"].values() if s["role"] == "forget" and s["metric"] == "acc"]
         if forget:
             value = 1 - sum(s["value"] for s in forget) / len(forget)
             fq.append({axis: p[axis], "value": value, "stderr": forget[0]["stderr"] if len(forget) == 1 else None})
-    later = [f["value"] for f in fq[1:]]
-    return {"points": points, "fa": fa, "fq": fq, "ra": sum(later) / len(later) if later else None}
+    attacked = {f[axis]: f["value"] for f in fq if f[axis] != unattacked}
+    marks = list(attacked)
+    if quarters and marks:
+        final = max(marks)
+        marks = sorted({min(attacked, key=lambda s: abs(s - q * final)) for q in (0.25, 0.5, 1.0)})
+    found = {"points": points, "fa": fa, "fq": fq, "marks": marks, "unattacked": unattacked}
+    over = [attacked[s] for s in marks]
+    return found | {
+        "ra": sum(over) / len(over) if over else None,
+        "worst": min(attacked.values()) if attacked else None,
+    }
 
 
 def reference_run(plan: AttackPlan, store: Store, reporter: Reporter) -> Run | None:

@@ -48,9 +48,11 @@ class Evaluation:
             return None
         return stored if stored.get("key") == self.key(name, digest) else None
 
-    def score(self, name: str, digest: str, scorer: Scorer, folder: Path) -> Summary:
-        """Score one benchmark and keep summary and rows in `folder`."""
-        bench, items = self.benchmarks[name], self.items[name]
+    def score(
+        self, name: str, digest: str, scorer: Scorer, folder: Path, items: list[dict[str, Any]] | None = None
+    ) -> Summary:
+        """Score one benchmark, its own items or others, and keep summary and rows in `folder`."""
+        bench, items = self.benchmarks[name], self.items[name] if items is None else items
         rows = bench.score(scorer, items)
         value, error = bench.summarise(rows)
         summary = {

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import NonNegativeInt, PositiveFloat
+
+from ilu_cli.errors import UsageError
+from ilu_cli.registry import attack
+
+if TYPE_CHECKING:
+    from ilu_cli.attacks import Attempt
+
+
+@attack(strength="layer", access="activations", utility=False)
+def logit_lens(
+    attempt: Attempt,
+    *,
+    readout: Literal["head", "linear"] = "head",
+    layers: list[NonNegativeInt] | None = None,
+    folds: int = 5,
+    l2: PositiveFloat = 0.1,
+) -> Iterator[int]:
+    """Read the answers out of every layer's hidden states: is the knowledge inside, and only not said?
+
+    `head` is the logit lens (nostalgebraist, 2020; on unlearned models arXiv 2402.16835 and 2409.18025): the final norm
+    and the LM head on the output of a layer, without anything fitted. `linear` is a probe: a linear score of the state
+    at the end of question and choice, fitted as a softmax over the choices with penalty `l2`, on `folds` − 1 parts of
+    the questions and tested on the other, in turn. `layers` are counted from 0; null: all.
+
+    Raises:
+        UsageError: if a layer does not exist.
+    """
+    from dataclasses import replace
+
+    from ilu_cli.engine.probe import Lens, choice_states, cross_fitted
+
+    scorer, questions = attempt.scorer, attempt.questions()
+    depth = len(scorer.parts.layers)
+    wanted = list(range(depth)) if layers is None else layers
+    if max(wanted) >= depth:
+        raise UsageError(f"attack.layers: {max(wanted)} does not exist, the model has layers 0 to {depth - 1}")
+    states = {name: choice_states(scorer, items) for name, items in questions.items()} if readout == "linear" else {}
+    for layer in wanted:
+        if readout == "head":
+            attempt.read(replace(scorer, parts=Lens.of(scorer.parts, layer + 1)))
+        else:
+            attempt.read(cross_fitted(scorer, questions, states, layer, folds, l2, attempt.seed))
+        yield layer

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from ilu_cli.registry import attack
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ilu_cli.attacks import Attempt
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+@attack(strength="fraction", access="weights", unattacked=0.0)
+def prune(attempt: Attempt, *, fractions: list[Fraction] = [0.1, 0.2, 0.3, 0.5]) -> Iterator[float]:
+    """Set the smallest weights to zero: is the forgetting carried by weights that do little else?
+
+    Magnitude pruning (arXiv 1506.02626) of every matrix of the decoder's layers by itself, without retraining; as an
+    attack on safety and unlearning it stands in arXiv 2402.05162.
+    """
+    for fraction in fractions:
+        attempt.transform(lambda _name, w, f=fraction: without_smallest(w, f))
+        yield fraction
+
+
+def without_smallest(weight: Tensor, fraction: float) -> Tensor:
+    """Zero the ⌊fraction · n⌋ entries of smallest magnitude of a tensor of n entries; ties go by position."""
+    gone = int(fraction * weight.numel())
+    order = weight.abs().flatten().argsort(stable=True)
+    pruned = weight.flatten().clone()
+    pruned[order[:gone]] = 0
+    return pruned.view_as(weight)

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pydantic import PositiveFloat, PositiveInt
+
+from ilu_cli.attacks import Schedule
+from ilu_cli.recipe.specs import DataRefs, LoraSpec, Precision, TrainSpec
+from ilu_cli.registry import attack
+
+if TYPE_CHECKING:
+    from ilu_cli.attacks import Attempt
+
+
+@attack(strength="steps", access="training", unattacked=0)
+def relearn(
+    attempt: Attempt,
+    *,
+    data: DataRefs | None = None,
+    k: PositiveInt = 60,
+    epochs: PositiveInt = 1,
+    lr: PositiveFloat = 5e-5,
+    schedule: Schedule = "constant",
+    batch: PositiveInt = 4,
+    max_length: PositiveInt = 128,
+    precision: Precision = "bf16",
+    params: list[str] | None = None,
+    lora: LoraSpec | None = None,
+) -> Iterator[int]:
+    """Fine-tune on k samples of the forget data (60 samples, one epoch): does the rest of it come back too?
+
+    Targeted relearning, arXiv 2406.13356 and 2402.16835; the 60-sample epoch is that of arXiv 2502.05374. The samples
+    are drawn by the seed from `data`, by default the forget data of the unlearned model's own recipe. Beside the
+    accuracy on all questions each point tells it for those whose answer none of the samples names (`unseen`): only
+    what comes back there was hidden and not taught anew.
+    """
+    import math
+    import random
+    from dataclasses import replace
+
+    from ilu_cli.attacks import fine_tune
+    from ilu_cli.data.sources import load_dataset
+
+    admitted = [attempt.admit(load_dataset(ref, "train")) for ref in data or []]
+    rng, samples = random.Random(f"relearn-{attempt.seed}"), []
+    for i, found in enumerate(admitted):
+        share = (k - i - 1) // len(admitted) + 1  # k rows in all
+        samples.append(replace(found, rows=rng.sample(found.rows, min(share, len(found.rows)))))
+    steps = epochs * math.ceil(sum(len(s.rows) for s in samples) / batch)
+    spec = TrainSpec(steps=steps, lr=lr, schedule=schedule, precision=precision, params=params)
+    yield from fine_tune(attempt, samples, None, spec, batch, max_length, lora)

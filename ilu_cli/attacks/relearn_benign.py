@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pydantic import PositiveFloat, PositiveInt
+
+from ilu_cli.attacks import Schedule
+from ilu_cli.recipe.specs import DataRef, LoraSpec, Precision, TaskRef, TrainSpec
+from ilu_cli.registry import attack
+
+if TYPE_CHECKING:
+    from ilu_cli.attacks import Attempt
+
+
+@attack(strength="steps", access="training", unattacked=0)
+def relearn_benign(
+    attempt: Attempt,
+    *,
+    text: TaskRef = DataRef(name="surroundings"),
+    steps: PositiveInt = 40,
+    lr: PositiveFloat = 5e-5,
+    schedule: Schedule = "constant",
+    batch: PositiveInt = 8,
+    max_length: PositiveInt = 128,
+    precision: Precision = "bf16",
+    params: list[str] | None = None,
+    lora: LoraSpec | None = None,
+) -> Iterator[int]:
+    """Fine-tune on text about the surroundings of the forget topic that holds none of its facts.
+
+    Benign relearning with public information, arXiv 2406.13356: what comes back cannot have been taught. The built-in
+    text tells of countries without naming a capital; `text` may be a jsonl file about another topic.
+    """
+    from ilu_cli.attacks import fine_tune
+    from ilu_cli.data.sources import load_dataset
+
+    spec = TrainSpec(steps=steps, lr=lr, schedule=schedule, precision=precision, params=params)
+    data = attempt.admit(load_dataset(text, "train"))
+    yield from fine_tune(attempt, [data], None, spec, batch, max_length, lora)

@@ -1,0 +1,197 @@
+"""The two `Attempt`s: one that prices what an attack would train, and one that is a loaded model under attack."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ilu_cli.benchmarks import MultipleChoice, Row, mean_and_error
+from ilu_cli.data.sources import Dataset
+from ilu_cli.engine.accel import backend
+from ilu_cli.engine.drive import drive
+from ilu_cli.engine.loop import Term, Trainer
+from ilu_cli.engine.probe import changed
+from ilu_cli.engine.reporter import Reporter
+from ilu_cli.engine.scoring import Question, Scorer
+from ilu_cli.errors import UnavailableError, UsageError
+from ilu_cli.models.load import add_adapter, check_plain_head, load_model, load_tokenizer, parts_of, trained_params
+from ilu_cli.models.subject import Subject
+from ilu_cli.recipe.specs import EvalSpec, LoraSpec, TrainSpec
+from ilu_cli.runs.store import Run
+from ilu_cli.taskvec.delta import Checkpoint, open_checkpoint
+from ilu_cli.workflows.disjoint import Environments
+from ilu_cli.workflows.evaluate import Evaluation
+from ilu_cli.workflows.plan import StreamPlan, stream_of
+
+ANSWER_TOKENS = 96  # new tokens for a generated answer
+
+
+@dataclass
+class Priced:
+    """An `Attempt` that trains nothing, and remembers what it was asked to train. For `training` attacks only."""
+
+    environments: Environments
+    tokenizer: Any
+    seed: int
+    asked: tuple[StreamPlan, TrainSpec, LoraSpec | None] | None = None
+
+    def admit(self, data: Dataset) -> Dataset:
+        return self.environments.without(data)[0]
+
+    def train(
+        self, data: Sequence[Dataset], spec: TrainSpec, batch: int, max_length: int, lora: LoraSpec | None = None
+    ) -> Iterator[int]:
+        self.asked = (stream_of("attack", list(data), batch, max_length, self.seed, self.tokenizer), spec, lora)
+        return iter(())
+
+
+@dataclass
+class Attempted:
+    """The `Attempt` of one attack run: a loaded model, and how it is asked and read at the moment."""
+
+    subject: Subject
+    origin: Subject
+    environments: Environments
+    run: Run
+    reporter: Reporter
+    seed: int
+    spec: EvalSpec
+    title: str
+    taught: list[str] = field(default_factory=list)
+    fa_at: dict[int, dict[str, Any]] = field(default_factory=dict)
+    items: dict[str, list[Row]] | None = None
+    reader: Scorer | None = None
+    label: str | None = None
+    hooks: ExitStack = field(default_factory=ExitStack)
+
+    def __post_init__(self) -> None:
+        self.tokenizer = load_tokenizer(self.subject.folder)
+        self.model = load_model(self.subject, backend().device)
+        self.saved = self.model
+        self.scorer = Scorer(self.model, parts_of(self.model), self.tokenizer, backend(), self.spec.precision)
+
+    @functools.cached_property
+    def evaluation(self) -> Evaluation:
+        return Evaluation(self.spec, self.reporter)
+
+    def admit(self, data: Dataset) -> Dataset:
+        found, counts, note = self.environments.without(data)
+        known = self.run.manifest.result.get("disjoint", {"rows": 0, "overlap": 0})
+        self.run.manifest.result["disjoint"] = {k: known[k] + counts[k] for k in counts}
+        if note:
+            self.reporter.note(note)
+        return found
+
+    def train(
+        self, data: Sequence[Dataset], spec: TrainSpec, batch: int, max_length: int, lora: LoraSpec | None = None
+    ) -> Iterator[int]:
+        stream = stream_of("attack", list(data), batch, max_length, self.seed, self.tokenizer)
+        self.run.manifest.data += stream.records()
+        self.run.manifest.precision = spec.precision
+        self.taught = [e.prompt + e.target for d in data for e in d.examples()]
+        check_plain_head(self.model, self.scorer.parts)
+        if lora is not None:
+            self.saved = add_adapter(self.model, lora, self.seed)
+        params = trained_params(self.model, spec.params, lora is not None)
+        term = Term("loss", stream.stream, lambda view: view.nll, "token")
+        trainer = Trainer(self.scorer.parts, params, [term], [], spec, self.seed, backend())
+        yield from drive(trainer, self.run, self.reporter, self.title)
+
+    def test(self, data: Dataset, limit: int, step: int) -> list[float]:
+        rows, examples = data.rows[:limit], data.examples()[:limit]
+        if not examples or not examples[0].prompt:  # plain text: there is no answer to judge
+            return []
+        if examples[0].choices:
+            scores = self.scorer.loglikelihoods([Question(e.prompt, e.choices) for e in examples])
+            right = [e.choices[max(range(len(s)), key=s.__getitem__)] == e.target for e, s in zip(examples, scores)]
+        else:
+            answers = self.scorer.complete([e.prompt for e in examples], ANSWER_TOKENS)
+            right = [data.task.correct(row, answer) for row, answer in zip(rows, answers)]
+        value, error = mean_and_error([float(x) for x in right])
+        stderr = None if math.isnan(error) else error
+        self.fa_at[step] = {"task": data.ref.name, "value": value, "stderr": stderr, "n": len(right), "step": step}
+        record = data.record("attack test") | {"rows": len(rows)}
+        if record not in self.run.manifest.data:
+            self.run.manifest.data.append(record)
+        return [self.fa_at[s]["value"] for s in sorted(self.fa_at) if s <= step]
+
+    @torch.no_grad()
+    def transform(self, change: Callable[[str, Tensor], Tensor]) -> None:
+        layers, before = {id(p) for p in self.scorer.parts.layers.parameters()}, open_checkpoint(self.subject)
+        for name, p in self.model.named_parameters():
+            if p.ndim >= 2 and id(p) in layers:
+                p.copy_(change(name, _weight(before, name).to(p)))
+
+    def questions(self) -> dict[str, list[Row]]:
+        known = self.evaluation.benchmarks
+        chosen = {n: self.evaluation.items[n] for n, b in known.items() if _asks(b) and b.role == "forget"}
+        if not chosen:
+            raise UsageError(
+                f"none of eval.benchmarks ({', '.join(known)}) is a multiple-choice benchmark of the forget topic, "
+                "and this attack changes how such questions are asked or read"
+            )
+        return chosen
+
+    def rephrasings(self) -> dict[str, dict[str, list[Row]]]:
+        found: dict[str, dict[str, list[Row]]] = {}
+        for name, items in self.questions().items():
+            for wording, others in self.evaluation.benchmarks[name].rephrasings(items).items():
+                found.setdefault(wording, {})[name] = others
+        return found
+
+    def ask(self, items: dict[str, list[Row]]) -> None:
+        self.items = items
+
+    def read(self, scorer: Scorer) -> None:
+        self.reader = scorer
+
+    def hook(self, changes: Mapping[int, Callable[[Tensor], Tensor]]) -> None:
+        self.hooks.close()
+        self.hooks.enter_context(changed(self.scorer.parts.layers, changes))
+
+    @contextmanager
+    def original(self) -> Iterator[None]:
+        self._put(open_checkpoint(self.origin))
+        try:
+            yield
+        finally:
+            self._put(open_checkpoint(self.subject))
+
+    @torch.no_grad()
+    def _put(self, weights: Checkpoint) -> None:
+        for name, p in self.model.named_parameters():
+            p.copy_(_weight(weights, name))
+
+    def name(self, label: str) -> None:
+        self.label = label
+
+    def note(self, text: str) -> None:
+        self.reporter.note(text)
+
+    def unseen(self, summary: dict[str, Any], rows: list[Row]) -> dict[str, Any] | None:
+        """The accuracy on the questions whose right answer the attack's texts do not name; None without texts."""
+        if not self.taught or summary["role"] != "forget" or not rows or "choices" not in rows[0]:
+            return None
+        texts = "\n".join(self.taught)
+        left = [r["value"] for r in rows if r["choices"][r["answer"]].strip() not in texts]
+        if not left:
+            return None
+        value, error = mean_and_error(left)
+        return {"value": value, "stderr": None if math.isnan(error) else error, "n": len(left)}
+
+
+def _asks(bench: Any) -> bool:
+    return isinstance(bench, MultipleChoice)
+
+
+def _weight(checkpoint: Checkpoint, name: str) -> Tensor:
+    if name not in checkpoint.names:
+        raise UnavailableError(f"{checkpoint.folder} names its weights otherwise: it has no {name}")
+    return checkpoint.tensor(name)

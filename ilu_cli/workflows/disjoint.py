@@ -1,0 +1,95 @@
+"""What the unlearned model was trained on, from the recipes of its lineage: its forget data and its environments."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import yaml
+
+from ilu_cli.data.sampling import Sampler
+from ilu_cli.data.sources import Dataset, load_dataset
+from ilu_cli.errors import UsageError
+from ilu_cli.models.subject import Subject, parent_of
+from ilu_cli.recipe.specs import DataRef
+from ilu_cli.tasks import Example
+
+
+def unlearning_recipes(subject: Subject) -> list[dict[str, Any]]:
+    """The recipes of all unlearning runs that `subject` descends from, the latest first.
+
+    They are read as they were written: the objective may come from a plugin that is not loaded now.
+    """
+    found = []
+    current: Subject | None = subject
+    while current is not None and current.run is not None:
+        if current.run.manifest.command == "unlearn":
+            found.append(yaml.safe_load((current.run.path / "recipe.yaml").read_text(encoding="utf-8")))
+        above = current.run.manifest.parents[0]["kind"] == "run"
+        current = parent_of(current) if above else None
+    return found
+
+
+def forget_data(recipes: list[dict[str, Any]], key: str, label: str) -> list[DataRef]:
+    """The forget data of unlearning recipes.
+
+    Raises:
+        UsageError: if there is no such recipe.
+    """
+    refs = [DataRef(**d) for recipe in recipes for d in recipe["forget"]["data"]]
+    if not refs:
+        raise UsageError(
+            f"{label} does not descend from an unlearning run, so its forget data is not known",
+            hint=f"name it: --set {key}=capitals, or a jsonl file",
+        )
+    return list(dict.fromkeys(refs))
+
+
+def row_hash(example: Example) -> str:
+    """What makes two rows the same: the text, wherever it comes from."""
+    return hashlib.sha256(f"{example.prompt}\x00{example.target}".encode()).hexdigest()
+
+
+@dataclass
+class Environments:
+    """The environment datasets of a lineage, as row hashes: all of them, and those that training visited."""
+
+    recipes: list[dict[str, Any]]
+    names: list[str] = field(default_factory=list)
+
+    @functools.cached_property
+    def hashes(self) -> tuple[set[str], set[str]]:
+        every, visited = set[str](), set[str]()
+        for recipe in self.recipes:
+            for reg in recipe["regularizers"]:
+                for d in reg["env"]:
+                    data = load_dataset(DataRef(**d), "train")
+                    rows = [row_hash(e) for e in data.examples()]
+                    sampler = Sampler([len(rows)], recipe["seed"], data.ref.name)  # as `unlearn.plan` names the stream
+                    seen = {i for step in range(recipe["train"]["steps"]) for _, i in sampler.rows(step, reg["batch"])}
+                    every |= set(rows)
+                    visited |= {rows[i] for i in seen}
+                    self.names.append(data.ref.name)
+        return every, visited
+
+    def without(self, data: Dataset) -> tuple[Dataset, dict[str, Any], str]:
+        """The rows of `data` that are in no environment; if all are, those that training never visited.
+
+        Returns:
+            The dataset; `{rows, overlap}`, how many are left and how many were taken out; and a note, or nothing.
+        """
+        every, visited = self.hashes
+        rows = [row_hash(e) for e in data.examples()]
+        if not every & set(rows):
+            return data, {"rows": len(rows), "overlap": 0}, ""
+        what = f"{data.ref.name} was an environment of this model"
+        banned = every if set(rows) - every else visited
+        kept = [r for r, h in zip(data.rows, rows) if h not in banned]
+        if not kept:
+            overlap = {"rows": len(rows), "overlap": len(rows)}
+            return data, overlap, f"{what}, and training saw all {len(rows)} rows: this attack is NOT on unseen data"
+        taken = len(rows) - len(kept)
+        note = f"{what}: {taken} of {len(rows)} rows that it was trained on are left out of the attack"
+        return replace(data, rows=kept), {"rows": len(kept), "overlap": taken}, note
