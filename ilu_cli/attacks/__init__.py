@@ -50,8 +50,8 @@ class Attempt(Protocol):
     def test(self, data: Dataset, limit: int, step: int) -> list[float]:
         """Measure the accuracy on a task's test rows as FA; return all FAs so far. Plain text has no answers: no FA."""
 
-    def transform(self, change: Callable[[str, Tensor], Tensor]) -> None:
-        """Put `change(name, weight)` for every matrix of the decoder's layers, from the weights before the attack."""
+    def transform(self, change: Callable[[Tensor, str], Tensor]) -> None:
+        """Put `change(weight, name)` for every matrix of the decoder's layers, from the weights before the attack."""
 
     def questions(self) -> dict[str, list[Row]]:
         """The items of the multiple-choice forget benchmarks, by benchmark: `question`, `choices`, `answer`."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -54,7 +55,7 @@ def ablate(
         attempt.note("ablate: this model's hidden states are the original's; there is no direction to remove")
     bases = {n: basis(now[n] - before[n], max(directions)) for n in wanted}
     for r in directions:
-        attempt.hook({n: lambda h, b=b[:, :r]: without(h, b.to(h)) for n, b in bases.items()})
+        attempt.hook({n: functools.partial(without, basis=b[:, :r]) for n, b in bases.items()})
         yield r
 
 
@@ -70,4 +71,5 @@ def basis(differences: Tensor, rank: int) -> Tensor:
 
 def without(hidden: Tensor, basis: Tensor) -> Tensor:
     """h − B Bᵀ h for hidden states [..., D] and an orthonormal basis B [D, r]."""
+    basis = basis.to(hidden)
     return hidden - hidden @ basis @ basis.T

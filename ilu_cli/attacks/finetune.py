@@ -28,20 +28,20 @@ def finetune(
     precision: Precision = "bf16",
     save_every: PositiveInt = 50,
     test_rows: PositiveInt = 200,
-    params: list[str] | None = None,
+    weights: list[str] | None = None,
     lora: LoraSpec | None = None,
 ) -> Iterator[int]:
     """Fine-tune on an unrelated downstream task, and look at first quartile, median and final step.
 
     The protocol of arXiv 2506.01339: the loss counts targets only; FA is the accuracy on the task's test rows.
-    `stop: plateau` trains until that accuracy has settled, at most `steps`. `lora` trains an adapter, `params` only the
-    weights that match.
+    `stop: plateau` trains until that accuracy has settled, at most `steps`. `lora` trains an adapter; `weights` are
+    glob patterns of all that is trained.
     """
     from ilu_cli.attacks import fine_tune, task_split
 
     spec = TrainSpec(
         steps=steps, lr=lr, schedule=schedule, accumulation=accumulation, precision=precision, save_every=save_every,
-        params=params,
+        params=weights,
     )  # fmt: skip
     train, test = task_split(task, test_rows)
     yield from fine_tune(attempt, [attempt.admit(train)], test, spec, batch, max_length, lora, stop, test_rows)

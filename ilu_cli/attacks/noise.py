@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -21,11 +22,11 @@ def noise(attempt: Attempt, *, sigmas: list[PositiveFloat] = [0.02, 0.05, 0.1, 0
     draw is scaled for every σ. Injected noise as a test for hidden capabilities: arXiv 2412.01784.
     """
     for sigma in sigmas:
-        attempt.transform(lambda name, w, s=sigma: noisy(w, s, attempt.seed, name))
+        attempt.transform(functools.partial(noisy, sigma=sigma, seed=attempt.seed))
         yield sigma
 
 
-def noisy(weight: Tensor, sigma: float, seed: int, name: str) -> Tensor:
+def noisy(weight: Tensor, name: str, sigma: float, seed: int) -> Tensor:
     """w + σ · std(w) · ε with ε ~ N(0, 1) from the stream of this seed and name."""
     import torch
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,8 +24,12 @@ def prune(attempt: Attempt, *, fractions: list[Fraction] = [0.1, 0.2, 0.3, 0.5])
     attack on safety and unlearning it stands in arXiv 2402.05162.
     """
     for fraction in fractions:
-        attempt.transform(lambda _name, w, f=fraction: without_smallest(w, f))
+        attempt.transform(functools.partial(_pruned, fraction=fraction))
         yield fraction
+
+
+def _pruned(weight: Tensor, _name: str, fraction: float) -> Tensor:
+    return without_smallest(weight, fraction)
 
 
 def without_smallest(weight: Tensor, fraction: float) -> Tensor:

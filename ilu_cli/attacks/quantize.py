@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,8 +24,12 @@ def quantize(attempt: Attempt, *, bits: list[Bits] = [8, 4], group: PositiveInt 
     an output channel share a scale (null: all of them). The weights are evaluated as what they stand for, in float32.
     """
     for b in bits:
-        attempt.transform(lambda _name, w, b=b: round_to_nearest(w, b, group))
+        attempt.transform(functools.partial(_rounded, bits=b, group=group))
         yield b
+
+
+def _rounded(weight: Tensor, _name: str, bits: int, group: int | None) -> Tensor:
+    return round_to_nearest(weight, bits, group)
 
 
 def round_to_nearest(weight: Tensor, bits: int, group: int | None = None) -> Tensor:

@@ -25,7 +25,7 @@ def relearn(
     batch: PositiveInt = 4,
     max_length: PositiveInt = 128,
     precision: Precision = "bf16",
-    params: list[str] | None = None,
+    weights: list[str] | None = None,
     lora: LoraSpec | None = None,
 ) -> Iterator[int]:
     """Fine-tune on k samples of the forget data (60 samples, one epoch): does the rest of it come back too?
@@ -48,5 +48,5 @@ def relearn(
         share = (k - i - 1) // len(admitted) + 1  # k rows in all
         samples.append(replace(found, rows=rng.sample(found.rows, min(share, len(found.rows)))))
     steps = epochs * math.ceil(sum(len(s.rows) for s in samples) / batch)
-    spec = TrainSpec(steps=steps, lr=lr, schedule=schedule, precision=precision, params=params)
+    spec = TrainSpec(steps=steps, lr=lr, schedule=schedule, precision=precision, params=weights)
     yield from fine_tune(attempt, samples, None, spec, batch, max_length, lora)

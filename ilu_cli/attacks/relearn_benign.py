@@ -24,7 +24,7 @@ def relearn_benign(
     batch: PositiveInt = 8,
     max_length: PositiveInt = 128,
     precision: Precision = "bf16",
-    params: list[str] | None = None,
+    weights: list[str] | None = None,
     lora: LoraSpec | None = None,
 ) -> Iterator[int]:
     """Fine-tune on text about the surroundings of the forget topic that holds none of its facts.
@@ -35,6 +35,6 @@ def relearn_benign(
     from ilu_cli.attacks import fine_tune
     from ilu_cli.data.sources import load_dataset
 
-    spec = TrainSpec(steps=steps, lr=lr, schedule=schedule, precision=precision, params=params)
+    spec = TrainSpec(steps=steps, lr=lr, schedule=schedule, precision=precision, params=weights)
     data = attempt.admit(load_dataset(text, "train"))
     yield from fine_tune(attempt, [data], None, spec, batch, max_length, lora)

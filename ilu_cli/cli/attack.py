@@ -128,7 +128,9 @@ def _table(found: dict[str, Any]) -> None:
         for name in names:
             table.add_column(f"{name}\n{title}", justify="right")
     for point in found["points"]:
-        same = [next((p for p in c["points"] if p[axis] == point[axis]), {"eval": {}}) for _, c in columns]
+        same: list[dict[str, Any]] = [
+            next((p for p in c["points"] if p[axis] == point[axis]), {"eval": {}}) for _, c in columns
+        ]
         table.add_row(
             str(point.get("label", point[axis])), *(_cell(p["eval"].get(name)) for p in same for name in names)
         )

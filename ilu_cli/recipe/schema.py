@@ -115,8 +115,8 @@ class AttackRecipe(Recipe):
             if key in keys:
                 yield from data_problems([keys[key]], ("attack", key), indexed=False)
         yield from data_problems(keys.get("data") or [], ("attack", "data"))
-        if keys.get("lora") and keys.get("params") is not None:
-            yield ("attack", "lora"), "an adapter is all that is trained; leave attack.params out"
+        if keys.get("lora") and keys.get("weights") is not None:
+            yield ("attack", "lora"), "an adapter is all that is trained; leave attack.weights out"
         access = registry.attack[self.attack.name].declared["access"]
         if self.keep not in (None, "none") and access not in ("training", "weights"):
             yield ("keep",), f"{self.attack.name} changes no weights, so there is no checkpoint to keep"

@@ -123,11 +123,11 @@ class Attempted:
         return [self.fa_at[s]["value"] for s in sorted(self.fa_at) if s <= step]
 
     @torch.no_grad()
-    def transform(self, change: Callable[[str, Tensor], Tensor]) -> None:
+    def transform(self, change: Callable[[Tensor, str], Tensor]) -> None:
         layers, before = {id(p) for p in self.scorer.parts.layers.parameters()}, open_checkpoint(self.subject)
         for name, p in self.model.named_parameters():
             if p.ndim >= 2 and id(p) in layers:
-                p.copy_(change(name, _weight(before, name).to(p)))
+                p.copy_(change(_weight(before, name).to(p), name))
 
     def questions(self) -> dict[str, list[Row]]:
         known = self.evaluation.benchmarks

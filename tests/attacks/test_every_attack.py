@@ -1,0 +1,47 @@
+"""Every attack runs from the command line on a tiny unlearned model, and leaves what is promised."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ilu_cli import registry
+
+UNLEARN = ["unlearn", "--method", "rmu", "--set", "objective.layer=1", "--steps", 2, "--set", "forget.batch=4", "--set",
+           "retain.batch=4", "--set", 'train.params=["model.layers.[01].mlp.down_proj.weight"]']  # fmt: skip
+QUICK = {
+    "finetune": ["--task", "sst2", "--steps", 2, "--set", "attack.batch=2", "--set", "attack.test_rows=4"],
+    "relearn": ["--set", "attack.k=4", "--set", "attack.batch=2"],
+    "relearn_benign": ["--steps", 2, "--set", "attack.batch=2"],
+}
+
+
+@pytest.fixture
+def unlearned(tiny, ilu) -> Path:
+    done = ilu(*UNLEARN, "--model", tiny)
+    assert done.code == 0, done.err
+    return Path(done.out.strip())
+
+
+@pytest.mark.parametrize("kind", sorted(registry.attack))
+def test_it_runs_and_leaves_what_is_promised(unlearned, ilu, kind):
+    args = [*(["--kind", kind] if kind != "finetune" else []), *QUICK.get(kind, []), "--set", "eval.limit=6"]
+    done = ilu("attack", *args, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    declared = registry.attack[kind].declared
+    assert (found["kind"], found["axis"], found["parent"]) == (kind, declared["strength"], unlearned.name)
+    assert [f[found["axis"]] for f in found["fq"]] == [p[found["axis"]] for p in found["points"]]
+    attacked = {f[found["axis"]]: f["value"] for f in found["fq"] if f[found["axis"]] != found["unattacked"]}
+    assert found["worst"] == min(attacked.values())
+    assert found["ra"] == pytest.approx(sum(attacked[m] for m in found["marks"]) / len(found["marks"]))
+    assert found["reference"]["parent"] != found["parent"]
+    manifest = json.loads((Path(found["path"]) / "manifest.json").read_text())
+    assert bool(manifest["weights"]) == (declared["access"] == "training")
+    for p in found["points"]:
+        for name, summary in p["eval"].items():
+            rows = sorted(Path(found["path"]).glob(f"eval/{found['axis']}-*/{name}.rows.jsonl"))
+            assert len(rows) >= 1
+            assert summary["n"] <= 6
