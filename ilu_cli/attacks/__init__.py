@@ -110,9 +110,22 @@ def task_split(ref: DataRef, rows: int) -> tuple[Dataset, Dataset]:
     from ilu_cli.data.sources import load_dataset
 
     whole = load_dataset(ref, "train")
-    if ref.source != "path":
-        return whole, load_dataset(ref, "test")
+    if "test" in whole.task.splits:
+        return whole, load_dataset(ref.model_copy(update={"split": None}), "test")
     kept = set(range(0, len(whole.rows), 5)[:rows]) if len(whole.rows) > 5 else set[int]()
     parts: Any = ([r for i, r in enumerate(whole.rows) if (i in kept) == t] for t in (False, True))
     train, test = (replace(whole, rows=part) for part in parts)
     return train, test
+
+
+def texts_of(refs: Sequence[DataRef]) -> list[str]:
+    """The texts of the datasets' test splits, or of the training split of those that have no other."""
+    from ilu_cli.data.sources import load_dataset
+
+    found = []
+    for ref in refs:
+        data = load_dataset(ref, "train")
+        if "test" in data.task.splits and ref.split is None:
+            data = load_dataset(ref, "test")
+        found += [e.prompt + e.target for e in data.examples()]
+    return found

@@ -36,12 +36,11 @@ def ablate(
     `data`, by default the forget data, none of which contains a question of the benchmark; the first position, an
     attention sink, is left out. The attacker needs the original model, so this is an audit more than an attack.
     """
-    from ilu_cli.data.sources import load_dataset
+    from ilu_cli.attacks import texts_of
     from ilu_cli.engine.probe import text_states
 
     questions = [i["question"] for items in attempt.questions().values() for i in items]
-    texts = [e.prompt + e.target for ref in data or [] for e in load_dataset(ref, "test").examples()]
-    texts = [t for t in texts if not any(q in t for q in questions)]
+    texts = [t for t in texts_of(data or []) if not any(q in t for q in questions)]
     texts = random.Random(f"ablate-{attempt.seed}").sample(texts, min(prompts, len(texts)))
     if not texts:
         raise UsageError("ablate: every text of attack.data contains a question of the benchmark")
