@@ -32,7 +32,12 @@ class Entry:
     @property
     def help(self) -> str:
         """The first line of the docstring; `ilu list` shows it."""
-        return (inspect.getdoc(self.obj) or "").partition("\n")[0]
+        return self.doc.partition("\n")[0]
+
+    @property
+    def doc(self) -> str:
+        """The whole docstring."""
+        return inspect.getdoc(self.obj) or ""
 
     def keys(self) -> dict[str, tuple[Any, Any]]:
         """The keyword-only parameters as `{name: (annotation, default)}`; `...` marks a required one."""

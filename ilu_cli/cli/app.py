@@ -9,7 +9,7 @@ import traceback
 
 import typer
 
-from ilu_cli.cli import attack, evaluate, pipeline, runs, show, taskvec, unlearn
+from ilu_cli.cli import attack, evaluate, pipeline, runs, schema, show, taskvec, unlearn
 from ilu_cli.errors import IluError, RunFailed
 
 app = typer.Typer(
@@ -26,7 +26,8 @@ app.command("eval")(evaluate.evaluate)
 app.command("taskvec")(taskvec.taskvec)
 app.command("pipeline")(pipeline.pipeline)
 app.command("list")(show.list_)
-app.command("runs")(runs.runs)
+app.add_typer(runs.app, name="runs")
+app.command("schema")(schema.schema)
 
 
 def _version(wanted: bool) -> None:

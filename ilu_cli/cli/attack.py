@@ -6,7 +6,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ilu_cli.cli import console
+from ilu_cli.cli import complete, console
 from ilu_cli.cli.options import (
     DryRunOption,
     JsonOption,
@@ -27,10 +27,19 @@ DEFAULT_RECIPE = "quickstart-finetune"
 def attack(
     run: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Argument(help="Run (id, prefix, path) or model; default: the latest unlearned.", show_default=False),
+        typer.Argument(
+            help="Run (id, prefix, path) or model; default: the latest unlearned.",
+            show_default=False,
+            autocompletion=complete.runs,
+        ),
     ] = None,
-    task: Annotated[Optional[str], typer.Option("--task", help="Fine-tune on this task, or a jsonl file.")] = None,  # noqa: UP045
-    kind: Annotated[Optional[str], typer.Option("--kind", help="The attack; `ilu list` shows all.")] = None,  # noqa: UP045
+    task: Annotated[
+        str | None,
+        typer.Option("--task", help="Fine-tune on this task, or a jsonl file.", autocompletion=complete.tasks),
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option("--kind", help="The attack; `ilu list` shows all.", autocompletion=complete.attacks)
+    ] = None,
     steps: Annotated[Optional[int], typer.Option("--steps", help="Optimiser steps.")] = None,  # noqa: UP045
     lr: Annotated[Optional[float], typer.Option("--lr", help="Learning rate.")] = None,  # noqa: UP045
     reference: Annotated[

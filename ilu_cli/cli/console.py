@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from ilu_cli.engine.reporter import Reporter
 
+WIDEST = 100  # columns of a panel
+PIPE = 140  # columns of a table without a terminal
+
 
 @functools.cache
 def err() -> Console:
@@ -23,30 +26,66 @@ def err() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+def drawing() -> bool:
+    """Whether stderr is a terminal on which lines can be drawn again."""
+    return err().is_terminal and not err().is_dumb_terminal
+
+
 def out(text: str) -> None:
     """Print a result line."""
     print(text, flush=True)
 
 
-def out_json(value: Any) -> None:
+def out_json(value: Any, indent: int | None = None) -> None:
     """Print one JSON object."""
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent), flush=True)
+
+
+def stdout() -> Console:
+    """The console on stdout, for tables and trees; wide enough for a pipe, plain without a terminal."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else PIPE, highlight=False)
 
 
 def out_table(table: Table) -> None:
-    """Print a table on stdout; wide enough for a pipe, plain without a terminal."""
-    from rich.console import Console
+    """Print a table on stdout. In a terminal that is too narrow for it, each row becomes a short list."""
+    console = stdout()
+    natural = console.measure(table, options=console.options.update(width=1000)).maximum
+    if console.width >= natural:
+        console.print(table)
+        return
+    from rich.text import Text
 
-    width = None if sys.stdout.isatty() else 140
-    Console(width=width, highlight=False).print(table)
+    def words(cell: Any) -> str:
+        return " ".join((cell if isinstance(cell, Text) else Text.from_markup(str(cell))).plain.split())
+
+    headers = [words(column.header) for column in table.columns]
+    if table.title:
+        console.print(words(table.title), style="italic", markup=False)
+    for row in zip(*(column.cells for column in table.columns)):
+        first, *rest = map(words, row)
+        console.print(Text.assemble((f"{headers[0]} {first}", "bold")))
+        for header, cell in zip(headers[1:], rest):
+            console.print(f"  {header}: {cell}", markup=False)
 
 
 def next_step(title: str, lines: list[str], command: str) -> None:
-    """The closing summary of a command on stderr, with what to do next."""
-    err().print(f"[bold green]✓[/] [bold]{title}[/]")
-    for line in lines:
-        err().print(f"  {line}", soft_wrap=True)
-    err().print(f"  next: [cyan]{command}[/]", soft_wrap=True)
+    """The closing summary of a command on stderr, with what to do next: a panel on a terminal, else plain lines."""
+    console = err()
+    if not drawing():
+        for line in (f"✓ {title}", *(f"  {line}" for line in lines), f"  next: {command}"):
+            console.print(line, markup=False, soft_wrap=True)
+        return
+    from rich.panel import Panel
+    from rich.text import Text
+
+    body = Text("\n").join([*map(Text, lines), Text.assemble("next  ", (command, "cyan"))])
+    body.overflow = "fold"
+    heading = Text.assemble(("✓ ", "green"), (title, "bold"))
+    if len(heading) > min(console.width, WIDEST) - 6:  # it would be cut in the frame
+        body, heading = Text("\n").join([heading, body]), Text("✓", "green")
+    console.print(Panel(body, title=heading, title_align="left", width=min(console.width, WIDEST), border_style="dim"))
 
 
 def reporter() -> Reporter:
@@ -58,7 +97,7 @@ def reporter() -> Reporter:
         return Reporter()
     from ilu_cli.cli.progress import Live, Plain
 
-    return Live() if err().is_terminal else Plain()
+    return Live() if drawing() else Plain()
 
 
 def plan_text(facts: dict[str, Any]) -> str:
@@ -71,7 +110,7 @@ def plan_text(facts: dict[str, Any]) -> str:
     if "steps" in facts:
         lines.append(f"steps       {facts['steps']}")
         lines.append(f"trainable   {facts['trainable_parameters']:,} parameters")
-        lines.append(f"memory      about {facts['peak_memory_bytes'] / 1e9:.1f} GB at the peak (estimate)")
+        lines.append(f"memory      about {size(facts['peak_memory_bytes'])} at the peak (estimate)")
     for d in facts["data"]:
         cut = f", {d['truncated']} cut" if d.get("truncated") else ""
         lines.append(f"data        {d['role']}: {d['name']} ({d['source']}), {d['rows']} rows{cut}")
@@ -80,12 +119,27 @@ def plan_text(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def size(count: float) -> str:
+    """Bytes in the unit that reads best."""
+    for unit, unit_size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= unit_size:
+            return f"{count / unit_size:.1f} {unit}"
+    return f"{count / 1e3:.0f} kB"
+
+
+def clock(seconds: float) -> str:
+    """`0:42`, `12:05`, `3:04:05`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def ago(iso: str) -> str:
     """How long ago an ISO time was, in one unit."""
     from datetime import datetime
 
     seconds = max(0.0, time.time() - datetime.fromisoformat(iso).timestamp())
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{int(seconds // size)} {unit}"
+    for unit, unit_size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= unit_size:
+            return f"{int(seconds // unit_size)} {unit}"
     return f"{int(seconds)} s"

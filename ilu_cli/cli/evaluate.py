@@ -6,16 +6,23 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ilu_cli.cli import console
+from ilu_cli.cli import complete, console
 from ilu_cli.cli.options import DryRunOption, JsonOption, PluginOption, RecipeOption, SetOption, given
 
 
 def evaluate(
     run: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Argument(help="Run (id, prefix, path) or model; default: the latest run.", show_default=False),
+        typer.Argument(
+            help="Run (id, prefix, path) or model; default: the latest run.",
+            show_default=False,
+            autocompletion=complete.runs,
+        ),
     ] = None,
-    bench: Annotated[Optional[list[str]], typer.Option("--bench", help="Benchmark. Repeatable; default: all.")] = None,  # noqa: UP045
+    bench: Annotated[
+        list[str] | None,
+        typer.Option("--bench", help="Benchmark. Repeatable; default: all.", autocompletion=complete.benchmarks),
+    ] = None,
     limit: Annotated[Optional[int], typer.Option("--limit", help="Only the first rows of each benchmark.")] = None,  # noqa: UP045
     alone: Annotated[bool, typer.Option("--alone", help="Only this model, not what it came from.")] = False,
     plugin: PluginOption = None,

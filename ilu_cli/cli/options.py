@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from ilu_cli.cli import complete
 from ilu_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 RecipeOption = Annotated[
     Optional[str],  # noqa: UP045  (typer reads the annotation)
-    typer.Option("--recipe", help="A shipped recipe's name, or a YAML file.", show_default=False),
+    typer.Option(
+        "--recipe", help="A shipped recipe's name, or a YAML file.", show_default=False, autocompletion=complete.recipes
+    ),
 ]
 SetOption = Annotated[
     Optional[list[str]],  # noqa: UP045
@@ -65,12 +68,7 @@ def unfinished(store: Store, command: str, text: str | None) -> Run:
     if text is None:
         found = store.latest(lambda r: r.manifest.command == command and not r.complete, f"unfinished {command} run")
     else:
-        named = store.find(text)
-        if named is None:
-            from ilu_cli.errors import UnavailableError
-
-            raise UnavailableError(f"there is no run {text!r}.{store.near(text)}", hint="`ilu runs` lists the runs")
-        found = named
+        found = store.get(text)
     if found.manifest.command != command:
         raise UsageError(f"{found.id} is a run of `ilu {found.manifest.command}`")
     if found.complete:

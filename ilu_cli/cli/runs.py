@@ -1,30 +1,40 @@
-"""`ilu runs`."""
+"""`ilu runs` and its subcommands: what there is, where it came from, how two differ, and away with it."""
 
 from __future__ import annotations
 
-from ilu_cli.cli import console
+import json
+import shutil
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ilu_cli.cli import complete, console
 from ilu_cli.cli.options import JsonOption
 
+if TYPE_CHECKING:
+    from rich.tree import Tree
 
-def runs(as_json: JsonOption = False) -> None:
-    """List the runs, the newest last."""
+    from ilu_cli.runs.store import Run, Store
+
+app = typer.Typer(help="List the runs; show, compare and remove them.", rich_markup_mode=None)
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Id, prefix or path.", autocompletion=complete.runs)]
+
+
+@app.callback(invoke_without_command=True)
+def runs(context: typer.Context, as_json: JsonOption = False) -> None:
+    """List the runs, the newest last; or show, compare and remove them."""
     from ilu_cli.runs.store import Store
 
+    if context.invoked_subcommand is not None:
+        return
     store = Store()
-    found = [
-        {
-            "run": r.id,
-            "command": r.manifest.command,
-            "status": "complete" if r.complete else "unfinished",
-            "parent": r.manifest.parents[0]["id"] if r.manifest.parents else None,
-            "created": r.manifest.created,
-            "recipe_sha256": r.manifest.recipe_sha256,
-            "path": str(r.path),
-        }
-        for r in store.runs()
-    ]
+    found = [_row(run) for run in store.runs()]
     if as_json:
         console.out_json({"runs": found})
+        return
+    if not found:
+        console.next_step(f"no runs in {store.root}", [], "ilu unlearn")
         return
     from rich.table import Table
 
@@ -32,5 +42,185 @@ def runs(as_json: JsonOption = False) -> None:
     for title in ("run", "status", "parent", "age"):
         table.add_column(title, overflow="fold")
     for row in found:
-        table.add_row(str(row["run"]), str(row["status"]), str(row["parent"] or "-"), console.ago(str(row["created"])))
+        table.add_row(row["run"], row["status"], row["parent"] or "-", console.ago(row["created"]))
     console.out_table(table)
+
+
+def _row(run: Run) -> dict[str, Any]:
+    m = run.manifest
+    return {
+        "run": run.id,
+        "command": m.command,
+        "status": _status(run),
+        "parent": m.parents[0]["id"] if m.parents else None,
+        "created": m.created,
+        "recipe_sha256": m.recipe_sha256,
+        "path": str(run.path),
+    }
+
+
+def _status(run: Run) -> str:
+    return "complete" if run.complete else "unfinished"
+
+
+@app.command()
+def tree(as_json: JsonOption = False) -> None:
+    """Draw what was made from what."""
+    from ilu_cli.runs.store import Store
+
+    found = Store().runs()
+    ids = {run.id for run in found}
+    outside = list(dict.fromkeys(_parent(run) for run in found if _parent(run) not in ids))
+    if as_json:
+        console.out_json({"roots": [_branch(name, found) for name in outside]})
+        return
+    from rich.tree import Tree
+
+    for name in outside:
+        top = Tree(name, style="bold", guide_style="dim")
+        _grow(top, name, found)
+        console.stdout().print(top)
+
+
+def _parent(run: Run) -> str:
+    return str(run.manifest.parents[0]["id"]) if run.manifest.parents else "(no parent)"
+
+
+def _branch(name: str, found: list[Run]) -> dict[str, Any]:
+    return {"id": name, "children": [_branch(run.id, found) for run in found if _parent(run) == name]}
+
+
+def _grow(node: Tree, name: str, found: list[Run]) -> None:
+    from rich.text import Text
+
+    for run in found:
+        if _parent(run) == name:
+            note = console.ago(run.manifest.created) + ("" if run.complete else ", unfinished")
+            _grow(node.add(Text.assemble(run.id, (f"  {note}", "dim")), style=""), run.id, found)
+
+
+@app.command()
+def show(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Show what a run was made from, how, and what was measured on it."""
+    from dataclasses import asdict
+
+    from ilu_cli.runs.store import Store
+
+    found = Store().get(run)
+    m = found.manifest
+    results = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(found.eval.glob("*.json"))}
+    recipe = _recipe(found)
+    if as_json:
+        console.out_json({"manifest": asdict(m), "recipe": recipe, "eval": results, "path": str(found.path)})
+        return
+    import yaml
+
+    lines = [("run", f"{m.id} ({m.command}, {_status(found)})"), ("path", str(found.path))]
+    lines.append(("created", f"{m.created[:19]} UTC, {console.ago(m.created)} ago"))
+    lines += [(p["role"], f"{p['id']} ({p['kind']})") for p in m.parents]
+    lines += [("data", f"{d['role']}: {d['name']} ({d['source']}), {d['rows']} rows") for d in m.data]
+    lines.append(("seed", f"{m.seed}, {m.world_size} process(es), {m.precision or 'no'} autocast"))
+    lines += [("result", f"{key} {value}") for key, value in m.result.items() if isinstance(value, (int, float))]
+    for name, s in results.items():
+        error = "" if s["stderr"] is None else f" ± {s['stderr']:.3f}"
+        lines.append(("eval", f"{name} ({s['role']}): {s['metric']} {s['value']:.3f}{error}, n={s['n']}"))
+    lines.append(("recipe", f"sha256 {m.recipe_sha256[:16]}"))
+    for label, text in lines:
+        console.out(f"{label:<10} {text}")
+    console.out("\n" + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).rstrip())
+
+
+def _recipe(run: Run) -> dict[str, Any]:
+    from ilu_cli.recipe.source import read_layers
+
+    path = run.path / "recipe.yaml"
+    return read_layers(path).data if path.is_file() else {}
+
+
+def flat(value: Any, key: str = "") -> dict[str, Any]:
+    """A nested recipe as `{"train.lr": 1e-5, "forget.data.0.name": "capitals"}`."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None or not value:
+        return {key: value}
+    return {k: v for part, inner in items for k, v in flat(inner, f"{key}.{part}" if key else str(part)).items()}
+
+
+@app.command()
+def diff(a: RunArgument, b: RunArgument, as_json: JsonOption = False) -> None:
+    """Compare the recipes of two runs, and what they were made from."""
+    from ilu_cli.runs.store import Store
+
+    store = Store()
+    pair = [store.get(a), store.get(b)]
+    left, right = ({"parent": _parent(run)} | flat(_recipe(run)) | _versions(run) for run in pair)
+    keys = [k for k in {**left, **right} if left.get(k, ...) != right.get(k, ...)]
+    if as_json:
+        found = {k: {"a": left.get(k), "b": right.get(k)} for k in keys}
+        console.out_json({"a": pair[0].id, "b": pair[1].id, "differences": found})
+        return
+    if not keys:
+        console.out(f"{pair[0].id} and {pair[1].id} have the same recipe, parent and versions")
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for title in ("key", pair[0].id, pair[1].id):
+        table.add_column(title, overflow="fold")
+    for k in keys:
+        table.add_row(k, *(Text("-" if k not in side else json.dumps(side[k])) for side in (left, right)))
+    console.out_table(table)
+
+
+def _versions(run: Run) -> dict[str, Any]:
+    return {f"(version of {name})": version for name, version in run.manifest.versions.items()}
+
+
+@app.command()
+def rm(
+    names: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Ids, prefixes or paths.", autocompletion=complete.runs)
+    ],
+    children: Annotated[bool, typer.Option("--children", help="Remove also what was made from them.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove runs. A run that others were made from is kept unless they go too."""
+    from ilu_cli.errors import UsageError
+    from ilu_cli.runs.store import Store
+
+    store = Store()
+    doomed = {run.path.absolute(): run for run in map(store.get, names)}
+    orphans = _descendants(list(doomed.values()), store)
+    if orphans and not children:
+        listed = ", ".join(run.id for run in orphans)
+        raise UsageError(f"made from these: {listed}", hint="`--children` removes them too")
+    doomed |= {run.path.absolute(): run for run in orphans}
+    total = sum(f.stat().st_size for path in doomed for f in path.rglob("*") if f.is_file())
+    for run in doomed.values():
+        print(f"{run.path}  ({_status(run)})", file=sys.stderr)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError("there is no terminal to ask on", hint="add --yes to remove them")
+        what = "this run" if len(doomed) == 1 else f"these {len(doomed)} runs"
+        print(f"remove {what}, {console.size(total)}? [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise UsageError("nothing was removed")
+    for path in doomed:
+        (path / "manifest.json").unlink()  # first, so that no half of a run is ever taken for a whole one
+        shutil.rmtree(path)
+    removed = [run.id for run in doomed.values()]
+    if as_json:
+        console.out_json({"removed": removed, "bytes": total})
+        return
+    console.next_step(f"removed {len(removed)} run(s), {console.size(total)}", [], "ilu runs")
+
+
+def _descendants(roots: list[Run], store: Store) -> list[Run]:
+    """The runs that were made from `roots`, directly or not, without them."""
+    ids, found = {run.id for run in roots}, []
+    for run in store.runs():  # parents are older than their children
+        if run.id not in ids and any(p["id"] in ids for p in run.manifest.parents):
+            ids.add(run.id)
+            found.append(run)
+    return found

@@ -22,7 +22,7 @@ def list_(
     from ilu_cli import registry
     from ilu_cli.errors import UsageError, near
     from ilu_cli.models.builtin import MODELS
-    from ilu_cli.recipe.load import shipped
+    from ilu_cli.recipe.load import about, shipped
 
     groups: dict[str, dict[str, str]] = {
         "methods": {n: e.help for n, e in registry.objective.items()},
@@ -33,7 +33,7 @@ def list_(
         "attacks": {n: e.help for n, e in registry.attack.items()},
         "benchmarks": {n: e.help for n, e in registry.benchmark.items()},
         "models": {n: hub for n, (_, _, hub) in MODELS.items()},
-        "recipes": {n: p.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for n, p in shipped().items()},
+        "recipes": {n: about(p) for n, p in shipped().items()},
     }
     if kind != "all" and kind not in groups:
         raise UsageError(f"there is no list of {kind!r}.{near(kind, groups)}", hint=f"lists: {', '.join(groups)}")

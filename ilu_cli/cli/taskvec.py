@@ -6,7 +6,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ilu_cli.cli import console
+from ilu_cli.cli import complete, console
 from ilu_cli.cli.options import DryRunOption, JsonOption, RecipeOption, SetOption, given
 
 
@@ -17,6 +17,7 @@ def taskvec(
             metavar="[RUN]...",
             help="Unlearning, applied or attack runs; several give a matrix. Default: the latest attack.",
             show_default=False,
+            autocompletion=complete.runs,
         ),
     ] = None,
     include: Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ilu_cli.cli import console
+from ilu_cli.cli import complete, console
 from ilu_cli.cli.options import (
     DryRunOption,
     Flags,
@@ -28,14 +28,26 @@ DEFAULT_METHOD = "rmu"
 
 
 def unlearn(
-    run: Annotated[Optional[str], typer.Argument(help="An unfinished run, with --resume.", show_default=False)] = None,  # noqa: UP045
+    run: Annotated[
+        str | None,
+        typer.Argument(help="An unfinished run, with --resume.", show_default=False, autocompletion=complete.runs),
+    ] = None,
     method: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--method", help=f"The objective; `ilu list` shows all. Default: {DEFAULT_METHOD}."),
+        typer.Option(
+            "--method",
+            help=f"The objective; `ilu list` shows all. Default: {DEFAULT_METHOD}.",
+            autocompletion=complete.methods,
+        ),
     ] = None,
     irm_env: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--irm-env", metavar="TASK", help="Add the invariance penalty over this task. Repeatable."),
+        typer.Option(
+            "--irm-env",
+            metavar="TASK",
+            help="Add the invariance penalty over this task. Repeatable.",
+            autocompletion=complete.tasks,
+        ),
     ] = None,
     irm_variant: Annotated[
         Optional[str],  # noqa: UP045
@@ -45,7 +57,11 @@ def unlearn(
     irm_batch: Annotated[Optional[int], typer.Option("--irm-batch", help="Sequences per environment and step.")] = None,  # noqa: UP045
     defence: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--defence", help="Add a defence: sam, smoothing, averaging, lat, or tar. Repeatable."),
+        typer.Option(
+            "--defence",
+            help="Add a defence: sam, smoothing, averaging, lat, or tar. Repeatable.",
+            autocompletion=complete.defences,
+        ),
     ] = None,
     lora: Annotated[
         Optional[str],  # noqa: UP045
@@ -53,8 +69,14 @@ def unlearn(
             "--lora", metavar="r=16,targets=…", help="Train an adapter: r, alpha, targets (a+b), layers (5+6)."
         ),
     ] = None,
-    model: Annotated[Optional[str], typer.Option("--model", help="Built-in name, folder, hub name, or run.")] = None,  # noqa: UP045
-    forget: Annotated[Optional[str], typer.Option("--forget", help="The forget data: a task, or a jsonl file.")] = None,  # noqa: UP045
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Built-in name, folder, hub name, or run.", autocompletion=complete.models),
+    ] = None,
+    forget: Annotated[
+        str | None,
+        typer.Option("--forget", help="The forget data: a task, or a jsonl file.", autocompletion=complete.tasks),
+    ] = None,
     steps: Annotated[Optional[int], typer.Option("--steps", help="Optimiser steps.")] = None,  # noqa: UP045
     lr: Annotated[Optional[float], typer.Option("--lr", help="Learning rate.")] = None,  # noqa: UP045
     seed: SeedOption = None,

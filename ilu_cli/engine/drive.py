@@ -41,7 +41,7 @@ def drive(trainer: Trainer, run: Run, reporter: Reporter, title: str) -> Iterato
     reporter.begin(title, trainer.spec.steps, start)
     every = trainer.spec.save_every
     try:
-        with _stop_flag() as stopped, metrics.open("a", encoding="utf-8") as out:
+        with _stop_flag(reporter) as stopped, metrics.open("a", encoding="utf-8") as out:
             for log in trainer.run():
                 if main:
                     out.write(json.dumps(log.row()) + "\n")
@@ -60,7 +60,7 @@ def drive(trainer: Trainer, run: Run, reporter: Reporter, title: str) -> Iterato
 
 
 @contextmanager
-def _stop_flag() -> Iterator[threading.Event]:
+def _stop_flag(reporter: Reporter) -> Iterator[threading.Event]:
     """Turn the first Ctrl-C into a flag that is looked at between steps; the second interrupts at once."""
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -71,6 +71,7 @@ def _stop_flag() -> Iterator[threading.Event]:
     def stop(_number: int, _frame: FrameType | None) -> None:
         flag.set()
         signal.signal(signal.SIGINT, before)
+        reporter.stopping()
 
     signal.signal(signal.SIGINT, stop)
     try:

@@ -14,6 +14,9 @@ class Reporter:
     def step(self, log: StepLog) -> None:
         """A training step is done."""
 
+    def stopping(self) -> None:
+        """The user asked to stop; the step under way is the last. Called in a signal handler."""
+
     def note(self, text: str) -> None:
         """Something a user should know."""
 

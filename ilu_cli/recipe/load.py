@@ -28,6 +28,11 @@ def shipped() -> dict[str, Path]:
     return {p.stem: p for p in sorted(recipes_dir().glob("*.yaml"))}
 
 
+def about(path: Path) -> str:
+    """The first line of a shipped recipe, which says what it is."""
+    return path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+
+
 def find(name: str) -> Path:
     """Find a recipe by shipped name or by path.
 
@@ -160,7 +165,8 @@ def _keys_at(root: dict[str, Any], data: Any, key: Key) -> list[str]:
             elif "discriminator" in node and isinstance(data, dict):
                 node = {"$ref": node["discriminator"]["mapping"][data["name"]]}
             elif "anyOf" in node:
-                node = next(n for n in node["anyOf"] if n.get("type") != "null")
+                wanted = ("array",) if isinstance(part, int) else (None, "object", "array")  # None: a reference
+                node = next((n for n in node["anyOf"] if n.get("type") in wanted), node["anyOf"][0])
             else:
                 break
         if part is None:

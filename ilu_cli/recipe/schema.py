@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import Field, NonNegativeInt, PositiveInt, create_model
+from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, create_model
 
 from ilu_cli import registry
 from ilu_cli.recipe.grid import PipelineRecipe, SuiteRecipe
@@ -25,6 +25,8 @@ from ilu_cli.recipe.specs import (
     TrainSpec,
     data_problems,
 )
+
+COMMANDS = ("unlearn", "attack", "eval", "taskvec", "pipeline", "suite")
 
 
 class Recipe(Spec):
@@ -150,7 +152,7 @@ def _component(known: registry.Registry, base: type[Component]) -> Any:
         create_model(
             f"{known.kind.title().replace(' ', '')}_{name}",
             __base__=base,
-            __doc__=known[name].help,
+            __doc__=known[name].doc,
             name=(Literal[name], name),
             **known[name].keys(),  # type: ignore[call-overload]
         )
@@ -188,3 +190,14 @@ def _schema(command: str, _registered: tuple[str, ...]) -> type[Recipe]:
         "pipeline": PipelineRecipe,
     }
     return plain[command]
+
+
+def json_schema(command: str | None = None) -> dict[str, Any]:
+    """The JSON Schema of a command's recipe, or of any recipe, told apart by its `command`."""
+    if command is not None:
+        found = schema(command).model_json_schema()
+    else:
+        any_recipe: Any = Annotated[Union[tuple(map(schema, COMMANDS))], Field(discriminator="command")]  # noqa: UP007
+        found = TypeAdapter(any_recipe).json_schema()
+    title = "a recipe of ilu" if command is None else f"a recipe of `ilu {command}`"
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found, "title": title}

@@ -56,8 +56,13 @@ def _as_ref(item: Any) -> Any:
     return {"name": item}
 
 
-TaskRef = Annotated[DataRef, BeforeValidator(_as_ref)]
-DataRefs = Annotated[list[DataRef], BeforeValidator(_as_refs), Field(min_length=1)]
+AnyRef = DataRef | str  # how it may be written, for the JSON Schema
+TaskRef = Annotated[DataRef, BeforeValidator(_as_ref, json_schema_input_type=AnyRef)]
+DataRefs = Annotated[
+    list[DataRef],
+    BeforeValidator(_as_refs, json_schema_input_type=AnyRef | Annotated[list[AnyRef], Field(min_length=1)]),
+    Field(min_length=1),
+]
 
 
 class Stream(Spec):

@@ -228,6 +228,21 @@ class Store:
             raise UsageError(f"{text!r} fits {len(fitting)} runs: {', '.join(run.id for run in fitting)}")
         return fitting[0] if fitting else None
 
+    def get(self, text: str) -> Run:
+        """Find a run as `find` does.
+
+        Raises:
+            UnavailableError: if there is none.
+        """
+        found = self.find(text)
+        if found is None:
+            raise UnavailableError(f"there is no run {text!r}.{self.near(text)}", hint="`ilu runs` lists the runs")
+        return found
+
+    def ids(self) -> list[str]:
+        """The names of the run folders, without reading their manifests."""
+        return sorted(path.parent.name for path in self.root.glob("*/manifest.json"))
+
     def near(self, text: str) -> str:
         """A hint with the nearest run id."""
         return near(text, [run.id for run in self.runs()])
