@@ -16,6 +16,7 @@ from ilu_cli.cli.options import (
     ResumeOption,
     SeedOption,
     SetOption,
+    TrackOption,
     given,
     only_resume,
     unfinished,
@@ -46,6 +47,7 @@ def attack(
         bool, typer.Option(help="Attack the original model too (once per recipe): the line to compare with.")
     ] = True,
     seed: SeedOption = None,
+    track: TrackOption = None,
     plugin: PluginOption = None,
     recipe: RecipeOption = None,
     set_: SetOption = None,
@@ -63,7 +65,16 @@ def attack(
     store, old = Store(), None
     if resume:
         only_resume(
-            task=task, kind=kind, steps=steps, lr=lr, seed=seed, recipe=recipe, set=set_, out=out, dry_run=dry_run
+            task=task,
+            kind=kind,
+            steps=steps,
+            lr=lr,
+            seed=seed,
+            track=track,
+            recipe=recipe,
+            set=set_,
+            out=out,
+            dry_run=dry_run,
         )
         old = unfinished(store, "attack", run)
         resolved = load("attack", old.path / "recipe.yaml", {}, [])
@@ -74,6 +85,7 @@ def attack(
             steps=(("attack", "steps"), steps),
             lr=(("attack", "lr"), lr),
             seed=(("seed",), seed),
+            track=(("track",), track),
         )
         if kind is not None:
             registry.attack[kind]

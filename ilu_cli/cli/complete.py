@@ -30,6 +30,15 @@ benchmarks = _names("benchmark")
 tasks = _names("task")
 
 
+def trackers(incomplete: str) -> Offer:
+    """Where steps can be reported to."""
+    from typing import get_args
+
+    from ilu_cli.recipe.specs import Tracker
+
+    return [(name, "") for name in get_args(Tracker) if name.startswith(incomplete)]
+
+
 def recipes(incomplete: str) -> Offer:
     """The shipped recipes, with their first line."""
     from ilu_cli.recipe.load import about, shipped

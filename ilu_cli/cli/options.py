@@ -33,6 +33,13 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Resolve, check an
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an unfinished run (default: the latest).")]
 SeedOption = Annotated[Optional[int], typer.Option("--seed", help="Seed of every random stream.")]  # noqa: UP045
 
+TrackOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--track", help="Report steps to tensorboard, wandb, or mlflow. Repeatable.", autocompletion=complete.trackers
+    ),
+]
+
 
 def _load_plugins(paths: list[Path] | None) -> list[Path] | None:
     from ilu_cli.registry import load_plugin

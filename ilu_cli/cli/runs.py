@@ -137,17 +137,10 @@ def _recipe(run: Run) -> dict[str, Any]:
     return read_layers(path).data if path.is_file() else {}
 
 
-def flat(value: Any, key: str = "") -> dict[str, Any]:
-    """A nested recipe as `{"train.lr": 1e-5, "forget.data.0.name": "capitals"}`."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    if items is None or not value:
-        return {key: value}
-    return {k: v for part, inner in items for k, v in flat(inner, f"{key}.{part}" if key else str(part)).items()}
-
-
 @app.command()
 def diff(a: RunArgument, b: RunArgument, as_json: JsonOption = False) -> None:
     """Compare the recipes of two runs, and what they were made from."""
+    from ilu_cli.recipe.source import flat
     from ilu_cli.runs.store import Store
 
     store = Store()

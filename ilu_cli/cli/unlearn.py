@@ -18,6 +18,7 @@ from ilu_cli.cli.options import (
     ResumeOption,
     SeedOption,
     SetOption,
+    TrackOption,
     given,
     only_resume,
     unfinished,
@@ -80,6 +81,7 @@ def unlearn(
     steps: Annotated[Optional[int], typer.Option("--steps", help="Optimiser steps.")] = None,  # noqa: UP045
     lr: Annotated[Optional[float], typer.Option("--lr", help="Learning rate.")] = None,  # noqa: UP045
     seed: SeedOption = None,
+    track: TrackOption = None,
     plugin: PluginOption = None,
     recipe: RecipeOption = None,
     set_: SetOption = None,
@@ -96,8 +98,8 @@ def unlearn(
     if resume:
         only_resume(
             method=method, irm_env=irm_env, irm_variant=irm_variant, irm_weight=irm_weight, irm_batch=irm_batch,
-            defence=defence, lora=lora, model=model, forget=forget, steps=steps, lr=lr, seed=seed, recipe=recipe,
-            set=set_, out=out, dry_run=dry_run,
+            defence=defence, lora=lora, model=model, forget=forget, steps=steps, lr=lr, seed=seed, track=track,
+            recipe=recipe, set=set_, out=out, dry_run=dry_run,
         )  # fmt: skip
         old = unfinished(store, "unlearn", run)
         resolved = load("unlearn", old.path / "recipe.yaml", {}, [])
@@ -112,6 +114,7 @@ def unlearn(
             steps=(("train", "steps"), steps),
             lr=(("train", "lr"), lr),
             seed=(("seed",), seed),
+            track=(("track",), track),
             defence=(("defences",), None if defence is None else [{"name": name} for name in defence]),
         )
         flags |= _irm_flags(path, irm_env, irm_variant, irm_weight, irm_batch) | _lora_flags(lora)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import functools
 import resource
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from torch import Tensor, nn
 
-from ilu_cli.errors import UsageError
+from ilu_cli.errors import UnavailableError, UsageError
 
 BUCKET = 1 << 24  # gradient elements summed over the processes in one call
 
@@ -75,6 +77,29 @@ class Backend:
             return torch.cuda.max_memory_allocated(self.device)
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+    def check_trackers(self, names: Sequence[str]) -> None:
+        """Look whether the packages behind trackers are installed.
+
+        Raises:
+            UnavailableError: if one is not.
+        """
+        missing = [name for name in names if name not in map(str, get_available_trackers())]
+        if missing:
+            raise UnavailableError(f"{missing[0]} is not installed", hint=f"pip install {' '.join(missing)}")
+
+    def trackers(self, names: Sequence[str], folder: Path, run: str, recipe: dict[str, Any], done: int) -> list[Any]:
+        """Start Accelerate's trackers with the recipe as their hyperparameters. `done` steps were tracked before."""
+        keys: dict[str, dict[str, Any]] = {
+            "tensorboard": {"run_name": "tensorboard", "logging_dir": folder, "purge_step": done + 1},
+            "wandb": {"run_name": "ilu", "name": run, "id": run, "resume": "allow", "dir": str(folder)},
+            "mlflow": {"experiment_name": "ilu", "run_name": run},
+        }
+        started = [LOGGER_TYPE_TO_CLASS[name](**keys[name]) for name in names]
+        for tracker in started:
+            tracker.start()
+            tracker.store_init_configuration(recipe)
+        return started
 
     def wait(self) -> None:
         """Wait for all processes."""

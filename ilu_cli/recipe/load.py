@@ -101,8 +101,8 @@ def dump(recipe: Recipe) -> str:
 
 
 def digest(recipe: Recipe) -> str:
-    """sha256 of the resolved recipe."""
-    return hashlib.sha256(json.dumps(recipe.model_dump(), sort_keys=True).encode()).hexdigest()
+    """sha256 of the resolved recipe, without what changes no result (`track`)."""
+    return hashlib.sha256(json.dumps(recipe.model_dump(exclude={"track"}), sort_keys=True).encode()).hexdigest()
 
 
 def _raw_key(data: Any, loc: tuple[int | str, ...]) -> Key:

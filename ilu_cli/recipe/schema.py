@@ -22,11 +22,13 @@ from ilu_cli.recipe.specs import (
     RetainSpec,
     Spec,
     Stream,
+    Tracker,
     TrainSpec,
     data_problems,
 )
 
 COMMANDS = ("unlearn", "attack", "eval", "taskvec", "pipeline", "suite")
+TRACK = "where steps are reported to, besides metrics.jsonl; not part of the recipe's sha256"
 
 
 class Recipe(Spec):
@@ -51,6 +53,7 @@ class UnlearnRecipe(Recipe):
     defences: list[DefenceSpec] = []
     lora: LoraSpec | None = None
     train: TrainSpec = TrainSpec()
+    track: list[Tracker] = Field([], description=TRACK)
 
     def problems(self) -> Iterator[tuple[Key, str]]:
         yield from data_problems(self.forget.data, ("forget", "data"))
@@ -109,6 +112,7 @@ class AttackRecipe(Recipe):
     keep: Literal["none", "final", "points"] | None = Field(
         None, description="the checkpoints that stay; null: the final one of an attack that trains, else none"
     )
+    track: list[Tracker] = Field([], description=TRACK)
 
     def problems(self) -> Iterator[tuple[Key, str]]:
         yield from self.eval.problems(("eval",))

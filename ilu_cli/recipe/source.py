@@ -93,6 +93,14 @@ def dotted(key: Key) -> str:
     return ".".join(map(str, key))
 
 
+def flat(value: Any, key: str = "") -> dict[str, Any]:
+    """A nested recipe as `{"train.lr": 1e-5, "forget.data.0.name": "capitals"}`."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None or not value:
+        return {key: value}
+    return {k: v for part, inner in items for k, v in flat(inner, f"{key}.{part}" if key else str(part)).items()}
+
+
 def parse_scalar(text: str) -> Any:
     """Read the right-hand side of `--set` as YAML.
 

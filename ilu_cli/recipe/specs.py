@@ -23,6 +23,8 @@ from ilu_cli.recipe.source import Key
 DEFAULT_MODEL = "smollm2-135m"
 Precision = Literal["bf16", "fp32"]
 
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
+
 
 class Spec(BaseModel):
     """Base of all recipe parts: unknown keys and wrong types are errors."""

@@ -14,6 +14,7 @@ from ilu_cli.attacks import quartiles
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.state import drop_state
+from ilu_cli.engine.tracking import Tracked
 from ilu_cli.models.load import add_adapter, empty_model, load_tokenizer, save_checkpoint, trained_params
 from ilu_cli.models.subject import Subject, original_of
 from ilu_cli.recipe.load import digest, dump
@@ -46,6 +47,7 @@ def plan(recipe: AttackRecipe, subject: Subject) -> AttackPlan:
         UnavailableError: if a dataset is missing or empty.
         UsageError: if the forget data is not known.
     """
+    backend().check_trackers(recipe.track)
     lineage = unlearning_recipes(subject)
     recipe, environments = resolved(recipe, lineage, subject), Environments(lineage)
     model = empty_model(subject.root)
@@ -133,6 +135,7 @@ def run(
     if b.main:
         write_text(new.path / "recipe.yaml", dump(recipe))
         new.save()
+    reporter = Tracked(reporter, recipe.track, new, recipe.model_dump())
     title = f"{label_of(recipe)} on {subject.label}"
     attempt = Attempted(subject, plan.original, plan.environments, new, reporter, recipe.seed, recipe.eval, title)
     Follow(attempt, new, recipe).all()

@@ -16,6 +16,7 @@ from ilu_cli.engine.loop import Penalty, Term, Trainer
 from ilu_cli.engine.reference import fill, median_norm
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.state import drop_state
+from ilu_cli.engine.tracking import Tracked
 from ilu_cli.errors import UsageError
 from ilu_cli.models.load import (
     Parts,
@@ -63,6 +64,7 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
         UnavailableError: if the model or a dataset is not to be had.
         UsageError: if the recipe does not fit the model.
     """
+    backend().check_trackers(recipe.track)
     parent = find_subject(recipe.model.ref, store, recipe.model.revision)
     tokenizer = load_tokenizer(parent.folder)
     forget = plan_stream(
@@ -173,6 +175,7 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
     if b.main:
         write_text(new.path / "recipe.yaml", dump(recipe))
         new.save()
+    reporter = Tracked(reporter, recipe.track, new, recipe.model_dump())
     for s in plan.streams:
         for d, c in zip(s.datasets, s.corpora):
             if c.truncated:

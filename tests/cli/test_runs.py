@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ilu_cli.cli.runs import flat
+from ilu_cli.recipe.source import flat
 from ilu_cli.runs.store import Store
 
 
