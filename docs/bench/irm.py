@@ -23,7 +23,7 @@ from ilu_cli.engine.head import token_stats
 from ilu_cli.engine.loop import Trainer
 from ilu_cli.models.load import load_model, load_tokenizer, parts_of
 from ilu_cli.models.subject import find_model
-from ilu_cli.recipe.specs import DEFAULT_MODEL, DataRef, TrainSpec
+from ilu_cli.recipe.specs import DEFAULT_MODEL, DataRef, Form, TrainSpec
 from ilu_cli.workflows.plan import plan_stream
 
 
@@ -64,7 +64,7 @@ def step_time(repeats: int) -> None:
     subject = find_model(DEFAULT_MODEL)
     model = load_model(subject, backend().device)
     tokenizer = load_tokenizer(subject.folder)
-    stream = plan_stream("gsm8k", [DataRef(name="gsm8k")], 8, 128, 0, tokenizer).stream
+    stream = plan_stream("gsm8k", [DataRef(name="gsm8k")], 8, Form(), 0, tokenizer).stream
     trainer = Trainer(parts_of(model), dict(model.named_parameters()), [], [], TrainSpec(), 0, backend())
     penalty = registry.regularizer["irm"].obj
     ones = torch.ones(1, dtype=torch.float64)

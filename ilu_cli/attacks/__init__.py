@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ilu_cli.benchmarks import Row
     from ilu_cli.data.sources import Dataset
     from ilu_cli.engine.scoring import Scorer
-    from ilu_cli.recipe.specs import DataRef, LoraSpec, TrainSpec
+    from ilu_cli.recipe.specs import DataRef, Form, LoraSpec, TrainSpec
 
 Schedule = Literal["constant", "linear", "cosine"]
 Stop = Literal["steps", "plateau"]
@@ -43,7 +43,7 @@ class Attempt(Protocol):
         """The rows of an attacker's dataset that were not environment data of the unlearning."""
 
     def train(
-        self, data: Sequence[Dataset], spec: TrainSpec, batch: int, max_length: int, lora: LoraSpec | None = None
+        self, data: Sequence[Dataset], spec: TrainSpec, batch: int, form: Form, lora: LoraSpec | None = None
     ) -> Iterator[int]:
         """Fine-tune the model on the targets of datasets taken in turn, yielding the number of steps done."""
 
@@ -84,7 +84,7 @@ def quartiles(steps: int) -> list[int]:
 
 
 def fine_tune(
-    attempt: Attempt, data: Sequence[Dataset], test: Dataset | None, spec: TrainSpec, batch: int, max_length: int,
+    attempt: Attempt, data: Sequence[Dataset], test: Dataset | None, spec: TrainSpec, batch: int, form: Form,
     lora: LoraSpec | None = None, stop: Stop = "steps", test_rows: int = 200,
 ) -> Iterator[int]:  # fmt: skip
     """Train, and yield at the quartiles of `spec.steps`, or after every epoch until FA has settled.
@@ -93,7 +93,7 @@ def fine_tune(
     less than 1 % over three epochs; here: when the last four measurements, an epoch apart, lie within 0.01.
     """
     epoch, marks = math.ceil(sum(len(d.rows) for d in data) / batch), quartiles(spec.steps)
-    for done in attempt.train(data, spec, batch, max_length, lora):
+    for done in attempt.train(data, spec, batch, form, lora):
         last, settled = done == spec.steps, False
         look = done in marks if stop == "steps" else bool(done) and done % epoch == 0
         if test is not None and (last or (look and stop == "plateau")):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from pydantic import PositiveFloat, PositiveInt
 
 from ilu_cli.attacks import Schedule, Stop
-from ilu_cli.recipe.specs import DataRef, LoraSpec, Precision, TaskRef, TrainSpec
+from ilu_cli.recipe.specs import DataRef, Form, LoraSpec, Precision, TaskRef, TrainSpec
 from ilu_cli.registry import attack
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def finetune(
     schedule: Schedule = "constant",
     batch: PositiveInt = 16,
     max_length: PositiveInt = 128,
+    chat: bool = False,
     accumulation: PositiveInt = 1,
     precision: Precision = "bf16",
     save_every: PositiveInt = 50,
@@ -44,4 +45,5 @@ def finetune(
         params=weights,
     )  # fmt: skip
     train, test = task_split(task, test_rows)
-    yield from fine_tune(attempt, [attempt.admit(train)], test, spec, batch, max_length, lora, stop, test_rows)
+    form = Form(max_length=max_length, chat=chat)
+    yield from fine_tune(attempt, [attempt.admit(train)], test, spec, batch, form, lora, stop, test_rows)

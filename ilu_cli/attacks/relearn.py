@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from pydantic import PositiveFloat, PositiveInt
 
 from ilu_cli.attacks import Schedule
-from ilu_cli.recipe.specs import DataRefs, LoraSpec, Precision, TrainSpec
+from ilu_cli.recipe.specs import DataRefs, Form, LoraSpec, Precision, TrainSpec
 from ilu_cli.registry import attack
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def relearn(
     schedule: Schedule = "constant",
     batch: PositiveInt = 4,
     max_length: PositiveInt = 128,
+    chat: bool = False,
     precision: Precision = "bf16",
     weights: list[str] | None = None,
     lora: LoraSpec | None = None,
@@ -49,4 +50,5 @@ def relearn(
         samples.append(replace(found, rows=rng.sample(found.rows, min(share, len(found.rows)))))
     steps = epochs * math.ceil(sum(len(s.rows) for s in samples) / batch)
     spec = TrainSpec(steps=steps, lr=lr, schedule=schedule, precision=precision, params=weights)
-    yield from fine_tune(attempt, samples, None, spec, batch, max_length, lora)
+    form = Form(max_length=max_length, chat=chat)
+    yield from fine_tune(attempt, samples, None, spec, batch, form, lora)

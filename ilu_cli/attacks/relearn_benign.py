@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from pydantic import PositiveFloat, PositiveInt
 
 from ilu_cli.attacks import Schedule
-from ilu_cli.recipe.specs import DataRef, LoraSpec, Precision, TaskRef, TrainSpec
+from ilu_cli.recipe.specs import DataRef, Form, LoraSpec, Precision, TaskRef, TrainSpec
 from ilu_cli.registry import attack
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def relearn_benign(
     schedule: Schedule = "constant",
     batch: PositiveInt = 8,
     max_length: PositiveInt = 128,
+    chat: bool = False,
     precision: Precision = "bf16",
     weights: list[str] | None = None,
     lora: LoraSpec | None = None,
@@ -37,4 +38,5 @@ def relearn_benign(
 
     spec = TrainSpec(steps=steps, lr=lr, schedule=schedule, precision=precision, params=weights)
     data = attempt.admit(load_dataset(text, "train"))
-    yield from fine_tune(attempt, [data], None, spec, batch, max_length, lora)
+    form = Form(max_length=max_length, chat=chat)
+    yield from fine_tune(attempt, [data], None, spec, batch, form, lora)

@@ -8,6 +8,7 @@ import typer
 
 from ilu_cli.cli import complete, console
 from ilu_cli.cli.options import (
+    DataRootOption,
     DryRunOption,
     JsonOption,
     OutOption,
@@ -36,7 +37,7 @@ def attack(
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option("--task", help="Fine-tune on this task, or a jsonl file.", autocompletion=complete.tasks),
+        typer.Option("--task", help="Task, file, folder, or hub name to fine-tune on.", autocompletion=complete.tasks),
     ] = None,
     kind: Annotated[
         str | None, typer.Option("--kind", help="The attack; `ilu list` shows all.", autocompletion=complete.attacks)
@@ -48,6 +49,7 @@ def attack(
     ] = True,
     seed: SeedOption = None,
     track: TrackOption = None,
+    data_root: DataRootOption = None,
     plugin: PluginOption = None,
     recipe: RecipeOption = None,
     set_: SetOption = None,

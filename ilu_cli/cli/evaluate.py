@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from ilu_cli.cli import complete, console
-from ilu_cli.cli.options import DryRunOption, JsonOption, PluginOption, RecipeOption, SetOption, given
+from ilu_cli.cli.options import DataRootOption, DryRunOption, JsonOption, PluginOption, RecipeOption, SetOption, given
 
 
 def evaluate(
@@ -25,6 +25,7 @@ def evaluate(
     ] = None,
     limit: Annotated[Optional[int], typer.Option("--limit", help="Only the first rows of each benchmark.")] = None,  # noqa: UP045
     alone: Annotated[bool, typer.Option("--alone", help="Only this model, not what it came from.")] = False,
+    data_root: DataRootOption = None,
     plugin: PluginOption = None,
     recipe: RecipeOption = None,
     set_: SetOption = None,

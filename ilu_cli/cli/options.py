@@ -41,6 +41,34 @@ TrackOption = Annotated[
 ]
 
 
+def _use_data_root(ctx: typer.Context, folder: Path | None) -> Path | None:
+    """Put the data root where everything finds it, ILU_DATA, for as long as this command runs."""
+    import os
+
+    from ilu_cli.data.root import data_root
+
+    before = os.environ.get("ILU_DATA")
+
+    def restore() -> None:
+        os.environ.pop("ILU_DATA", None)
+        os.environ |= {} if before is None else {"ILU_DATA": before}
+
+    if folder is not None:
+        ctx.call_on_close(restore)
+        os.environ["ILU_DATA"] = str(folder.absolute())
+    data_root()
+    return folder
+
+
+DataRootOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--data-root", envvar="ILU_DATA", metavar="DIR", callback=_use_data_root, is_eager=True, show_default=False,
+        help="A folder that mirrors datasets and models; what it holds is taken from it.",
+    ),
+]  # fmt: skip
+
+
 def _load_plugins(paths: list[Path] | None) -> list[Path] | None:
     from ilu_cli.registry import load_plugin
 

@@ -9,6 +9,7 @@ import typer
 
 from ilu_cli.cli import complete, console
 from ilu_cli.cli.options import (
+    DataRootOption,
     DryRunOption,
     Flags,
     JsonOption,
@@ -76,12 +77,13 @@ def unlearn(
     ] = None,
     forget: Annotated[
         str | None,
-        typer.Option("--forget", help="The forget data: a task, or a jsonl file.", autocompletion=complete.tasks),
+        typer.Option("--forget", help="Forget data: task, file, folder, or hub name.", autocompletion=complete.tasks),
     ] = None,
     steps: Annotated[Optional[int], typer.Option("--steps", help="Optimiser steps.")] = None,  # noqa: UP045
     lr: Annotated[Optional[float], typer.Option("--lr", help="Learning rate.")] = None,  # noqa: UP045
     seed: SeedOption = None,
     track: TrackOption = None,
+    data_root: DataRootOption = None,
     plugin: PluginOption = None,
     recipe: RecipeOption = None,
     set_: SetOption = None,

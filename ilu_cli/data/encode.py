@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ilu_cli.errors import UnavailableError
+from ilu_cli.errors import UnavailableError, UsageError
+from ilu_cli.recipe.specs import Form
 from ilu_cli.tasks import Example
+
+BLOCK = 2048  # examples that are tokenised in one call
 
 
 @dataclass(frozen=True)
@@ -25,47 +30,134 @@ class Encoded:
         return len(self.ids) - self.start
 
 
+class Packed(Sequence[Encoded]):
+    """Encoded rows as three flat arrays; an item is made when it is asked for."""
+
+    def __init__(self, ids: np.ndarray, ends: np.ndarray, starts: np.ndarray) -> None:
+        self.ids, self.ends, self.starts = ids, ends, starts
+
+    @classmethod
+    def of(cls, items: Sequence[Encoded]) -> Packed:
+        """Pack a list."""
+        ends = np.cumsum([len(e.ids) for e in items], dtype=np.int64)
+        ids = np.fromiter((t for e in items for t in e.ids), dtype=np.int32, count=int(ends[-1]) if items else 0)
+        return cls(ids, ends, np.array([e.start for e in items], dtype=np.int32))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
+        i %= len(self)
+        return Encoded(self.ids[self.ends[i - 1] if i else 0 : self.ends[i]].tolist(), int(self.starts[i]))
+
+
 @dataclass(frozen=True)
 class Corpus:
     """An encoded dataset and how many of its examples had to be cut."""
 
-    items: list[Encoded]
+    items: Sequence[Encoded]
     truncated: int
 
+    @property
+    def longest(self) -> int:
+        """The most tokens of a row."""
+        if isinstance(self.items, Packed):
+            return int(np.diff(self.items.ends, prepend=0).max())
+        return max(len(e.ids) for e in self.items)
 
-def split_pair(tokenizer: Any, prompt: str, target: str) -> tuple[list[int], list[int]]:
-    """Encode prompt + target together and part them where the prompt alone would end (lm-eval's convention)."""
-    whole: list[int] = tokenizer(prompt + target)["input_ids"]
-    start = len(tokenizer(prompt)["input_ids"]) if prompt else 0
+
+def split_pair(tokenizer: Any, prompt: str, target: str, *, special: bool = True) -> tuple[list[int], list[int]]:
+    """Encode prompt + target together and part them where the prompt alone would end (lm-eval's convention).
+
+    `special` lets the tokenizer add its special tokens; a chat template has written them already.
+    """
+    [(whole, start)] = _encode_pairs(tokenizer, [(prompt, target)], special)
     return whole[:start], whole[start:]
 
 
-def encode(tokenizer: Any, example: Example, max_length: int) -> tuple[Encoded, bool]:
-    """Encode one example; the flag says whether it was cut.
+def _encode_pairs(tokenizer: Any, pairs: list[tuple[str, str]], special: bool) -> list[tuple[list[int], int]]:
+    """The ids of every prompt + target, and how many of them are the prompt's."""
+    whole = tokenizer([p + t for p, t in pairs], add_special_tokens=special)["input_ids"]
+    prompts = sorted({p for p, _ in pairs if p})
+    lengths = dict(
+        zip(prompts, map(len, tokenizer(prompts, add_special_tokens=special)["input_ids"] if prompts else []))
+    )
+    return [(ids, lengths.get(p, 0)) for ids, (p, _) in zip(whole, pairs)]
 
-    A prompted target ends with the end-of-sequence token. Too long a prompt loses its beginning, never the answer.
+
+def chat_pair(tokenizer: Any, prompt: str, target: str = "") -> tuple[str, str]:
+    """The text of a user's turn up to where the answer begins, and the answer with its end of turn.
+
+    Raises:
+        UsageError: if the tokenizer has no chat template, or one that writes the user's turn otherwise once answered.
     """
-    prompt, target = split_pair(tokenizer, example.prompt, example.target)
-    if example.prompt and tokenizer.eos_token_id is not None:
-        target = [*target, tokenizer.eos_token_id]
-    room = max_length - len(target)
-    cut = len(prompt) > room
-    ids = ((prompt[len(prompt) - max(room, 0) :] if cut else prompt) + target)[:max_length]
-    start = max(1, len(ids) - len(target)) if room > 0 else 1
-    return Encoded(ids, start), cut
+    if not getattr(tokenizer, "chat_template", None):
+        raise UsageError("chat: true, but the tokenizer has no chat template", hint="leave `chat` out for a base model")
+    user = {"role": "user", "content": prompt}
+    opening: str = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
+    if not target:
+        return opening, ""
+    answer = {"role": "assistant", "content": target.strip()}
+    whole: str = tokenizer.apply_chat_template([user, answer], tokenize=False)
+    if not whole.startswith(opening):
+        raise UsageError("chat: true, but the chat template writes a turn otherwise when the next one follows")
+    return opening, whole[len(opening) :].rstrip()
 
 
-def encode_corpus(tokenizer: Any, examples: list[Example], max_length: int, name: str) -> Corpus:
+def encode(tokenizer: Any, example: Example, max_length: int, *, chat: bool = False) -> tuple[Encoded, bool]:
+    """Encode one example; the flag says whether it was cut."""
+    [(item, cut)] = _encode_all(tokenizer, [example], Form(max_length=max_length, chat=chat))
+    return item, cut
+
+
+def encode_corpus(tokenizer: Any, examples: list[Example], form: Form, name: str) -> Corpus:
     """Encode all examples.
 
     Raises:
         UnavailableError: if an example has no token to score.
+        UsageError: if a chat template is asked for and there is none.
     """
-    pairs = [encode(tokenizer, e, max_length) for e in examples]
-    for i, (item, _) in enumerate(pairs):
-        if item.targets < 1:
-            raise UnavailableError(f"{name}, example {i}: there is no token to learn from in {examples[i].target!r}")
-    return Corpus([item for item, _ in pairs], sum(cut for _, cut in pairs))
+    items: list[Encoded] = []
+    truncated = 0
+    for i in range(0, len(examples), BLOCK):
+        for k, (item, cut) in enumerate(_encode_all(tokenizer, examples[i : i + BLOCK], form), i):
+            if item.targets < 1:
+                where = f"{name}, example {k}" if form.long == "cut" else name
+                raise UnavailableError(f"{where}: there is no token to learn from in {tokenizer.decode(item.ids)!r}")
+            items.append(item)
+            truncated += cut
+    return Corpus(Packed.of(items), truncated)
+
+
+def _encode_all(tokenizer: Any, examples: list[Example], form: Form) -> Iterator[tuple[Encoded, bool]]:
+    """Encode a block of examples; a split text yields several rows.
+
+    A prompted target ends with the end-of-sequence token, or as the chat template ends a turn.
+    """
+    chat = [form.chat and bool(e.prompt) for e in examples]
+    texts = [chat_pair(tokenizer, e.prompt, e.target) if c else (e.prompt, e.target) for e, c in zip(examples, chat)]
+    # A template has written the special tokens as text already.
+    rows = {c: iter(_encode_pairs(tokenizer, [t for t, k in zip(texts, chat) if k is c], not c)) for c in set(chat)}
+    for example, c in zip(examples, chat):
+        whole, start = next(rows[c])
+        if not example.prompt and form.long == "split":
+            pieces = [whole[i : i + form.max_length] for i in range(0, len(whole), form.max_length)]
+            yield from ((Encoded(piece, 1), False) for piece in pieces if len(piece) > 1 or len(pieces) == 1)
+            continue
+        end = [tokenizer.eos_token_id] if example.prompt and not c and tokenizer.eos_token_id is not None else []
+        yield _fitted(whole[:start], whole[start:] + end, form.max_length)
+
+
+def _fitted(prompt: list[int], target: list[int], max_length: int) -> tuple[Encoded, bool]:
+    """Too long a prompt loses its beginning, never the answer, unless the answer alone is too long."""
+    room = max_length - len(target)
+    cut = len(prompt) > room
+    ids = ((prompt[len(prompt) - max(room, 0) :] if cut else prompt) + target)[:max_length]
+    return Encoded(ids, max(1, len(ids) - len(target)) if room > 0 else 1), cut
 
 
 @dataclass(frozen=True)
@@ -80,7 +172,7 @@ class Batch:
         return Batch(self.ids.to(device), self.mask.to(device), self.scored.to(device))
 
 
-def collate(items: list[Encoded], pad: int = 0) -> Batch:
+def collate(items: Sequence[Encoded], pad: int = 0) -> Batch:
     """Pad to the longest. The value of `pad` never matters."""
     length = max(len(e.ids) for e in items)
     ids = torch.full((len(items), length), pad)

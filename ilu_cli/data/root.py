@@ -15,6 +15,7 @@ from typing import Any
 
 from ilu_cli.errors import UnavailableError
 
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 
 

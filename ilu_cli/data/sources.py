@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -14,13 +13,11 @@ from typing import Any, ClassVar
 
 from ilu_cli import registry
 from ilu_cli.data.read import library, read
-from ilu_cli.data.root import SUFFIXES, Found, in_root, locate
+from ilu_cli.data.root import HUB_NAME, SUFFIXES, Found, in_root, locate
 from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.recipe.specs import DataRef
 from ilu_cli.runs.files import cache_dir
 from ilu_cli.tasks import Example, Row, Task
-
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)

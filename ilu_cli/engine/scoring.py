@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ilu_cli.data.encode import Batch, Encoded
+from ilu_cli.data.encode import Batch, Encoded, chat_pair, split_pair
 from ilu_cli.engine.accel import Backend
 from ilu_cli.engine.head import picked_logps
 from ilu_cli.engine.tree import Request, Row, as_tensors, halves, in_rows, take
@@ -31,7 +31,10 @@ class Question:
 
 @dataclass
 class Scorer:
-    """A model that scores text. `context_length` is the longest row it takes."""
+    """A model that scores text. `context_length` is the longest row it takes.
+
+    `chat` puts contexts and prompts into the tokenizer's chat template; answers follow without their white space.
+    """
 
     model: Any
     parts: Parts
@@ -40,6 +43,7 @@ class Scorer:
     precision: str = "fp32"
     tokens: int = TOKENS  # fewer once memory has run out
     known: dict[str, list[int]] = field(default_factory=dict)
+    chat: bool = False
 
     @property
     def context_length(self) -> int:
@@ -51,11 +55,21 @@ class Scorer:
             self.known[text] = self.tokenizer(text)["input_ids"]
         return self.known[text]
 
+    def prompt(self, text: str) -> list[int]:
+        """The token ids of a prompt that is to be answered."""
+        if self.chat and text:
+            return split_pair(self.tokenizer, chat_pair(self.tokenizer, text)[0], "", special=False)[0]
+        return self.encode(text)
+
     def pair(self, context: str, continuation: str) -> Request:
         """Encode both together and part them where the context alone would end, its last white space apart.
 
         This is lm-eval's convention. Without a context the first token is not scored: nothing predicts it.
         """
+        if self.chat and context:
+            opening = chat_pair(self.tokenizer, context)[0]
+            prompt, answer = split_pair(self.tokenizer, opening, continuation.lstrip(), special=False)
+            return Request((*prompt, *answer), len(prompt))
         start = len(self.encode(context.rstrip())) if context else 0
         return Request(tuple(self.encode(context + continuation)), max(1, start))
 
@@ -136,7 +150,8 @@ class Scorer:
     @torch.no_grad()
     def complete(self, prompts: list[str], max_new_tokens: int) -> list[str]:
         """Greedy continuations, batched, with a KV cache; special tokens are left out."""
-        encoded = [self.encode(p)[-(self.context_length - max_new_tokens) :] for p in prompts]
+        room = self.context_length - max_new_tokens
+        encoded = [self.prompt(p)[-room:] for p in prompts]
         order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
         mine = order[self.backend.rank :: self.backend.world]
         found: list[tuple[int, str]] = []

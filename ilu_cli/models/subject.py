@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ilu_cli.data.root import HUB_NAME, data_root
 from ilu_cli.errors import UnavailableError, near
 from ilu_cli.models import builtin
 from ilu_cli.runs.files import combined, weight_hashes
@@ -95,12 +96,14 @@ def find_subject(text: str, store: Store, revision: str | None = None) -> Subjec
 
 def find_model(text: str, revision: str | None = None, hint: str = "") -> Subject:
     """Find a model that is no run; see `find_subject`."""
-    path = Path(text)
+    path, mirrored = Path(text), in_mirror(text)
     if text in builtin.MODELS:
         folder, kind = builtin.materialize(text), "builtin"
     elif path.is_dir():
         folder, kind = path, "folder"
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not path.parent.is_dir():
+    elif mirrored:
+        folder, kind = mirrored, "folder"
+    elif HUB_NAME.fullmatch(text) and not path.parent.is_dir():
         folder, kind = _snapshot(text, revision), "hub"
     else:
         hint = hint or near(text, builtin.MODELS)
@@ -115,6 +118,13 @@ def find_model(text: str, revision: str | None = None, hint: str = "") -> Subjec
     if not weights:
         raise UnavailableError(f"{folder} has no *.safetensors weights")
     return Subject(text, kind, folder, weights, base=base)
+
+
+def in_mirror(name: str) -> Path | None:
+    """The folder of a hub model under the data root, if it is there."""
+    root = data_root()
+    folder = root / name if root and HUB_NAME.fullmatch(name) else None
+    return folder if folder and any((folder / f).is_file() for f in ("config.json", "adapter_config.json")) else None
 
 
 def original_of(subject: Subject) -> Subject:

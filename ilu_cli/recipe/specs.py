@@ -67,7 +67,17 @@ DataRefs = Annotated[
 ]
 
 
-class Stream(Spec):
+class Form(Spec):
+    """How examples become rows of tokens."""
+
+    max_length: PositiveInt = Field(128, description="tokens per sequence; longer ones are cut and counted")
+    chat: bool = Field(False, description="put prompt and answer into the tokenizer's chat template")
+    long: Literal["cut", "split"] = Field(
+        "cut", description="a text without a prompt that is too long is cut, or split into rows of max_length"
+    )
+
+
+class Stream(Form):
     """What is fed at every step: datasets, taken in turn, and how much of them."""
 
     data: DataRefs
@@ -98,7 +108,7 @@ class RetainSpec(Component, Stream):
     weight: NonNegativeFloat = 1.0
 
 
-class RegularizerSpec(Component):
+class RegularizerSpec(Component, Form):
     """A regulariser over one or more environments."""
 
     env: DataRefs
@@ -172,6 +182,7 @@ class EvalSpec(Spec):
 
     benchmarks: list[str] = Field(["capitals", "elements", "prose"], min_length=1)
     precision: Precision = "fp32"
+    chat: bool = Field(False, description="put every prompt into the tokenizer's chat template")
     limit: PositiveInt | None = Field(None, description="score only the first rows of each benchmark")
 
     def problems(self, key: Key) -> Iterator[tuple[Key, str]]:

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from ilu_cli.engine.scoring import Question, Scorer
 from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.models.load import add_adapter, check_plain_head, load_model, load_tokenizer, parts_of, trained_params
 from ilu_cli.models.subject import Subject
-from ilu_cli.recipe.specs import EvalSpec, LoraSpec, TrainSpec
+from ilu_cli.recipe.specs import EvalSpec, Form, LoraSpec, TrainSpec
 from ilu_cli.runs.store import Run
 from ilu_cli.taskvec.delta import Checkpoint, open_checkpoint
 from ilu_cli.workflows.disjoint import Environments
@@ -46,9 +46,9 @@ class Priced:
         return self.environments.without(data)[0]
 
     def train(
-        self, data: Sequence[Dataset], spec: TrainSpec, batch: int, max_length: int, lora: LoraSpec | None = None
+        self, data: Sequence[Dataset], spec: TrainSpec, batch: int, form: Form, lora: LoraSpec | None = None
     ) -> Iterator[int]:
-        self.asked = (stream_of("attack", list(data), batch, max_length, self.seed, self.tokenizer), spec, lora)
+        self.asked = (stream_of("attack", list(data), batch, form, self.seed, self.tokenizer), spec, lora)
         return iter(())
 
 
@@ -69,6 +69,7 @@ class Attempted:
     items: dict[str, list[Row]] | None = None
     reader: Scorer | None = None
     label: str | None = None
+    chat: bool = False  # of the data that is trained on, and so of its test
     hooks: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
@@ -76,6 +77,7 @@ class Attempted:
         self.model = load_model(self.subject, backend().device)
         self.saved = self.model
         self.scorer = Scorer(self.model, parts_of(self.model), self.tokenizer, backend(), self.spec.precision)
+        self.scorer.chat = self.spec.chat
 
     @functools.cached_property
     def evaluation(self) -> Evaluation:
@@ -90,11 +92,12 @@ class Attempted:
         return found
 
     def train(
-        self, data: Sequence[Dataset], spec: TrainSpec, batch: int, max_length: int, lora: LoraSpec | None = None
+        self, data: Sequence[Dataset], spec: TrainSpec, batch: int, form: Form, lora: LoraSpec | None = None
     ) -> Iterator[int]:
-        stream = stream_of("attack", list(data), batch, max_length, self.seed, self.tokenizer)
+        stream = stream_of("attack", list(data), batch, form, self.seed, self.tokenizer)
         self.run.manifest.data += stream.records()
         self.run.manifest.precision = spec.precision
+        self.chat = form.chat
         self.taught = [e.prompt + e.target for d in data for e in d.examples()]
         check_plain_head(self.model, self.scorer.parts)
         if lora is not None:
@@ -108,11 +111,12 @@ class Attempted:
         rows, examples = data.rows[:limit], data.examples()[:limit]
         if not examples or not examples[0].prompt:  # plain text: there is no answer to judge
             return []
+        scorer = replace(self.scorer, chat=self.chat, known={})
         if examples[0].choices:
-            scores = self.scorer.loglikelihoods([Question(e.prompt, e.choices) for e in examples])
+            scores = scorer.loglikelihoods([Question(e.prompt, e.choices) for e in examples])
             right = [e.choices[max(range(len(s)), key=s.__getitem__)] == e.target for e, s in zip(examples, scores)]
         else:
-            answers = self.scorer.complete([e.prompt for e in examples], ANSWER_TOKENS)
+            answers = scorer.complete([e.prompt for e in examples], ANSWER_TOKENS)
             right = [data.task.correct(row, answer) for row, answer in zip(rows, answers)]
         value, error = mean_and_error([float(x) for x in right])
         stderr = None if math.isnan(error) else error

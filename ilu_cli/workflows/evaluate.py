@@ -36,7 +36,8 @@ class Evaluation:
 
     def key(self, name: str, digest: str) -> str:
         """What a result depends on; a stored result with the same key is reused."""
-        return f"{digest}:{self.benchmarks[name].fingerprint(self.items[name])}:{self.spec.precision}"
+        chat = ":chat" if self.spec.chat else ""
+        return f"{digest}:{self.benchmarks[name].fingerprint(self.items[name])}:{self.spec.precision}{chat}"
 
     def known(self, name: str, digest: str, folder: Path) -> Summary | None:
         path = folder / f"{name}.json"
@@ -82,6 +83,7 @@ class Evaluation:
         if missing:
             self.reporter.note(f"evaluating {subject.label}: {', '.join(missing)}")
             scorer = load_scorer(subject, self.spec.precision)
+            scorer.chat = self.spec.chat
             for name in missing:
                 found[name] = self.score(name, digest, scorer, folder)
         return {name: summary for name, summary in found.items() if summary is not None}

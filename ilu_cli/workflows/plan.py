@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ilu_cli.data.encode import Corpus, encode_corpus
+from ilu_cli.data.cache import tokenised
+from ilu_cli.data.encode import Corpus
 from ilu_cli.data.sources import Dataset, load_dataset
 from ilu_cli.engine.head import CHUNK
 from ilu_cli.engine.stream import TrainStream
-from ilu_cli.errors import RunFailed
-from ilu_cli.recipe.specs import DataRef, TrainSpec
+from ilu_cli.errors import RunFailed, UsageError
+from ilu_cli.recipe.specs import DataRef, Form, TrainSpec
 
 
 @dataclass
@@ -28,35 +29,38 @@ class StreamPlan:
     stream: TrainStream
     datasets: list[Dataset]
     corpora: list[Corpus]
+    form: Form
 
     def records(self) -> list[dict[str, Any]]:
-        role = self.stream.name
-        return [d.record(role) | {"truncated": c.truncated} for d, c in zip(self.datasets, self.corpora)]
+        role, form = self.stream.name, {"chat": self.form.chat, "long": self.form.long}
+        return [d.record(role) | form | {"truncated": c.truncated} for d, c in zip(self.datasets, self.corpora)]
 
 
-def plan_stream(name: str, refs: list[DataRef], batch: int, max_length: int, seed: int, tokenizer: Any) -> StreamPlan:
+def plan_stream(name: str, refs: list[DataRef], batch: int, form: Form, seed: int, tokenizer: Any) -> StreamPlan:
     """Load and encode the datasets of a stream.
 
     Raises:
         UnavailableError: if one is missing, empty, or has nothing to learn from.
     """
-    return stream_of(name, [load_dataset(ref, "train") for ref in refs], batch, max_length, seed, tokenizer)
+    return stream_of(name, [load_dataset(ref, "train") for ref in refs], batch, form, seed, tokenizer)
 
 
-def stream_of(name: str, datasets: list[Dataset], batch: int, max_length: int, seed: int, tokenizer: Any) -> StreamPlan:
+def stream_of(name: str, datasets: list[Dataset], batch: int, form: Form, seed: int, tokenizer: Any) -> StreamPlan:
     """Encode loaded datasets into a stream."""
-    corpora = [encode_corpus(tokenizer, d.examples(), max_length, d.ref.name) for d in datasets]
-    return StreamPlan(TrainStream(name, corpora, batch, seed), datasets, corpora)
+    corpora = [tokenised(tokenizer, d.examples(), form, d.ref.name) for d in datasets]
+    return StreamPlan(TrainStream(name, corpora, batch, seed), datasets, corpora, form)
 
 
-def add_chosen(plan: StreamPlan, kind: str, max_length: int, tokenizer: Any) -> None:
+def add_chosen(plan: StreamPlan, kind: str, tokenizer: Any) -> None:
     """Put beside every row what should be said instead, a task's `refusal` or `counterfactual`.
 
     Raises:
-        UsageError: if a task has none.
+        UsageError: if a task has none, or its texts are split, so that there are no pairs.
     """
     s = plan.stream
-    corpora = [encode_corpus(tokenizer, d.chosen(kind), max_length, d.ref.name) for d in plan.datasets]
+    if plan.form.long == "split":
+        raise UsageError(f"{s.name}.long: split parts texts into rows, and a {kind} belongs to a whole one")
+    corpora = [tokenised(tokenizer, d.chosen(kind), plan.form, d.ref.name) for d in plan.datasets]
     s.chosen = TrainStream(s.name, corpora, s.batch, s.seed)
 
 
@@ -72,7 +76,7 @@ def peak_memory(
     total = sum(p.numel() for p in model.parameters())
     tokens = 0
     for s in streams:
-        longest = max(len(e.ids) for c in s.corpora for e in c.items)
+        longest = max(c.longest for c in s.corpora)
         tokens = max(tokens, -(-s.batch // spec.accumulation) * longest * (2 if s.chosen else 1))
     width = 2 if spec.precision == "bf16" else 4
     hidden, inner = config.hidden_size, getattr(config, "intermediate_size", 4 * config.hidden_size)

@@ -67,17 +67,16 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
     backend().check_trackers(recipe.track)
     parent = find_subject(recipe.model.ref, store, recipe.model.revision)
     tokenizer = load_tokenizer(parent.folder)
-    forget = plan_stream(
-        "forget", recipe.forget.data, recipe.forget.batch, recipe.forget.max_length, recipe.seed, tokenizer
-    )
+    f = recipe.forget
+    forget = plan_stream("forget", f.data, f.batch, f, recipe.seed, tokenizer)
     if kind := registry.objective[recipe.objective.name].declared.get("chosen"):
-        add_chosen(forget, kind, recipe.forget.max_length, tokenizer)
+        add_chosen(forget, kind, tokenizer)
     retain = None
     if recipe.retain:
         r = recipe.retain
-        retain = plan_stream("retain", r.data, r.batch, r.max_length, recipe.seed, tokenizer)
+        retain = plan_stream("retain", r.data, r.batch, r, recipe.seed, tokenizer)
     environments = [
-        [plan_stream(d.name, [d], reg.batch, reg.max_length, recipe.seed, tokenizer) for d in reg.env]
+        [plan_stream(d.name, [d], reg.batch, reg, recipe.seed, tokenizer) for d in reg.env]
         for reg in recipe.regularizers
     ]
     model = empty_model(parent.root)

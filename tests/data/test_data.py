@@ -9,7 +9,7 @@ from ilu_cli.data.encode import Encoded, collate, encode, encode_corpus
 from ilu_cli.data.sampling import Sampler, part_of
 from ilu_cli.data.sources import load_dataset
 from ilu_cli.errors import UnavailableError
-from ilu_cli.recipe.specs import DataRef
+from ilu_cli.recipe.specs import DataRef, Form
 from ilu_cli.tasks import Example
 
 
@@ -47,7 +47,7 @@ def test_text_has_no_prompt_and_its_first_token_is_not_scored(tokenizer):
     item, _ = encode(tokenizer, Example("", "Paris is a city."), 64)
     assert item.start == 1
     with pytest.raises(UnavailableError, match="no token to learn from"):
-        encode_corpus(tokenizer, [Example("", "a")], 64, "mine")
+        encode_corpus(tokenizer, [Example("", "a")], Form(max_length=64), "mine")
 
 
 def test_an_epoch_sees_every_row_once_and_each_epoch_anew():
