@@ -6,7 +6,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ilu_cli.cli import complete, console
+from ilu_cli.cli import complete, console, suite
 from ilu_cli.cli.options import (
     DataRootOption,
     DryRunOption,
@@ -57,6 +57,10 @@ def attack(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
     resume: ResumeOption = False,
+    suite_: suite.SuiteOption = None,
+    seeds: suite.SeedsOption = None,
+    jobs: suite.JobsOption = 1,
+    markdown: suite.MarkdownOption = None,
 ) -> None:
     """Try to bring the forgotten back, and watch what returns."""
     from ilu_cli import registry
@@ -64,6 +68,10 @@ def attack(
     from ilu_cli.recipe.load import find, load
     from ilu_cli.runs.store import Store
 
+    alone = {"task": task, "kind": kind, "steps": steps, "lr": lr, "no-reference": not reference, "seed": seed,
+             "recipe": recipe, "set": set_, "out": out, "resume": resume, "track": track}  # fmt: skip
+    if name := suite.asked_for(suite_, alone, {"seeds": seeds, "jobs": jobs != 1, "markdown": markdown}):
+        return suite.attack(run, name, seeds or 1, jobs, plugin or [], dry_run, as_json, markdown)
     store, old = Store(), None
     if resume:
         only_resume(

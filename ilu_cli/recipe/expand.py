@@ -71,8 +71,8 @@ class _Problems:
             raise RecipeError(list({str(p): p for p in self.found}.values()))
 
 
-def load_suite(name: str) -> list[Variant]:
-    """The attacks of a suite: `quick` (for the shipped `suite-quick`), a recipe's name, or a file.
+def load_suite(name: str) -> tuple[SuiteRecipe, list[Variant]]:
+    """A suite and its attacks. `name`: `quick` (for the shipped `suite-quick`), a recipe's name, or a file.
 
     Raises:
         RecipeError: with every problem of the suite and of the attack recipes that it makes.
@@ -83,7 +83,7 @@ def load_suite(name: str) -> list[Variant]:
     problems = _Problems()
     variants = list(_variants(recipe.attacks, read_layers(path), recipe.eval.model_dump(), problems))
     problems.raise_any()
-    return variants
+    return recipe, variants
 
 
 def find_suite(name: str) -> Path:
@@ -108,7 +108,7 @@ def load_pipeline(name: str, sets: list[str], flags: dict[str, tuple[Key, Any]] 
     if recipe.suite is not None:
         beside = path.parent / recipe.suite
         suite = str(beside) if beside.is_file() else recipe.suite
-        variants += problems.collect("suite", lambda: load_suite(suite)) or []
+        variants += (problems.collect("suite", lambda: load_suite(suite)) or (None, []))[1]
     variants += _variants(recipe.attacks, layers, recipe.eval.model_dump(), problems)
     names = [(v.attack, str(v.choice)) for v in variants]
     problems.found += [
@@ -126,8 +126,7 @@ def _variants(
         for each in _combinations(grid.each):
             for choice in _combinations(grid.best_of):
                 data = {"command": "attack", "attack": copy.deepcopy(grid.attack), "eval": evaluation | grid.eval}
-                if "keep" in AttackRecipe.model_fields:
-                    data["keep"] = "none"  # what an attacked model is worth is in its results
+                data["keep"] = "none"  # what an attacked model is worth is in its results
                 made = Layers(data, _below(layers, ("attacks", i)))
                 for key, value in (each | choice).items():
                     origin = layers.origin(("attacks", i))
@@ -143,9 +142,9 @@ def _combinations(choices: dict[str, list[Any]]) -> list[dict[str, Any]]:
 
 
 def _word(key: str, value: Any) -> str:
-    """`sst2` for a named thing, `k=30` for a number."""
+    """`sst2` for a named thing, `k=30` for a number, `lora r=16` for a mapping."""
     if isinstance(value, dict):
-        value = value.get("name", ",".join(f"{k}={v}" for k, v in value.items()))
+        value = value.get("name") or f"{key} {' '.join(f'{k}={v}' for k, v in value.items())}"
     return value if isinstance(value, str) else f"{key}={value}"
 
 

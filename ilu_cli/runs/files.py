@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import platformdirs
+
+from ilu_cli.errors import RunFailed
 
 
 def cache_dir() -> Path:
@@ -53,3 +56,18 @@ def weight_hashes(folder: Path) -> dict[str, str]:
 def combined(hashes: dict[str, str]) -> str:
     """One digest for a set of weight files."""
     return hashlib.sha256(json.dumps(sorted(hashes.items())).encode()).hexdigest()
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Refuse to start what cannot be saved.
+
+    Raises:
+        RunFailed: if the disk has less than `needed` bytes free.
+    """
+    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise RunFailed(
+            f"the disk of {folder} has {free / 1e9:.2f} GB free; this run writes up to {needed / 1e9:.2f} GB",
+            hint="free some space, or choose another folder with --out or ILU_RUNS",
+        )

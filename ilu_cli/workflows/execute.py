@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ilu_cli.errors import RunFailed
 from ilu_cli.workflows.graph import Graph, Node
 from ilu_cli.workflows.worker import Task, serve
 
+Changed = Callable[[Node, str | None], None]
 CONTEXT = multiprocessing.get_context("spawn")  # torch does not survive a fork
 
 
@@ -57,8 +58,8 @@ class Worker:
             }
 
 
-def run(graph: Graph, jobs: int, plugins: list[Path], changed: Callable[[Node], None]) -> None:
-    """Do what can be done, `jobs` nodes at a time. `changed` hears of every node that begins or ends.
+def run(graph: Graph, jobs: int, plugins: list[Path], changed: Changed) -> None:
+    """Do what can be done, `jobs` nodes at a time. `changed` hears of every node that begins, says something, or ends.
 
     Raises:
         Stopped: after Ctrl-C, when every worker has stopped.
@@ -77,7 +78,12 @@ def run(graph: Graph, jobs: int, plugins: list[Path], changed: Callable[[Node], 
                     return
                 for conn in wait([w.conn for w in busy]):
                     worker = next(w for w in busy if w.conn is conn)
-                    if _finish(graph, worker, changed):
+                    answer = worker.answer()
+                    if "note" in answer:
+                        changed(cast(Node, worker.node), answer["note"])
+                        continue
+                    _finish(graph, worker, answer, changed)
+                    if "died" in answer:
                         workers.remove(worker)
         except KeyboardInterrupt:
             _stop(workers)
@@ -93,14 +99,12 @@ def run(graph: Graph, jobs: int, plugins: list[Path], changed: Callable[[Node], 
                 worker.process.join()
 
 
-def _assign(
-    graph: Graph, workers: list[Worker], jobs: int, plugins: list[Path], changed: Callable[[Node], None]
-) -> None:
+def _assign(graph: Graph, workers: list[Worker], jobs: int, plugins: list[Path], changed: Changed) -> None:
     taken = {w.node.hash for w in workers if w.node}
     for node in graph.ready():
         graph.settle(node)
         if node.status == "done":  # done by an earlier process, on weights that are known only now
-            changed(node)
+            changed(node, None)
             return _assign(graph, workers, jobs, plugins, changed)
         if node.hash in taken:  # the same work under another name: wait for it
             continue
@@ -120,15 +124,18 @@ def _assign(
             Task(node.command, node.recipe, node.hash, parent["subject"], parent["weights"], graph.target(node), file),
         )
         taken.add(node.hash)
-        changed(node)
+        changed(node, None)
         graph.save()
     return None
 
 
-def _finish(graph: Graph, worker: Worker, changed: Callable[[Node], None]) -> bool:
-    """Take over what a worker says of its node; True if the worker has died."""
-    answer, node = worker.answer(), worker.node
-    assert node is not None
+def _finish(graph: Graph, worker: Worker, answer: dict[str, Any], changed: Changed) -> None:
+    """Take over what a worker says of its node.
+
+    Raises:
+        KeyboardInterrupt: if it was interrupted.
+    """
+    node = cast(Node, worker.node)
     worker.node = None
     node.status, node.error = "waiting", None
     if "error" in answer:
@@ -140,8 +147,7 @@ def _finish(graph: Graph, worker: Worker, changed: Callable[[Node], None]) -> bo
     node.seconds = answer["seconds"]
     graph.block()
     graph.save()
-    changed(node)
-    return "died" in answer
+    changed(node, None)
 
 
 def _stop(workers: list[Worker]) -> None:
@@ -152,7 +158,8 @@ def _stop(workers: list[Worker]) -> None:
             os.kill(worker.process.pid, signal.SIGINT)
     try:
         for worker in busy:
-            worker.answer()
+            while "note" in worker.answer():
+                pass
     except KeyboardInterrupt:
         return
 

@@ -130,7 +130,7 @@ class Graph:
                 "weights": m.weights,
                 "points": m.points,
                 "manifest_sha256": sha256(run.path / "manifest.json"),
-                **{k: m.result.get(k) for k in ("fa", "fq", "ra")},
+                **{k: m.result.get(k) for k in ("fa", "fq", "ra", "axis", "unattacked")},
                 "data": m.data,
             }
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from ilu_cli.models.subject import Subject, find_subject, original_of
 from ilu_cli.recipe.expand import Pipeline, Variant
 from ilu_cli.recipe.load import digest
-from ilu_cli.recipe.specs import EvalSpec
+from ilu_cli.recipe.specs import DataRef, EvalSpec
 from ilu_cli.runs.files import weight_files
 from ilu_cli.runs.store import Store
+from ilu_cli.workflows.disjoint import forget_data, unlearning_recipes
 from ilu_cli.workflows.graph import Graph, Node
 
 ORIGINAL = "original"
@@ -26,10 +28,12 @@ def graph_of(pipeline: Pipeline, store: Store) -> Graph:
     """
     recipe = pipeline.recipe
     original = find_subject(recipe.model.ref, store, recipe.model.revision)
+    forget = list(dict.fromkeys(d for method in pipeline.methods for d in method.recipe.forget.data))
+    variants = _filled(pipeline.variants, lambda: forget)
     base = _select(ORIGINAL, {}, recipe.eval, None, [])
     nodes = [base]
     for seed in recipe.seeds:
-        nodes += _attacks(pipeline.variants, base.key, {"method": ORIGINAL, "env": None}, seed)
+        nodes += _attacks(variants, base.key, {"method": ORIGINAL, "env": None}, seed)
         for method in pipeline.methods:
             tags = {"method": method.name, "env": method.env}
             resolved, key = method.seeded(seed), f"seed {seed}/{method.name}"
@@ -39,13 +43,14 @@ def graph_of(pipeline: Pipeline, store: Store) -> Graph:
             match = recipe.match.model_dump() if recipe.match else None
             needs = [f"{key}/unlearn", *([base.key] if match else [])]
             select = _select(f"{key}/select", tags | {"seed": seed}, recipe.eval, match, needs)
-            nodes += [select, *_attacks(pipeline.variants, select.key, tags, seed)]
+            nodes += [select, *_attacks(variants, select.key, tags, seed)]
     return Graph(pipeline.name, nodes, {ORIGINAL: original}, store)
 
 
 def suite_graph(name: str, variants: list[Variant], evaluation: EvalSpec, subject: Subject, seeds: list[int],
                 store: Store) -> Graph:  # fmt: skip
     """The attacks of a suite on one model, and on its original as the reference line."""
+    variants = _filled(variants, lambda: forget_data(unlearning_recipes(subject), "attack.data", subject.label))
     subjects = {ORIGINAL: original_of(subject)}
     if subject.run is not None:
         subjects[subject.label] = subject
@@ -55,6 +60,17 @@ def suite_graph(name: str, variants: list[Variant], evaluation: EvalSpec, subjec
         for base in bases:
             nodes += _attacks(variants, base.key, base.tags, seed)
     return Graph(f"suite-{name}-{subject.label.replace('/', '_')}", nodes, subjects, store)
+
+
+def _filled(variants: list[Variant], forget: Callable[[], list[DataRef]]) -> list[Variant]:
+    """Attacks on forget data that the suite leaves open get that of the models, the original included."""
+    found = []
+    for v in variants:
+        attack = v.recipe.attack
+        if "data" in type(attack).model_fields and attack.params()["data"] is None:
+            attack = attack.model_copy(update={"data": forget()})
+        found.append(replace(v, recipe=v.recipe.model_copy(update={"attack": attack})))
+    return found
 
 
 def _select(key: str, tags: dict[str, Any], evaluation: EvalSpec, match: Any, needs: list[str]) -> Node:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ilu_cli.data.cache import tokenised
@@ -11,8 +10,9 @@ from ilu_cli.data.encode import Corpus
 from ilu_cli.data.sources import Dataset, load_dataset
 from ilu_cli.engine.head import CHUNK
 from ilu_cli.engine.stream import TrainStream
-from ilu_cli.errors import RunFailed, UsageError
+from ilu_cli.errors import UsageError
 from ilu_cli.recipe.specs import DataRef, Form, TrainSpec
+from ilu_cli.runs.files import check_disk as check_disk
 
 
 @dataclass
@@ -86,23 +86,6 @@ def peak_memory(
     casts = total * width if spec.precision == "bf16" else 0
     head_gradient = config.vocab_size * hidden * 4 if trained_from == 0 else 0
     return 4 * total + 12 * trainable + casts + activations + logits + head_gradient + cached
-
-
-def check_disk(folder: Path, needed: int) -> None:
-    """Refuse to start what cannot be saved.
-
-    Raises:
-        RunFailed: if the disk has less than `needed` bytes free.
-    """
-    import shutil
-
-    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise RunFailed(
-            f"the disk of {folder} has {free / 1e9:.2f} GB free; this run writes up to {needed / 1e9:.2f} GB",
-            hint="free some space, or choose another folder with --out or ILU_RUNS",
-        )
 
 
 def state_bytes(total: int, trainable: int, spec: TrainSpec) -> int:

@@ -6,7 +6,6 @@ import json
 import math
 from typing import Any
 
-from ilu_cli import registry
 from ilu_cli.runs.files import write_json
 from ilu_cli.workflows.graph import Graph, Node
 
@@ -38,11 +37,8 @@ def interval(values: list[float], stderr: float | None = None) -> dict[str, Any]
 def figures(node: Node) -> dict[str, Any]:
     """FQ before, after, its mean (RA) and lowest value over the attack's points, of one finished attack."""
     result = node.result or {}
-    fq = result["fq"] or []
-    unattacked = registry.attack[node.recipe["attack"]["name"]].declared.get("unattacked", 0)
-    axis = next((k for k in fq[0] if k not in ("value", "stderr")), None) if fq else None
-    before = [f for f in fq if f[axis] == unattacked]
-    after = [f for f in fq if f[axis] != unattacked]
+    before = [f for f in result["fq"] if f[result["axis"]] == result["unattacked"]]
+    after = [f for f in result["fq"] if f[result["axis"]] != result["unattacked"]]
     worst = min(after, key=lambda f: f["value"], default=None)
     return {
         "before": before[0]["value"] if before else None,

@@ -13,10 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ilu_cli.errors import IluError
 from ilu_cli.runs.store import Run, Store, open_run
+
+if TYPE_CHECKING:
+    from ilu_cli.engine.reporter import Reporter
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Task:
 
 
 def serve(conn: Connection, root: Path, plugins: list[Path], threads: int) -> None:
-    """Do the tasks that arrive; answer each with `{"run": path, "seconds"}` or `{"error"}` or `{"interrupted"}`."""
+    """Do the tasks that arrive. Each is answered with notes, and then `run` (a path), `error` or `interrupted`."""
     os.dup2(2, 1)  # stdout belongs to the command's result
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C is the parent's to pass on, once
@@ -63,6 +66,23 @@ def serve(conn: Connection, root: Path, plugins: list[Path], threads: int) -> No
         gc.collect()
 
 
+def _reporter(conn: Connection) -> Reporter:
+    """Notes, and a line at every tenth of a training job, for the parent to show."""
+    from ilu_cli.engine.loop import StepLog
+    from ilu_cli.engine.reporter import Reporter
+
+    class Told(Reporter):
+        def step(self, log: StepLog) -> None:
+            if log.step % max(1, log.steps // 10) == 0:
+                losses = "  ".join(f"{name} {value:.4g}" for name, value in log.losses.items())
+                conn.send({"note": f"step {log.step}/{log.steps}  {losses}"})
+
+        def note(self, text: str) -> None:
+            conn.send({"note": text})
+
+    return Told()
+
+
 def _end_with(parent: int) -> None:
     """End when the parent has gone: its successor starts workers of its own."""
     while os.getppid() == parent:
@@ -75,9 +95,9 @@ def do(task: Task, store: Store, conn: Connection) -> Path | None:
     with _alone(store, task.hash):
         if task.command == "select":
             if not task.result_file.is_file():
-                _select(task, store)
+                _select(task, store, _reporter(conn))
             return None
-        return _run(task, store).path
+        return _run(task, store, _reporter(conn)).path
 
 
 @contextmanager
@@ -92,8 +112,7 @@ def _alone(store: Store, digest: str) -> Iterator[None]:
         yield
 
 
-def _run(task: Task, store: Store) -> Run:
-    from ilu_cli.engine.reporter import Reporter
+def _run(task: Task, store: Store, reporter: Reporter) -> Run:
     from ilu_cli.models.subject import find_subject
     from ilu_cli.recipe.load import validate
     from ilu_cli.recipe.schema import AttackRecipe, UnlearnRecipe
@@ -108,7 +127,7 @@ def _run(task: Task, store: Store) -> Run:
         if old and old.complete:
             return old
         plan = unlearn.plan(recipe, store)
-        return unlearn.run(plan, store, Reporter(), None if old else path, old)
+        return unlearn.run(plan, store, reporter, None if old else path, old)
     recipe = cast(AttackRecipe, recipe)
     path = unfinished_path(store, "attack", attack.label_of(recipe), task.hash)
     old = _unfinished(path)
@@ -117,7 +136,7 @@ def _run(task: Task, store: Store) -> Run:
     subject = find_subject(task.subject, store)
     if subject.weights != task.weights:
         raise IluError(f"{task.subject} has changed since the pipeline was planned")
-    return attack.run(attack.plan(recipe, subject), store, Reporter(), subject, None if old else path, old)
+    return attack.run(attack.plan(recipe, subject), store, reporter, subject, None if old else path, old)
 
 
 def _unfinished(path: Path) -> Run | None:
@@ -128,9 +147,8 @@ def _unfinished(path: Path) -> Run | None:
     return None
 
 
-def _select(task: Task, store: Store) -> None:
+def _select(task: Task, store: Store, reporter: Reporter) -> None:
     """Measure a model, or with a target each step that its run kept, and take the step nearest to the target."""
-    from ilu_cli.engine.reporter import Reporter
     from ilu_cli.models.subject import find_subject, of_run
     from ilu_cli.recipe.specs import EvalSpec
     from ilu_cli.runs.files import write_json
@@ -139,7 +157,7 @@ def _select(task: Task, store: Store) -> None:
     spec = EvalSpec.model_validate(task.recipe["eval"])
     chosen, match, found = find_subject(task.subject, store), task.recipe.get("match"), {}
     if match and chosen.run:
-        utility = Evaluation(spec.model_copy(update={"benchmarks": [match["benchmark"]]}), Reporter())
+        utility = Evaluation(spec.model_copy(update={"benchmarks": [match["benchmark"]]}), reporter)
         last = chosen.run.manifest.result["steps"]
         candidates = {int(step): of_run(chosen.run, int(step)) for step in chosen.run.manifest.points} | {last: chosen}
         values = {step: utility.subject(s)[match["benchmark"]]["value"] for step, s in candidates.items()}
@@ -154,7 +172,7 @@ def _select(task: Task, store: Store) -> None:
             "candidates": {str(step): value for step, value in values.items()},
         }
     subject = task.subject if chosen.step is None else f"{task.subject}@{chosen.step}"
-    results = Evaluation(spec, Reporter()).subject(chosen)
+    results = Evaluation(spec, reporter).subject(chosen)
     task.result_file.parent.mkdir(parents=True, exist_ok=True)
     write_json(task.result_file, {"subject": subject, "weights": chosen.weights, "eval": results, **found})
     if match and match["keep"] == "chosen" and chosen.run:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
+
+from ilu_cli.recipe.expand import load_pipeline, load_suite
+from ilu_cli.recipe.load import digest, shipped
+from ilu_cli.workflows.results import interval
 
 BASE = {
     "command": "unlearn",
@@ -68,3 +77,163 @@ def test_a_pipeline_makes_each_run_once(grid, ilu, tmp_path):
     assert "| GD+ILU(elements) | finetune |" in table
     wider = save(grid | {"seeds": [0, 1]})
     assert state(ilu, wider)["state"] == {"done": 11, "waiting": 10}
+
+
+def test_a_failure_stays_alone_and_is_tried_again(grid, ilu, tmp_path):
+    """NaN after a huge learning rate: the other nodes are done, and the next try makes only what is missing."""
+    huge = {"recipe": "base.yaml", "set": {"train.lr": 1e30}}
+    name = save(grid | {"methods": {"huge": huge, "GD": {"recipe": "base.yaml"}}})
+    done = ilu("pipeline", name, "--json")
+    assert done.code == 5
+    found = json.loads(done.out)
+    assert found["state"] == {"done": 7, "failed": 1, "blocked": 3}
+    assert found["failed"][0]["node"] == "seed 0/huge/unlearn"
+    assert "not finite" in found["failed"][0]["error"]
+    assert [f["status"] for f in found["failed"]] == ["failed", *["blocked"] * 3]
+    assert [r["method"] for r in found["rows"]] == ["original", "GD"]
+    asked = ilu("pipeline", name, "--state")
+    assert asked.code == 0
+    assert "failed: seed 0/huge/unlearn: step" in asked.out
+    again = ilu("pipeline", name)
+    assert again.code == 5
+    assert re.findall(r"\] (.*): running", again.err) == ["seed 0/huge/unlearn"]
+    save(grid | {"methods": {"huge": huge | {"set": {"train.lr": 1e-3}}, "GD": {"recipe": "base.yaml"}}})
+    healed = ilu("pipeline", name, "--json")
+    assert healed.code == 0
+    rows = json.loads(healed.out)["rows"]
+    assert rows[1]["ra"] == rows[2]["ra"]  # it is now the other method, and its runs were found
+
+
+def test_the_step_of_matching_utility_is_attacked(grid, ilu, tmp_path):
+    matched = {"recipe": "base.yaml", "set": {"train.points": [1, 2]}}
+    match = {"benchmark": "elements", "target": 0.25, "of": "value", "tolerance": 0.001, "keep": "chosen"}
+    done = ilu("pipeline", save(grid | {"methods": {"GD": matched}, "match": match}), "--json")
+    assert done.code == 0, done.err
+    nodes = {n["key"]: n for n in json.loads((tmp_path / "runs/grid/pipeline.json").read_text())["nodes"]}
+    chosen = nodes["seed 0/GD/select"]["result"]
+    distances = {int(step): abs(value - 0.25) for step, value in chosen["candidates"].items()}
+    assert set(distances) == {1, 2, 4}
+    assert distances[chosen["step"]] == min(distances.values()) == pytest.approx(abs(chosen["distance"]))
+    run = tmp_path / "runs" / nodes["seed 0/GD/unlearn"]["run"]
+    label = run.name if chosen["step"] == 4 else f"{run.name}@{chosen['step']}"
+    attacked = nodes["seed 0/GD/finetune lr=0.01"]["run"]
+    assert json.loads((tmp_path / "runs" / attacked / "manifest.json").read_text())["parents"][0]["id"] == label
+    kept = [int(p.name[5:]) for p in run.glob("points/*")]
+    assert kept == [step for step in (1, 2) if step == chosen["step"]]
+    warned = [o["node"] for o in json.loads(done.out)["off_target"]]
+    assert warned == ([] if chosen["within"] else ["seed 0/GD/select"])
+
+
+def test_ctrl_c_stops_and_the_next_call_goes_on(grid, tmp_path):
+    slow = grid | {"methods": {"GD": {"recipe": "base.yaml", "set": {"train.steps": 4000}}}, "attacks": grid["attacks"]}
+    args = [sys.executable, "-m", "ilu_cli", "pipeline", save(slow)]
+    victim = subprocess.Popen(args, stderr=subprocess.PIPE, text=True)
+    lines = []
+    for line in victim.stderr:
+        lines.append(line)
+        if "step 400/4000" in line:
+            break
+    victim.send_signal(signal.SIGINT)
+    _, err = victim.communicate(timeout=60)
+    assert victim.returncode == 130, err
+    assert "Traceback" not in err
+    state = list((tmp_path / "runs").glob("unlearn-*/state/step-*.pt"))
+    assert len(state) == 1
+    nodes = json.loads((tmp_path / "runs/grid/pipeline.json").read_text())["nodes"]
+    assert [n["status"] for n in nodes][:4] == ["done", "done", "done", "waiting"]
+    assert int(state[0].stem[5:]) >= 400
+
+
+def test_kills_lose_nothing(tmp_path):
+    """As many as there is time for; docs/bench/kill_pipeline.py does twenty."""
+    script = Path(__file__).parents[2] / "docs" / "bench" / "kill_pipeline.py"
+    done = subprocess.run([sys.executable, script, "--kills", "3"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 finished runs lost, 0 tables or weights differ" in done.stdout
+
+
+def test_a_killed_worker_fails_its_node_and_is_replaced(grid, tmp_path):
+    """The out-of-memory killer takes one process; the pipeline goes on."""
+    slow = {"recipe": "base.yaml", "set": {"train.steps": 4000}}
+    args = [sys.executable, "-m", "ilu_cli", "pipeline"]
+    victim = subprocess.Popen(
+        [*args, save(grid | {"methods": {"slow": slow, "GD": {"recipe": "base.yaml"}}}), "--json"],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for line in victim.stderr:
+        if "step 400/4000" in line:
+            break
+    child = next(p for p in psutil.Process(victim.pid).children() if "spawn_main" in " ".join(p.cmdline()))
+    child.kill()
+    out, _ = victim.communicate(timeout=120)
+    assert victim.returncode == 5
+    found = json.loads(out)
+    assert found["state"] == {"done": 7, "failed": 1, "blocked": 3}
+    assert "killed by SIGKILL" in found["failed"][0]["error"]
+
+
+def test_a_suite_reports_beside_the_original(grid, ilu, tiny, tmp_path):
+    Path("base.yaml").write_text(yaml.safe_dump(BASE | {"model": {"ref": str(tiny)}}))
+    suite = {"command": "suite", "attacks": grid["attacks"], "eval": grid["eval"]}
+    Path("mine.yaml").write_text(yaml.safe_dump(suite))
+    run = ilu("unlearn", "--recipe", "base.yaml").out.strip()
+    done = ilu("attack", run, "--suite", "mine.yaml", "--seeds", 2, "--json")
+    assert done.code == 0, done.err
+    rows = json.loads(done.out)["rows"]
+    assert [(r["method"], r["seeds"]) for r in rows] == [("original", [0, 1]), (Path(run).name, [0, 1])]
+    for row in rows:
+        best = min(row["choices"], key=lambda c: c["ra"])
+        assert row["choice"] == best["choice"]
+        assert row["ra"]["mean"] == pytest.approx(best["ra"]) == pytest.approx(sum(row["ra"]["values"]) / 2)
+        assert row["lowest"] == min(row["worst"]["values"]) <= row["ra"]["mean"]
+    wider = ilu("attack", run, "--suite", "mine.yaml", "--seeds", 3, "--dry-run", "--json")
+    assert json.loads(wider.out)["state"] == {"done": 10, "waiting": 4}
+    mixed = ilu("attack", run, "--suite", "mine.yaml", "--lr", "1e-4")
+    assert mixed.code == 2
+    assert "--lr cannot change a suite" in mixed.err
+    assert ilu("attack", run, "--seeds", 2).code == 2
+
+
+def test_what_is_wrong_in_a_grid_is_said_with_its_line(grid, ilu, tmp_path):
+    wrong = grid | {
+        "methods": {"GD": {"recipe": "base.yaml", "set": {"train.lrr": 1}}, "X": {"recipe": "quickstart-rmo"}},
+        "attacks": [{"attack": {"name": "finetun"}}, {"attack": ATTACK, "each": {"task": ["sst3"]}}],
+    }
+    done = ilu("pipeline", save(wrong))
+    assert done.code == 2
+    for text in (
+        "Did you mean 'lr'",
+        "Did you mean 'quickstart-rmu'",
+        "'finetune'",
+        "Did you mean 'sst2'",
+    ):
+        assert text in done.err
+    lines = Path("grid.yaml").read_text().splitlines()
+    assert f"grid.yaml:{1 + next(i for i, line in enumerate(lines) if 'lrr' in line)}: methods.GD.train.lrr" in done.err
+    nothing = ilu("pipeline", save({k: v for k, v in grid.items() if k != "attacks"}))
+    assert "nothing to attack with" in nothing.err
+    unplaced = ilu("pipeline", save(grid | {"environments": []}))
+    assert "there are no environments" in unplaced.err
+
+
+@pytest.mark.parametrize("name", [n for n in shipped() if n.startswith(("suite-", "grid-"))])
+def test_every_shipped_grid_makes_valid_recipes(name):
+    if name.startswith("suite-"):
+        assert load_suite(name)[1]
+    else:
+        pipeline = load_pipeline(name, [])
+        assert len({digest(m.recipe) for m in pipeline.methods}) == len(pipeline.methods)
+
+
+@pytest.mark.parametrize(
+    ("values", "stderr", "low", "high"),
+    [
+        ([0.5, 0.6, 0.7], None, 0.6 - 4.302653 * 0.1 / 3**0.5, 0.6 + 4.302653 * 0.1 / 3**0.5),  # t(0.975, 2)
+        ([0.5, 0.7], None, 0.6 - 12.706205 * 0.1, 0.6 + 12.706205 * 0.1),  # t(0.975, 1)
+        ([0.5], 0.04, 0.5 - 1.959964 * 0.04, 0.5 + 1.959964 * 0.04),
+        ([0.5], None, None, None),
+    ],
+)
+def test_intervals(values, stderr, low, high):
+    found = interval(values, stderr)
+    assert (found["low"], found["high"]) == (pytest.approx(low), pytest.approx(high))

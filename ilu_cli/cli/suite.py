@@ -1,0 +1,160 @@
+"""`ilu attack --suite`, and what it shares with `ilu pipeline`: the run of a graph, its state and its table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from ilu_cli.cli import console, table
+from ilu_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from ilu_cli.workflows.graph import Graph, Node
+
+SuiteOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--suite", metavar="NAME", help="Run a grid of attacks: quick, standard, paper, or a YAML file."),
+]
+SeedsOption = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option("--seeds", min=1, help="Number of seeds, from 0 on.", show_default=False),
+]
+JobsOption = Annotated[int, typer.Option("--jobs", min=1, help="Nodes that run at the same time, a process each.")]
+MarkdownOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--markdown", metavar="FILE", help="Write the table as Markdown too."),
+]
+
+
+def asked_for(suite: str | None, alone: dict[str, Any], only: dict[str, Any]) -> str | None:
+    """The suite that is asked for, if any.
+
+    Raises:
+        UsageError: if options of a single attack (`alone`) and of a suite (`only`) are mixed.
+    """
+    wrong = [f"--{name}" for name, value in (alone if suite else only).items() if value not in (None, False)]
+    if wrong and suite:
+        raise UsageError(
+            f"{', '.join(wrong)} cannot change a suite", hint="write a suite of your own: docs/pipeline.md"
+        )
+    if wrong:
+        raise UsageError(f"{', '.join(wrong)} needs a --suite")
+    return suite
+
+
+def attack(
+    run: str | None, name: str, seeds: int, jobs: int, plugins: list[Path], dry_run: bool, as_json: bool,
+    markdown: Path | None,
+) -> None:  # fmt: skip
+    """Run a suite on a model and on its original, and print the table."""
+    from ilu_cli.models.subject import find_subject, of_run
+    from ilu_cli.recipe.expand import find_suite, load_suite
+    from ilu_cli.runs.store import Store
+    from ilu_cli.workflows.pipeline import suite_graph
+
+    recipe, variants = load_suite(name)
+    store = Store()
+    if run is None:
+        newest = store.latest(lambda r: r.complete and r.manifest.command == "unlearn", "finished unlearning run")
+        subject = of_run(newest)
+    else:
+        subject = find_subject(run, store)
+    label = find_suite(name).stem.removeprefix("suite-")
+    graph = suite_graph(label, variants, recipe.eval, subject, list(range(seeds)), store)
+    show(graph, jobs, plugins, False, dry_run, as_json, markdown)
+
+
+def show(
+    graph: Graph, jobs: int, plugins: list[Path], state: bool, dry_run: bool, as_json: bool, markdown: Path | None
+) -> None:
+    """Run a graph, or say how far it is, and print its table.
+
+    Raises:
+        RunFailed: if a node failed; the others are done nevertheless.
+    """
+    from ilu_cli.workflows import results
+
+    if state or dry_run:
+        graph.refresh()
+    if dry_run:
+        console.out_json(_plan(graph, jobs)) if as_json else _print_plan(graph, jobs)
+        return
+    if not state:
+        _run(graph, jobs, plugins)
+    found = results.collect(graph) | {"state": graph.counts(), "folder": str(graph.folder)}
+    if markdown:
+        from ilu_cli.runs.files import write_text
+
+        write_text(markdown, table.to_markdown(found))
+    if as_json:
+        console.out_json(found)
+    else:
+        _print(graph, found)
+    if found["failed"] and not state:
+        raise typer.Exit(5)
+
+
+def _run(graph: Graph, jobs: int, plugins: list[Path]) -> None:
+    import time
+
+    from ilu_cli.runs.files import check_disk
+    from ilu_cli.workflows import execute, results
+    from ilu_cli.workflows.pipeline import bytes_needed
+
+    graph.refresh()
+    check_disk(graph.folder, bytes_needed(graph, jobs))
+    err, began, size = console.err(), time.monotonic(), len(graph.nodes)
+    known = graph.counts().get("done", 0)
+    err.print(f"{graph.name}: {size} nodes, {known} done already; state in {graph.folder}", soft_wrap=True)
+
+    def changed(node: Node, note: str | None) -> None:
+        if note:
+            err.print(f"      {node.key}: {note}", style="dim", markup=False, soft_wrap=True)
+            return
+        done = graph.counts().get("done", 0)
+        line = f"[{done}/{size}] {node.key}: {node.status}"
+        if node.status == "done":
+            results.save(graph)
+            pace = (time.monotonic() - began) / max(1, done - known)
+            line += f" ({node.seconds or 0:.0f} s; about {pace * (size - done) / 60:.0f} min left)"
+        err.print(line + (f": {node.error}" if node.error else ""), markup=False, soft_wrap=True)
+
+    execute.run(graph, jobs, plugins, changed)
+    results.save(graph)
+
+
+def _plan(graph: Graph, jobs: int) -> dict[str, Any]:
+    from ilu_cli.workflows.pipeline import bytes_needed
+
+    nodes = [{"key": n.key, "command": n.command, "status": n.status, "run": n.run, "tags": n.tags} for n in graph]
+    return {
+        "command": "pipeline",
+        "name": graph.name,
+        "state": graph.counts(),
+        "disk_bytes": bytes_needed(graph, jobs),
+        "nodes": nodes,
+    }
+
+
+def _print_plan(graph: Graph, jobs: int) -> None:
+    plan = _plan(graph, jobs)
+    for node in graph:
+        console.out(f"{node.status:<8} {node.command:<8} {node.key}")
+    counts = ", ".join(f"{n} {status}" for status, n in plan["state"].items())
+    console.out(f"{len(graph.nodes)} nodes: {counts}; up to {plan['disk_bytes'] / 1e9:.1f} GB of disk for what is left")
+
+
+def _print(graph: Graph, found: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    head, body = table.cells(found)
+    drawn = Table(title=f"{graph.name}: what the attacks bring back", title_justify="left")
+    for i, title in enumerate(head):
+        drawn.add_column(title, justify="left" if i < 3 else "right", overflow="fold")
+    for row in body:
+        drawn.add_row(*row)
+    console.out_table(drawn)
+    for line in table.notes(found):
+        console.out(line)

@@ -1,0 +1,69 @@
+"""The table of a graph's results as text, for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def cells(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The table as text: titles and rows. The last rows are those of all attacks of a method."""
+    benchmarks = list(found["rows"][0]["utility"]) if found["rows"] else []
+    kept = [b for b in benchmarks if found["rows"][0]["utility"][b]["role"] != "forget"]
+    head = ["method", "attack", "attacker's choice", "FQ before", "RA", "worst", "lowest", "FA", *kept]
+    body = []
+    for row in found["rows"]:
+        choice = ", ".join(f"{k}={v}" for k, v in row["choice"].items())
+        numbers = [_range(row[k]) for k in ("before", "ra", "worst")]
+        lowest = "-" if row["lowest"] is None else f"{row['lowest']:.3f}"
+        body.append(
+            [row["method"], row["attack"], choice, *numbers, lowest, _range(row["fa"])]
+            + [_range(row["utility"][b]) for b in kept]
+        )
+    for m in found["methods"]:
+        body.append(
+            [
+                m["method"],
+                f"all {m['attacks']}",
+                m["worst"]["attack"],
+                "",
+                _range(m["ra"]),
+                _range(m["worst"]["interval"]),
+            ]
+            + [f"{m['worst']['value']:.3f}", ""]
+            + [_range(m["utility"][b]) for b in kept]
+        )
+    return head, body
+
+
+def _range(value: dict[str, Any] | None) -> str:
+    if value is None:
+        return "-"
+    spread = "" if value["low"] is None else f" [{value['low']:.3f}, {value['high']:.3f}]"
+    return f"{value['mean']:.3f}{spread}"
+
+
+def notes(found: dict[str, Any]) -> list[str]:
+    """What one must know to read the table."""
+    lines = [
+        "FQ = 1 - accuracy on the forget benchmarks; RA = its mean over the attack's points; worst = its lowest point,",
+        "mean over seeds; lowest = that of any seed; `original` is the reference line. [ ] are 95 % intervals: "
+        "Student's t over the seeds, or with one seed normal over the questions.",
+        "Of an attack's choices the row shows the attacker's best, by mean RA over the seeds that all choices have.",
+    ]
+    if any(row["builtin"] for row in found["rows"]):
+        lines.append("data: builtin stand-ins")
+    lines += [
+        f"warning: {o['node']}: utility {o['target'] + o['distance']:.3f} at step {o['step']} is "
+        f"{abs(o['distance']):.3f} from the target {o['target']:.3f}"
+        for o in found["off_target"]
+    ]
+    lines += [f"{f['status']}: {f['node']}: {f['error']}" for f in found["failed"]]
+    lines.append("state: " + ", ".join(f"{n} {status}" for status, n in found["state"].items()))
+    return lines
+
+
+def to_markdown(found: dict[str, Any]) -> str:
+    """The table and its notes as Markdown."""
+    head, body = cells(found)
+    lines = ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *body)]
+    return "\n".join([f"# {found['name']}", "", *lines, "", *(f"- {line}" for line in notes(found))]) + "\n"
