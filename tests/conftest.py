@@ -23,14 +23,14 @@ from ilu_cli.recipe.specs import TrainSpec
 LAYERS = 3
 
 
-def tiny_model(vocab: int = 61, *, seed: int = 0, spread: float = 0.3) -> LlamaForCausalLM:
-    """Three Llama layers of 16 hidden units, tied embeddings, weights large enough that logits are not flat."""
+def tiny_model(vocab: int = 61, *, seed: int = 0, spread: float = 0.3, layers: int = LAYERS) -> LlamaForCausalLM:
+    """A few Llama layers of 16 hidden units, tied embeddings, weights large enough that logits are not flat."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocab,
         hidden_size=16,
         intermediate_size=24,
-        num_hidden_layers=LAYERS,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=256,

@@ -180,13 +180,19 @@ def _schema(command: str, _registered: tuple[str, ...]) -> type[Recipe]:
         return create_model(
             "UnlearnRecipe",
             __base__=UnlearnRecipe,
+            __doc__=UnlearnRecipe.__doc__,
             objective=(_component(registry.objective, Component), ...),
             retain=(_component(registry.retain_term, RetainSpec) | None, None),
             regularizers=(list[regularizer], []),
             defences=(list[defence], []),
         )
     if command == "attack":
-        return create_model("AttackRecipe", __base__=AttackRecipe, attack=(_component(registry.attack, Component), ...))
+        return create_model(
+            "AttackRecipe",
+            __base__=AttackRecipe,
+            __doc__=AttackRecipe.__doc__,
+            attack=(_component(registry.attack, Component), ...),
+        )
     plain: dict[str, Any] = {
         "eval": EvalRecipe,
         "taskvec": TaskvecRecipe,
