@@ -21,6 +21,7 @@ class Benchmark:
     chance: ClassVar[float | None] = None
     higher: ClassVar[str] = "knows more"
     source: ClassVar[str] = "builtin"
+    reads: ClassVar[tuple[tuple[str, str], ...]] = ()  # (task, split) on the hub that `items` loads
 
     def items(self) -> list[Row]:
         """The examples, each with all that scoring needs."""

@@ -45,7 +45,7 @@ def _use_data_root(ctx: typer.Context, folder: Path | None) -> Path | None:
     """Put the data root where everything finds it, ILU_DATA, for as long as this command runs."""
     import os
 
-    from ilu_cli.data.root import data_root
+    from ilu_cli.data.root import checked_root
 
     before = os.environ.get("ILU_DATA")
 
@@ -54,9 +54,9 @@ def _use_data_root(ctx: typer.Context, folder: Path | None) -> Path | None:
         os.environ |= {} if before is None else {"ILU_DATA": before}
 
     if folder is not None:
+        root = checked_root(folder)
         ctx.call_on_close(restore)
-        os.environ["ILU_DATA"] = str(folder.absolute())
-    data_root()
+        os.environ["ILU_DATA"] = str(root)
     return folder
 
 

