@@ -11,3 +11,4 @@ show ilu unlearn --method rmu --irm-env gsm8k
 show ilu attack --task sst2
 show ilu eval
 show ilu taskvec
+show ilu report

@@ -33,7 +33,7 @@ LEVELS = [
     {"registry", "errors", "__init__"},
 ]
 LIGHT = {"recipe", "runs", "registry", "errors", "tasks", "__init__", "__main__"}
-HEAVY = ("torch", "transformers", "accelerate", "datasets", "peft", "lm_eval", "safetensors")
+HEAVY = ("torch", "transformers", "accelerate", "datasets", "peft", "lm_eval", "safetensors", "matplotlib")
 # These read names only (a data table, a reference to a dataset), and are lighter than what they read.
 ALLOWED = {("tasks", "data"), ("recipe", "data")}
 

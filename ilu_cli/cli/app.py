@@ -9,7 +9,7 @@ import traceback
 
 import typer
 
-from ilu_cli.cli import attack, doctor, evaluate, fetch, pipeline, runs, schema, show, taskvec, unlearn
+from ilu_cli.cli import attack, doctor, evaluate, fetch, pipeline, report, runs, schema, show, taskvec, unlearn
 from ilu_cli.errors import IluError, RunFailed
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("taskvec")(taskvec.taskvec)
 app.command("pipeline")(pipeline.pipeline)
 app.command("fetch")(fetch.fetch)
 app.command("doctor")(doctor.doctor)
+app.command("report")(report.report)
 app.command("list")(show.list_)
 app.add_typer(runs.app, name="runs")
 app.command("schema")(schema.schema)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ilu_cli.engine.stream import TrainStream
+from ilu_cli.engine.view import View
 
 if TYPE_CHECKING:
     from ilu_cli.engine.loop import Trainer
@@ -55,10 +56,17 @@ class Environments:
         before = take(params)
         parts = [h for s in self.streams for h in (s.half(0), s.half(1))] if halves else self.streams
         banks, shares = [], []
-        for part in parts:
-            shares.append(t.accumulate(part, lambda v: v.values(statistic), "token", float(self.scale != 0)))
+        losses = torch.zeros(len(parts), dtype=torch.float64)
+        for i, part in enumerate(parts):
+
+            def values(v: View, i: int = i, divisor: float = part.divisor(t.step, "token")) -> Tensor:
+                losses[i] += float(v.nll.detach().double().sum()) / divisor
+                return v.values(statistic)
+
+            shares.append(t.accumulate(part, values, "token", float(self.scale != 0)))
             banks.append(take(params))
         found = t.backend.sum(torch.stack(shares))
+        losses = t.backend.sum(losses).view(len(self.streams), -1).mean(1)
         means = (found.view(len(self.streams), 2) if halves else found).requires_grad_()
         value = combine(means)
         (slopes,) = torch.autograd.grad(self.scale * value, means)
@@ -66,6 +74,7 @@ class Environments:
             put(params, bank, slope)
         put(params, before, 1.0)
         self._note(statistic, means.mean(1).tolist() if halves else means.tolist())
+        self._note("nll", losses.tolist())
         return float(value.detach())
 
     def gradients(self) -> list[Vector]:

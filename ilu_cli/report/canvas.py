@@ -1,0 +1,115 @@
+"""Drawing: matplotlib's figures in the page's own colours and type, at the size at which they are read."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Told apart by the colour-blind (after Okabe and Ito), dark enough for lines on white; page.css has lighter ones.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#8c6d00", "#4b5fc4")
+INK, SOFT, LINE = "#1c1e21", "#5b6168", "#d9dce0"
+VARIABLES = {c: f"--c{i}" for i, c in enumerate(COLOURS)} | {INK: "--ink", SOFT: "--soft", LINE: "--line"}
+WIDE, NARROW = 720, 360  # pixels
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "ilu",
+    "text.parse_math": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 11.5,
+    "axes.titlesize": 11.5,
+    "axes.labelsize": 11.5,
+    "xtick.labelsize": 10.5,
+    "ytick.labelsize": 10.5,
+    "legend.fontsize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": SOFT,
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "axes.linewidth": 0.8,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+}
+
+Draw = Callable[[int], "Figure"]
+"""Draws a figure for a width in pixels."""
+Render = Callable[[Draw, str], "tuple[str, str]"]
+"""Makes a drawing of this name into SVG for wide and for narrow pages."""
+MOST = 6  # panels of a kind
+
+
+def figure(width: int, height: int, layout: Any = "constrained") -> Figure:
+    """An empty figure, measured in pixels."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width / 72, height / 72), dpi=72, layout=layout)
+
+
+def panels(width: int, count: int, height: int, extra: int = 0) -> tuple[Figure, list[Axes]]:
+    """Up to two panels beside each other, or on a narrow page one below the other; `extra` pixels for a legend."""
+    columns = 1 if width == NARROW else min(2, count)
+    rows = -(-count // columns)
+    fig = figure(width, rows * height + extra)
+    axes = list(fig.subplots(rows, columns, squeeze=False).flat)
+    for unused in axes[count:]:
+        unused.remove()
+    return fig, axes[:count]
+
+
+def legend(fig: Figure, axes: list[Axes], width: int) -> None:
+    """One legend above all panels, every name once."""
+    found: dict[str, Any] = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels()):
+            found.setdefault(label, handle)
+    if found:
+        longest = max(map(len, found))
+        columns = max(1, min(len(found), width // (7 * longest + 60)))
+        fig.legend(list(found.values()), list(found), loc="outside upper left", ncols=columns, handlelength=1.8)
+
+
+def render(draw: Draw, name: str, folder: Path) -> tuple[str, str]:
+    """Draw for wide and narrow pages; keep the wide one as SVG and PNG in `folder`.
+
+    Returns:
+        The two drawings as SVG elements whose colours are the page's variables.
+    """
+    import matplotlib
+
+    found = []
+    with matplotlib.rc_context(STYLE):
+        for width in (WIDE, NARROW):
+            fig, svg = draw(width), io.StringIO()
+            fig.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+            found.append(svg.getvalue())
+            if width == WIDE:
+                fig.savefig(folder / f"{name}.svg", facecolor="white", metadata={"Date": None})
+                fig.savefig(folder / f"{name}.png", facecolor="white", dpi=180)
+    return embedded(found[0], f"{name}-w"), embedded(found[1], f"{name}-n")
+
+
+def embedded(svg: str, prefix: str) -> str:
+    """An SVG file as an element of a page: without its preamble, ids made unique, colours by the page's variables."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'id="', f'id="{prefix}-', svg)
+    svg = re.sub(r'(url\(|href=")#', rf"\1#{prefix}-", svg)
+    return re.sub("|".join(VARIABLES), lambda m: f"var({VARIABLES[m[0]]})", svg)

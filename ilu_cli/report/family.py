@@ -1,0 +1,298 @@
+"""What the disk knows about a family of runs: recipes, steps, results, recovery curves. No torch."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ilu_cli.report.numbers import Estimate, of_pairs, of_runs, of_seeds
+from ilu_cli.runs.store import Run
+
+Summary = dict[str, Any]
+
+
+@dataclass
+class Member:
+    """A finished run. `method` and `attack` are how the report calls its recipe, whatever its seed."""
+
+    run: Run
+    recipe: dict[str, Any]
+    method: str = ""
+    attack: str = ""
+
+    @property
+    def id(self) -> str:
+        return self.run.id
+
+    @property
+    def seed(self) -> int:
+        return self.run.manifest.seed
+
+    @property
+    def parent(self) -> str:
+        return str(self.run.manifest.parents[0]["id"])
+
+    @property
+    def is_attack(self) -> bool:
+        return self.run.manifest.command == "attack"
+
+    @cached_property
+    def steps(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        return read_rows(self.run.path / "metrics.jsonl")
+
+    @property
+    def points(self) -> list[dict[str, Any]]:
+        """An attack's points in the order of the attack: first what it began with, last what it came to."""
+        return list(self.run.manifest.result.get("points", []))
+
+    @property
+    def axis(self) -> str:
+        """What an attack's strength counts."""
+        result = self.run.manifest.result
+        points = result.get("points") or [{"steps": 0}]
+        return str(result.get("axis") or next(k for k in points[0] if k != "eval"))
+
+    @cached_property
+    def results(self) -> dict[str, Summary]:
+        """The benchmarks on the run's checkpoint."""
+        return read_results(self.run.eval)
+
+    def key(self) -> str:
+        """Equal for runs of the same recipe but for the seed."""
+        return json.dumps({k: v for k, v in self.recipe.items() if k != "seed"}, sort_keys=True)
+
+
+@dataclass
+class Source:
+    """A result, and where its rows are."""
+
+    summary: Summary
+    folder: Path
+    seed: int
+
+    def values(self) -> list[float]:
+        """The value of every example."""
+        rows = read_rows(self.folder / f"{self.summary['benchmark']}.rows.jsonl")
+        return [float(r["value"]) for r in rows]
+
+
+@dataclass
+class Point:
+    """One benchmark at one strength of an attack (or before any), of all runs that differ in the seed only."""
+
+    x: float
+    sources: list[Source]
+
+    @property
+    def estimate(self) -> Estimate:
+        return of_runs([s.summary for s in self.sources])
+
+    def minus(self, other: Point) -> Estimate | None:
+        """Self − other: over common seeds if there are two, else over the examples; None if they share nothing."""
+        mine = {s.seed: s for s in self.sources}
+        pairs = [(mine[s.seed], s) for s in other.sources if s.seed in mine]
+        if len(pairs) > 1:
+            return of_seeds([a.summary["value"] - b.summary["value"] for a, b in pairs])
+        a, b = pairs[0] if pairs else (self.sources[0], other.sources[0])
+        same = a.summary["data"]["fingerprint"] == b.summary["data"]["fingerprint"]
+        left, right = a.values(), b.values()
+        if not same or len(left) != len(right) or not left:
+            return None
+        return of_pairs(left, right)
+
+
+@dataclass
+class Family:
+    """Runs that go back to one original model. `original` holds that model's results, with their folder."""
+
+    base: dict[str, Any]
+    members: list[Member]
+    original: tuple[Path, dict[str, Summary]] | None = None
+    unfinished: list[Run] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        name_all(self)
+
+    @property
+    def original_name(self) -> str:
+        return str(self.base.get("id", "the original"))
+
+    @property
+    def unlearned(self) -> list[Member]:
+        return [m for m in self.members if not m.is_attack]
+
+    @property
+    def attacks(self) -> list[Member]:
+        return [m for m in self.members if m.is_attack]
+
+    @property
+    def methods(self) -> list[str]:
+        """Names of the unlearning recipes, in the order of the runs."""
+        return list(dict.fromkeys(m.method for m in self.unlearned))
+
+    @property
+    def attack_names(self) -> list[str]:
+        return list(dict.fromkeys(m.attack for m in self.attacks))
+
+    def of_method(self, method: str) -> list[Member]:
+        return [m for m in self.unlearned if m.method == method]
+
+    def benchmarks(self, role: str) -> list[str]:
+        """Benchmarks of a role with a result anywhere in the family."""
+        found: dict[str, str] = {}
+        for results in [*(m.results for m in self.members), *(p["eval"] for m in self.attacks for p in m.points)]:
+            found |= {name: s["role"] for name, s in results.items()}
+        if self.original:
+            found |= {name: s["role"] for name, s in self.original[1].items()}
+        return [name for name, r in found.items() if r == role]
+
+    def before(self, method: str | None, bench: str) -> Point | None:
+        """A benchmark on the unlearned models of a method (None: the original), before any attack.
+
+        Where `ilu eval` has not been, an attack's point at strength 0 says the same.
+        """
+        sources: list[Source] = []
+        if method is None:
+            if self.original and bench in self.original[1]:
+                sources.append(Source(self.original[1][bench], self.original[0], 0))
+            else:
+                sources += self._untouched([m for m in self.attacks if m.method == ""], bench)[:1]
+        for m in self.of_method(method) if method is not None else []:
+            if bench in m.results:
+                sources.append(Source(m.results[bench], m.run.eval, m.seed))
+            else:
+                sources += self._untouched([a for a in self.attacks if a.parent == m.id], bench)[:1]
+        return Point(0, sources) if sources else None
+
+    @staticmethod
+    def _untouched(attacks: Iterable[Member], bench: str) -> list[Source]:
+        found = []
+        for a in attacks:
+            first = a.points[0] if a.points else None
+            unattacked = a.run.manifest.result.get("unattacked", 0)
+            if first and first[a.axis] == unattacked and bench in first["eval"]:
+                found.append(Source(first["eval"][bench], point_folder(a, unattacked), a.seed))
+        return found
+
+    def curve(self, method: str, attack: str, bench: str) -> list[Point]:
+        """What comes back under an attack. `method` "" is the original: the reference line."""
+        runs = [a for a in self.attacks if a.attack == attack and a.method == method]
+        points: dict[float, list[Source]] = {}
+        for a in runs:
+            for p in a.points:
+                if bench in p["eval"]:
+                    source = Source(p["eval"][bench], point_folder(a, p[a.axis]), a.seed)
+                    points.setdefault(p[a.axis], []).append(source)
+        most = max(map(len, points.values()), default=0)
+        return [Point(x, s) for x, s in points.items() if len(s) == most]
+
+    def chance(self, bench: str) -> float | None:
+        """Chance of a benchmark, from any of its results."""
+        for m in self.members:
+            for results in [m.results, *(p["eval"] for p in m.points)]:
+                if bench in results:
+                    return results[bench]["chance"]
+        return self.original[1][bench]["chance"] if self.original and bench in self.original[1] else None
+
+
+def point_folder(attack: Member, x: float) -> Path:
+    """Where `ilu attack` keeps the rows of a point."""
+    return attack.run.eval / (f"{attack.axis}-{x:07d}" if isinstance(x, int) else f"{attack.axis}-{x:g}")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of a jsonl file; none if it is missing."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def read_results(folder: Path) -> dict[str, Summary]:
+    """The summaries in a folder of results, by benchmark."""
+    found = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))]
+    return {s["benchmark"]: s for s in found if isinstance(s, dict) and "benchmark" in s}
+
+
+def read_member(run: Run) -> Member:
+    """A run with its recipe."""
+    path = run.path / "recipe.yaml"
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return Member(run, recipe or {})
+
+
+def environments(recipe: dict[str, Any]) -> list[dict[str, Any]]:
+    """The environments of all regularisers of an unlearning recipe."""
+    return [env for reg in recipe.get("regularizers") or [] for env in reg.get("env") or []]
+
+
+def method_name(recipe: dict[str, Any]) -> str:
+    """`rmu + irm(gsm8k) + sam`."""
+    parts = [str((recipe.get("objective") or {}).get("name", "?"))]
+    for reg in recipe.get("regularizers") or []:
+        parts.append(f"{reg['name']}({', '.join(Path(str(e['name'])).stem for e in reg['env'])})")
+    parts += [str(d["name"]) for d in recipe.get("defences") or []]
+    return " + ".join(parts + ["LoRA"] * bool(recipe.get("lora")))
+
+
+def made_by(m: Member) -> str:
+    """How an unlearned model was made: by a method, or by arithmetic of task vectors."""
+    return method_name(m.recipe) if m.recipe.get("objective") else m.run.manifest.label or m.run.manifest.command
+
+
+def attack_name(recipe: dict[str, Any]) -> str:
+    """`fine-tuning on sst2`, `quantize`."""
+    attack = recipe.get("attack") or {}
+    task = attack.get("task")
+    name = {"finetune": "fine-tuning"}.get(str(attack.get("name")), str(attack.get("name", "?")))
+    return f"{name} on {Path(str(task['name'])).stem}" if isinstance(task, dict) else name
+
+
+def base_recipe(recipe: dict[str, Any]) -> str:
+    """The recipe without seed, regularisers and defences: equal for a method and what was added to it."""
+    dropped = {"seed", "regularizers", "defences"}
+    return json.dumps({k: v for k, v in recipe.items() if k not in dropped}, sort_keys=True)
+
+
+def name_all(family: Family) -> None:
+    """Name methods and attacks; where two recipes would have the same name, add the keys in which they differ."""
+    for m, name in zip(family.unlearned, distinct(family.unlearned, made_by)):
+        m.method = name
+    methods = {m.id: m.method for m in family.unlearned}
+    for m, name in zip(family.attacks, distinct(family.attacks, lambda m: attack_name(m.recipe))):
+        m.attack, m.method = name, methods.get(m.parent, "")
+
+
+def distinct(members: list[Member], name: Callable[[Member], str]) -> list[str]:
+    """Names by recipe, one name for one recipe."""
+    groups: dict[str, dict[str, dict[str, Any]]] = {}
+    for m in members:
+        groups.setdefault(name(m), {})[m.key()] = flat(m.recipe)
+    found = []
+    for m in members:
+        same, mine = groups[name(m)], flat(m.recipe)
+        keys = [k for k in mine if k != "seed" and len({json.dumps(r.get(k)) for r in same.values()}) > 1]
+        extra = ", ".join(f"{k.rpartition('.')[2]} {mine[k]}" for k in keys[:3])
+        found.append(f"{name(m)}, {extra}" if len(same) > 1 and extra else name(m))
+    return found
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as one mapping with dotted keys."""
+    if isinstance(value, dict):
+        items: Iterable[tuple[Any, Any]] = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    else:
+        return {prefix: copy.copy(value)}
+    found: dict[str, Any] = {}
+    for k, v in items:
+        found |= flat(v, f"{prefix}.{k}" if prefix else str(k))
+    return found

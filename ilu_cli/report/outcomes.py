@@ -1,0 +1,131 @@
+"""The sections with results: what is forgotten at which cost, and what comes back."""
+
+from __future__ import annotations
+
+import functools
+
+from ilu_cli.report import figures
+from ilu_cli.report.canvas import MOST, Render
+from ilu_cli.report.document import Block, Picture, Table
+from ilu_cli.report.family import Family, Member, Point
+from ilu_cli.report.figures import REFERENCE, Dot, Look, Panel, Series
+from ilu_cli.report.headline import comparisons, percent, signed
+from ilu_cli.report.numbers import of_summary
+
+
+def traded(family: Family, styles: dict[str, Look], render: Render) -> list[Block]:
+    """Forgetting against utility before any attack: a figure and the table of all numbers."""
+    forget, utility = family.benchmarks("forget"), family.benchmarks("utility")
+    who: list[tuple[str, str | None, Look]] = [(family.original_name, None, REFERENCE)]
+    who += [(m, m, styles[m]) for m in family.methods]
+    drawn = []
+    for keep in utility:
+        dots = []
+        for name, method, look in who:
+            x = family.before(method, forget[0]) if forget else None
+            y = family.before(method, keep)
+            if x and y and x.sources[0].summary["metric"] == "acc":
+                dots.append(Dot(name, look, x.estimate, y.estimate))
+        if len(dots) > 1:
+            metric = next(p for _, m, _ in who if (p := family.before(m, keep))).sources[0].summary["metric"]
+            label = f"{keep}: {'accuracy' if metric == 'acc' else metric}"
+            drawn.append((f"{forget[0]}: accuracy", label, metric == "acc", dots, family.chance(forget[0])))
+    blocks: list[Block] = []
+    if drawn:
+        svgs = render(functools.partial(figures.tradeoff, drawn[:MOST]), "tradeoff")
+        caption = (
+            f"Up and to the left is better: less of {forget[0]}, no less of the rest. Lines are 95% intervals; methods "
+            "whose intervals overlap on both axes are not told apart by these data."
+        )
+        blocks.append(Picture("tradeoff", "Forgetting against utility, before any attack", caption, *svgs))
+    rows = [[name, *(_cell(family.before(method, b)) for b in forget + utility)] for name, method, _ in who]
+    if forget + utility:
+        head = ["model", *(f"{b} ({'forget' if b in forget else 'keep'})" for b in forget + utility)]
+        blocks.append(
+            Table(head, rows, "Value with its 95% interval: over questions for one seed, over seeds for several.")
+        )
+    return blocks
+
+
+def _cell(point: Point | None) -> str:
+    if point is None:
+        return "–"
+    e = point.estimate
+    if point.sources[0].summary["metric"] == "acc":
+        return percent(e)
+    return f"{e.value:.4g}" + (f" ({e.low:.4g}–{e.high:.4g})" if e.low is not None and e.high is not None else "")
+
+
+def returned(family: Family, styles: dict[str, Look], render: Render) -> list[Block]:
+    """For every attack its curves, then the tables: RA and FA, and paired differences."""
+    blocks: list[Block] = []
+    for number, attack in enumerate(family.attack_names, 1):
+        axis = next(a.axis for a in family.attacks if a.attack == attack)
+        found, seeds = [], 1
+        for bench in family.benchmarks("forget"):
+            series = []
+            for name, method, look in [
+                *((m, m, styles[m]) for m in family.methods),
+                (family.original_name, "", REFERENCE),
+            ]:
+                curve = family.curve(method, attack, bench)
+                if curve:
+                    many = len(curve[0].sources) > 1
+                    seeds = max(seeds, len(curve[0].sources))
+                    series.append(Series(name, look, [p.x for p in curve], [p.estimate for p in curve], many))
+            if series:
+                share = family.curve(*_first(family, attack, bench), bench)[0].sources[0].summary["metric"] == "acc"
+                chance = family.chance(bench)
+                levels = {"chance": chance} if chance is not None else {}
+                found.append(Panel(bench, axis, "accuracy" if share else "value", series, levels, share))
+        if found:
+            svgs = render(functools.partial(figures.recovery, found[:MOST]), f"recovery-{number}")
+            spread = f"Bands: 95% over up to {seeds} seeds" if seeds > 1 else "Bars: 95% over questions, one seed"
+            caption = (
+                "Higher means that more has come back. The dotted line is the original under the same attack. "
+                f"{spread}. {_carried(family, attack)}"
+            )
+            blocks.append(Picture(f"recovery-{number}", f"Under {attack}", caption, *svgs))
+    if family.attacks:
+        rows = [_attack_row(family, a) for a in family.attacks]
+        head = ["model", "attack", "seed", "RA", "accuracy on the attack's task"]
+        note = "RA: mean of 1 − forget accuracy over the points after the first (higher is more robust)."
+        blocks.append(Table(head, rows, note))
+    compared = [c for c in comparisons(family) if c.left.sources[0].summary["metric"] == "acc"]
+    if compared:
+        cells = [
+            [f"{c.bench}, {c.attack}", c.method, percent(c.left.estimate), c.base, percent(c.right.estimate),
+             signed(c.difference) if c.difference else "not comparable"]
+            for c in compared
+        ]  # fmt: skip
+        note = (
+            "What is known at the end of each attack, and the difference in percentage points with its 95% interval: "
+            "paired by question, or by seed where there are two or more."
+        )
+        blocks.append(Table(["under attack", "method", "knows", "against", "knows", "difference"], cells, note))
+    return blocks
+
+
+def _first(family: Family, attack: str, bench: str) -> tuple[str, str]:
+    """Any method with a curve under the attack."""
+    return next(m for m in [*family.methods, ""] if family.curve(m, attack, bench)), attack
+
+
+def _carried(family: Family, attack: str) -> str:
+    """Whether the data carry a difference under this attack."""
+    mine = [c for c in comparisons(family) if c.attack == attack and c.difference is not None]
+    if not mine:
+        return "There is no second method to compare with."
+    seen = [c for c in mine if c.difference is not None and c.difference.excludes_zero]
+    if not seen:
+        return "At the end, the paired differences between methods are within their intervals: no difference seen."
+    return f"At the end, {len(seen)} of {len(mine)} paired differences exclude 0."
+
+
+def _attack_row(family: Family, a: Member) -> list[str]:
+    result = a.run.manifest.result
+    fa, ra = result.get("fa"), result.get("ra")
+    learned = "–"
+    if fa:
+        learned = percent(of_summary({"metric": "acc"} | fa))
+    return [a.method or family.original_name, a.attack, str(a.seed), "–" if ra is None else f"{ra:.3f}", learned]

@@ -1,0 +1,189 @@
+"""The sections of a report, from a family of runs. What a run lacks is left out, and said how to add."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import ilu_cli
+from ilu_cli.report import figures
+from ilu_cli.report.canvas import MOST, Render
+from ilu_cli.report.care import all_data, all_warnings
+from ilu_cli.report.document import Block, Code, Document, Notes, Picture, Section, Table, Text
+from ilu_cli.report.family import Family
+from ilu_cli.report.figures import REFERENCE, Look, Panel, Series, looks
+from ilu_cli.report.headline import headline, pairs
+from ilu_cli.report.numbers import Estimate
+from ilu_cli.report.outcomes import returned, traded
+
+Vectors = dict[str, Any]
+"""Of one attack: run, method, attack, points (role, label, step, x, y, explained), groups {name: cosines}, verdict."""
+
+
+def build(family: Family, vectors: list[Vectors], render: Render, named: str) -> Document:
+    """The whole report."""
+    styles = looks(family.methods)
+    made = max((m.run.manifest.finished or "" for m in family.members), default="")
+    count = f"{len(family.members)} runs on {family.original_name}"
+    meta = f"ilu {ilu_cli.__version__} · {count} · latest {made[:16].replace('T', ' ')} UTC"
+    title = f"{_listed(family.methods) or 'Fine-tuning'} on {family.original_name}"
+    document = Document(f"{named or 'Unlearning report'}: {title}", headline(family), meta)
+    sections = [
+        Section("Read this with care", [Notes(w, warning=True)] if (w := all_warnings(family)) else []),
+        Section("What was done", done(family, styles, render)),
+        Section("What is forgotten, and what it costs", traded(family, styles, render)),
+        Section("What comes back", returned(family, styles, render)),
+        Section("Training", training(family, styles, render)),
+        Section("Why: task vectors", explained(vectors, render)),
+        Section("What is missing, and how to add it", [Notes(m)] if (m := missing(family, vectors)) else []),
+        Section("Recipes and data", provenance(family)),
+    ]
+    document.sections = [s for s in sections if s.blocks]
+    return document
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def done(family: Family, styles: dict[str, Look], render: Render) -> list[Block]:
+    """A sentence and the lineage."""
+    methods = ", ".join(f"`{m}`" for m in family.methods)
+    said = f"From `{family.original_name}`, {len(family.unlearned)} models were unlearned ({methods})" if methods else (
+        f"Nothing was unlearned from `{family.original_name}` yet")  # fmt: skip
+    attacks = ", ".join(f"`{a}`" for a in family.attack_names)
+    said += f", and {len(family.attacks)} attacks were run ({attacks})." if attacks else "."
+    rows: list[tuple[int, int | None, str, str, Look]] = [(0, None, family.original_name, "the original", REFERENCE)]
+
+    def add(parent: str, depth: int, row: int) -> None:
+        for m in family.members:
+            known = any(m.parent == other.id for other in family.members)
+            if m.parent == parent or (depth == 1 and not known):
+                look = styles.get(m.method, REFERENCE)
+                what = m.attack if m.is_attack else m.method
+                rows.append((depth, row, m.id, f"{what}, seed {m.seed}", look))
+                add(m.id, depth + 1, len(rows) - 1)
+
+    add("", 1, 0)
+    if len(rows) == 1:
+        return [Text(said)]
+    drawn = render(functools.partial(figures.tree, rows), "lineage")
+    caption = "Every run under the model it started from. Colours and marks stand for the same methods in all figures."
+    return [Text(said), Picture("lineage", "Lineage", caption, *drawn)]
+
+
+def training(family: Family, styles: dict[str, Look], render: Render) -> list[Block]:
+    """Loss terms, and D for each environment."""
+    terms: dict[tuple[str, str], list[Series]] = {}
+    gaps: dict[str, list[Series]] = {}
+    for m in family.unlearned:
+        name = f"{m.method}, seed {m.seed}" if len(family.of_method(m.method)) > 1 else m.method
+        objective = str((m.recipe.get("objective") or {}).get("name", ""))
+        retain = str((m.recipe.get("retain") or {}).get("name", ""))
+        for key in m.steps[0] if m.steps else {}:
+            x = [float(s["step"]) for s in m.steps if key in s]
+            y = [Estimate(float(s[key])) for s in m.steps if key in s]
+            line = Series(name, styles[m.method], x, y)
+            if key in ("forget", "retain"):
+                label = f"forget: {objective}" if key == "forget" else f"retain: {retain}"
+                terms.setdefault((key, label), []).append(line)
+            elif key.startswith("D["):
+                gaps.setdefault(key[2:-1], []).append(line)
+    blocks: list[Block] = []
+    if terms:
+        found = [Panel(label, "step", "loss", series) for (_, label), series in sorted(terms.items())]
+        svgs = render(functools.partial(figures.curves, found[:MOST]), "losses")
+        caption = (
+            "Each loss term without its weight: pale every step, dark the running median. A forget term says how far "
+            "the method went by its own measure; whether it forgot is said by the benchmarks above."
+        )
+        blocks.append(Picture("losses", "Loss terms", caption, *svgs))
+    if gaps:
+        found = [Panel(env, "step", f"D[{env}]", s, {"": 0.0}) for env, s in sorted(gaps.items())]
+        svgs = render(functools.partial(figures.curves, found[:MOST]), "invariance")
+        caption = (
+            "D = NLL − entropy is what the invariance penalty squares. At 0 the penalty is met, but flatter or sharper "
+            "logits alone meet it too: it is evidence of invariance only if the environment's NLL fell with it."
+        )
+        blocks.append(Picture("invariance", "Invariance gap D of each environment", caption, *svgs))
+    return blocks
+
+
+def explained(vectors: list[Vectors], render: Render) -> list[Block]:
+    """The plane and the cosines by layer."""
+    drawn = [(f"{v['method']}, {v['attack']}", v["points"]) for v in vectors if len(v["points"]) > 2][:MOST]
+    blocks: list[Block] = []
+    if drawn:
+        svgs = render(functools.partial(figures.plane, drawn), "plane")
+        ends = [[p for p in v["points"] if p["role"] == "attacked"] for v in vectors]
+        least = min((e[-1]["explained"] for e in ends if e and e[-1]["explained"] is not None), default=None)
+        inside = (
+            "" if least is None else f" The plane holds at least {least:.0%} of the squared length from θo to θu,ft."
+        )
+        caption = (
+            "θo original, θu unlearned, θft the original fine-tuned, θu,ft the unlearned fine-tuned. If the arrow from "
+            "θu points back to the left, fine-tuning undoes unlearning; if it runs beside that from θo to θft, it does "
+            f"not.{inside}"
+        )
+        blocks.append(Picture("plane", "Where fine-tuning goes", caption, *svgs))
+    for number, v in enumerate(vectors[:MOST], 1):
+        if not v["groups"]:
+            continue
+        names = list(v["groups"])
+        pairs_ = list(v["groups"]["all"])
+        cells = [[v["groups"][g][p] for p in pairs_] for g in names]
+        columns = [p.replace("·", " · ") for p in pairs_]
+        svgs = render(functools.partial(figures.heat, names, columns, cells), f"cosines-{number}")
+        caption = (
+            "Cosines between task vectors, for all weights and for the layers that unlearning changed. Orange in "
+            f"u · u→ft would be fine-tuning that walks back. {v['verdict']}."
+        )
+        title = f"Cosines by layer: {v['method']}, {v['attack']}"
+        blocks.append(Picture(f"cosines-{number}", title, caption, *svgs))
+    return blocks
+
+
+def missing(family: Family, vectors: list[Vectors]) -> list[str]:
+    """What would be in a report of this family, and the command that adds it."""
+    found = []
+    attacked = {a.parent for a in family.attacks}
+    for m in family.unlearned:
+        if m.id not in attacked:
+            found.append(f"`{m.method}` was not attacked: `ilu attack {m.id} --task sst2`")
+        if not m.results:
+            found.append(f"`{m.method}` was not evaluated: `ilu eval {m.id}`")
+        if not any(k.startswith("D[") for k in (m.steps[0] if m.steps else {})):
+            plain = not m.recipe.get("regularizers")
+            paired = any(base == m.method for _, base in pairs(family))
+            if plain and not (paired and len(family.methods) > 1):
+                found.append(f"no invariance gap D: `ilu unlearn --recipe {m.run.path}/recipe.yaml --irm-env gsm8k`")
+    if family.attacks and not vectors:
+        found.append("no task vectors: `ilu attack` with its checkpoints kept, then `ilu report` again")
+    found += [
+        f"{r.id} is unfinished and left out: `ilu {r.manifest.command} {r.id} --resume`" for r in family.unfinished
+    ]
+    return found
+
+
+def provenance(family: Family) -> list[Block]:
+    """Data with sources and fingerprints, recipes, versions."""
+    records: dict[str, list[str]] = {}
+    for d in all_data(family):
+        row = [str(d["name"]), str(d["source"]), str(d.get("rows", "–")), f"`{str(d['fingerprint'])[:12]}`"]
+        records.setdefault(row[3], row)
+    blocks: list[Block] = [Table(["data", "source", "rows", "sha256"], list(records.values()), words=True)]
+    for m in family.members:
+        text = yaml.safe_dump(m.recipe, sort_keys=False, allow_unicode=True)
+        blocks.append(Code(f"{m.id}: sha256 `{m.run.manifest.recipe_sha256[:12]}`", text, "yaml"))
+    versions = family.members[-1].run.manifest.versions if family.members else {}
+    blocks.append(Text("Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()) + "."))
+    return blocks
+
+
+def paths_of(folder: Path) -> dict[str, str]:
+    """The files of a report."""
+    found = {"html": folder / "report.html", "markdown": folder / "report.md", "figures": folder / "figures"}
+    return {k: str(v) for k, v in found.items()}

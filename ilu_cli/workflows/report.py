@@ -1,0 +1,134 @@
+"""`ilu report`: gather a family of runs, and write what they show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ilu_cli.engine.reporter import Reporter
+from ilu_cli.errors import IluError, UnavailableError, UsageError
+from ilu_cli.report.canvas import Draw, render
+from ilu_cli.report.document import to_html, to_markdown
+from ilu_cli.report.family import Family, read_member, read_results
+from ilu_cli.report.sections import Vectors, build, paths_of
+from ilu_cli.runs.files import cache_dir, combined, write_text
+from ilu_cli.runs.store import Run, Store
+
+
+def find_runs(names: list[str], store: Store) -> list[Run]:
+    """The runs that a report is about: those named with their ancestors, descendants and reference lines; a
+    pipeline's; or without a name the latest run's whole family.
+
+    Raises:
+        UnavailableError: if there is no such run.
+        UsageError: if the named runs do not go back to one original.
+    """
+    everything = store.runs()
+    if not names:
+        newest = store.latest(lambda r: r.complete, "finished run")
+        return [r for r in everything if r.manifest.base.get("weights") == newest.manifest.base.get("weights")]
+    named: list[Run] = []
+    for name in names:
+        if pipeline := pipeline_runs(store, name):
+            named += pipeline
+        elif (run := store.find(name)) is not None:
+            named.append(run)
+        else:
+            raise UnavailableError(f"there is no run or pipeline {name!r}.{store.near(name)}", hint="see `ilu runs`")
+    bases = {combined(r.manifest.base.get("weights", {})) for r in named}
+    if len(bases) > 1:
+        raise UsageError("the runs go back to different original models", hint="make one report for each")
+    by_id = {r.id: r for r in [*everything, *named]}
+    wanted = {r.id for r in named}
+    for r in named:
+        while r.manifest.parents and (parent := by_id.get(r.manifest.parents[0]["id"])) is not None:
+            wanted.add(parent.id)
+            r = parent
+    pipelines = any(pipeline_runs(store, n) for n in names)
+    for r in everything:  # oldest first, so that parents come before children
+        if not pipelines and r.manifest.parents and r.manifest.parents[0]["id"] in wanted:
+            wanted.add(r.id)
+    recipes = {by_id[i].manifest.recipe_sha256 for i in wanted if by_id[i].manifest.command == "attack"}
+    for r in everything:
+        m = r.manifest
+        same = m.command == "attack" and m.recipe_sha256 in recipes and combined(m.base.get("weights", {})) in bases
+        if same and m.parents[0]["kind"] != "run":
+            wanted.add(r.id)
+    return [r for r in by_id.values() if r.id in wanted]
+
+
+def pipeline_runs(store: Store, name: str) -> list[Run]:
+    """The runs of a pipeline's nodes that are done; none if there is no such pipeline."""
+    import json
+
+    path = store.root / name / "pipeline.json"
+    if not path.is_file():
+        return []
+    nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
+    found = [store.find(str(n["run"])) for n in nodes if n.get("run")]
+    return list({r.id: r for r in found if r is not None}.values())
+
+
+def gather(names: list[str], store: Store) -> Family:
+    """The family of the named runs, read from disk."""
+    runs = [r for r in find_runs(names, store) if r.manifest.command in ("unlearn", "apply", "attack")]
+    finished = sorted((r for r in runs if r.complete), key=lambda r: r.manifest.created)
+    if not finished:
+        raise UnavailableError("none of these runs is finished", hint="continue one with --resume")
+    base = finished[-1].manifest.base
+    folder = cache_dir() / "eval" / combined(base.get("weights", {}))[:16]
+    results = read_results(folder)
+    original = (folder, results) if results else None
+    return Family(base, [read_member(r) for r in finished], original, [r for r in runs if not r.complete])
+
+
+def vectors_of(family: Family, store: Store, reporter: Reporter) -> list[Vectors]:
+    """Task vectors around every attack whose checkpoints are there; the first seed of each method and attack."""
+    from ilu_cli.models.subject import of_run
+    from ilu_cli.recipe.schema import TaskvecRecipe
+    from ilu_cli.workflows import vectors as workflow
+
+    found: dict[tuple[str, str], Vectors] = {}
+    for a in family.attacks:
+        if a.method == "" or not a.run.manifest.weights or (a.method, a.attack) in found:
+            continue
+        reporter.note(f"task vectors: {a.method}, {a.attack}")
+        try:
+            v = workflow.run(TaskvecRecipe(plane=True), of_run(a.run), store)
+        except IluError as error:
+            reporter.note(f"without the task vectors of {a.id}: {error}")
+            continue
+        groups = {k: g.as_dict()["cosines"] for k, g in v.groups().items() if k == "all" or g.norm("u") > 0}
+        found[a.method, a.attack] = {
+            "method": a.method,
+            "attack": a.attack,
+            "run": a.id,
+            "points": (v.plane or {}).get("points", []),
+            "groups": groups,
+            "verdict": workflow.verdict(v.grams).partition("\n")[0],
+        }
+    return list(found.values())
+
+
+def run(names: list[str], store: Store, reporter: Reporter, out: Path | None = None) -> dict[str, str]:
+    """Write the report.
+
+    Returns:
+        The paths of `html`, `markdown` and `figures`.
+
+    Raises:
+        UnavailableError: if there is nothing to report.
+    """
+    family = gather(names, store)
+    folder = out or store.root / "reports" / "-".join(names or [family.members[-1].id]).replace("/", "_")[:120]
+    paths = paths_of(folder)
+    pictures = Path(paths["figures"])
+    pictures.mkdir(parents=True, exist_ok=True)
+    vectors = vectors_of(family, store, reporter)
+
+    def draw(figure: Draw, name: str) -> tuple[str, str]:
+        return render(figure, name, pictures)
+
+    document = build(family, vectors, draw, names[0] if len(names) == 1 and pipeline_runs(store, names[0]) else "")
+    write_text(Path(paths["html"]), to_html(document))
+    write_text(Path(paths["markdown"]), to_markdown(document, pictures.name))
+    return paths

@@ -1,0 +1,138 @@
+"""The report of a whole family, as a reader meets it: in a real browser, in Markdown, as files."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from browser import Browser
+
+FIGURES = {"lineage", "tradeoff", "recovery-1", "losses", "invariance", "plane", "cosines-1", "cosines-2"}
+# Of every figure: what is shown of it, and the smallest text in it, in pixels of the screen.
+SEEN = """[...document.querySelectorAll("figure")].map(f => {
+  const svg = [...f.querySelectorAll("svg")].filter(s => s.getClientRects().length);
+  const box = svg[0].getBoundingClientRect();
+  const texts = [...svg[0].querySelectorAll("text")].map(
+    t => parseFloat(getComputedStyle(t).fontSize) * box.width / svg[0].viewBox.baseVal.width);
+  const out = [...svg[0].querySelectorAll("text")].filter(t => {
+    const r = t.getBoundingClientRect(); return r.left < box.left - 1 || r.right > box.right + 1; });
+  return {name: f.id, drawings: svg.length, left: box.left, right: box.right, height: box.height,
+          text: Math.min(...texts), out: out.map(t => t.textContent)};
+})"""
+BODY = """Math.min(...[...document.querySelectorAll("p, li, td, th, figcaption, summary, h1, h2, h3")].map(
+  e => parseFloat(getComputedStyle(e).fontSize)))"""
+SMALL = ["--set", "forget.batch=4", "--set", "retain.batch=4", "--set", "forget.max_length=24", "--set",
+         "retain.max_length=24", "--steps", "12", "--method", "rmu", "--set", "objective.layer=1", "--set",
+         'train.params=["model.layers.[01].mlp.down_proj.weight"]']  # fmt: skip
+ATTACK = ["--task", "elements", "--steps", "4", "--set", "attack.batch=4", "--set", "eval.limit=24"]
+CHAIN = """
+import sys
+from ilu_cli.cli.app import app
+tiny, small, attack = sys.argv[1], sys.argv[2].split("|"), sys.argv[3].split("|")
+run = lambda *a: app(a, standalone_mode=False)
+for extra in ([], ["--irm-env", "gsm8k", "--irm-batch", "2"]):
+    run("unlearn", "--model", tiny, *small, *extra)
+    run("attack", *attack)
+    run("eval", "--limit", "24")
+run("report", "--out", "report")
+"""
+
+
+@pytest.fixture(scope="session")
+def family(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two methods on the tiny model, each attacked and evaluated, and the report of it all beside the runs."""
+    home = tmp_path_factory.mktemp("family")
+    env = os.environ | {"ILU_RUNS": str(home / "runs"), "ILU_CACHE": str(home / "cache"), "OMP_NUM_THREADS": "1"}
+    args = [sys.executable, "-c", CHAIN, str(tiny), "|".join(SMALL), "|".join(ATTACK)]
+    done = subprocess.run(args, env=env, cwd=home, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return home / "runs"
+
+
+@pytest.fixture
+def of_family(family: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work on the family's runs."""
+    monkeypatch.setenv("ILU_RUNS", str(family))
+    monkeypatch.setenv("ILU_CACHE", str(family.parent / "cache"))
+    return family
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A real browser."""
+    opened = Browser(tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def report(family: Path) -> Path:
+    return family.parent / "report" / "report.html"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_it_opens_in_a_browser_and_can_be_read(report, browser, width, scheme):
+    browser.open(report, width, scheme=scheme)
+    seen = browser.evaluate(SEEN)
+    assert {f["name"] for f in seen} == FIGURES
+    for f in seen:
+        assert f["drawings"] == 1 and f["height"] > 40, f
+        assert f["left"] >= 0 and f["right"] <= width and f["right"] - f["left"] > 200, f
+        assert f["text"] >= 9, f
+        assert f["out"] == [], f
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.evaluate(BODY) >= 14
+    assert browser.console == []
+    assert browser.requests == [report.absolute().as_uri()]
+    background = browser.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (max(map(int, re.findall(r"\d+", background))) < 60) == (scheme == "dark")
+
+
+def test_figures_lie_beside_the_page_and_markdown_says_the_same(report, family):
+    files = {p.name for p in (report.parent / "figures").iterdir()}
+    assert files == {f"{name}.{kind}" for name in FIGURES for kind in ("svg", "png")}
+    text = report.with_suffix(".md").read_text()
+    linked = set(re.findall(r"\]\(figures/([\w-]+)\.svg\)", text))
+    assert linked == FIGURES
+    page = report.read_text()
+    for run in family.glob("*/manifest.json"):
+        assert run.parent.name in page and run.parent.name in text
+    assert "rmu + irm(gsm8k)" in text and "chance" in page
+
+
+def test_json_gives_the_paths_and_one_run_is_reported_by_itself(of_family, ilu):
+    plain = next(p.name for p in of_family.glob("unlearn-rmu-*") if "irm" not in p.name)
+    paths = json.loads(ilu("report", plain, "--json").out)
+    text = Path(paths["markdown"]).read_text()
+    assert plain in text and "irm(gsm8k)" not in text
+    assert "Reference line missing" not in text  # the original's attack belongs to it
+
+
+def test_what_a_recipe_says_is_escaped(of_family, ilu, tmp_path):
+    run = next(of_family.glob("unlearn-rmu-irm*"))
+    recipe = (run / "recipe.yaml").read_text()
+    evil = yaml.safe_load(recipe)
+    evil["regularizers"][0]["env"][0]["name"] = "<script>alert(1)</script>$x_1$ `|"
+    try:
+        (run / "recipe.yaml").write_text(yaml.safe_dump(evil))
+        done = ilu("report", run.name, "--out", tmp_path / "report")
+        assert done.code == 0, done.err
+    finally:
+        (run / "recipe.yaml").write_text(recipe)
+    page = Path(done.out.splitlines()[-1]).read_text()
+    assert "<script" not in page and "&lt;script&gt;alert(1)" in page
+    markdown = (tmp_path / "report" / "report.md").read_text()
+    assert "<script" not in re.sub(r"```.*?```", "", markdown, flags=re.S).replace("\\<", "")
+
+
+def test_without_runs_it_says_so(ilu):
+    done = ilu("report")
+    assert done.code == 3 and "no finished run" in done.err
