@@ -30,9 +30,13 @@ from ilu_cli.workflows.plan import Plan, check_disk, peak_memory, state_bytes
 
 @dataclass
 class AttackPlan(Plan):
-    """Subject, reference and recipe, checked. What the attack trains on, if it trains, is `fingerprints`."""
+    """Subject, reference and recipe, checked. What the attack trains on, if it trains, is `fingerprints`.
+
+    `filled` is the recipe with what it leaves open; the recipe as it was given is what a run is known by.
+    """
 
     recipe: AttackRecipe = field(kw_only=True)
+    filled: AttackRecipe = field(kw_only=True)
     subject: Subject = field(kw_only=True)
     original: Subject = field(kw_only=True)
     environments: Environments = field(kw_only=True)
@@ -49,22 +53,22 @@ def plan(recipe: AttackRecipe, subject: Subject) -> AttackPlan:
     """
     backend().check_trackers(recipe.track)
     lineage = unlearning_recipes(subject)
-    recipe, environments = resolved(recipe, lineage, subject), Environments(lineage)
+    filled, environments = fill(recipe, lineage, subject), Environments(lineage)
     model = empty_model(subject.root)
     total = sum(p.numel() for p in model.parameters())
     facts: dict[str, Any] = {
         "command": "attack",
-        "recipe": recipe.model_dump(),
+        "recipe": filled.model_dump(),
         "recipe_sha256": digest(recipe),
         "model": {"ref": subject.label, "kind": subject.kind, "folder": str(subject.folder), "parameters": total},
         "parents": [subject.record("target")],
         "data": [],
     }
-    entry, kept = registry.attack[recipe.attack.name], 1 if recipe.keep != "none" else 0
+    entry, kept = registry.attack[recipe.attack.name], 1 if filled.keep != "none" else 0
     spec, trainable = TrainSpec(save_every=0), 0
     if entry.declared["access"] == "training":
         priced = Priced(environments, load_tokenizer(subject.folder), recipe.seed)
-        list(entry.obj(priced, **recipe.attack.params()))
+        list(entry.obj(priced, **filled.attack.params()))
         if priced.asked is not None:
             stream, spec, lora = priced.asked
             if lora is not None:
@@ -76,15 +80,15 @@ def plan(recipe: AttackRecipe, subject: Subject) -> AttackPlan:
                 "peak_memory_bytes": peak_memory(model, trainable, 0, [stream.stream], spec, 0),
                 "data": stream.records(),
             }
-            kept += len(quartiles(spec.steps)) if recipe.keep == "points" else 0
+            kept += len(quartiles(spec.steps)) if filled.keep == "points" else 0
     disk = state_bytes(total, trainable, spec) + 4 * total * (kept - 1)
     return AttackPlan(
-        facts, recipe=recipe, subject=subject, original=original_of(subject), environments=environments,
+        facts, recipe=recipe, filled=filled, subject=subject, original=original_of(subject), environments=environments,
         fingerprints=[d["fingerprint"] for d in facts["data"]], disk=disk,
     )  # fmt: skip
 
 
-def resolved(recipe: AttackRecipe, lineage: list[dict[str, Any]], subject: Subject) -> AttackRecipe:
+def fill(recipe: AttackRecipe, lineage: list[dict[str, Any]], subject: Subject) -> AttackRecipe:
     """The recipe with the forget data of the lineage, and what is kept, filled in."""
     attack, access = recipe.attack, registry.attack[recipe.attack.name].declared["access"]
     if "data" in type(attack).model_fields and attack.params()["data"] is None:
@@ -122,18 +126,20 @@ def run(
     Raises:
         RunFailed: if training diverges, the disk fills, or the user interrupts.
     """
-    b, recipe, began = backend(), plan.recipe, time.monotonic()
+    b, recipe, began = backend(), plan.filled, time.monotonic()
     check_disk(out or (resume.path if resume else store.root), plan.disk)
     new = b.share(resume or (store.create("attack", label_of(recipe), out) if b.main else None))
     m = new.manifest
-    m.recipe_sha256, m.seed, m.world_size, m.data = digest(recipe), recipe.seed, b.world, []
+    m.recipe_sha256 = m.recipe_sha256 or digest(plan.recipe)
+    m.seed, m.world_size, m.data = recipe.seed, b.world, []
     m.parents = [subject.record("target")]
     m.base = subject.run.manifest.base if subject.run else subject.record("original")
     entry = registry.attack[recipe.attack.name]
     points = m.result.get("points", []) if resume else []
     m.result = {"kind": entry.name, "axis": entry.declared["strength"], "points": points}
     if b.main:
-        write_text(new.path / "recipe.yaml", dump(recipe))
+        own = subject.run is not None  # an original has no lineage that would say what its recipe leaves open
+        write_text(new.path / "recipe.yaml", dump(plan.recipe if own else recipe))
         new.save()
     reporter = Tracked(reporter, recipe.track, new, recipe.model_dump())
     title = f"{label_of(recipe)} on {subject.label}"
