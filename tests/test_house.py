@@ -22,7 +22,7 @@ LEVELS = [
     {"cli", "__main__"},
     {"workflows"},
     {"report"},
-    {"attacks", "benchmarks", "taskvec"},
+    {"attacks", "benchmarks", "harness", "taskvec"},
     {"metrics"},
     {"objectives", "retain", "regularizers", "defences"},
     {"engine"},

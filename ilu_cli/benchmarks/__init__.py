@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from ilu_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from ilu_cli.engine.scoring import Scorer
@@ -16,16 +18,28 @@ Row = dict[str, Any]
 class Benchmark:
     """Base. `role` is what a good unlearned model does: `forget` it, or keep it as `utility`."""
 
-    role: ClassVar[Literal["forget", "utility"]]
-    metric: ClassVar[str] = "acc"
-    chance: ClassVar[float | None] = None
-    higher: ClassVar[str] = "knows more"
-    source: ClassVar[str] = "builtin"
-    reads: ClassVar[tuple[tuple[str, str], ...]] = ()  # (task, split) on the hub that `items` loads
+    role: Literal["forget", "utility"]
+    metric: str = "acc"
+    chance: float | None = None
+    higher: str = "knows more"
+    source: str = "builtin"
+    reads: tuple[tuple[str, str], ...] = ()  # (task, split) on the hub that `items` loads
 
     def items(self) -> list[Row]:
         """The examples, each with all that scoring needs."""
         raise NotImplementedError
+
+    def first(self, limit: int | None) -> list[Row]:
+        """The first items, as many as `limit` says."""
+        return self.items()[:limit]
+
+    def fewshot(self, n: int) -> None:
+        """Put `n` solved examples before each question.
+
+        Raises:
+            UsageError: if this benchmark has no place for them.
+        """
+        raise UsageError(f"eval.fewshot: {type(self).__name__} takes no few-shot examples")
 
     def score(self, scorer: Scorer, items: list[Row]) -> list[Row]:
         """One row per item, with a number `value` (and `weight`, for ratios)."""
@@ -37,6 +51,10 @@ class Benchmark:
 
     def rephrasings(self, items: list[Row]) -> dict[str, list[Row]]:
         """The same items in other words or languages, by the name of the wording; here there are none."""
+        return {}
+
+    def details(self, rows: list[Row]) -> dict[str, Any]:
+        """What else is worth keeping beside the value."""
         return {}
 
     def fingerprint(self, items: list[Row]) -> str:

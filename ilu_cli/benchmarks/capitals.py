@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
-from ilu_cli.benchmarks import MultipleChoice, Row
+from ilu_cli.benchmarks import Row
+from ilu_cli.harness.task import HarnessTask, as_test_split
 from ilu_cli.registry import benchmark
 from ilu_cli.tasks.capitals import Country, countries
 
@@ -26,27 +28,8 @@ def _question(country: Country) -> str:
 
 
 @benchmark()
-class Capitals(MultipleChoice):
+class Capitals(HarnessTask):
     """The world's capitals, four choices from the same continent (forget benchmark of the quickstart)."""
-
-    role = "forget"
-    chance = 0.25
-
-    def items(self) -> list[Row]:
-        found = []
-        for country in countries():
-            rng = random.Random(f"capitals-{country.name}")
-            others = [c.capital for c in countries() if c.continent == country.continent and c != country]
-            choices = [country.capital, *rng.sample(others, 3)]
-            rng.shuffle(choices)
-            found.append(
-                {
-                    "question": _question(country),
-                    "choices": [f" {c}" for c in choices],
-                    "answer": choices.index(country.capital),
-                }
-            )
-        return found
 
     def rephrasings(self, items: list[Row]) -> dict[str, list[Row]]:
         known = {
@@ -56,3 +39,21 @@ class Capitals(MultipleChoice):
             wording: [i | {"question": form.format(**known[i["question"]])} for i in items]
             for wording, form in WORDINGS.items()
         }
+
+
+def dataset(**_: object) -> dict[str, Any]:
+    """The questions, as capitals.yaml asks for them."""
+    found: list[Row] = []
+    for country in countries():
+        rng = random.Random(f"capitals-{country.name}")
+        others = [c.capital for c in countries() if c.continent == country.continent and c != country]
+        choices = [country.capital, *rng.sample(others, 3)]
+        rng.shuffle(choices)
+        found.append(
+            {
+                "question": _question(country),
+                "choices": [f" {c}" for c in choices],
+                "answer": choices.index(country.capital),
+            }
+        )
+    return as_test_split(found)

@@ -21,9 +21,10 @@ def evaluate(
     ] = None,
     bench: Annotated[
         list[str] | None,
-        typer.Option("--bench", help="Benchmark. Repeatable; default: all.", autocompletion=complete.benchmarks),
+        typer.Option("--bench", help="Benchmark or lm-eval task. Repeatable.", autocompletion=complete.benchmarks),
     ] = None,
     limit: Annotated[Optional[int], typer.Option("--limit", help="Only the first rows of each benchmark.")] = None,  # noqa: UP045
+    fewshot: Annotated[Optional[int], typer.Option("--fewshot", help="Solved examples before each question.")] = None,  # noqa: UP045
     alone: Annotated[bool, typer.Option("--alone", help="Only this model, not what it came from.")] = False,
     data_root: DataRootOption = None,
     plugin: PluginOption = None,
@@ -37,7 +38,11 @@ def evaluate(
     from ilu_cli.recipe.load import digest, find, load
     from ilu_cli.runs.store import Store
 
-    flags = given(bench=(("eval", "benchmarks"), bench), limit=(("eval", "limit"), limit))
+    flags = given(
+        bench=(("eval", "benchmarks"), bench),
+        limit=(("eval", "limit"), limit),
+        fewshot=(("eval", "fewshot"), fewshot),
+    )
     resolved = load("eval", find(recipe) if recipe else None, flags, set_ or [])
     store = Store()
     subject = (

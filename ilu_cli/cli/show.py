@@ -46,3 +46,5 @@ def list_(
         console.out(f"{title}")
         for name, text in group.items():
             console.out(f"  {name:<{width}}  {text}")
+        if title == "benchmarks":
+            console.out("  and lm-eval's tasks by their names (mmlu, wmdp_bio, gsm8k, …), or a task.yaml of your own")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import StoppingCriteria
 
 from ilu_cli.data.encode import Batch, Encoded, chat_pair, split_pair
 from ilu_cli.engine.accel import Backend
@@ -42,18 +43,19 @@ class Scorer:
     backend: Backend
     precision: str = "fp32"
     tokens: int = TOKENS  # fewer once memory has run out
-    known: dict[str, list[int]] = field(default_factory=dict)
+    known: dict[tuple[str, bool], list[int]] = field(default_factory=dict)
     chat: bool = False
 
     @property
     def context_length(self) -> int:
         return int(getattr(self.model.config, "max_position_embeddings", 1 << 30))
 
-    def encode(self, text: str) -> list[int]:
-        """The token ids of a text; a text is encoded once."""
-        if text not in self.known:
-            self.known[text] = self.tokenizer(text)["input_ids"]
-        return self.known[text]
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """The token ids of a text, with what the tokenizer puts around it if `special`; a text is encoded once."""
+        key = text, special
+        if key not in self.known:
+            self.known[key] = self.tokenizer(text, add_special_tokens=special)["input_ids"]
+        return self.known[key]
 
     def prompt(self, text: str) -> list[int]:
         """The token ids of a prompt that is to be answered."""
@@ -117,7 +119,7 @@ class Scorer:
                 try:
                     found += self._forward(batch, requests)
                 except RuntimeError as error:
-                    if "out of memory" not in str(error).lower() or (len(batch) == 1 == len(batch[0].requests)):
+                    if not _memory_ran_out(error) or (len(batch) == 1 == len(batch[0].requests)):
                         raise
                     self.tokens = max(1, len(batch) * max(map(len, batch)) // 2)
                     rows += batch if len(batch) > 1 else halves(batch[0], requests)
@@ -148,33 +150,66 @@ class Scorer:
         return [(i, *value) for i, value in total.items()]
 
     @torch.no_grad()
-    def complete(self, prompts: list[str], max_new_tokens: int) -> list[str]:
-        """Greedy continuations, batched, with a KV cache; special tokens are left out."""
+    def complete(self, prompts: list[str], max_new_tokens: int, stop: tuple[str, ...] = ()) -> list[str]:
+        """Greedy continuations, batched, with a KV cache; special tokens are left out.
+
+        A row is done when it has said one of the `stop` strings; the caller cuts it there. Too long a prompt loses its
+        beginning.
+        """
         room = self.context_length - max_new_tokens
         encoded = [self.prompt(p)[-room:] for p in prompts]
         order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
         mine = order[self.backend.rank :: self.backend.world]
+        groups = _packed(mine, [len(e) + max_new_tokens for e in encoded], min(TOKENS, self.tokens))
         found: list[tuple[int, str]] = []
-        for group in _packed(mine, [len(e) + max_new_tokens for e in encoded]):
-            batch = _left_padded([encoded[i] for i in group], self.backend.device)
-            with self.backend.autocast(self.precision):
-                out = self.model.generate(
-                    input_ids=batch.ids,
-                    attention_mask=batch.mask.long(),
-                    do_sample=False,
-                    max_new_tokens=max_new_tokens,
-                    pad_token_id=self.tokenizer.eos_token_id or 0,
-                )
-            texts = self.tokenizer.batch_decode(out[:, batch.ids.shape[1] :], skip_special_tokens=True)
-            found += zip(group, texts)
+        while groups:
+            group = groups.pop()
+            try:
+                found += zip(group, self._generate([encoded[i] for i in group], max_new_tokens, stop))
+            except RuntimeError as error:
+                if not _memory_ran_out(error) or len(group) == 1:
+                    raise
+                groups += [group[: len(group) // 2], group[len(group) // 2 :]]
+                torch.cuda.empty_cache()
         return [text for _, text in sorted(self.backend.gather(found))]
 
+    def _generate(self, rows: list[list[int]], max_new_tokens: int, stop: tuple[str, ...]) -> list[str]:
+        batch = _left_padded(rows, self.backend.device)
+        with self.backend.autocast(self.precision):
+            out = self.model.generate(
+                input_ids=batch.ids,
+                attention_mask=batch.mask.long(),
+                do_sample=False,
+                max_new_tokens=max_new_tokens,
+                pad_token_id=self.tokenizer.eos_token_id or 0,
+                stopping_criteria=[Said(self.tokenizer, stop, batch.ids.shape[1])] if stop else None,
+            )
+        return self.tokenizer.batch_decode(out[:, batch.ids.shape[1] :], skip_special_tokens=True)
 
-def _packed(order: list[int], lengths: list[int]) -> list[list[int]]:
-    """Cut a list sorted by length into batches of at most TOKENS tokens, padding included."""
+
+class Said(StoppingCriteria):
+    """Stops each row by itself once it has said one of the strings. `start` is where generation began."""
+
+    def __init__(self, tokenizer: Any, strings: tuple[str, ...], start: int) -> None:
+        self.tokenizer, self.strings, self.start = tokenizer, strings, start
+        self.window = max(len(s.encode()) for s in strings) + 1  # a token is at least one byte
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
+        texts = self.tokenizer.batch_decode(input_ids[:, self.start :][:, -self.window :])
+        return torch.tensor([any(s in text for s in self.strings) for text in texts], device=input_ids.device)
+
+
+def _memory_ran_out(error: RuntimeError) -> bool:
+    """Whether it is torch.OutOfMemoryError, or what torch raises on a CPU."""
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "not enough memory" in text
+
+
+def _packed(order: list[int], lengths: list[int], tokens: int) -> list[list[int]]:
+    """Cut a list sorted by length into batches of at most `tokens` tokens, padding included."""
     groups: list[list[int]] = []
     for i in order:
-        if groups and (len(groups[-1]) + 1) * lengths[i] <= TOKENS:
+        if groups and (len(groups[-1]) + 1) * lengths[i] <= tokens:
             groups[-1].append(i)
         else:
             groups.append([i])

@@ -184,11 +184,12 @@ class EvalSpec(Spec):
     precision: Precision = "fp32"
     chat: bool = Field(False, description="put every prompt into the tokenizer's chat template")
     limit: PositiveInt | None = Field(None, description="score only the first rows of each benchmark")
+    fewshot: NonNegativeInt | None = Field(None, description="solved examples before each question; null: the task's")
 
     def problems(self, key: Key) -> Iterator[tuple[Key, str]]:
         for i, name in enumerate(self.benchmarks):
-            if name not in registry.benchmark:
-                yield (*key, "benchmarks", i), unknown(registry.benchmark, name)
+            if problem := _benchmark_problem(name):
+                yield (*key, "benchmarks", i), problem
             elif name in self.benchmarks[:i]:
                 yield (*key, "benchmarks", i), f"{name!r} is named twice"
 
@@ -212,6 +213,21 @@ def unknown(known: registry.Registry, name: str) -> str:
     from ilu_cli.errors import near
 
     return f"unknown {known.kind} {name!r}.{near(name, known)}"
+
+
+def _benchmark_problem(name: str) -> str:
+    """What is wrong with the name of a benchmark: ours, a YAML file, or a task of lm-eval."""
+    if name in registry.benchmark:
+        return ""
+    if name.endswith(".yaml"):
+        return "" if Path(name).is_file() else f"there is no task file {name}"
+    from ilu_cli.errors import near
+    from ilu_cli.recipe.harness import harness_names
+
+    if name in harness_names():
+        return ""
+    suggestion = near(name, registry.benchmark) or near(name, harness_names())
+    return f"unknown benchmark {name!r}.{suggestion} Neither ours (`ilu list benchmarks`) nor lm-eval's"
 
 
 def data_problems(refs: list[DataRef], key: Key, *, indexed: bool = True) -> Iterator[tuple[Key, str]]:

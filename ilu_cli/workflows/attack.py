@@ -24,7 +24,7 @@ from ilu_cli.runs.files import combined, weight_hashes, write_json, write_text
 from ilu_cli.runs.store import Run, Store
 from ilu_cli.workflows.attempt import Attempted, Priced
 from ilu_cli.workflows.disjoint import Environments, forget_data, unlearning_recipes
-from ilu_cli.workflows.evaluate import results_folder
+from ilu_cli.workflows.evaluate import results_folder, stem
 from ilu_cli.workflows.plan import Plan, check_disk, peak_memory, state_bytes
 
 
@@ -223,7 +223,7 @@ class Follow:
             items = attempt.items[name] if attempt.items is not None else None
             scorer = attempt.reader or attempt.scorer
             found[name] = attempt.evaluation.score(name, f"{self.run.id}@{strength}", scorer, folder, items)
-            if backend().main and (unseen := attempt.unseen(found[name], _rows(folder / f"{name}.rows.jsonl"))):
+            if backend().main and (unseen := attempt.unseen(found[name], _rows(folder / f"{stem(name)}.rows.jsonl"))):
                 found[name]["unseen"] = unseen
         self.seconds += time.monotonic() - began
         return found
@@ -253,7 +253,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 def _copy(name: str, source: Path, target: Path) -> None:
     """Copy summary and rows of a benchmark."""
     target.mkdir(parents=True, exist_ok=True)
-    for file in (f"{name}.json", f"{name}.rows.jsonl"):
+    for file in (f"{stem(name)}.json", f"{stem(name)}.rows.jsonl"):
         if (source / file).is_file():
             shutil.copyfile(source / file, target / file)
 
@@ -264,7 +264,7 @@ def _keep_final(attempt: Attempted, run: Run, point: dict[str, Any], adapter: bo
     weights = combined(hashes | ({"base": attempt.subject.digest} if adapter else {}))
     for name, summary in point["eval"].items():
         _copy(name, run.eval / point_name(run.manifest.result["axis"], point[run.manifest.result["axis"]]), run.eval)
-        write_json(run.eval / f"{name}.json", summary | {"key": attempt.evaluation.key(name, weights)})
+        write_json(run.eval / f"{stem(name)}.json", summary | {"key": attempt.evaluation.key(name, weights)})
 
 
 def result_of(

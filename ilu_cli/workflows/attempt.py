@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ilu_cli.benchmarks import MultipleChoice, Row, mean_and_error
+from ilu_cli.benchmarks import Row, mean_and_error
 from ilu_cli.data.sources import Dataset
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.drive import drive
@@ -135,13 +135,16 @@ class Attempted:
 
     def questions(self) -> dict[str, list[Row]]:
         known = self.evaluation.benchmarks
-        chosen = {n: self.evaluation.items[n] for n, b in known.items() if _asks(b) and b.role == "forget"}
+        chosen = {n: self.evaluation.items[n] for n, b in known.items() if self._asks(n) and b.role == "forget"}
         if not chosen:
             raise UsageError(
                 f"none of eval.benchmarks ({', '.join(known)}) is a multiple-choice benchmark of the forget topic, "
                 "and this attack changes how such questions are asked or read"
             )
         return chosen
+
+    def _asks(self, name: str) -> bool:
+        return all({"question", "choices", "answer"} <= item.keys() for item in self.evaluation.items[name])
 
     def rephrasings(self) -> dict[str, dict[str, list[Row]]]:
         found: dict[str, dict[str, list[Row]]] = {}
@@ -189,10 +192,6 @@ class Attempted:
             return None
         value, error = mean_and_error(left)
         return {"value": value, "stderr": None if math.isnan(error) else error, "n": len(left)}
-
-
-def _asks(bench: Any) -> bool:
-    return isinstance(bench, MultipleChoice)
 
 
 def _weight(checkpoint: Checkpoint, name: str) -> Tensor:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ilu_cli import registry
+from ilu_cli.benchmarks import Benchmark
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.scoring import Scorer
+from ilu_cli.harness.task import HarnessTask
 from ilu_cli.models.load import load_model, load_tokenizer, parts_of
 from ilu_cli.models.subject import Subject, lineage
 from ilu_cli.recipe.schema import EvalRecipe
@@ -26,13 +28,26 @@ def results_folder(subject: Subject) -> Path:
     return subject.results or cache_dir() / "eval" / subject.digest[:16]
 
 
+def find_benchmark(name: str, fewshot: int | None) -> Benchmark:
+    """A benchmark of ours, or a task of lm-eval."""
+    found = registry.benchmark[name].obj() if name in registry.benchmark else HarnessTask(name)
+    if fewshot is not None:
+        found.fewshot(fewshot)
+    return found
+
+
+def stem(name: str) -> str:
+    """How a benchmark's files are called: by its name, or that of its YAML file."""
+    return Path(name).stem if name.endswith(".yaml") else name
+
+
 class Evaluation:
     """The benchmarks of an EvalSpec, over any number of models."""
 
     def __init__(self, spec: EvalSpec, reporter: Reporter) -> None:
         self.spec, self.reporter = spec, reporter
-        self.benchmarks = {name: registry.benchmark[name].obj() for name in spec.benchmarks}
-        self.items = {name: b.items()[: spec.limit] for name, b in self.benchmarks.items()}
+        self.benchmarks = {name: find_benchmark(name, spec.fewshot) for name in spec.benchmarks}
+        self.items = {name: b.first(spec.limit) for name, b in self.benchmarks.items()}
 
     def key(self, name: str, digest: str) -> str:
         """What a result depends on; a stored result with the same key is reused."""
@@ -40,7 +55,7 @@ class Evaluation:
         return f"{digest}:{self.benchmarks[name].fingerprint(self.items[name])}:{self.spec.precision}{chat}"
 
     def known(self, name: str, digest: str, folder: Path) -> Summary | None:
-        path = folder / f"{name}.json"
+        path = folder / f"{stem(name)}.json"
         if not path.is_file():
             return None
         try:
@@ -66,13 +81,14 @@ class Evaluation:
             "chance": bench.chance,
             "precision": self.spec.precision,
             "data": {"name": name, "source": bench.source, "fingerprint": bench.fingerprint(items)},
+            **bench.details(rows),
             "key": self.key(name, digest),
         }
         if scorer.backend.main:
             folder.mkdir(parents=True, exist_ok=True)
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            write_text(folder / f"{name}.rows.jsonl", lines)
-            write_json(folder / f"{name}.json", summary)
+            write_text(folder / f"{stem(name)}.rows.jsonl", lines)
+            write_json(folder / f"{stem(name)}.json", summary)
         return summary
 
     def subject(self, subject: Subject) -> dict[str, Summary]:

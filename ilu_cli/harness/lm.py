@@ -1,0 +1,158 @@
+"""The backend `ilu` of lm-eval: log-likelihoods and generation by our `Scorer`.
+
+Conventions (how texts are parted into tokens, what stands before an empty context, windows over long texts, stop
+strings) are those of lm-eval's HFLM, so that scores are the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Literal
+
+from lm_eval import utils
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import register_model
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
+
+from ilu_cli.engine.scoring import Scorer
+from ilu_cli.engine.tree import Request
+from ilu_cli.errors import UsageError
+
+Tokens = tuple[Any, list[int], list[int]]  # what it came from, context, continuation
+# Sampling keys that mean nothing to greedy decoding; any other key is refused.
+GREEDY = {"do_sample", "temperature", "top_p", "top_k"}
+
+
+@register_model("ilu")
+class IluLM(TemplateLM):
+    """`--model ilu --model_args pretrained=FOLDER,precision=fp32|bf16`, or around a `Scorer`.
+
+    `truncate` cuts the beginning of what does not fit into the model's context, as HFLM does, with a warning; without
+    it that is an error. lm-eval's `batch_size` has no use here: batches are filled up to a number of tokens.
+    """
+
+    def __init__(
+        self,
+        pretrained: str = "",
+        precision: Literal["fp32", "bf16"] = "fp32",
+        scorer: Scorer | None = None,
+        truncate: bool = True,
+        device: str | None = None,
+        batch_size: object = None,
+        max_batch_size: object = None,
+    ) -> None:
+        super().__init__()
+        self.scorer = scorer or _scorer_of(pretrained, precision)
+        self.tokenizer, self.truncate = self.scorer.tokenizer, truncate
+        self._device = self.scorer.backend.device
+        if device is not None and device.partition(":")[0] != self._device.type:
+            raise UsageError(f"device={device}: the backend `ilu` runs on {self._device}, which accelerate chose")
+
+    @property
+    def eot_token_id(self) -> int:
+        return self.scorer.tokenizer.eos_token_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands before a text without a context."""
+        bos = self.scorer.tokenizer.bos_token_id
+        return self.eot_token_id if bos is None else bos
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self.scorer.tokenizer.name_or_path.replace("/", "__")
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return self.scorer.tokenizer.apply_chat_template(
+            chat_history,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: object) -> list[int]:
+        plain = string.startswith(self.scorer.tokenizer.decode(self.prefix_token_id))
+        return self.scorer.encode(string, special=not plain if add_special_tokens is None else add_special_tokens)
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        if not self.scorer.chat:
+            return super().loglikelihood(requests, disable_tqdm=True)
+        pairs = [self.scorer.pair(*r.args) for r in requests]
+        return self._loglikelihood_tokens(
+            [(r.args, list(p.ids[: p.start]), list(p.ids[p.start :])) for r, p in zip(requests, pairs)]
+        )
+
+    def _loglikelihood_tokens(self, requests: list[Tokens], **kwargs: object) -> list[tuple[float, bool]]:
+        room, made, cut = self.scorer.context_length + 1, [], 0  # the last token is not read
+        for what, context, continuation in requests:
+            ids = context + continuation
+            if len(ids) > room:
+                if not self.truncate:
+                    self.scorer.check_length(len(ids), str(what[0]))
+                cut += 1
+            ids = ids[-room:]
+            made.append(Request(tuple(ids), max(1, len(ids) - len(continuation))))
+        if cut:
+            logging.getLogger(__name__).warning("%d requests lost their beginning: they exceed %d tokens", cut, room)
+        return self.scorer.score(made)
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
+        """Windows without overlap of what is scored, each as long as the context allows."""
+        windows, owner = [], []
+        for i, request in enumerate(requests):
+            pairs = utils.get_rolling_token_windows(
+                token_list=self.tok_encode(request.args[0]),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.scorer.context_length,
+                context_len=1,
+            )
+            for context, continuation in map(utils.make_disjoint_window, pairs):
+                windows.append((request.args, context, continuation))
+                owner.append(i)
+        total = [0.0] * len(requests)
+        for i, (logp, _) in zip(owner, self._loglikelihood_tokens(windows)):
+            total[i] += logp
+        return total
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
+        """Greedy decoding up to the first stop string.
+
+        Raises:
+            UsageError: if a task asks for sampling, or for a key that is not known here.
+        """
+        groups: dict[tuple[int, tuple[str, ...]], list[int]] = {}
+        for i, request in enumerate(requests):
+            groups.setdefault(self._settings(request.args[1]), []).append(i)
+        found = [""] * len(requests)
+        for (length, stop), members in groups.items():
+            prompts = [requests[i].args[0] for i in members]
+            if not self.truncate:
+                for prompt in prompts:
+                    self.scorer.check_length(len(self.scorer.prompt(prompt)) + length, prompt)
+            for i, text in zip(members, self.scorer.complete(prompts, length, stop)):
+                found[i] = postprocess_generated_text(text, list(stop), None)
+        return found
+
+    def _settings(self, given: dict[str, Any]) -> tuple[int, tuple[str, ...]]:
+        """The most new tokens, and the stop strings."""
+        kwargs = normalize_gen_kwargs(given, 256)
+        stop = handle_stop_sequences(kwargs.pop("until", None), self.scorer.tokenizer.decode(self.eot_token_id))
+        length = kwargs.pop("max_gen_toks")
+        if kwargs.get("do_sample") or kwargs.get("temperature"):
+            raise UsageError(f"the backend `ilu` decodes greedily; this task samples: {given}")
+        if unknown := set(kwargs) - GREEDY:
+            raise UsageError(f"the backend `ilu` does not know the generation keys {', '.join(sorted(unknown))}")
+        return length, tuple(s for s in stop if s)
+
+
+def _scorer_of(pretrained: str, precision: str) -> Scorer:
+    from ilu_cli.engine.accel import backend
+    from ilu_cli.models.load import load_model, load_tokenizer, parts_of
+    from ilu_cli.models.subject import find_model
+
+    if not pretrained or precision not in ("fp32", "bf16"):
+        raise UsageError("the backend `ilu` needs pretrained=MODEL, and precision is fp32 or bf16")
+    subject = find_model(pretrained)
+    model = load_model(subject, backend().device)
+    return Scorer(model, parts_of(model), load_tokenizer(subject.folder), backend(), precision)

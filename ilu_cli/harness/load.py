@@ -1,0 +1,102 @@
+"""lm-eval's tasks as objects, with their data from the data root or the hub."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
+
+from ilu_cli.data.read import library, read
+from ilu_cli.data.root import in_root
+from ilu_cli.errors import UnavailableError, UsageError
+from ilu_cli.recipe.harness import harness_names
+
+SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
+LOCAL = ("json", "csv", "parquet", "text", "arrow")  # builders of `datasets` that read files of the task's own
+
+logging.getLogger("lm_eval").setLevel(logging.ERROR)
+
+
+def load_tasks(name: str) -> dict[str, ConfigurableTask]:
+    """The task of this name or YAML file, or the members of the group or tag, by name.
+
+    Raises:
+        UnavailableError: if a dataset cannot be had.
+        UsageError: if it is a kind of task that is not supported.
+    """
+    path = Path(name)
+    leaves = [(path.stem, path, {})] if path.suffix == ".yaml" else _leaves(name, {}, {})
+    return {leaf: _task(leaf, file, overrides) for leaf, file, overrides in leaves}
+
+
+def _leaves(name: str, index: dict[str, Any], overrides: dict[str, Any]) -> Iterator[tuple[str, Path, dict[str, Any]]]:
+    """(name, YAML file, keys that a group changes) of every task under a name."""
+    if name not in index:
+        index.update(TaskManager(include_path=str(harness_names()[name]), include_defaults=False).task_index)
+    entry = index[name]
+    if entry.kind.name == "TAG":
+        for member in sorted(entry.tags):
+            yield from _leaves(member, index, overrides)
+    elif entry.kind.name == "GROUP":
+        if any(m.get("weight_by_size") is False for m in entry.cfg.get("aggregate_metric_list") or []):
+            raise UsageError(f"{name} weighs its tasks equally, which ilu does not; name its tasks one by one")
+        for member in entry.cfg["task"]:
+            keys = {"task": member} if isinstance(member, str) else dict(member)
+            inner = keys.pop("task", None) or keys.pop("group")
+            yield from _leaves(inner, index, overrides | keys)
+    elif entry.kind.name == "TASK":
+        yield name, entry.yaml_path, overrides
+    else:
+        raise UsageError(f"{name} is a Python class of lm-eval", hint="run it with `python -m ilu_cli.harness`")
+
+
+def _task(name: str, file: Path, overrides: dict[str, Any]) -> ConfigurableTask:
+    config = {k: v for k, v in load_yaml(file).items() if k not in ("tag", "group", "task_list")} | overrides
+    meta = config.get("metadata")
+    config["metadata"] = meta if isinstance(meta, dict) else {}
+    if "custom_dataset" not in config:
+        where = {key: config.get(key) for key in ("dataset_path", "dataset_name", "dataset_kwargs", *SPLITS)}
+        config["custom_dataset"] = lambda **_: _dataset(name, where)
+    return ConfigurableTask(config=config)
+
+
+def _dataset(name: str, where: dict[str, Any]) -> Any:
+    """The splits of a task's dataset: from a mirror in the data root, from files, or from the hub.
+
+    Raises:
+        UnavailableError: if it cannot be had; at once if the hub is out of reach.
+    """
+    path, config = where["dataset_path"], where["dataset_name"]
+    splits = {s for s in (where[key] for key in SPLITS) if s}
+    found = {split: in_root([path], config, split) for split in splits}
+    if all(found.values()):
+        return {split: library().Dataset.from_list(list(read(f, {}))) for split, f in found.items() if f}
+    if path not in LOCAL and not Path(path).exists():
+        _go_offline_if_unreachable()
+    try:
+        return library().load_dataset(path, name=config, **(where["dataset_kwargs"] or {}))
+    except Exception as error:  # datasets, the hub client and httpx each raise their own
+        first = (str(error).splitlines() or [""])[0]
+        raise UnavailableError(
+            f"the dataset {path!r} ({config or 'default'}) of {name} cannot be had: {type(error).__name__}: {first}",
+            hint=f"check the network and access rights; or mirror it as {path}/ under --data-root",
+        ) from error
+
+
+def _go_offline_if_unreachable() -> None:
+    """Ask the hub once; without an answer its client shall look at its cache only, and not try again for minutes."""
+    import datasets
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception:  # whatever the http library raises
+        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True

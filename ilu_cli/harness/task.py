@@ -1,0 +1,180 @@
+"""lm-eval's tasks as benchmarks. Nothing here imports it before the examples are asked for."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ilu_cli.benchmarks import Benchmark, Row, mean_and_error
+from ilu_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from ilu_cli.engine.scoring import Scorer
+
+FEWSHOT_SEED = 1234  # lm-eval's own default
+FORGET = ("wmdp",)  # names of lm-eval's tasks that a good unlearned model no longer solves begin so
+TEMPLATE = ("description", "doc_to_text", "doc_to_choice", "doc_to_target", "target_delimiter", "fewshot_delimiter")
+
+
+class HarnessTask(Benchmark):
+    """A task of lm-eval by name, or a YAML file. A subclass is the YAML file beside its module."""
+
+    def __init__(self, name: str = "") -> None:
+        module = Path(sys.modules[type(self).__module__].__file__ or "")
+        self.builtin = not name
+        self.name = name or str(module.with_suffix(".yaml"))
+        self.source = "builtin" if self.builtin else "path" if self.name.endswith(".yaml") else "hub"
+        self.shots: int | None = None
+
+    @functools.cached_property
+    def tasks(self) -> dict[str, Any]:
+        """lm-eval's task objects by name."""
+        from ilu_cli.harness.load import load_tasks
+
+        found = load_tasks(self.name)
+        for name, task in found.items():
+            own = task.get_config("num_fewshot")
+            if (self.shots and own == 0) or (self.shots and task.OUTPUT_TYPE == "loglikelihood_rolling"):
+                raise UsageError(f"eval.fewshot: {name} takes no few-shot examples")
+            task.set_config("num_fewshot", (own or 0) if self.shots is None else self.shots)
+        return found
+
+    def fewshot(self, n: int) -> None:
+        self.shots = n
+
+    def items(self) -> list[Row]:
+        return self.first(None)
+
+    def first(self, limit: int | None) -> list[Row]:
+        """The first documents of every task with their requests, built as lm-eval builds them."""
+        items, self.instances = [], {}
+        for name, task in self.tasks.items():
+            task.set_fewshot_seed(FEWSHOT_SEED)
+            for i, doc in task.doc_iterator(limit=limit):
+                shots, prefix = task.config.num_fewshot, task.doc_to_prefix(doc)
+                context = task.fewshot_context(doc, num_fewshot=shots, gen_prefix=prefix)
+                made = task.construct_requests(doc=doc, ctx=context, metadata=(name, i, task.config.repeats))
+                made = made if isinstance(made, list) else [made]
+                self.instances[name, i] = made
+                requests = [[r.request_type, *r.args] for r in made]
+                item = {"task": name, "doc_id": i, "doc": json.loads(json.dumps(doc, default=str))}
+                items.append(item | (_question(task, doc, made) or {"requests": requests}))
+        self._describe(next(iter(self.tasks.values())))
+        return items
+
+    def _describe(self, task: Any) -> None:
+        """Role, metric and chance: what the YAML's metadata say, else what can be told."""
+        said, first = task.config.metadata, task._filters[0].name
+        self.metric = next(iter(task._metric_fn_list))
+        self.measure = f"{self.metric},{first}"
+        self.role = said.get("role") or ("forget" if self.name.startswith(FORGET) else "utility")
+        up = task.higher_is_better().get(self.metric, True)
+        self.higher = said.get("higher") or ("knows more" if up else "reads worse")
+        self.chance = said.get("chance")
+        if self.chance is None and self.metric == "acc" and task.OUTPUT_TYPE == "multiple_choice":
+            self.chance = sum(1 / len(made) for made in self.instances.values()) / len(self.instances)
+
+    def score(self, scorer: Scorer, items: list[Row]) -> list[Row]:
+        from ilu_cli.harness.lm import IluLM
+
+        lm, kinds = IluLM(scorer=scorer, truncate=False), dict[str, list[Any]]()
+        for item in items:
+            for request in self.instances[item["task"], item["doc_id"]]:
+                request.resps, request.filtered_resps = [], {}
+                if "question" in item:  # it may have been asked otherwise since
+                    request.arguments = item["question"], item["choices"][request.idx]
+                kinds.setdefault(request.request_type, []).append(request)
+        for kind, requests in kinds.items():
+            for request, answer in zip(requests, getattr(lm, kind)(requests)):
+                request.resps += [answer] * request.repeats  # greedy: each repeat is the same
+        for name, task in self.tasks.items():
+            task._instances = [r for i in items if i["task"] == name for r in self.instances[name, i["doc_id"]]]
+            task.apply_filters()
+        return [self._row(item) for item in items]
+
+    def _row(self, item: Row) -> Row:
+        task, made = self.tasks[item["task"]], self.instances[item["task"], item["doc_id"]]
+        doc, metrics = made[0].doc, dict[str, Any]()
+        for key in made[0].filtered_resps:
+            found = task.process_results(doc, [r.filtered_resps[key] for r in made])
+            metrics |= {f"{metric},{key}": value for metric, value in found.items()}
+        raw = metrics[self.measure]
+        row = {"task": item["task"], "doc_id": item["doc_id"], "metrics": _plain(metrics)}
+        if task.OUTPUT_TYPE == "loglikelihood_rolling":
+            return row | {"text": made[0].args[0], "value": -raw[0], "weight": raw[1]}
+        row |= {"value": float(raw if not isinstance(raw, tuple) else raw[0] == raw[1])}
+        row |= {"question": made[0].args[0], "answer": _plain(task.doc_to_target(doc))}
+        if task.OUTPUT_TYPE == "multiple_choice":
+            logps = [r.resps[0][0] for r in made]
+            best = max(range(len(logps)), key=logps.__getitem__)
+            choices = [r.args[1] for r in made]
+            return row | {"choices": choices, "prediction": best, "logps": [round(x, 6) for x in logps]}
+        return row | {"responses": _plain([r.resps[0] for r in made])}
+
+    def summarise(self, rows: list[Row]) -> tuple[float, float]:
+        """lm-eval's aggregate. The error is s/√n of a mean, by the delta method of a perplexity; else it has none."""
+        aggregate = next(iter(self.tasks.values())).aggregation()[self.metric]
+        if aggregate.__name__ == "weighted_perplexity":
+            return perplexity_and_error(rows)
+        if aggregate.__name__ in ("mean", "nanmean"):
+            return mean_and_error([r["value"] for r in rows])
+        raw = [r["metrics"][self.measure] for r in rows]
+        return float(aggregate([tuple(x) if isinstance(x, list) else x for x in raw])), math.nan
+
+    def details(self, rows: list[Row]) -> dict[str, Any]:
+        """What an lm-eval result carries beside the value."""
+        task = next(iter(self.tasks.values()))
+        said = json.loads(json.dumps({k: v for k, v in task.dump_config().items() if k in TEMPLATE}, default=str))
+        found = {
+            "evaluator": f"lm-eval {metadata.version('lm-eval')}",
+            "task_version": {name: t.VERSION for name, t in self.tasks.items()},
+            "fewshot": task.config.num_fewshot,
+            "fewshot_seed": FEWSHOT_SEED,
+            "template": said,
+        }
+        if len(self.tasks) > 1:
+            by = {name: [r for r in rows if r["task"] == name] for name in self.tasks}
+            found["tasks"] = {n: dict(zip(("value", "stderr"), _finite(self.summarise(r)))) for n, r in by.items() if r}
+        return found
+
+    def fingerprint(self, items: list[Row]) -> str:
+        return super().fingerprint([*items, {"version": {n: str(t.VERSION) for n, t in self.tasks.items()}}])
+
+
+def _question(task: Any, doc: Any, made: list[Any]) -> Row:
+    """`question`, `choices` and `answer` of a multiple-choice document; empty if it is not of this plain form."""
+    answer = task.doc_to_target(doc) if task.OUTPUT_TYPE == "multiple_choice" and not task.multiple_input else None
+    contexts = {r.args[0] for r in made}
+    if not isinstance(answer, int) or len(contexts) > 1:
+        return {}
+    return {"question": contexts.pop(), "choices": [r.args[1] for r in made], "answer": answer}
+
+
+def perplexity_and_error(rows: list[Row]) -> tuple[float, float]:
+    """exp(ΣNLL / Σweight); the error of this ratio over texts by the delta method."""
+    weight = sum(r["weight"] for r in rows)
+    loss, n = sum(r["value"] for r in rows) / weight, len(rows)
+    if n < 2:
+        return math.exp(loss), math.nan
+    spread = sum((r["value"] - loss * r["weight"]) ** 2 for r in rows) * n / (n - 1)
+    return math.exp(loss), math.exp(loss) * math.sqrt(spread) / weight
+
+
+def as_test_split(rows: list[Row]) -> dict[str, Any]:
+    """Rows of ours as the dataset of an lm-eval task."""
+    from ilu_cli.data.read import library
+
+    return {"test": library().Dataset.from_list(rows)}
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=lambda x: x.item() if hasattr(x, "item") else str(x)))
+
+
+def _finite(pair: tuple[float, float]) -> list[float | None]:
+    return [None if math.isnan(x) else x for x in pair]

@@ -1,0 +1,144 @@
+"""lm-eval's tasks through `ilu eval`: values are those of lm-eval's evaluator, and errors say what to do."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lm_eval import simple_evaluate
+from lm_eval.tasks import TaskManager
+
+from ilu_cli.harness.lm import IluLM
+from ilu_cli.recipe.harness import harness_names
+
+WMDP = """task: quiz
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {0}}}}}
+test_split: test
+fewshot_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}\\nA. {{{{choices[0]}}}}\\nB. {{{{choices[1]}}}}\\nAnswer:"
+doc_to_choice: ["A", "B"]
+doc_to_target: answer
+metadata: {{version: 3, role: forget}}
+"""
+SUMS = """task: sums
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {0}}}}}
+test_split: test
+fewshot_split: test
+output_type: generate_until
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "{{{{choices[answer]}}}}"
+generation_kwargs: {{until: ["."], max_gen_toks: 4}}
+metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
+metadata: {{version: 1}}
+"""
+
+
+@pytest.fixture
+def quiz(tmp_path):
+    rng, rows = random.Random(1), []
+    for i in range(24):
+        rows.append({"question": f"Which is it, {i}?", "choices": [f"this {i}", "that"], "answer": rng.randrange(2)})
+    data = tmp_path / "quiz.jsonl"
+    data.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    for name, text in (("quiz", WMDP), ("sums", SUMS)):
+        (tmp_path / f"{name}.yaml").write_text(text.format(data))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "shots"), [("quiz", "acc", 0), ("quiz", "acc", 3), ("sums", "exact_match", 2)]
+)
+def test_values_and_rows_are_those_of_lm_eval(quiz, tiny, ilu, name, metric, shots):
+    args = ["eval", tiny, "--bench", f"{name}.yaml", "--fewshot", shots, "--limit", 20, "--json"]
+    done = ilu(*args)
+    assert done.code == 0, done.err
+    found = next(iter(json.loads(done.out)["results"].values()))
+    manager = TaskManager(include_path=str(quiz), include_defaults=False)
+    theirs = simple_evaluate(
+        IluLM(pretrained=str(tiny)), tasks=[name], num_fewshot=shots, limit=20, task_manager=manager, bootstrap_iters=1
+    )
+    assert found["value"] == pytest.approx(theirs["results"][name][f"{metric},none"])
+    assert found["stderr"] == pytest.approx(theirs["results"][name][f"{metric}_stderr,none"])
+    assert (found["n"], found["fewshot"], found["metric"]) == (20, shots, metric)
+    assert found["task_version"] == {name: theirs["versions"][name]}
+    assert found["template"]["doc_to_text"] == theirs["configs"][name]["doc_to_text"]
+    rows = [json.loads(r) for r in next(Path("cache").rglob(f"{name}.rows.jsonl")).read_text().splitlines()]
+    assert [r["question"] for r in rows] == [s["arguments"][0][0] for s in theirs["samples"][name]]
+    assert [r["value"] for r in rows] == [s[metric] for s in theirs["samples"][name]]
+    if metric == "acc":
+        assert found["role"] == "forget"
+        assert found["chance"] == 0.5
+        for row, sample in zip(rows, theirs["samples"][name]):
+            assert row["logps"] == pytest.approx([r[0][0] for r in sample["resps"]], abs=1e-4)
+    again = ilu(*args)
+    assert json.loads(again.out)["results"] == json.loads(done.out)["results"]
+    assert "evaluating" not in again.err
+
+
+def test_the_built_in_ones_are_lm_eval_tasks_too(tiny, ilu):
+    import ilu_cli.benchmarks
+
+    done = ilu("eval", tiny, "--limit", 8, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)["results"]
+    folder = str(Path(ilu_cli.benchmarks.__file__).parent)
+    manager = TaskManager(include_path=folder, include_defaults=False)
+    theirs = simple_evaluate(IluLM(pretrained=str(tiny)), tasks=list(found), limit=8, task_manager=manager,
+                             bootstrap_iters=0)["results"]  # fmt: skip
+    assert {n: (s["role"], s["metric"], s["chance"]) for n, s in found.items()} == {
+        "capitals": ("forget", "acc", 0.25),
+        "elements": ("utility", "acc", 0.25),
+        "prose": ("utility", "word_perplexity", None),
+    }
+    for name, summary in found.items():
+        assert summary["value"] == pytest.approx(theirs[name][f"{summary['metric']},none"], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["wmdp_bio", "mmlu", "gsm8k", "winogrande"])
+def test_a_dataset_that_cannot_be_had_is_said_so(tiny, ilu, name):
+    done = ilu("eval", tiny, "--bench", name)
+    assert done.code == 3
+    assert "cannot be had" in done.err
+    assert "mirror it as" in done.err
+
+
+def test_a_group_is_read_from_the_data_root(tiny, ilu, tmp_path, monkeypatch):
+    for config in ("wmdp-bio", "wmdp-chem", "wmdp-cyber"):
+        folder = tmp_path / "root" / "cais" / "wmdp" / config
+        folder.mkdir(parents=True)
+        rows = [{"question": f"{config} {i}?", "choices": list("wxyz"), "answer": i % 4} for i in range(5)]
+        (folder / "test.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    monkeypatch.setenv("ILU_DATA", str(tmp_path / "root"))
+    done = ilu("eval", tiny, "--bench", "wmdp", "--limit", 4, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)["results"]["wmdp"]
+    assert (found["n"], found["role"], found["chance"]) == (12, "forget", 0.25)
+    parts = [t["value"] for t in found["tasks"].values()]
+    assert list(found["tasks"]) == ["wmdp_bio", "wmdp_chem", "wmdp_cyber"]
+    assert found["value"] == pytest.approx(sum(parts) / 3)
+
+
+def test_names_are_known_without_importing_lm_eval():
+    assert {"mmlu", "wmdp", "wmdp_bio", "gsm8k", "winogrande", "ai2_arc", "mmlu_stem_tasks"} <= set(harness_names())
+    code = (
+        "import sys; sys.argv = ['ilu', 'eval', '--bench', 'wmdp_bia']\n"
+        "from ilu_cli.cli.app import main\n"
+        "try: main()\n"
+        "except SystemExit as e: print(e.code, 'lm_eval.api' in sys.modules, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "False", "False"]
+    assert "Did you mean 'wmdp_bio'?" in done.stderr
+
+
+def test_few_shot_examples_have_no_place_before_prose(tiny, ilu):
+    done = ilu("eval", tiny, "--bench", "prose", "--fewshot", 2)
+    assert done.code == 2
+    assert "takes no few-shot examples" in done.err
