@@ -100,6 +100,7 @@ def run(graph: Graph, jobs: int, plugins: list[Path], changed: Changed) -> None:
 
 
 def _assign(graph: Graph, workers: list[Worker], jobs: int, plugins: list[Path], changed: Changed) -> None:
+    workers[:] = [w for w in workers if w.node or w.process.is_alive()]
     taken = {w.node.hash for w in workers if w.node}
     for node in graph.ready():
         graph.settle(node)
@@ -144,6 +145,8 @@ def _finish(graph: Graph, worker: Worker, answer: dict[str, Any], changed: Chang
         raise KeyboardInterrupt
     else:
         graph.settle(node, answer["run"])
+        if node.status != "done":
+            node.status, node.error = "failed", f"{answer['run']} is not what was planned: another recipe or parent"
     node.seconds = answer["seconds"]
     graph.block()
     graph.save()

@@ -123,7 +123,7 @@ class Graph:
             return
         run = open_run(path) if path else self._runs.get(node.hash)
         if run is not None and run.complete and hash_of_run(run) == node.hash:
-            m = run.manifest
+            self._runs[node.hash], m = run, run.manifest
             node.status, node.run, node.seconds = "done", run.id, m.result.get("seconds")
             node.result = {
                 "subject": self._name(run),

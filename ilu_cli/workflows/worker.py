@@ -6,8 +6,10 @@ import gc
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,9 +61,12 @@ def serve(conn: Connection, root: Path, plugins: list[Path], threads: int) -> No
         except KeyboardInterrupt:
             answer = {"interrupted": True}
         except IluError as error:
-            answer = {"interrupted": True} if error.exit_code == 130 else {"error": str(error)}
+            hint = f" ({error.hint})" if error.hint else ""
+            answer = {"interrupted": True} if error.exit_code == 130 else {"error": f"{error}{hint}"}
         except Exception as error:  # a node's failure is its own, whatever it is
             answer = {"error": f"{type(error).__name__}: {error}"}
+            if os.environ.get("ILU_DEBUG") or "--debug" in sys.argv:
+                traceback.print_exc()
         conn.send(answer | {"seconds": round(time.monotonic() - began, 2)})
         gc.collect()
 
