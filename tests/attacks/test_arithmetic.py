@@ -1,0 +1,65 @@
+"""Quantisation, pruning, projection and benign text on what can be worked out by hand."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch.testing import assert_close
+
+from ilu_cli.attacks.ablate import basis, without
+from ilu_cli.attacks.prune import without_smallest
+from ilu_cli.attacks.quantize import round_to_nearest
+from ilu_cli.engine.probe import fit_choices
+from ilu_cli.registry import task
+from ilu_cli.tasks.capitals import countries
+from ilu_cli.workflows.attack import result_of
+
+
+def test_rounding_to_three_bits():
+    w = torch.tensor([[3.0, -1.4, 0.6, -0.4]])  # Δ = 3 / 3
+    assert round_to_nearest(w, 3).tolist() == [[3.0, -1.0, 1.0, 0.0]]
+    assert round_to_nearest(w, 3, group=2)[0, :2].tolist() == [3.0, -1.0]
+    assert_close(round_to_nearest(w, 3, group=2)[0, 2:], torch.tensor([0.6, -0.4]))  # Δ = 0.2
+    assert round_to_nearest(torch.zeros(2, 3), 4).equal(torch.zeros(2, 3))
+
+
+def test_pruning_takes_the_smallest():
+    w = torch.tensor([[3.0, -1.0], [0.5, -2.0]])
+    assert without_smallest(w, 0.5).tolist() == [[3.0, 0.0], [0.0, -2.0]]
+
+
+def test_the_first_direction_is_the_mean_difference_and_projection_removes_it():
+    differences = torch.tensor([[2.0, 0.1, 0.0], [2.0, -0.1, 0.0]])
+    b = basis(differences, 2)
+    assert_close(b[:, 0].abs(), torch.tensor([1.0, 0.0, 0.0]))
+    assert_close(b[:, 1].abs(), torch.tensor([0.0, 1.0, 0.0]))
+    assert_close(without(torch.tensor([[5.0, 6.0, 7.0]]), b), torch.tensor([[0.0, 0.0, 7.0]]))
+
+
+def test_a_probe_finds_the_feature_that_marks_the_right_choice():
+    g = torch.Generator().manual_seed(0)
+    x, answers = [torch.randn(4, 5, generator=g) for _ in range(40)], [i % 4 for i in range(40)]
+    for f, a in zip(x, answers):
+        f[a, 2] += 8
+    score = fit_choices(x[:30], answers[:30], 1e-3)
+    assert [int(score(f).argmax()) for f in x[30:]] == answers[30:]
+
+
+def test_no_capital_stands_in_the_benign_text():
+    rows = [r["text"] for split in ("train", "test") for r in task["surroundings"].obj().builtin(split)]
+    assert len(set(rows)) == len(rows) >= 150
+    text = "\n".join(rows)
+    assert [c.capital for c in countries() if re.search(rf"\b{re.escape(c.capital)}\b", text)] == []
+
+
+def test_ra_is_over_the_quartiles_of_a_training_and_over_all_other_strengths():
+    def point(strength: int, acc: float) -> dict:
+        return {"x": strength, "eval": {"b": {"role": "forget", "metric": "acc", "value": acc, "stderr": 0.1}}}
+
+    points = [point(0, 0.2), point(3, 0.3), point(6, 0.4), point(9, 0.9), point(12, 0.5)]
+    found = result_of(points, None, 0, quarters=True)
+    assert found["marks"] == [3, 6, 12]
+    assert abs(found["ra"] - (0.7 + 0.6 + 0.5) / 3) < 1e-12
+    assert abs(found["worst"] - 0.1) < 1e-12
+    assert abs(result_of(points, None, 0, quarters=False)["ra"] - (0.7 + 0.6 + 0.1 + 0.5) / 4) < 1e-12

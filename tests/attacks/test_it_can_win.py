@@ -1,0 +1,146 @@
+"""An attack that cannot win proves nothing: each brings back what is merely masked in the way that it undoes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import tiny_tokenizer
+from torch.func import functional_call
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from ilu_cli.attacks.fewshot import demonstrated
+from ilu_cli.attacks.noise import noisy
+from ilu_cli.attacks.prune import without_smallest
+from ilu_cli.attacks.quantize import round_to_nearest
+from ilu_cli.benchmarks.capitals import Capitals
+from ilu_cli.data.encode import Batch, Encoded, collate
+from ilu_cli.engine.probe import Lens
+from ilu_cli.models.load import parts_of
+
+FACTS = 12
+
+
+@pytest.fixture(scope="session")
+def knowing() -> tuple[LlamaForCausalLM, object]:
+    """A model of 64 hidden units that knows twelve capitals."""
+    tokenizer = tiny_tokenizer(600)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
+        max_position_embeddings=512, tie_word_embeddings=False, bos_token_id=None, eos_token_id=0,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    batch = facts(tokenizer, Capitals().items()[:FACTS])
+    fit(model, lambda: nll(model, batch), 80)
+    return model, tokenizer
+
+
+def facts(tokenizer, items, shift: int = 0) -> Batch:
+    """The questions with their answers, or with a wrong choice."""
+    pairs = [(i["question"], i["choices"][(i["answer"] + shift) % 4]) for i in items]
+    return collate([Encoded(tokenizer(q + c)["input_ids"], len(tokenizer(q)["input_ids"])) for q, c in pairs])
+
+
+def nll(model, batch: Batch, weights=None, lens: int | None = None) -> torch.Tensor:
+    if lens is not None:
+        parts = parts_of(model)
+        logits = parts.head(Lens.of(parts, lens).final(batch.ids, batch.mask))
+    else:
+        inputs = {"input_ids": batch.ids, "attention_mask": batch.mask}
+        logits = functional_call(model, weights or {}, kwargs=inputs).logits
+    return torch.nn.functional.cross_entropy(logits[:, :-1][batch.scored[:, 1:]], batch.ids[:, 1:][batch.scored[:, 1:]])
+
+
+def fit(model, loss: Callable[[], torch.Tensor], steps: int, lr: float = 3e-3) -> None:
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
+
+def copy_of(knowing) -> tuple[LlamaForCausalLM, object]:
+    model, tokenizer = knowing
+    twin = LlamaForCausalLM(model.config).eval()
+    twin.load_state_dict(model.state_dict())
+    return twin, tokenizer
+
+
+def attacked(ilu, model, tokenizer, folder, *args) -> tuple[float, float]:
+    """Accuracy before the attack, and the best that it brings back."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    done = ilu("attack", folder, *args, "--set", "eval.benchmarks=[capitals]", "--set", f"eval.limit={FACTS}", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    before = next((1 - f["value"] for f in found["fq"] if f[found["axis"]] == found["unattacked"]), None)
+    return before, 1 - found["worst"]
+
+
+TRANSFORMS = {
+    "quantize": (lambda w, name: round_to_nearest(w, 4, 64), "bits=[4]"),
+    "prune": (lambda w, name: without_smallest(w, 0.5), "fractions=[0.5]"),
+    "noise": (lambda w, name: noisy(w, name, 0.2, 0), "sigmas=[0.2]"),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(TRANSFORMS))
+def test_weight_transforms_bring_back_what_hides_in_the_weights_that_they_destroy(knowing, ilu, tmp_path, kind):
+    """The transformed weights are trained to know, the plain ones to say a wrong choice (straight-through gradient)."""
+    model, tokenizer = copy_of(knowing)
+    transform, key = TRANSFORMS[kind]
+    batch, wrong = (facts(tokenizer, Capitals().items()[:FACTS], shift) for shift in (0, 1))
+
+    def loss() -> torch.Tensor:
+        changed = {
+            n: p + (transform(p.detach(), n) - p.detach()) if p.ndim == 2 and "layers" in n else p
+            for n, p in model.named_parameters()
+        }
+        return nll(model, batch, changed) + nll(model, wrong)
+
+    fit(model, loss, 120)
+    before, after = attacked(ilu, model, tokenizer, tmp_path / "m", "--kind", kind, "--set", f"attack.{key}")
+    assert before <= 0.34
+    assert after >= 0.9
+
+
+@pytest.mark.parametrize("kind", ["fewshot", "rephrase", "logit_lens"])
+def test_other_prompts_and_probes_bring_back_what_only_the_usual_answer_hides(knowing, ilu, tmp_path, kind):
+    model, tokenizer = copy_of(knowing)
+    items = Capitals().items()[:FACTS]
+    plain, lens, key = facts(tokenizer, items, 1), None, {"fewshot": "k=[1]", "rephrase": "wordings=[quiz]"}.get(kind)
+    shown = facts(tokenizer, items)
+    if kind == "fewshot":
+        shown = facts(tokenizer, demonstrated(items, 1, 0, "\n"))
+    elif kind == "rephrase":
+        shown = facts(tokenizer, Capitals().rephrasings(items)["quiz"])
+    else:
+        lens, key = 2, "layers=[1]"
+    fit(model, lambda: nll(model, shown, lens=lens) + nll(model, plain), 100)
+    before, after = attacked(ilu, model, tokenizer, tmp_path / "m", "--kind", kind, "--set", f"attack.{key}")
+    if before is None:  # a probe has no unattacked point; the last layer is the model itself
+        _, best = attacked(ilu, model, tokenizer, tmp_path / "m", "--kind", kind, "--set", "attack.layers=[2]")
+        before = best
+    assert before <= 0.34
+    assert after >= 0.9
+
+
+@pytest.mark.parametrize("kind", ["finetune", "relearn"])
+def test_training_repairs_a_damaged_norm(knowing, ilu, tmp_path, kind):
+    """Half of the final norm's scales have the wrong sign; only the norm is trained, on some of the facts."""
+    model, tokenizer = copy_of(knowing)
+    with torch.no_grad():
+        model.model.norm.weight[::2] *= -1
+    rows = [{"prompt": i["question"], "response": i["choices"][i["answer"]]} for i in Capitals().items()[:FACTS]]
+    (tmp_path / "some.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows[: FACTS // 2]))
+    args = ["--set", "attack.weights=[model.norm.weight]", "--lr", 0.1, "--set", "attack.batch=6"]
+    if kind == "finetune":
+        args = ["--task", tmp_path / "some.jsonl", *args, "--steps", 60]
+    else:
+        args = ["--kind", kind, "--set", f"attack.data={tmp_path / 'some.jsonl'}", *args, "--set", "attack.epochs=60"]
+    before, after = attacked(ilu, model, tokenizer, tmp_path / "m", *args)
+    assert before <= 0.5
+    assert after >= 0.75
