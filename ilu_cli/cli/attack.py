@@ -22,6 +22,7 @@ from ilu_cli.cli.options import (
     only_resume,
     unfinished,
 )
+from ilu_cli.errors import UsageError
 
 DEFAULT_RECIPE = "quickstart-finetune"
 
@@ -105,6 +106,8 @@ def attack(
             newest = store.latest(lambda r: r.complete and r.manifest.command == "unlearn", "finished unlearning run")
             subject = of_run(newest)
         else:
+            if run in registry.task and store.find(run) is None:
+                raise UsageError(f"{run!r} is a task, not a run", hint=f"--task {run}")
             subject = find_subject(run, store)
 
     from ilu_cli.engine.accel import backend

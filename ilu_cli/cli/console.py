@@ -70,11 +70,18 @@ def out_table(table: Table) -> None:
             console.print(f"  {header}: {cell}", markup=False)
 
 
-def next_step(title: str, lines: list[str], command: str) -> None:
+def command_for(command: str | None, recipe: str) -> str:
+    """How a recipe of a command is run."""
+    if command == "suite":
+        return f"ilu attack --suite {recipe.removeprefix('suite-')}"
+    return f"ilu pipeline {recipe}" if command == "pipeline" else f"ilu {command} --recipe {recipe}"
+
+
+def next_step(title: str, lines: list[str], command: str, *, done: bool = True) -> None:
     """The closing summary of a command on stderr, with what to do next: a panel on a terminal, else plain lines."""
-    console = err()
+    console, mark, colour = err(), *(("✓", "green") if done else ("✗", "yellow"))
     if not drawing():
-        for line in (f"✓ {title}", *(f"  {line}" for line in lines), f"  next: {command}"):
+        for line in (f"{mark} {title}", *(f"  {line}" for line in lines), f"  next: {command}"):
             console.print(line, markup=False, soft_wrap=True)
         return
     from rich.panel import Panel
@@ -82,9 +89,9 @@ def next_step(title: str, lines: list[str], command: str) -> None:
 
     body = Text("\n").join([*map(Text, lines), Text.assemble("next  ", (command, "cyan"))])
     body.overflow = "fold"
-    heading = Text.assemble(("✓ ", "green"), (title, "bold"))
+    heading = Text.assemble((f"{mark} ", colour), (title, "bold"))
     if len(heading) > min(console.width, WIDEST) - 6:  # it would be cut in the frame
-        body, heading = Text("\n").join([heading, body]), Text("✓", "green")
+        body, heading = Text("\n").join([heading, body]), Text(mark, colour)
     console.print(Panel(body, title=heading, title_align="left", width=min(console.width, WIDEST), border_style="dim"))
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ilu_cli.cli import console
-from ilu_cli.cli.options import DataRootOption, JsonOption, PluginOption, SetOption
+from ilu_cli.cli.options import DataRootOption, JsonOption, PluginOption, RecipeArgument, SetOption
 
 if TYPE_CHECKING:
     from ilu_cli.workflows.needs import Need
-
-RecipeArgument = Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.", show_default=False)]
 
 
 def doctor(
@@ -22,7 +20,10 @@ def doctor(
     set_: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a recipe needs, what of it is here, and what it will take. Exit code 3 if something is missing."""
+    """Say what a recipe needs, and what of it is here.
+
+    And what it will take. Exit code 3 if something is missing.
+    """
     from ilu_cli.data.root import data_root as root
     from ilu_cli.workflows.needs import ABSENT, hub_in_reach, needs_of, price, read_recipe
 
@@ -43,6 +44,11 @@ def doctor(
         console.out_json(facts)
     else:
         _table(needs, facts)
+        missing = ", ".join(dict.fromkeys(n.name for n in absent))
+        if absent:
+            console.next_step(f"{recipe} is not ready", [f"missing: {missing}"], f"ilu fetch {recipe}", done=False)
+        else:
+            console.next_step(f"{recipe} is ready", [], console.command_for(facts["command"], recipe))
     if absent:
         raise typer.Exit(3)
 

@@ -33,7 +33,10 @@ def evaluate(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure what is forgotten and what is kept, along the lineage of a run."""
+    """Measure what is forgotten and what is kept.
+
+    Along the lineage of a run: original, unlearned, attacked.
+    """
     from ilu_cli.models.subject import find_subject, of_run
     from ilu_cli.recipe.load import digest, find, load
     from ilu_cli.runs.store import Store

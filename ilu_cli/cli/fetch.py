@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ilu_cli.cli import console
-from ilu_cli.cli.doctor import RecipeArgument
-from ilu_cli.cli.options import DataRootOption, JsonOption, PluginOption, SetOption
+from ilu_cli.cli.options import DataRootOption, JsonOption, PluginOption, RecipeArgument, SetOption
 
 
 def fetch(
@@ -14,7 +13,10 @@ def fetch(
     set_: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Download all that a recipe needs into the data root, laid out as the hub lays it out."""
+    """Download all that a recipe needs into the data root.
+
+    Laid out as the hub lays it out.
+    """
     from ilu_cli.data.root import data_root as root
     from ilu_cli.errors import UnavailableError, UsageError
     from ilu_cli.workflows import fetch as workflow
@@ -31,3 +33,4 @@ def fetch(
         raise UnavailableError(f"{len(failed)} of what {recipe} needs could not be had:\n{lines}", hint=hint)
     needs = [need.facts() for need in needs_of(resolved, online=False)]
     console.out_json({"data_root": str(folder), "needs": needs}) if as_json else console.out(str(folder))
+    console.next_step(f"fetched: {recipe}", [f"data and models are in {folder}"], f"ilu doctor {recipe}")

@@ -20,6 +20,12 @@ RecipeOption = Annotated[
         "--recipe", help="A shipped recipe's name, or a YAML file.", show_default=False, autocompletion=complete.recipes
     ),
 ]
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A shipped recipe's name, or a YAML file.", show_default=False, autocompletion=complete.recipes
+    ),
+]
 SetOption = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--set", metavar="KEY=VALUE", help="Set any recipe key, e.g. train.lr=1e-4. Repeatable."),

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from ilu_cli.cli.options import DataRootOption, DryRunOption, JsonOption, PluginOption, SetOption, given
+from ilu_cli.cli.options import DataRootOption, DryRunOption, JsonOption, PluginOption, RecipeArgument, SetOption, given
 from ilu_cli.cli.suite import JobsOption, MarkdownOption, SeedsOption, show
 
 
 def pipeline(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.", show_default=False)],
+    recipe: RecipeArgument,
     seeds: SeedsOption = None,
     jobs: JobsOption = 1,
     state: Annotated[bool, typer.Option("--state", help="Show how far it is, and the table so far.")] = False,
@@ -22,7 +22,10 @@ def pipeline(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run methods × environments × attacks × seeds; what is done is not done again."""
+    """Run a grid of methods, environments, attacks and seeds.
+
+    What is done is not done again.
+    """
     from ilu_cli.recipe.expand import load_pipeline
     from ilu_cli.runs.store import Store
 

@@ -19,7 +19,7 @@ def schema(
     ] = None,
     plugin: PluginOption = None,
 ) -> None:
-    """Print the JSON Schema of recipes, for editors that complete and check YAML."""
+    """Print the JSON Schema of recipes, for editors."""
     from ilu_cli.errors import UsageError, near
     from ilu_cli.recipe.schema import COMMANDS, json_schema
 

@@ -18,7 +18,7 @@ def list_(
     plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what there is: methods, regularisers, tasks, attacks, benchmarks, recipes."""
+    """Show what there is: methods, tasks, attacks, recipes."""
     from ilu_cli import registry
     from ilu_cli.errors import UsageError, near
     from ilu_cli.models.builtin import MODELS

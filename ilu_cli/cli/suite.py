@@ -92,6 +92,8 @@ def show(
         console.out_json(found)
     else:
         _print(graph, found)
+        if not found["failed"] and not state:
+            console.next_step(f"{graph.name}: {len(graph.nodes)} nodes done", [], f"ilu report {graph.name}")
     if found["failed"] and not state:
         raise typer.Exit(5)
 

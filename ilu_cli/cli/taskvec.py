@@ -39,7 +39,7 @@ def taskvec(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare task vectors: does fine-tuning walk back along the unlearning direction?"""
+    """Compare task vectors: does fine-tuning walk back?"""
     from ilu_cli.models.subject import find_subject, of_run
     from ilu_cli.recipe.load import digest, find, load
     from ilu_cli.runs.store import Store

@@ -106,7 +106,10 @@ def unlearn(
         old = unfinished(store, "unlearn", run)
         resolved = load("unlearn", old.path / "recipe.yaml", {}, [])
     elif run is not None:
-        raise UsageError(f"{run!r}: a RUN is named only with --resume", hint="--model names the model to start from")
+        from ilu_cli import registry
+
+        hint = f"--method {run}" if run in registry.objective else "--model names the model to start from"
+        raise UsageError(f"{run!r}: a RUN is named only with --resume", hint=hint)
     else:
         path = _recipe_path(recipe, method)
         flags = given(

@@ -139,7 +139,10 @@ def select_params(model: nn.Module, patterns: list[str] | None) -> dict[str, nn.
         matching = fnmatch.filter(named, pattern)
         if not matching:
             example = next((n for n in named if "down_proj" in n), next(iter(named)))
-            raise UsageError(f"train.params: {pattern!r} matches no weight", hint=f"names look like {example!r}")
+            raise UsageError(
+                f"train.params: {pattern!r} matches no weight",
+                hint=f"names look like {example!r}; the recipe may be made for another model",
+            )
         chosen.update(matching)
     for name, p in named.items():
         p.requires_grad_(name in chosen)

@@ -140,8 +140,11 @@ def _remove(data: Any, key: Key) -> bool:
 def _problem(model: type[BaseModel], layers: Layers, error: Any) -> Problem:
     key, kind, context = _raw_key(layers.data, error["loc"]), error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        known = _keys_at(model.model_json_schema(), layers.data, key[:-1])
-        message = f"unknown key.{near(str(key[-1]), known)} Known here: {', '.join(known)}"
+        root = model.model_json_schema()
+        known = _keys_at(root, layers.data, key[:-1])
+        below = [f"{k}.{key[-1]}" for k in known if key[-1] in _below(root, layers.data, (*key[:-1], k))]
+        better = f" Did you mean {dotted((*key[:-1], below[0]))!r}?" if below else near(str(key[-1]), known)
+        message = f"unknown key.{better} Known here: {', '.join(known)}"
     elif kind == "union_tag_invalid":
         known = [t.strip(" '") for t in context["expected_tags"].split(",")]
         key = (*key, "name")
@@ -153,6 +156,14 @@ def _problem(model: type[BaseModel], layers: Layers, error: Any) -> Problem:
     else:
         message = f"{error['msg'][0].lower()}{error['msg'][1:]}, not {error['input']!r}"
     return Problem(layers.origin(key), dotted(key), message)
+
+
+def _below(root: dict[str, Any], data: Any, key: Key) -> list[str]:
+    """The keys that are known below `key`, as far as they are there: a component that is not named has none."""
+    try:
+        return _keys_at(root, data, key)
+    except (KeyError, TypeError, IndexError):
+        return []
 
 
 def _keys_at(root: dict[str, Any], data: Any, key: Key) -> list[str]:

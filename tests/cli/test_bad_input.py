@@ -16,6 +16,10 @@ from ilu_cli.models import builtin
     ("args", "code", "message"),
     [
         (["unlearn", "--method", "rmuu"], 2, "Did you mean 'rmu'?"),
+        (["unlearn", "--method", "RMU"], 2, "Did you mean 'rmu'?"),
+        (["unlearn", "npo"], 2, "--method npo"),
+        (["unlearn", "--set", "lr=1e-4", "--set", "layer=3"], 2, "Did you mean 'objective.layer'?"),
+        (["attack", "sst2"], 2, "--task sst2"),
         (["unlearn", "--lr", "fast"], 2, "should be a valid number"),
         (["unlearn", "--nonsense"], 2, "No such option"),
         (["unlearn", "--recipe", "quickstart-rmo"], 2, "Did you mean 'quickstart-rmu'?"),
