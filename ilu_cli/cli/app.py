@@ -9,7 +9,20 @@ import traceback
 
 import typer
 
-from ilu_cli.cli import attack, doctor, evaluate, fetch, pipeline, report, runs, schema, show, taskvec, unlearn
+from ilu_cli.cli import (
+    attack,
+    doctor,
+    evaluate,
+    fetch,
+    pipeline,
+    report,
+    runs,
+    schema,
+    show,
+    taskvec,
+    taskvec_apply,
+    unlearn,
+)
 from ilu_cli.errors import IluError, RunFailed
 
 app = typer.Typer(
@@ -24,6 +37,7 @@ app.command("unlearn")(unlearn.unlearn)
 app.command("attack")(attack.attack)
 app.command("eval")(evaluate.evaluate)
 app.command("taskvec")(taskvec.taskvec)
+app.command("taskvec-apply")(taskvec_apply.taskvec_apply)
 app.command("pipeline")(pipeline.pipeline)
 app.command("fetch")(fetch.fetch)
 app.command("doctor")(doctor.doctor)

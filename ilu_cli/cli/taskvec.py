@@ -14,7 +14,7 @@ def taskvec(
     runs: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Argument(
-            metavar="[RUN]...",
+            metavar="RUN",
             help="Unlearning, applied or attack runs; several give a matrix. Default: the latest attack.",
             show_default=False,
             autocompletion=complete.runs,

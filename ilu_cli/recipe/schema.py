@@ -150,6 +150,27 @@ class TaskvecRecipe(Recipe):
     subspace: PositiveInt | None = Field(None, description="compare this many leading singular directions")
 
 
+class VectorSpec(Spec):
+    """A run's task vector, its checkpoint minus its parent, and the coefficient α."""
+
+    run: str
+    alpha: float = 1.0
+
+
+class ApplyRecipe(Recipe):
+    """What `ilu taskvec-apply` runs."""
+
+    command: Literal["apply"] = "apply"
+    vectors: list[VectorSpec] = Field(min_length=1)
+    onto: str | None = Field(None, description="what they are added to; null: their original")
+    merge: Literal["linear", "ties", "dare", "magnitude"] = "linear"
+    density: float | None = Field(None, gt=0, lt=1, description="share of the entries that are kept")
+
+    def problems(self) -> Iterator[tuple[Key, str]]:
+        if (self.merge == "linear") != (self.density is None):
+            yield ("density",), "linear keeps all; ties, dare and magnitude need a density"
+
+
 def _component(known: registry.Registry, base: type[Component]) -> Any:
     """The union of all registered ideas of one kind, told apart by `name`."""
     specs = [
@@ -196,6 +217,7 @@ def _schema(command: str, _registered: tuple[str, ...]) -> type[Recipe]:
     plain: dict[str, Any] = {
         "eval": EvalRecipe,
         "taskvec": TaskvecRecipe,
+        "apply": ApplyRecipe,
         "suite": SuiteRecipe,
         "pipeline": PipelineRecipe,
     }

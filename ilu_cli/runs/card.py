@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ilu_cli.runs.store import Manifest
 
-TITLES = {"unlearn": "Unlearned model", "attack": "Attacked model"}
+TITLES = {"unlearn": "Unlearned model", "attack": "Attacked model", "apply": "Sum of task vectors"}
 
 
 def card(m: Manifest) -> str:
@@ -20,12 +20,13 @@ def card(m: Manifest) -> str:
     )
     weights = "\n".join(f"- `{name}`: sha256 `{digest}`" for name, digest in m.weights.items())
     versions = ", ".join(f"{name} {version}" for name, version in m.versions.items())
+    called = {"apply": "taskvec-apply"}.get(m.command, m.command)
     return f"""# {TITLES[m.command]} `{m.id}`
 
-Made by `ilu {m.command}` ({m.created[:19]} UTC, seed {m.seed}, {m.world_size} process(es), {m.precision} autocast).
+Made by `ilu {called}` ({m.created[:19]} UTC, seed {m.seed}, {m.world_size} process(es), {m.precision} autocast).
 
 `checkpoint/` loads with `AutoModelForCausalLM.from_pretrained("checkpoint")`. The same run again:
-`ilu {m.command} --recipe recipe.yaml`. Steps and losses are in `metrics.jsonl`, results in `eval/`.
+`ilu {called} --recipe recipe.yaml`. Steps and losses are in `metrics.jsonl`, results in `eval/`.
 
 ## Made from
 {parents}

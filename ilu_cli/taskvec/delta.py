@@ -39,6 +39,14 @@ class Weight:
     stored: Stored
     added: tuple[Factors, ...] = ()
 
+    def exact(self) -> Tensor:
+        """The whole weight in float64, adapters included."""
+        plain = self.stored.tensor().double()
+        for factors in self.added:
+            left, right = factors.matrices()
+            plain += left @ right
+        return plain
+
 
 class Checkpoint:
     """The tensors of a checkpoint folder. Tied weights are counted once, even if both are stored."""
@@ -69,10 +77,7 @@ class Checkpoint:
         """The whole weight in its stored type, adapters included."""
         weight = self.weight(name)
         plain = weight.stored.tensor()
-        for factors in weight.added:
-            left, right = factors.matrices()
-            plain = plain + (left @ right).to(plain.dtype)
-        return plain
+        return weight.exact().to(plain.dtype) if weight.added else plain
 
 
 class Adapted(Checkpoint):

@@ -43,6 +43,12 @@ class Difference:
     def dense(self) -> bool:
         return self.stored is not None
 
+    def whole(self) -> Tensor:
+        """All of it, in float64. Only for a difference that is not zero."""
+        parts = [self.stored[0].tensor().double() - self.stored[1].tensor().double()] if self.stored else []
+        parts += [self.low_rank[0] @ self.low_rank[1]] if self.low_rank else []
+        return torch.stack(parts).sum(0)
+
 
 def products(
     checkpoints: list[Checkpoint], vectors: list[tuple[int, int]], names: list[str]
@@ -99,6 +105,13 @@ def _low_rank_products(found: list[Difference]) -> Tensor:
     return total
 
 
+@contextmanager
+def _readers(needed: set[Stored], start: int, size: int) -> Iterator[dict[Stored, Reader]]:
+    """Open files at element `start` of each tensor; each thread has its own."""
+    with ExitStack() as stack:
+        yield {s: Reader(s, stack.enter_context(s.path.open("rb", buffering=0)), start, size) for s in needed}
+
+
 def _partial(found: list[Difference], first: int, last: int, columns: int) -> Tensor:
     """The part of the inner products with a dense difference that rows `first` to `last` contribute."""
     dense = [i for i, d in enumerate(found) if d.dense]
@@ -108,12 +121,8 @@ def _partial(found: list[Difference], first: int, last: int, columns: int) -> Te
     total = torch.zeros(len(found), len(found), dtype=torch.float64)
     square = torch.zeros(len(dense), len(dense), dtype=torch.float64)
     block = torch.empty(len(dense), min(rows, last - first) * columns, dtype=torch.float64)
-    needed = dict.fromkeys(s for pair in ends for s in pair)
-    with ExitStack() as stack:
-        readers = {
-            s: Reader(s, stack.enter_context(s.path.open("rb", buffering=0)), first * columns, block.shape[1])
-            for s in needed
-        }
+    needed = {s for pair in ends for s in pair}
+    with _readers(needed, first * columns, block.shape[1]) as readers:
         for row in range(first, last, rows):
             n = min(rows, last - row)
             v = block[:, : n * columns]

@@ -55,8 +55,8 @@ def overlaps(
         shape = first[0].shape(name)
         if len(shape) != 2 or not (u.dense or u.low_rank) or not (ft.dense or ft.low_rank):
             continue
-        tau = whole(ft)
-        if float(tau.norm()) == 0 or (u.dense and float(whole(u).norm()) == 0):
+        tau = ft.whole()
+        if float(tau.norm()) == 0 or (u.dense and float(u.whole().norm()) == 0):
             continue
         found.append(overlap(name, u, tau, k, seed))
     return found
@@ -86,17 +86,10 @@ def overlap(name: str, u: Difference, tau: Tensor, k: int, seed: int) -> Overlap
     )  # fmt: skip
 
 
-def whole(d: Difference) -> Tensor:
-    """A difference as one float64 matrix [m, n]."""
-    parts = [d.stored[0].tensor().double() - d.stored[1].tensor().double()] if d.stored else []
-    parts += [d.low_rank[0] @ d.low_rank[1]] if d.low_rank else []
-    return torch.stack(parts).sum(0)
-
-
 def leading(d: Difference, k: int, seed: int, name: str) -> tuple[Svd, float, bool]:
     """The first k singular triples, ‖·‖², and whether they are exact. An adapter is decomposed through its factors."""
     if d.dense or d.low_rank is None:
-        tau = whole(d)
+        tau = d.whole()
         (*triple,) = leading_dense(tau, k, seed, name)
         return tuple(triple), float(tau.norm() ** 2), min(tau.shape) <= EXACT  # type: ignore[return-value]
     (q1, r1), (q2, r2) = torch.linalg.qr(d.low_rank[0]), torch.linalg.qr(d.low_rank[1].t())

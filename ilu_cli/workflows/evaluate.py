@@ -21,6 +21,7 @@ from ilu_cli.recipe.specs import EvalSpec
 from ilu_cli.runs.files import cache_dir, write_json, write_text
 
 Summary = dict[str, Any]
+STAGES = {"unlearn": "unlearned", "attack": "attacked", "apply": "applied"}
 
 
 def results_folder(subject: Subject) -> Path:
@@ -117,7 +118,7 @@ def stages(subject: Subject) -> list[tuple[str, Subject]]:
     named = []
     for s in lineage(subject):
         command = s.run.manifest.command if s.run else ""
-        named.append(({"unlearn": "unlearned", "attack": "attacked"}.get(command, "original"), s))
+        named.append((STAGES.get(command, "original"), s))
     return named
 
 

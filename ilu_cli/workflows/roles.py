@@ -46,13 +46,8 @@ def find_roles(subject: Subject, store: Store) -> Roles:
     """The checkpoints around a run: its original, the unlearned model, and fine-tunings of both by the same attack.
 
     Raises:
-        UnavailableError: if there is no unlearned model in the lineage, or the run itself kept no weights.
+        UnavailableError: if there is no unlearned model in the lineage.
     """
-    if subject.run and not subject.run.manifest.weights:
-        raise UnavailableError(
-            f"run {subject.label} kept no weights (keep: none), so there is nothing to compare",
-            hint="attack again with keep: final or points",
-        )
     unlearned = next((s for s in reversed(lineage(subject)) if s.run and s.run.manifest.command in UNLEARNS), None)
     if unlearned is None:
         raise UnavailableError(f"{subject.label} does not descend from an unlearned model", hint="run `ilu unlearn`")
