@@ -1,0 +1,90 @@
+"""Data disjoint from the environments, what is kept, when training stops, and what a run without a model says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from test_every_attack import UNLEARN
+
+from ilu_cli.data.sources import load_dataset
+from ilu_cli.recipe.specs import DataRef
+from ilu_cli.workflows.disjoint import Environments
+
+SMALL = ["--set", "attack.batch=2", "--set", "eval.limit=4", "--no-reference", "--json"]
+
+
+def recipe(steps: int, limit: int | None = None) -> dict:
+    env = [{"name": "sst2", "limit": limit}]
+    return {"seed": 0, "train": {"steps": steps}, "regularizers": [{"env": env, "batch": 8}]}
+
+
+def test_rows_of_an_environment_are_taken_out_of_the_attack():
+    data = load_dataset(DataRef(name="sst2"), "train")
+    other, counts, note = Environments([recipe(1)]).without(load_dataset(DataRef(name="qqp"), "train"))
+    assert (counts["overlap"], note) == (0, "")
+    assert counts["rows"] == len(other.rows)
+    some, counts, _ = Environments([recipe(1, limit=100)]).without(data)
+    assert some.rows == data.rows[100:]
+    assert counts == {"rows": len(data.rows) - 100, "overlap": 100}
+    unvisited, counts, note = Environments([recipe(3)]).without(data)  # all rows were the environment's
+    assert counts == {"rows": len(data.rows) - 24, "overlap": 24}
+    assert len(unvisited.rows) == len(data.rows) - 24
+    assert "was an environment" in note
+    _, counts, note = Environments([recipe(len(data.rows) // 8 + 1)]).without(data)
+    assert counts["overlap"] == len(data.rows)
+    assert "NOT on unseen data" in note
+
+
+@pytest.fixture
+def unlearned(tiny, ilu) -> Path:
+    return Path(ilu(*UNLEARN, "--model", tiny, "--irm-env", "sst2", "--irm-batch", 2).out.strip())
+
+
+def test_overlap_is_recorded_and_points_are_kept(unlearned, ilu):
+    done = ilu("attack", "--task", "sst2", "--steps", 4, "--set", "attack.test_rows=4", "--set", "keep=points", *SMALL)
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert found["disjoint"]["overlap"] == 4  # two steps of two rows
+    run = Path(found["path"])
+    assert json.loads((run / "manifest.json").read_text())["result"]["disjoint"] == found["disjoint"]
+    assert sorted(p.name for p in (run / "points").iterdir()) == [f"steps-{s:07d}" for s in (1, 2, 4)]
+    assert all((p / "model.safetensors").is_file() for p in (run / "points").iterdir())
+
+
+def test_a_run_without_a_checkpoint_is_no_model(unlearned, ilu):
+    found = json.loads(ilu("attack", "--kind", "prune", *SMALL[2:]).out)
+    refused = ilu("eval", found["run"], "--limit", 4)
+    assert refused.code == 3
+    assert "kept no checkpoint" in refused.err
+    latest = ilu("eval", "--limit", 4, "--json")
+    assert json.loads(latest.out)["run"] == unlearned.name
+    wrong = ilu("attack", "--kind", "fewshot", "--set", "keep=final")
+    assert wrong.code == 2
+    assert "changes no weights" in wrong.err
+
+
+def test_training_stops_when_the_task_has_settled(unlearned, ilu, tmp_path):
+    rows = [{"prompt": f"{i} plus one is", "response": str(i + 1)} for i in range(10)]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    done = ilu("attack", "--task", tmp_path / "sums.jsonl", "--steps", 400, "--lr", 1e-7,
+               "--set", "attack.stop=plateau", *SMALL)  # fmt: skip
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert [p["steps"] for p in found["points"]] == [0, 4, 8, 12, 16]  # four epochs of eight rows, all with the same FA
+    assert found["marks"] == [4, 8, 16]
+    assert found["fa"]["n"] == 2
+
+
+def test_an_adapter_is_trained_and_kept(unlearned, ilu):
+    done = ilu("attack", "--kind", "relearn", "--set", "attack.k=4", "--set", "attack.lora.r=2", *SMALL)
+    assert done.code == 0, done.err
+    assert (Path(json.loads(done.out)["path"]) / "checkpoint" / "adapter_config.json").is_file()
+    assert ilu("eval", "--limit", 4).code == 0
+
+
+def test_relearning_without_a_lineage_asks_for_the_forget_data(tiny, ilu):
+    refused = ilu("attack", tiny, "--kind", "relearn")
+    assert refused.code == 2
+    assert "attack.data" in refused.err
