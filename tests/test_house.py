@@ -23,13 +23,12 @@ LEVELS = [
     {"workflows"},
     {"report"},
     {"attacks", "benchmarks", "harness", "taskvec"},
-    {"metrics"},
     {"objectives", "retain", "regularizers", "defences"},
     {"engine"},
     {"models"},
     {"data"},
     {"tasks"},
-    {"recipe", "runs"},
+    {"recipe", "runs", "metrics"},
     {"registry", "errors", "__init__"},
 ]
 LIGHT = {"recipe", "runs", "registry", "errors", "tasks", "__init__", "__main__"}

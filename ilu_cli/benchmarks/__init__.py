@@ -11,8 +11,10 @@ from ilu_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from ilu_cli.engine.scoring import Scorer
+    from ilu_cli.recipe.specs import EvalSpec
 
 Row = dict[str, Any]
+Number = dict[str, float | None]  # value and stderr
 
 
 class Benchmark:
@@ -24,6 +26,11 @@ class Benchmark:
     higher: str = "knows more"
     source: str = "builtin"
     reads: tuple[tuple[str, str], ...] = ()  # (task, split) on the hub that `items` loads
+    others: tuple[str, ...] = ()  # numbers that it yields beside `metric`
+    takes_retain_run: bool = False
+
+    def configure(self, spec: EvalSpec) -> None:
+        """Take what the recipe says about it."""
 
     def items(self) -> list[Row]:
         """The examples, each with all that scoring needs."""
@@ -42,12 +49,16 @@ class Benchmark:
         raise UsageError(f"eval.fewshot: {type(self).__name__} takes no few-shot examples")
 
     def score(self, scorer: Scorer, items: list[Row]) -> list[Row]:
-        """One row per item, with a number `value` (and `weight`, for ratios)."""
+        """Rows with a number `value` (and `weight`, for ratios). Those of another number than `metric` name it."""
         raise NotImplementedError
 
     def summarise(self, rows: list[Row]) -> tuple[float, float]:
-        """Value and standard error; here the mean of `value`."""
-        return mean_and_error([r["value"] for r in rows])
+        """Value and standard error of `metric`, from its rows."""
+        return estimate(rows)
+
+    def also(self, rows: list[Row]) -> dict[str, Number]:
+        """The other numbers, by name; here those that rows name."""
+        return {name: number(*estimate(rs)) for name, rs in by_metric(rows).items() if name}
 
     def rephrasings(self, items: list[Row]) -> dict[str, list[Row]]:
         """The same items in other words or languages, by the name of the wording; here there are none."""
@@ -92,3 +103,43 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
     if n < 2:
         return mean, math.nan
     return mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
+
+
+def number(value: float, error: float) -> Number:
+    """As a summary holds it: an error that is not known is None."""
+    return {"value": value, "stderr": None if math.isnan(error) else error}
+
+
+def by_metric(rows: list[Row]) -> dict[str, list[Row]]:
+    """The rows by the number they belong to; "" is the headline."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.get("metric", ""), []).append(row)
+    return groups
+
+
+def estimate(rows: list[Row]) -> tuple[float, float]:
+    """Value and standard error of one number: the mean of `value`, or with weights Σ value / Σ weight.
+
+    The error of the ratio is by the delta method. NaN for the error of a single row.
+    """
+    if "weight" not in rows[0]:
+        return mean_and_error([r["value"] for r in rows])
+    weights, n = sum(r["weight"] for r in rows), len(rows)
+    ratio = sum(r["value"] for r in rows) / weights
+    if n < 2:
+        return ratio, math.nan
+    spread = sum((r["value"] - ratio * r["weight"]) ** 2 for r in rows) * n / (n - 1)
+    return ratio, math.sqrt(spread) / weights
+
+
+def perplexity(rows: list[Row]) -> tuple[float, float]:
+    """exp of the ratio, where `value` is a summed NLL and `weight` its tokens; error by the delta method."""
+    loss, error = estimate(rows)
+    return math.exp(loss), math.exp(loss) * error
+
+
+def interleave(parts: list[list[Row]]) -> list[Row]:
+    """The items of several parts in turn, so that the first few are some of each."""
+    longest = max(map(len, parts))
+    return [part[i] for i in range(longest) for part in parts if i < len(part)]

@@ -166,7 +166,8 @@ def _table(found: dict[str, Any]) -> None:
             next((p for p in c["points"] if p[axis] == point[axis]), {"eval": {}}) for _, c in columns
         ]
         table.add_row(
-            str(point.get("label", point[axis])), *(_cell(p["eval"].get(name)) for p in same for name in names)
+            str(point.get("label", point[axis])),
+            *(console.measured(p["eval"].get(name)) for p in same for name in names),
         )
     console.out_table(table)
     for title, c in columns:
@@ -178,10 +179,3 @@ def _table(found: dict[str, Any]) -> None:
         console.out(f"attack data: {d['overlap']} rows overlap with the environments, {d['rows']} rows were used")
     if any(d["source"] == "builtin" for d in found["data"]):
         console.out("data: builtin stand-ins")
-
-
-def _cell(summary: dict[str, Any] | None) -> str:
-    if summary is None:
-        return "-"
-    error = f" ±{summary['stderr']:.3f}" if summary["stderr"] is not None else ""
-    return f"{summary['value']:.3f}{error}"

@@ -77,6 +77,14 @@ def command_for(command: str | None, recipe: str) -> str:
     return f"ilu pipeline {recipe}" if command == "pipeline" else f"ilu {command} --recipe {recipe}"
 
 
+def measured(summary: dict[str, Any] | None) -> str:
+    """A number with its standard error, for a table."""
+    if summary is None:
+        return "-"
+    error = f" ±{summary['stderr']:.3f}" if summary["stderr"] is not None else ""
+    return f"{summary['value']:.3f}{error}"
+
+
 def next_step(title: str, lines: list[str], command: str, *, done: bool = True) -> None:
     """The closing summary of a command on stderr, with what to do next: a panel on a terminal, else plain lines."""
     console, mark, colour = err(), *(("✓", "green") if done else ("✗", "yellow"))

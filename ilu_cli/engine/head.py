@@ -164,6 +164,28 @@ def picked_logps(
     return logps, greedy
 
 
+@torch.no_grad()
+def token_moments(hidden: Tensor, head: torch.nn.Linear, targets: Tensor) -> Tensor:
+    """[4, N] float32 per token: log p of the target, mean and deviation of log p under p, 1 if it is the argmax.
+
+    Args:
+        hidden: [N, D], the states that predict `targets`.
+        head: the LM head.
+        targets: [N], token ids.
+    """
+    full, w = torch.promote_types(hidden.dtype, torch.float32), head.weight.to(_compute_dtype(hidden))
+    found = []
+    for i in range(0, hidden.shape[0], CHUNK):
+        part = slice(i, i + CHUNK)
+        logp = _logits(hidden[part], w, head.bias, full).log_softmax(-1)
+        p = logp.exp()
+        mean = (p * logp).sum(-1)
+        std = (p * (logp - mean[:, None]).square()).sum(-1).sqrt()
+        picked = logp.gather(-1, targets[part, None]).squeeze(-1)
+        found.append(torch.stack([picked, mean, std, (logp.argmax(-1) == targets[part]).to(full)]))
+    return torch.cat(found, dim=1)
+
+
 def _add_gradients(
     dz: Tensor, part: slice, hidden: Tensor, w: Tensor, d_hidden: Tensor | None, d_weight: Tensor | None,
     d_bias: Tensor | None,

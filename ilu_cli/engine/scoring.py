@@ -5,6 +5,7 @@ What requests share at their beginning is run once (`ilu_cli.engine.tree`); the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +46,7 @@ class Scorer:
     tokens: int = TOKENS  # fewer once memory has run out
     known: dict[tuple[str, bool], list[int]] = field(default_factory=dict)
     chat: bool = False
+    original: Callable[[], Scorer] | None = None  # loads the model that everything began with
 
     @property
     def context_length(self) -> int:

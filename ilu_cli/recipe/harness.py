@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
+import sys
 from pathlib import Path
+
+import yaml
 
 KEY = re.compile(r"""^["']?(task|group|tag)["']?:[ \t]*(.*(?:\n[ \t]*- .*)*)""", re.MULTILINE)
 NAME = re.compile(r"[\w./:+-]+")
@@ -25,3 +28,20 @@ def harness_names() -> dict[str, Path]:
                 for name in NAME.findall(value.split("#")[0]):
                     found.setdefault(name, folder)
     return found
+
+
+def own_metrics(module: str) -> set[str]:
+    """The metrics of a built-in lm-eval task, read from the YAML file beside its module; empty if there is none."""
+    path = Path(sys.modules[module].__file__ or "").with_suffix(".yaml")
+    if not path.is_file():
+        return set()
+    said = yaml.load(path.read_text(encoding="utf-8"), Loader=_Plain)
+    chance = {"chance"} if "chance" in said["metadata"] else set()
+    return {said["metric_list"][0]["metric"]} | chance
+
+
+class _Plain(yaml.SafeLoader):
+    """SafeLoader that reads the names of functions as text."""
+
+
+_Plain.add_constructor("!function", lambda _, node: str(node.value))

@@ -15,7 +15,7 @@ from ilu_cli.recipe.specs import (
     AttackEvalSpec,
     Component,
     DefenceSpec,
-    EvalSpec,
+    GateSpec,
     LoraSpec,
     ModelSpec,
     RegularizerSpec,
@@ -132,7 +132,7 @@ class EvalRecipe(Recipe):
     """What `ilu eval` runs."""
 
     command: Literal["eval"] = "eval"
-    eval: EvalSpec = EvalSpec()
+    eval: GateSpec = GateSpec()
 
     def problems(self) -> Iterator[tuple[Key, str]]:
         yield from self.eval.problems(("eval",))

@@ -27,7 +27,7 @@ from ilu_cli.recipe.specs import EvalSpec, Form, LoraSpec, TrainSpec
 from ilu_cli.runs.store import Run
 from ilu_cli.taskvec.delta import Checkpoint, open_checkpoint
 from ilu_cli.workflows.disjoint import Environments
-from ilu_cli.workflows.evaluate import Evaluation
+from ilu_cli.workflows.evaluate import Evaluation, load_scorer
 from ilu_cli.workflows.plan import StreamPlan, stream_of
 
 ANSWER_TOKENS = 96  # new tokens for a generated answer
@@ -78,6 +78,7 @@ class Attempted:
         self.saved = self.model
         self.scorer = Scorer(self.model, parts_of(self.model), self.tokenizer, backend(), self.spec.precision)
         self.scorer.chat = self.spec.chat
+        self.scorer.original = functools.cache(lambda: load_scorer(self.origin, self.spec.precision))
 
     @functools.cached_property
     def evaluation(self) -> Evaluation:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ilu_cli import registry
-from ilu_cli.benchmarks import Benchmark
+from ilu_cli.benchmarks import Benchmark, number
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.scoring import Scorer
 from ilu_cli.harness.task import HarnessTask
 from ilu_cli.models.load import load_model, load_tokenizer, parts_of
-from ilu_cli.models.subject import Subject, lineage
+from ilu_cli.models.subject import Subject, lineage, original_of
 from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.recipe.specs import EvalSpec
 from ilu_cli.runs.files import cache_dir, write_json, write_text
@@ -47,7 +47,9 @@ class Evaluation:
 
     def __init__(self, spec: EvalSpec, reporter: Reporter) -> None:
         self.spec, self.reporter = spec, reporter
-        self.benchmarks = {name: find_benchmark(name, spec.fewshot) for name in spec.benchmarks}
+        self.benchmarks = {name: find_benchmark(name, spec.fewshot) for name in spec.names}
+        for bench in self.benchmarks.values():
+            bench.configure(spec)
         self.items = {name: b.first(spec.limit) for name, b in self.benchmarks.items()}
 
     def key(self, name: str, digest: str) -> str:
@@ -71,14 +73,13 @@ class Evaluation:
         """Score one benchmark, its own items or others, and keep summary and rows in `folder`."""
         bench, items = self.benchmarks[name], self.items[name] if items is None else items
         rows = bench.score(scorer, items)
-        value, error = bench.summarise(rows)
         summary = {
             "benchmark": name,
             "metric": bench.metric,
             "role": bench.role,
-            "value": value,
-            "stderr": None if math.isnan(error) else error,
-            "n": len(rows),
+            **number(*bench.summarise([r for r in rows if "metric" not in r])),
+            "also": bench.also(rows),
+            "n": sum("metric" not in r for r in rows),
             "chance": bench.chance,
             "precision": self.spec.precision,
             "data": {"name": name, "source": bench.source, "fingerprint": bench.fingerprint(items)},
@@ -95,7 +96,7 @@ class Evaluation:
     def subject(self, subject: Subject) -> dict[str, Summary]:
         """All benchmarks on one model; it is loaded only if something is not known yet."""
         folder, digest = results_folder(subject), subject.digest
-        found = {name: self.known(name, digest, folder) for name in self.spec.benchmarks}
+        found = {name: self.known(name, digest, folder) for name in self.spec.names}
         missing = [name for name, summary in found.items() if summary is None]
         if missing:
             self.reporter.note(f"evaluating {subject.label}: {', '.join(missing)}")
@@ -110,7 +111,9 @@ def load_scorer(subject: Subject, precision: str) -> Scorer:
     """Load a subject for scoring."""
     b = backend()
     model = load_model(subject, b.device)
-    return Scorer(model, parts_of(model), load_tokenizer(subject.folder), b, precision)
+    scorer = Scorer(model, parts_of(model), load_tokenizer(subject.folder), b, precision)
+    scorer.original = functools.cache(lambda: load_scorer(original_of(subject), precision) if subject.run else scorer)
+    return scorer
 
 
 def stages(subject: Subject) -> list[tuple[str, Subject]]:

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ilu_cli.benchmarks import Benchmark, Number, Row, by_metric, estimate, interleave
+from ilu_cli.errors import UnavailableError
+from ilu_cli.registry import benchmark
+
+if TYPE_CHECKING:
+    from ilu_cli.engine.scoring import Scorer
+    from ilu_cli.recipe.specs import EvalSpec
+
+NEW = 128  # tokens of a generated answer
+KEPT = {"retain": "retain", "authors": "real_authors", "facts": "world_facts"}
+MEASURES = ("prob", "rouge", "truth_ratio")
+
+
+def _define(name: str, forget: str) -> None:
+    @benchmark(name=name)
+    class TOFU(Benchmark):
+        __doc__ = f"""TOFU {forget}: probability, ROUGE-L recall, truth ratio, model utility (arXiv 2401.06121).
+
+        The headline is the mean P(answer|question)^(1/tokens) on the forget set. `eval.retain_run` names a run of a
+        model that never saw it, evaluated with the same benchmark, or its rows file; with it comes forget quality, the
+        p-value of a Kolmogorov-Smirnov test between the truth ratios. The prompt is `Question: … Answer:` without a
+        chat template, and answers end without the end-of-sequence token.
+        """
+        role = "forget"
+        metric = "prob"
+        others = (
+            "rouge", "truth_ratio", *(f"{part}_{m}" for part in KEPT for m in MEASURES), "utility", "forget_quality",
+        )  # fmt: skip
+        takes_retain_run = True
+        reads = tuple((f"tofu-{d}_perturbed", "train") for d in (forget, *KEPT.values()))
+        retain: list[float] | None = None
+
+        def configure(self, spec: EvalSpec) -> None:
+            self.retain = retain_ratios(spec.retain_run, name) if spec.retain_run else None
+
+        def fingerprint(self, items: list[Row]) -> str:
+            return super().fingerprint([*items, {"retain": self.retain}] if self.retain else items)
+
+        def items(self) -> list[Row]:
+            from ilu_cli.data.sources import load_dataset
+            from ilu_cli.recipe.specs import DataRef
+
+            parts = []
+            for part, dataset in {"forget": forget, **KEPT}.items():
+                data = load_dataset(DataRef(name=f"tofu-{dataset}_perturbed", source="hub"), "train")
+                self.source = data.source
+                found = []
+                for row, example in zip(data.rows, data.examples()):
+                    answers = [row["answer"], row.get("paraphrased_answer", row["answer"]), *row["perturbed_answer"]]
+                    found.append({"part": part, "prompt": example.prompt, "answers": [f" {a}" for a in answers]})
+                parts.append(found)
+            return interleave(parts)
+
+        def score(self, scorer: Scorer, items: list[Row]) -> list[Row]:
+            from ilu_cli.engine.tokens import encode_pair, token_scores
+            from ilu_cli.metrics.text import rouge_l
+
+            said = scorer.complete([i["prompt"] for i in items], NEW)
+            pairs = [encode_pair(scorer, i["prompt"], answer) for i in items for answer in i["answers"]]
+            logps = iter([float(s.logp.mean()) for s in token_scores(scorer, pairs)])
+            rows = []
+            for item, text in zip(items, said):
+                answer = item["answers"][0].strip()
+                measured = _measures(item["part"], [next(logps) for _ in item["answers"]])
+                rows += _rows(item, measured | {"rouge": rouge_l(answer, text, recall=True, stem=True)}, text)
+            return rows
+
+        def also(self, rows: list[Row]) -> dict[str, Number]:
+            from ilu_cli.metrics.tofu import forget_quality, model_utility
+
+            found, groups = super().also(rows), by_metric(rows)
+            kept = {name: estimate(rs)[0] for name, rs in groups.items() if name.startswith(tuple(KEPT))}
+            if len(kept) == len(KEPT) * len(MEASURES):  # a small limit may leave a part out
+                found["utility"] = {"value": model_utility(kept), "stderr": None}
+            if self.retain:
+                ours = [r["ratio"] for r in groups["truth_ratio"]]
+                found["forget_quality"] = {"value": forget_quality(ours, self.retain), "stderr": None}
+            return found
+
+
+def _measures(part: str, logps: list[float]) -> dict[str, float]:
+    """Probability and truth ratio from the mean log-probabilities of answer, paraphrase and wrong answers."""
+    import math
+
+    from ilu_cli.metrics import tofu
+
+    answer, paraphrase, *wrong = logps
+    ratio = tofu.truth_ratio(wrong, paraphrase)
+    fact = part in ("authors", "facts")
+    return {
+        "prob": tofu.share_of_right(answer, wrong) if fact else math.exp(answer),
+        "truth_ratio": tofu.closeness(ratio) if part == "forget" else tofu.truthfulness(ratio),
+        "ratio": ratio,
+    }
+
+
+def _rows(item: Row, measured: dict[str, float], said: str) -> list[Row]:
+    """Three rows of an item, one for each measure."""
+    prefix = "" if item["part"] == "forget" else f"{item['part']}_"
+    extra = {"prob": {"prompt": item["prompt"]}, "rouge": {"said": said}, "truth_ratio": {"ratio": measured["ratio"]}}
+    rows = [{"metric": prefix + m, "value": measured[m], **extra[m]} for m in MEASURES]
+    if not prefix:
+        del rows[0]["metric"]  # the headline
+    return rows
+
+
+def retain_ratios(text: str, bench: str) -> list[float]:
+    """The truth ratios on the forget set in a rows file, or in the results of a run.
+
+    Raises:
+        UnavailableError: if there are none.
+    """
+    from ilu_cli.runs.store import Store
+
+    path = Path(text)
+    if not path.is_file():
+        run = Store().find(text)
+        if run is None:
+            raise UnavailableError(f"eval.retain_run: there is no run or rows file {text!r}.{Store().near(text)}")
+        path = run.eval / f"{bench}.rows.jsonl"
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        ratios = [float(r["ratio"]) for r in rows if r.get("metric") == "truth_ratio"]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        hint = f"`ilu eval {text} --bench {bench} --alone` writes it"
+        raise UnavailableError(f"eval.retain_run: {path} cannot be read: {error}", hint=hint) from error
+    if not ratios:
+        raise UnavailableError(f"eval.retain_run: {path} has no truth ratios")
+    return ratios
+
+
+_define("tofu", "forget10")
+for _share in ("forget01", "forget05"):
+    _define(f"tofu-{_share}", _share)

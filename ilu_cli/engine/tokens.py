@@ -1,0 +1,40 @@
+"""What a model says of every token of a target: its probability, the spread of the others, whether it comes first."""
+
+from __future__ import annotations
+
+import torch
+
+from ilu_cli.data.encode import Encoded, collate, split_pair
+from ilu_cli.engine.head import token_moments
+from ilu_cli.engine.scoring import Scorer, _packed
+from ilu_cli.metrics.membership import TokenScores
+
+
+def encode_pair(scorer: Scorer, prompt: str, target: str, *, limit: int | None = None) -> Encoded:
+    """Prompt and target as tokens, the target cut to `limit` of them, the prompt's beginning to what the context holds.
+
+    A text without a prompt begins with a token that is not scored: nothing predicts it.
+    """
+    context, answer = split_pair(scorer.tokenizer, prompt, target)
+    answer = answer[: min(limit or len(answer), scorer.context_length - bool(context))]
+    room = scorer.context_length - len(answer)
+    context = context[-room:] if room else []
+    return Encoded([*context, *answer], max(1, len(context)))
+
+
+@torch.no_grad()
+def token_scores(scorer: Scorer, items: list[Encoded]) -> list[TokenScores]:
+    """Score the target tokens of each item, in the order given."""
+    b = scorer.backend
+    order = sorted(range(len(items)), key=lambda i: len(items[i].ids))[b.rank :: b.world]
+    found = []
+    for group in _packed(order, [len(e.ids) for e in items], scorer.tokens):
+        batch = collate([items[i] for i in group]).to(b.device)
+        with b.autocast(scorer.precision):
+            final = scorer.parts.final(batch.ids, batch.mask.long())
+            scored = batch.scored[:, 1:]
+            moments = token_moments(final[:, :-1][scored], scorer.parts.head, batch.ids[:, 1:][scored])
+        parts = moments.cpu().split([items[i].targets for i in group], dim=1)
+        found += [(i, part.double().numpy()) for i, part in zip(group, parts)]
+    by_item = dict(b.gather(found))
+    return [TokenScores(logp, mean, std, hit > 0) for logp, mean, std, hit in (by_item[i] for i in range(len(items)))]

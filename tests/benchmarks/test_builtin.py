@@ -1,0 +1,97 @@
+"""Coherence, memorisation and membership on tiny models: what they say of the original, and that they see damage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from transformers import AutoModelForCausalLM
+
+from ilu_cli import registry
+from ilu_cli.benchmarks import by_metric
+from ilu_cli.benchmarks.memorisation import sentences
+from ilu_cli.engine.tokens import encode_pair
+from ilu_cli.models.subject import find_model
+from ilu_cli.workflows.evaluate import load_scorer
+
+
+@pytest.fixture
+def scorer(tiny):
+    return load_scorer(find_model(str(tiny)), "fp32")
+
+
+def run(name: str, scorer, limit: int) -> tuple[float, dict, list[dict]]:
+    bench = registry.benchmark[name].obj()
+    rows = bench.score(scorer, bench.items()[:limit])
+    return bench.summarise(by_metric(rows)[""])[0], bench.also(rows), rows
+
+
+def test_memorisation_is_teacher_forced(scorer):
+    value, also, rows = run("memorisation", scorer, 12)
+    expected = []
+    for row in by_metric(rows)[""]:
+        e = encode_pair(scorer, row["prompt"], row["target"])
+        greedy = scorer.model(input_ids=torch.tensor([e.ids])).logits[0, e.start - 1 : -1].argmax(-1).tolist()
+        hits = [a == b for a, b in zip(greedy, e.ids[e.start :])]
+        expected.append(sum(hits) / len(hits))
+    assert also["exact"]["value"] == pytest.approx(sum(expected) / 12)
+    assert 0 <= value <= also["exact"]["value"]
+
+
+def test_memorisation_asks_every_country_once():
+    items = registry.benchmark["memorisation"].obj().items()
+    assert len(items) == len({r["country"] for r in sentences()}) == len(sentences())
+    assert sum(bool(i["prompt"]) for i in items) > 0.8 * len(items)
+    for row, item in zip(sentences(), items):
+        assert item["prompt"] + item["target"] == row["text"]
+        assert row["capital"] in item["target"]
+
+
+def test_membership_is_the_auc_of_each_attack(scorer):
+    value, also, rows = run("membership", scorer, 40)
+    for name, group in by_metric(rows).items():
+        expected = roc_auc_score([r["member"] for r in group], [r["score"] for r in group])
+        assert (also[name]["value"] if name else value) == pytest.approx(expected)
+    assert also["reference"]["value"] == 0.5  # the original compared with itself
+    assert {r["text"] for r in rows if r["member"]}.isdisjoint({r["text"] for r in rows if not r["member"]})
+
+
+def test_coherence_sees_a_broken_model(tiny, scorer, tmp_path):
+    """Noise and a constant loop are judged by the original model, and both score below its own continuations."""
+    own, also, rows = run("coherence", scorer, 6)
+    assert 0 <= own <= 1
+    assert set(also) == {"repetition", "ppl", "written_ppl"}
+    assert all(r["continuation"] for r in by_metric(rows)[""])
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny, folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():  # one token is always the likeliest
+        model.model.norm.weight.zero_()
+        model.model.embed_tokens.weight.mul_(-1)
+    model.save_pretrained(folder)
+    broken = load_scorer(find_model(str(folder)), "fp32")
+    broken.original = lambda: scorer
+    value, damage, _ = run("coherence", broken, 6)
+    assert damage["written_ppl"] == also["written_ppl"]  # the judge is the same
+    assert value < own or damage["repetition"]["value"] > 0.8
+
+
+def test_they_run_from_the_command_line(ilu, tiny):
+    names = ("coherence", "memorisation", "membership")
+    done = ilu("eval", tiny, "--limit", 4, "--json", *(x for n in names for x in ("--bench", n)))
+    assert done.code == 0, done.err
+    found = json.loads(done.out)["results"]
+    assert {n: found[n]["n"] for n in names} == {"coherence": 4, "memorisation": 4, "membership": 4}
+    table = ilu("eval", tiny, "--limit", 4, "--bench", "membership").out
+    assert "min_k_plus" in table
+
+
+def test_a_model_that_says_nothing_is_not_coherent(scorer):
+    bench = registry.benchmark["coherence"].obj()
+    scorer.complete = lambda prompts, new: ["" for _ in prompts]
+    groups = by_metric(bench.score(scorer, bench.items()[:3]))
+    assert [r["value"] for r in groups[""]] == [0, 0, 0]
+    assert "ppl" not in groups

@@ -1,0 +1,121 @@
+"""The published benchmarks on a tiny model, over mirrors of their datasets; every number against its rows."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from mirrors import mirror
+from scipy.stats import hmean, ks_2samp
+from sklearn.metrics import roc_auc_score
+
+from ilu_cli.models.subject import find_model
+from ilu_cli.workflows.evaluate import results_folder
+
+
+@pytest.fixture(scope="module")
+def mirrors(tmp_path_factory):
+    root = tmp_path_factory.mktemp("mirrors")
+    for name in ("cais/wmdp", "muse-bench/MUSE-News", "muse-bench/MUSE-Books", "locuslab/TOFU"):
+        mirror(root, name, 6)
+    return root
+
+
+@pytest.fixture
+def evaluate(tiny, ilu, mirrors, monkeypatch):
+    monkeypatch.setenv("ILU_DATA", str(mirrors))
+
+    def run(bench: str, *args: str) -> tuple[dict, list[dict]]:
+        done = ilu("eval", tiny, "--bench", bench, "--json", *args)
+        assert done.code == 0, done.err
+        rows = (results_folder(find_model(str(tiny))) / f"{bench}.rows.jsonl").read_text().splitlines()
+        return json.loads(done.out)["results"][bench], [json.loads(r) for r in rows]
+
+    return run
+
+
+def of(rows: list[dict], metric: str | None) -> list[dict]:
+    return [r for r in rows if r.get("metric") == metric]
+
+
+def mean(rows: list[dict], metric: str | None) -> float:
+    values = [r["value"] for r in of(rows, metric)]
+    return sum(values) / len(values)
+
+
+@pytest.mark.parametrize("subject", ["bio", "cyber", "chem"])
+def test_wmdp(evaluate, subject):
+    found, rows = evaluate(f"wmdp-{subject}")
+    right = [r["prediction"] == r["answer"] for r in rows]
+    assert found["value"] == sum(right) / 6
+    assert found["also"]["fq"] == {"value": pytest.approx(1 - found["value"]), "stderr": found["stderr"]}
+    assert rows[0]["question"].startswith("The following are multiple choice questions (with answers) about ")
+    assert rows[0]["choices"] == [" A", " B", " C", " D"]
+    assert found["data"]["source"] == "path"  # the mirror
+
+
+@pytest.mark.parametrize(("corpus", "retrained"), [("news", 0.4772), ("books", 0.5393)])
+def test_muse(evaluate, corpus, retrained):
+    found, rows = evaluate(f"muse-{corpus}")
+    assert found["n"] == 6
+    assert found["value"] == pytest.approx(mean(rows, None))
+    assert 0 <= found["value"] <= 1
+    assert all("\n\n" not in r["said"] for r in of(rows, "knowmem"))
+    assert of(rows, "knowmem")[0]["prompt"].count("Question:") == 7  # six examples and the question
+    for name in ("knowmem", "knowmem_retain", "privleak"):
+        assert found["also"][name]["value"] == pytest.approx(mean(rows, name))
+    leak = of(rows, "privleak")
+    auc = roc_auc_score([r["split"] == "holdout" for r in leak], [r["score"] for r in leak])
+    assert found["also"]["privleak"]["value"] == pytest.approx((auc - retrained) / retrained * 100)
+
+
+def test_tofu(evaluate, tiny):
+    found, rows = evaluate("tofu")
+    assert found["value"] == pytest.approx(mean(rows, None))
+    names = [f"{part}_{m}" for part in ("retain", "authors", "facts") for m in ("prob", "rouge", "truth_ratio")]
+    assert found["also"]["utility"]["value"] == pytest.approx(hmean([mean(rows, n) for n in names]))
+    assert "forget_quality" not in found["also"]
+    ratios = [r["ratio"] for r in of(rows, "truth_ratio")]
+    assert found["also"]["truth_ratio"]["value"] == pytest.approx(sum(min(r, 1 / r) for r in ratios) / 6)
+
+
+def test_tofu_probabilities_are_those_of_a_plain_pass(evaluate, tiny):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    _, rows = evaluate("tofu-forget01")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny), AutoTokenizer.from_pretrained(tiny)
+
+    def logp(prompt: str, answer: str) -> float:
+        ids, start = tokenizer(prompt + answer)["input_ids"], len(tokenizer(prompt)["input_ids"])
+        scores = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+        return sum(scores[t - 1, ids[t]].item() for t in range(start, len(ids))) / (len(ids) - start)
+
+    raw = json.loads(next(iter(_mirrored("forget01_perturbed"))))
+    prompt = f"Question: {raw['question']}\nAnswer:"
+    assert of(rows, None)[0]["value"] == pytest.approx(math.exp(logp(prompt, f" {raw['answer']}")), rel=1e-3)
+    wrong = [math.exp(logp(prompt, f" {a}")) for a in raw["perturbed_answer"]]
+    ratio = sum(wrong) / len(wrong) / math.exp(logp(prompt, f" {raw['paraphrased_answer']}"))
+    assert of(rows, "truth_ratio")[0]["ratio"] == pytest.approx(ratio, rel=1e-3)
+
+
+def _mirrored(config: str) -> list[str]:
+    import os
+
+    return (Path(os.environ["ILU_DATA"]) / "locuslab/TOFU" / f"{config}.json").read_text().splitlines()
+
+
+def test_tofu_forget_quality_needs_a_retain_model(evaluate, ilu, tiny):
+    _, rows = evaluate("tofu")
+    ratios = [r["ratio"] for r in of(rows, "truth_ratio")]
+    other = [{"metric": "truth_ratio", "value": 0.5, "ratio": 9.0 + i} for i in range(8)]
+    Path("retain.jsonl").write_text("".join(json.dumps(r) + "\n" for r in other))
+    found, _ = evaluate("tofu", "--retain-run", "retain.jsonl")
+    expected = ks_2samp(ratios, [r["ratio"] for r in other]).pvalue
+    assert found["also"]["forget_quality"]["value"] == pytest.approx(expected)
+    missing = ilu("eval", tiny, "--bench", "tofu", "--retain-run", "nowhere")
+    assert (missing.code, "no run or rows file" in missing.err) == (3, True)
+    ignored = ilu("eval", tiny, "--bench", "capitals", "--retain-run", "retain.jsonl")
+    assert (ignored.code, "none of the benchmarks" in ignored.err) == (2, True)

@@ -1,0 +1,43 @@
+"""What is said of each token is what a plain forward pass says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ilu_cli.data.encode import Encoded
+from ilu_cli.engine.tokens import encode_pair, token_scores
+from ilu_cli.models.subject import find_model
+from ilu_cli.workflows.evaluate import load_scorer
+
+
+@pytest.fixture
+def scorer(tiny):
+    return load_scorer(find_model(str(tiny)), "fp32")
+
+
+def test_token_scores_are_those_of_a_plain_pass(scorer):
+    items = [encode_pair(scorer, "The capital of France is", " Paris."), encode_pair(scorer, "", "Iron is Fe.")]
+    for item, found in zip(items, token_scores(scorer, items)):
+        logp = scorer.model(input_ids=torch.tensor([item.ids])).logits[0, item.start - 1 : -1].log_softmax(-1)
+        targets = torch.tensor(item.ids[item.start :])
+        p = logp.exp()
+        mean = (p * logp).sum(-1)
+        deviation = ((p * logp**2).sum(-1) - mean**2).sqrt()
+        assert found.logp == pytest.approx(logp[range(len(targets)), targets].tolist(), abs=1e-4)
+        assert found.mean == pytest.approx(mean.tolist(), abs=1e-4)
+        assert found.std == pytest.approx(deviation.tolist(), abs=1e-3)
+        assert found.hit.tolist() == (logp.argmax(-1) == targets).tolist()
+    assert -sum(found.logp) == pytest.approx(scorer.nll(items)[1], abs=1e-4)
+
+
+def test_pairs_fit_into_the_context(scorer):
+    n = scorer.context_length
+    long = encode_pair(scorer, "word " * 500, " and an answer")
+    assert len(long.ids) == n
+    assert scorer.tokenizer.decode(long.ids[long.start :]) == " and an answer"
+    assert encode_pair(scorer, "", "word " * 500).targets == n - 1
+    assert encode_pair(scorer, "A prompt", " of words " * 20, limit=5).targets == 5
+    empty = encode_pair(scorer, "A prompt", "")
+    assert empty.targets == 0
+    assert isinstance(empty, Encoded)
