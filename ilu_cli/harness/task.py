@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from ilu_cli.benchmarks import Benchmark, Row, mean_and_error
 from ilu_cli.errors import UsageError
 
@@ -21,14 +23,28 @@ FORGET = ("wmdp",)  # names of lm-eval's tasks that a good unlearned model no lo
 TEMPLATE = ("description", "doc_to_text", "doc_to_choice", "doc_to_target", "target_delimiter", "fewshot_delimiter")
 
 
+class _Plain(yaml.SafeLoader):
+    """YAML as lm-eval writes it, whose functions are left as their names."""
+
+
+_Plain.add_constructor("!function", lambda loader, node: node.value)
+
+
 class HarnessTask(Benchmark):
     """A task of lm-eval by name, or a YAML file. A subclass is the YAML file beside its module."""
 
+    file: Path | None = None
+
+    def __init_subclass__(cls) -> None:
+        cls.file = Path(sys.modules[cls.__module__].__file__ or "").with_suffix(".yaml")
+        config = yaml.load(cls.file.read_text(encoding="utf-8"), Loader=_Plain)
+        cls.metric = config["metric_list"][0]["metric"]
+        said = config["metadata"]
+        cls.role, cls.chance, cls.higher = said["role"], said.get("chance"), said["higher"]
+
     def __init__(self, name: str = "") -> None:
-        module = Path(sys.modules[type(self).__module__].__file__ or "")
-        self.builtin = not name
-        self.name = name or str(module.with_suffix(".yaml"))
-        self.source = "builtin" if self.builtin else "path" if self.name.endswith(".yaml") else "hub"
+        self.name = name or str(self.file)
+        self.source = "builtin" if self.file else "path" if name.endswith(".yaml") else "hub"
         self.shots: int | None = None
 
     @functools.cached_property

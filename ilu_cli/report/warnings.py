@@ -36,7 +36,7 @@ def over_unlearned(what: str, forget: dict[str, Any]) -> str | None:
 
 def collapsed(what: str, after: dict[str, Any], before: dict[str, Any]) -> str | None:
     """Perplexity of ordinary text has left the original's order of magnitude."""
-    if after["metric"] != "ppl" or of_summary(after).bounds[0] <= COLLAPSE * before["value"]:
+    if not after["metric"].endswith(("ppl", "perplexity")) or of_summary(after).bounds[0] <= COLLAPSE * before["value"]:
         return None
     return (
         f"Over-unlearning: {what} reads {after['benchmark']} with a perplexity of {after['value']:.3g}, the original "
