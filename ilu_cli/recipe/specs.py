@@ -281,7 +281,7 @@ def _benchmark_problem(name: str) -> str:
 
     if name in harness_names():
         return ""
-    suggestion = near(name, registry.benchmark) or near(name, harness_names())
+    suggestion = near(name, [*registry.benchmark, *harness_names()])
     return f"unknown benchmark {name!r}.{suggestion} Neither ours (`ilu list benchmarks`) nor lm-eval's"
 
 
