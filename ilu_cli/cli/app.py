@@ -15,6 +15,7 @@ from ilu_cli.cli import (
     evaluate,
     fetch,
     pipeline,
+    push,
     report,
     runs,
     schema,
@@ -42,6 +43,7 @@ app.command("pipeline")(pipeline.pipeline)
 app.command("fetch")(fetch.fetch)
 app.command("doctor")(doctor.doctor)
 app.command("report")(report.report)
+app.command("push")(push.push)
 app.command("list")(show.list_)
 app.add_typer(runs.app, name="runs")
 app.command("schema")(schema.schema)

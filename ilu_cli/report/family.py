@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from ilu_cli.report.numbers import Estimate, of_pairs, of_runs, of_seeds
-from ilu_cli.runs.store import Run
+from ilu_cli.runs.store import Run, read_results
 
 Summary = dict[str, Any]
 
@@ -213,12 +213,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-def read_results(folder: Path) -> dict[str, Summary]:
-    """The summaries in a folder of results, by benchmark."""
-    found = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))]
-    return {s["benchmark"]: s for s in found if isinstance(s, dict) and "benchmark" in s}
 
 
 def read_member(run: Run) -> Member:

@@ -1,42 +1,116 @@
-"""The README.md of a run folder: what it is, from the manifest alone."""
+"""The README.md of a run folder: a model card in the hub's format, from what is on disk."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 if TYPE_CHECKING:
     from ilu_cli.runs.store import Manifest
 
 TITLES = {"unlearn": "Unlearned model", "attack": "Attacked model", "apply": "Sum of task vectors"}
+# The models that ship as packages, on the hub, and their licences.
+KNOWN = {"smollm2-135m": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
+METRICS = {"acc": "accuracy", "ppl": "perplexity"}
 
 
-def card(m: Manifest) -> str:
-    """What the run was made from, and how to use and remake it, as Markdown."""
-    parents = "\n".join(f"- {p['role']}: `{p['id']}` ({p['kind']})" for p in m.parents)
-    data = "\n".join(
-        f"- {d['role']}: `{d['name']}` ({d['source']}, {d['split']}), {d['rows']} rows, "
-        f"sha256 `{d['fingerprint'][:16]}`"
-        for d in m.data
-    )
-    weights = "\n".join(f"- `{name}`: sha256 `{digest}`" for name, digest in m.weights.items())
-    versions = ", ".join(f"{name} {version}" for name, version in m.versions.items())
+def card(
+    m: Manifest, recipe: str, results: dict[str, dict[str, Any]], *, adapter: bool = False, folder: str = "checkpoint"
+) -> str:
+    """Front matter and text.
+
+    Args:
+        recipe: the run's recipe.yaml.
+        results: benchmark summaries by name.
+        adapter: whether the checkpoint is a peft adapter.
+        folder: where the checkpoint lies as seen from the card: a path, or a name on the hub.
+    """
+    front = yaml.safe_dump(front_matter(m, recipe, results, adapter), sort_keys=False, allow_unicode=True)
     called = {"apply": "taskvec-apply"}.get(m.command, m.command)
-    return f"""# {TITLES[m.command]} `{m.id}`
+    sections = [
+        f"---\n{front}---\n\n# {TITLES.get(m.command, 'Model')} `{m.id}`",
+        f"Made by `ilu {called}` ({m.created[:19]} UTC, seed {m.seed}, {m.world_size} process(es)).",
+        "## Use\n\n" + _use(adapter, folder),
+        "## Made from\n\n" + "\n".join(f"- {p['role']}: `{p['id']}` ({p['kind']})" for p in m.parents),
+        "## Results\n\n" + (_results(results) or "Not evaluated yet: `ilu eval` fills this in."),
+        *([_attack(m.result)] if m.result.get("points") else []),
+        "## Recipe\n\nThe same run again: `ilu " + called + f" --recipe recipe.yaml`.\n\n{fenced(recipe)}",
+        "## Data\n\n" + "\n".join(_data(d) for d in m.data),
+        "## Weights\n\n" + "\n".join(f"- `{name}`: sha256 `{digest}`" for name, digest in m.weights.items()),
+        "## Versions\n\n" + ", ".join(f"{name} {version}" for name, version in m.versions.items()),
+    ]
+    return "\n\n".join(sections) + "\n"
 
-Made by `ilu {called}` ({m.created[:19]} UTC, seed {m.seed}, {m.world_size} process(es), {m.precision} autocast).
 
-`checkpoint/` loads with `AutoModelForCausalLM.from_pretrained("checkpoint")`. The same run again:
-`ilu {called} --recipe recipe.yaml`. Steps and losses are in `metrics.jsonl`, results in `eval/`.
+def front_matter(m: Manifest, recipe: str, results: dict[str, dict[str, Any]], adapter: bool) -> dict[str, Any]:
+    """The metadata that the hub reads. What is not known, as the licence of a local model, is left out."""
+    kind, name = m.base.get("kind"), str(m.base.get("id", ""))
+    base, license_ = KNOWN.get(name, (name if kind == "hub" else None, None))
+    keys = yaml.safe_load(recipe) or {}
+    method = (keys.get("objective") or keys.get("attack") or {}).get("name")
+    parts = [
+        method,
+        *(r["name"] for r in keys.get("regularizers") or []),
+        *(d["name"] for d in keys.get("defences") or []),
+    ]
+    found: dict[str, Any] = {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "text-generation"}
+    if license_:
+        found["license"] = license_
+    if base:
+        found |= {"base_model": base, "base_model_relation": "adapter" if adapter else "finetune"}
+    hub = sorted({str(d.get("hub") or d["name"]) for d in m.data if d["source"] == "hub"})
+    hub = [d for d in hub if "/" in d]
+    if hub:
+        found["datasets"] = hub
+    found["tags"] = list(dict.fromkeys(["ilu", "unlearning", *(str(p) for p in parts if p)]))
+    if results:
+        found["model-index"] = [{"name": m.id, "results": [_index(s) for s in results.values()]}]
+    return found
 
-## Made from
-{parents}
 
-## Data
-{data}
+def _index(s: dict[str, Any]) -> dict[str, Any]:
+    metric = METRICS.get(s["metric"], s["metric"])
+    return {
+        "task": {"type": "text-generation"},
+        "dataset": {"name": f"{s['benchmark']} ({s['data']['source']})", "type": s["benchmark"]},
+        "metrics": [{"type": metric, "value": round(s["value"], 6), "name": f"{s['role']}: {metric}"}],
+    }
 
-## Weights
-{weights}
 
-## Versions
-{versions}
-"""
+def _use(adapter: bool, folder: str) -> str:
+    if adapter:
+        return f'`peft.AutoPeftModelForCausalLM.from_pretrained("{folder}")` loads the adapter on its base model.'
+    return f'`transformers.AutoModelForCausalLM.from_pretrained("{folder}")` loads it.'
+
+
+def _results(results: dict[str, dict[str, Any]]) -> str:
+    if not results:
+        return ""
+    rows = [
+        f"| {s['benchmark']} ({s['data']['source']}) | {s['role']} | {s['metric']} | {s['value']:.4g} | "
+        f"{'–' if s['stderr'] is None else format(s['stderr'], '.2g')} | {s['n']} |"
+        for s in results.values()
+    ]
+    return "\n".join(["| benchmark | role | metric | value | standard error | n |", "|---|---|---|---|---|---|", *rows])
+
+
+def _attack(result: dict[str, Any]) -> str:
+    fa, ra, worst = result.get("fa"), result.get("ra"), result.get("worst")
+    lines = [f"- accuracy on the attack's own task {fa['task']}: {fa['value']:.3f} (n = {fa['n']})"] if fa else []
+    lines += [f"- RA, mean of 1 − forget accuracy under the attack: {ra:.3f}"] if ra is not None else []
+    lines += [f"- the worst of them: {worst:.3f}"] if worst is not None else []
+    return "## Under attack\n\n" + "\n".join(lines)
+
+
+def _data(d: dict[str, Any]) -> str:
+    split = f", {d['split']}" if d.get("split") else ""
+    return f"- {d['role']}: `{d['name']}` ({d['source']}{split}), {d['rows']} rows, sha256 `{d['fingerprint'][:16]}`"
+
+
+def fenced(recipe: str) -> str:
+    """YAML in a fence that is longer than any in it."""
+    import re
+
+    ticks = "`" * max(3, 1 + max((len(t) for t in re.findall("`+", recipe)), default=0))
+    return f"{ticks}yaml\n{recipe.rstrip()}\n{ticks}"

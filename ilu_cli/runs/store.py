@@ -95,9 +95,20 @@ class Run:
         self.manifest.weights = weight_hashes(self.checkpoint)
         steps = [folder.name.rpartition("-")[2] for folder in sorted((self.path / "points").glob("step-*"))]
         self.manifest.points = {str(int(step)): weight_hashes(self.point(step)) for step in steps}
-        write_text(self.path / "README.md", card(self.manifest))
+        self.write_card()
         self.manifest.status, self.manifest.finished = "complete", now()
         self.save()
+
+    def card(self, folder: str = "checkpoint") -> str:
+        """The model card as things are now; see `ilu_cli.runs.card`."""
+        path = self.path / "recipe.yaml"
+        recipe = path.read_text(encoding="utf-8") if path.is_file() else ""
+        adapter = (self.checkpoint / "adapter_config.json").is_file()
+        return card(self.manifest, recipe, read_results(self.eval), adapter=adapter, folder=folder)
+
+    def write_card(self) -> None:
+        """Write README.md, atomically."""
+        write_text(self.path / "README.md", self.card())
 
     def verify(self, step: int | None = None) -> None:
         """Compare every weight file of the checkpoint, or of the point at `step`, with the manifest.
@@ -131,6 +142,12 @@ class Run:
                     f"{found[name][:12]}…, the manifest says {expected[:12]}…",
                     hint="restore the file, or make the run again from its recipe.yaml",
                 )
+
+
+def read_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """The summaries in a folder of results, by benchmark."""
+    found = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))]
+    return {s["benchmark"]: s for s in found if isinstance(s, dict) and "benchmark" in s}
 
 
 def now() -> str:

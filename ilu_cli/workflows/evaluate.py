@@ -136,7 +136,12 @@ def run(
     evaluation = Evaluation(recipe.eval, reporter)
     wanted: Sequence[tuple[str, Subject]] = stages(subject)
     wanted = wanted[-1:] if alone else wanted
-    return [(stage, s, evaluation.subject(s)) for stage, s in wanted]
+    found = []
+    for stage, s in wanted:
+        found.append((stage, s, evaluation.subject(s)))
+        if s.run and backend().main:
+            s.run.write_card()
+    return found
 
 
 def plan_facts(recipe: EvalRecipe, subject: Subject, recipe_sha256: str) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import IluError, UnavailableError, UsageError
 from ilu_cli.report.canvas import Draw, render
 from ilu_cli.report.document import to_html, to_markdown
-from ilu_cli.report.family import Family, read_member, read_results
+from ilu_cli.report.family import Family, read_member
 from ilu_cli.report.sections import Vectors, build, paths_of
 from ilu_cli.runs.files import cache_dir, combined, write_text
-from ilu_cli.runs.store import Run, Store
+from ilu_cli.runs.store import Run, Store, read_results
 
 
 def find_runs(names: list[str], store: Store) -> list[Run]:

@@ -1,0 +1,90 @@
+"""`ilu push`: a run's checkpoint, card and recipe to the hub, in one commit."""
+
+from __future__ import annotations
+
+import os
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ilu_cli.errors import UnavailableError
+from ilu_cli.runs.store import Run
+
+TIMEOUT = 8.0  # seconds to wait for the hub's first answer
+
+
+@dataclass(frozen=True)
+class Push:
+    """What will be uploaded: the files by their path in the repository, and the card."""
+
+    run: Run
+    name: str
+    files: dict[str, Path]
+    card: str
+
+    @property
+    def bytes(self) -> int:
+        return sum(p.stat().st_size for p in self.files.values())
+
+
+def plan(run: Run, name: str) -> Push:
+    """Verify the hashes and collect the files.
+
+    Raises:
+        UnavailableError: if the run is unfinished, kept no weights, or a weight file has changed.
+    """
+    run.verify()
+    if not run.manifest.weights:
+        raise UnavailableError(f"run {run.id} kept no weights", hint="make it again with its checkpoint kept")
+    files = {p.name: p for p in sorted(run.checkpoint.iterdir()) if p.is_file()}
+    files.pop("README.md", None)
+    files["recipe.yaml"] = run.path / "recipe.yaml"
+    return Push(run, name, files, run.card(name))
+
+
+def upload(push: Push, *, private: bool) -> str:
+    """Create the repository if it is not there, and commit.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        UnavailableError: if the hub is out of reach or refuses.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api = HfApi()
+    reach(api.endpoint)
+    try:
+        made = api.create_repo(push.name, private=private, exist_ok=True)
+        operations: list[Any] = [CommitOperationAdd(k, str(p)) for k, p in push.files.items()]
+        operations.append(CommitOperationAdd("README.md", push.card.encode()))
+        api.create_commit(made.repo_id, operations, commit_message=f"{push.run.id}, made by ilu")
+    except Exception as error:  # the hub client raises its own errors, httpx's and OSError
+        first = (str(error).splitlines() or [""])[0]
+        raise UnavailableError(
+            f"the hub did not take {push.name}: {type(error).__name__}: {first}",
+            hint="check the name, and that HF_TOKEN or `hf auth login` gives write access",
+        ) from error
+    return str(made)
+
+
+def reach(endpoint: str) -> None:
+    """Ask the hub for its first page, so that a missing network is said at once and not after many tries.
+
+    Raises:
+        UnavailableError: if it does not answer within `TIMEOUT`, or the user works offline.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise UnavailableError("HF_HUB_OFFLINE is set, so nothing can be pushed", hint="unset it")
+    try:
+        with urllib.request.urlopen(endpoint, timeout=TIMEOUT):
+            return
+    except urllib.error.HTTPError:  # it answers, whatever it says
+        return
+    except (OSError, ValueError) as error:
+        raise UnavailableError(
+            f"the hub at {endpoint} cannot be reached: {error}", hint="check the network, or HF_ENDPOINT"
+        ) from error
