@@ -110,7 +110,7 @@ def test_ctrl_c_on_a_terminal_stops_cleanly_and_the_run_resumes(tiny, ilu):
             child.told = True
             child.send_signal(signal.SIGINT)
 
-    code, seen = on_terminal([*npo(tiny, 30), "--out", "stopped"], 80, {}, stop)
+    code, seen = on_terminal([*npo(tiny, 120), "--out", "stopped"], 80, {}, stop)
     assert code == 130, visible(seen)
     assert "stopped after step" in visible(seen)
     assert "--resume" in visible(seen)
