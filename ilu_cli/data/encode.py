@@ -80,13 +80,22 @@ def split_pair(tokenizer: Any, prompt: str, target: str, *, special: bool = True
 
 
 def _encode_pairs(tokenizer: Any, pairs: list[tuple[str, str]], special: bool) -> list[tuple[list[int], int]]:
-    """The ids of every prompt + target, and how many of them are the prompt's."""
+    """The ids of every prompt + target, and how many of them are the prompt's.
+
+    In a chat template (no special tokens to add) a token that reaches over the end of the prompt is the target's, so
+    that no beginning of an answer is lost.
+    """
     whole = tokenizer([p + t for p, t in pairs], add_special_tokens=special)["input_ids"]
     prompts = sorted({p for p, _ in pairs if p})
-    lengths = dict(
-        zip(prompts, map(len, tokenizer(prompts, add_special_tokens=special)["input_ids"] if prompts else []))
-    )
-    return [(ids, lengths.get(p, 0)) for ids, (p, _) in zip(whole, pairs)]
+    encoded = tokenizer(prompts, add_special_tokens=special)["input_ids"] if prompts else []
+    alone = dict(zip(prompts, encoded))
+    count = (lambda ids, prompt: len(prompt)) if special else _shared
+    return [(ids, count(ids, alone.get(p, []))) for ids, (p, _) in zip(whole, pairs)]
+
+
+def _shared(a: list[int], b: list[int]) -> int:
+    """How many tokens two rows have in common at their beginning."""
+    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
 def chat_pair(tokenizer: Any, prompt: str, target: str = "") -> tuple[str, str]:

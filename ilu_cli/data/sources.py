@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from ilu_cli import registry
 from ilu_cli.data.read import library, read
-from ilu_cli.data.root import HUB_NAME, SUFFIXES, Found, in_root, locate
+from ilu_cli.data.root import HUB_NAME, SUFFIXES, Found, data_root, in_root, locate
 from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.recipe.specs import DataRef
 from ilu_cli.runs.files import cache_dir
@@ -120,10 +120,18 @@ def find_origin(ref: DataRef, split: str) -> Origin:
         found = in_root([ref.name], None, theirs) or in_root([task.hub], task.config, theirs)
         if found:
             return Origin("path", task, theirs, task.hub, task.config, found)
+        root = data_root()
+        if root and ref.source == "auto" and any((root / n).is_dir() for n in _homes(ref.name, task)):
+            raise UnavailableError(f"{root} holds {ref.name}, but not its split {theirs!r}")
     if ref.source == "hub" or (ref.source == "auto" and not task.has_builtin()):
         return Origin("hub", task, theirs, task.hub, task.config)
     ours = next(name for name, their in task.splits.items() if wanted in (name, their))
     return Origin("builtin", task, ours)
+
+
+def _homes(name: str, task: Task) -> list[str]:
+    """The folders of a data root that hold this dataset and, of the hub's, this configuration."""
+    return [name, *([f"{task.hub}/{task.config or ''}"] if task.hub else [])]
 
 
 def _users_own(ref: DataRef, split: str) -> Origin:
