@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ilu_cli.data.encode import Batch, Encoded, collate
 from ilu_cli.data.sampling import seed_of
 from ilu_cli.engine.head import wide
-from ilu_cli.engine.scoring import Question, Scorer
+from ilu_cli.engine.scoring import Scorer
+from ilu_cli.engine.tree import Request
 from ilu_cli.models.load import Parts
 
 BATCH = 16  # sequences per forward pass
@@ -98,12 +99,12 @@ def _in_batches(scorer: Scorer, encoded: list[Encoded], pick: Callable[[Batch], 
 
 @dataclass
 class Answers(Scorer):
-    """A scorer that has the score of every choice already."""
+    """A scorer that has a score for the tokens of every question with every choice already."""
 
-    scores: dict[Question, list[float]] = field(default_factory=dict)
+    scores: dict[tuple[int, ...], float] = field(default_factory=dict)
 
-    def loglikelihoods(self, questions: list[Question]) -> list[list[float]]:
-        return [self.scores[q] for q in questions]
+    def score(self, requests: list[Request]) -> list[tuple[float, bool]]:
+        return [(self.scores[r.ids], False) for r in requests]
 
 
 def cross_fitted(
@@ -111,7 +112,7 @@ def cross_fitted(
     l2: float, seed: int,
 ) -> Answers:  # fmt: skip
     """Score every question by a probe of one layer that was fitted on the questions of the other folds."""
-    scores: dict[Question, list[float]] = {}
+    scores: dict[tuple[int, ...], float] = {}
     for name, items in questions.items():
         order = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed_of(seed, "folds", name)))
         x = [s[layer] for s in found[name]]
@@ -121,7 +122,8 @@ def cross_fitted(
             train = sorted(set(order.tolist()) - set(test))
             score = fit_choices([x[i] for i in train], [answers[i] for i in train], l2)
             for i in test:
-                scores[Question(items[i]["question"], tuple(items[i]["choices"]))] = score(x[i]).tolist()
+                ids = [scorer.pair(items[i]["question"], c).ids for c in items[i]["choices"]]
+                scores |= zip(ids, score(x[i]).tolist())
     plain = {f.name: getattr(scorer, f.name) for f in fields(Scorer)}
     return Answers(**plain, scores=scores)
 

@@ -11,6 +11,7 @@ from conftest import tiny_tokenizer
 from torch.func import functional_call
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from ilu_cli import registry
 from ilu_cli.attacks.fewshot import demonstrated
 from ilu_cli.attacks.noise import noisy
 from ilu_cli.attacks.prune import without_smallest
@@ -18,7 +19,9 @@ from ilu_cli.attacks.quantize import round_to_nearest
 from ilu_cli.benchmarks.capitals import Capitals
 from ilu_cli.data.encode import Batch, Encoded, collate
 from ilu_cli.engine.probe import Lens
-from ilu_cli.models.load import parts_of
+from ilu_cli.models.load import parts_of, save_checkpoint
+from ilu_cli.models.subject import find_model
+from ilu_cli.runs.store import Store
 
 FACTS = 12
 
@@ -144,3 +147,56 @@ def test_training_repairs_a_damaged_norm(knowing, ilu, tmp_path, kind):
     before, after = attacked(ilu, model, tokenizer, tmp_path / "m", *args)
     assert before <= 0.5
     assert after >= 0.75
+
+
+def test_a_linear_probe_finds_what_the_last_layer_hides(knowing, ilu, tmp_path):
+    """At the end of a choice the middle layer says `.` if it is right and `?` if not; the model says a wrong choice."""
+    model, tokenizer = copy_of(knowing)
+    items = Capitals().items()[:FACTS]
+    said = [(i["question"] + c, "." if n == i["answer"] else "?") for i in items for n, c in enumerate(i["choices"])]
+    rows = [Encoded(tokenizer(text)["input_ids"] + tokenizer(mark)["input_ids"], 0) for text, mark in said]
+    marked = collate([Encoded(r.ids, len(r.ids) - 1) for r in rows])
+    plain = facts(tokenizer, items, 1)
+    fit(model, lambda: nll(model, marked, lens=2) + nll(model, plain), 150)
+    lens = ["--kind", "logit_lens", "--set"]
+    _, hidden = attacked(
+        ilu, model, tokenizer, tmp_path / "m", *lens, "attack.layers=[1]", "--set", "attack.readout=linear"
+    )
+    _, said_aloud = attacked(ilu, model, tokenizer, tmp_path / "m", *lens, "attack.layers=[2]")
+    assert said_aloud <= 0.34
+    assert hidden >= 0.9
+
+
+def test_ablation_removes_a_direction_that_unlearning_added(knowing, ilu, tmp_path):
+    """A layer's output is moved along one direction, as RMU does; the run names the original, and the forget data."""
+    model, tokenizer = copy_of(knowing)
+    texts = [t["text"] for t in registry.task["capitals"].obj().builtin("test")]
+    batch, parts, direction = facts(tokenizer, Capitals().items()[:FACTS]), parts_of(model), torch.zeros(64)
+    general = collate([Encoded(tokenizer(t)["input_ids"], 1) for t in texts[::20]])
+    with torch.no_grad():
+        direction[3] = 10 * parts.hidden_at(1, batch.ids, batch.mask).norm(dim=-1).mean()
+        wanted = [(b, parts.hidden_at(1, b.ids, b.mask) + direction) for b in (batch, general)]
+
+    def moved() -> torch.Tensor:
+        off = [(parts.hidden_at(1, b.ids, b.mask) - to)[b.mask].square().mean() for b, to in wanted]
+        return sum(off)
+
+    for p in model.model.layers[2].parameters():
+        p.requires_grad_(False)
+    fit(model, moved, 400, 1e-2)
+    knowing[0].save_pretrained(tmp_path / "original")
+    tokenizer.save_pretrained(tmp_path / "original")
+    run = Store().create("unlearn", "moved")
+    save_checkpoint(model, tokenizer, run.checkpoint)
+    original = find_model(str(tmp_path / "original"))
+    run.manifest.base = original.record("original")
+    run.manifest.parents = [original.record("parent")]
+    recipe = {"forget": {"data": [{"name": "capitals"}]}, "regularizers": [], "seed": 0, "train": {"steps": 1}}
+    (run.path / "recipe.yaml").write_text(json.dumps(recipe))
+    run.finish()
+    args = ["--kind", "ablate", "--set", "attack.layers=[1]", "--set", "eval.benchmarks=[capitals]"]
+    done = ilu("attack", run.id, *args, "--set", f"eval.limit={FACTS}", "--no-reference", "--json")
+    assert done.code == 0, done.err
+    accuracy = {f["directions"]: 1 - f["value"] for f in json.loads(done.out)["fq"]}
+    assert accuracy[0] <= 0.5
+    assert max(accuracy[1], accuracy[2], accuracy[4]) >= 0.9
