@@ -35,7 +35,11 @@ def interval(values: list[float], stderr: float | None = None) -> dict[str, Any]
 
 
 def figures(node: Node) -> dict[str, Any]:
-    """FQ before, after, its mean (RA) and lowest value over the attack's points, of one finished attack."""
+    """FQ before, after, its mean (RA) and lowest value over the attack's points, of one finished attack.
+
+    `stderr` are their standard errors over the questions; that of RA is the mean over the points, an upper bound as the
+    points share the questions.
+    """
     result = node.result or {}
     before = [f for f in result["fq"] if f[result["axis"]] == result["unattacked"]]
     after = [f for f in result["fq"] if f[result["axis"]] != result["unattacked"]]
@@ -45,7 +49,12 @@ def figures(node: Node) -> dict[str, Any]:
         "fq": after[-1]["value"] if after else None,
         "ra": result["ra"],
         "worst": worst["value"] if worst else None,
-        "stderr": worst["stderr"] if worst else None,
+        "stderr": {
+            "before": before[0]["stderr"] if before else None,
+            "fq": after[-1]["stderr"] if after else None,
+            "ra": _mean([f["stderr"] for f in after]),
+            "worst": worst["stderr"] if worst else None,
+        },
         "fa": result["fa"]["value"] if result["fa"] else None,
     }
 
@@ -71,10 +80,8 @@ def rows(graph: Graph) -> list[dict[str, Any]]:
 
 
 def _row(graph: Graph, method: str, attack: str, done: dict[str, dict[int, Node]], seeds: list[int]) -> dict[str, Any]:
-    if not all(nodes[s].tags["random"] for nodes in done.values() for s in seeds) and method_is_one_model(
-        graph, method
-    ):
-        seeds = seeds[:1]  # every seed is the same run
+    once = method in graph.subjects and not next(iter(done.values()))[seeds[0]].tags["random"]
+    seeds = seeds[:1] if once else seeds  # one model and nothing random: every seed is the same run
     measured = {choice: [figures(nodes[s]) for s in seeds] for choice, nodes in done.items()}
     means = {choice: _mean([f["ra"] for f in found]) for choice, found in measured.items()}
     best = min(means, key=lambda c: math.inf if (mean := means[c]) is None else mean)
@@ -82,14 +89,15 @@ def _row(graph: Graph, method: str, attack: str, done: dict[str, dict[int, Node]
     stderr = found[0]["stderr"]
     models = [graph.nodes[n.needs[0]].result or {} for n in nodes]
     lows = [f["worst"] for f in found if f["worst"] is not None]
-    row = {
+    return {
         "method": method,
         "env": nodes[0].tags["env"],
         "attack": attack,
         "choice": json.loads(best),
         "choices": [{"choice": json.loads(c), "ra": mean} for c, mean in means.items()],
         "seeds": seeds,
-        **{k: interval([f[k] for f in found if f[k] is not None], stderr) for k in ("before", "fq", "ra", "worst")},
+        "once": once,
+        **{k: interval([f[k] for f in found if f[k] is not None], stderr[k]) for k in ("before", "fq", "ra", "worst")},
         "fa": interval([f["fa"] for f in found if f["fa"] is not None]),
         "lowest": min(lows, default=None),
         "utility": utility(models),
@@ -99,12 +107,6 @@ def _row(graph: Graph, method: str, attack: str, done: dict[str, dict[int, Node]
         "runs": [n.run for n in nodes],
         "recipe_sha256": [n.recipe_sha256 for n in nodes],
     }
-    return row
-
-
-def method_is_one_model(graph: Graph, method: str) -> bool:
-    """Whether the method's model is the same for every seed, as the original's is."""
-    return method in graph.subjects
 
 
 def utility(models: list[dict[str, Any]]) -> dict[str, Any]:
@@ -125,11 +127,9 @@ def summaries(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
         mine = [row for row in found if row["method"] == method and row["ra"] is not None]
         if not mine:
             continue
-        many = [row for row in mine if len(row["ra"]["values"]) > 1] or mine
-        count = min(len(row["ra"]["values"]) for row in many)
-        per_seed = [
-            _mean([row["ra"]["values"][min(i, len(row["ra"]["values"]) - 1)] for row in mine]) for i in range(count)
-        ]
+        varied = [set(row["seeds"]) for row in mine if not row["once"]]
+        common = sorted(set.intersection(*varied)) if varied else mine[0]["seeds"]
+        per_seed = [_mean([_at(row, seed) for row in mine]) for seed in common]
         worst = min(mine, key=lambda row: row["lowest"])
         out.append(
             {
@@ -141,6 +141,11 @@ def summaries(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
             }
         )
     return out
+
+
+def _at(row: dict[str, Any], seed: int) -> float:
+    """A row's RA of one seed."""
+    return row["ra"]["values"][0 if row["once"] else row["seeds"].index(seed)]
 
 
 def _mean(values: list[float | None]) -> float | None:
