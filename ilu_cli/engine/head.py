@@ -1,6 +1,6 @@
-"""The LM head, fused with cross-entropy and entropy, over chunks of tokens.
+"""The LM head, fused with cross-entropy and entropy, over tiles of the logits.
 
-Never holds [B, T, V]: at most `CHUNK` rows of logits exist at a time, and only the hidden states are kept for backward.
+Never holds [B, T, V]: a tile, or `CHUNK` rows of logits, exist at a time; only hidden states are kept for backward.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK = 256  # rows of logits held at a time; at V = 49,152 that is 50 MB of float32
+ROWS, TILE = 512, 8192  # tokens × words whose logits are held at a time: 17 MB of float32
+CHUNK = 256  # rows of whole logits held at a time; at V = 49,152 that is 50 MB of float32
 
 
 def token_stats(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -41,22 +42,32 @@ def wide(values: Tensor) -> Tensor:
 
 
 class _TokenStats(torch.autograd.Function):
+    """Goes over tiles of ROWS tokens × TILE words; the softmax is summed up tile by tile."""
+
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        dtype, full = _compute_dtype(hidden), torch.promote_types(hidden.dtype, torch.float32)
-        w, rows = weight.to(dtype), hidden.shape[0]
-        lse, entropy, picked = (hidden.new_empty(rows, dtype=full) for _ in range(3))
-        for i in range(0, rows, CHUNK):
-            part = slice(i, i + CHUNK)
-            z = _logits(hidden[part], w, bias, full)
-            lse[part] = z.logsumexp(-1)
-            picked[part] = z.gather(-1, targets[part, None]).squeeze(-1)
-            logp = z.sub_(lse[part, None])
-            entropy[part] = -(logp.exp() * logp).sum(-1)
+        ctx.dtype, ctx.full = _compute_dtype(hidden), torch.promote_types(hidden.dtype, torch.float32)
+        lse, entropy, picked = (hidden.new_empty(hidden.shape[0], dtype=ctx.full) for _ in range(3))
+        for part in _spans(hidden.shape[0], ROWS):
+            y, top = targets[part], lse[part].fill_(-torch.inf)
+            mass, spread = torch.zeros_like(top), torch.zeros_like(top)  # Σ e^(z−top) and Σ e^(z−top)(z−top)
+            for words in _spans(len(weight), TILE):
+                z = _logits(hidden[part], weight[words].to(ctx.dtype), bias if bias is None else bias[words], ctx.full)
+                inside = (y >= words.start) & (y < words.stop)
+                picked[part][inside] = z[inside, y[inside] - words.start]
+                higher = torch.maximum(top, z.amax(-1))
+                drop = (top - higher).clamp(min=-1e30)  # −∞ at first, when mass and spread are 0
+                spread.add_(mass * drop).mul_(drop.exp())
+                mass.mul_(drop.exp())
+                p = z.sub_(higher[:, None]).exp()
+                mass += p.sum(-1)
+                spread += torch.linalg.vecdot(p, z)
+                top = higher
+            entropy[part] = mass.log() - spread / mass
+            lse[part] = top + mass.log()
         ctx.save_for_backward(hidden, weight, targets, lse, entropy, bias)
-        ctx.dtype, ctx.full = dtype, full
         return lse - picked, entropy
 
     @staticmethod
@@ -64,22 +75,34 @@ class _TokenStats(torch.autograd.Function):
         g_nll, g_entropy = grads
         hidden, weight, targets, lse, entropy, bias = ctx.saved_tensors
         need_hidden, need_weight, _, need_bias = ctx.needs_input_grad
-        w = weight.to(ctx.dtype)
-        d_hidden = torch.empty_like(hidden) if need_hidden else None
+        d_hidden = torch.zeros(hidden.shape, dtype=ctx.full, device=hidden.device) if need_hidden else None
         d_weight = torch.zeros(weight.shape, dtype=ctx.full, device=weight.device) if need_weight else None
         d_bias = torch.zeros(bias.shape, dtype=ctx.full, device=bias.device) if need_bias else None
         with_entropy = bool(g_entropy.any())
-        for i in range(0, hidden.shape[0], CHUNK):
-            part = slice(i, i + CHUNK)
-            logp = _logits(hidden[part], w, bias, ctx.full).sub_(lse[part, None])
-            p = logp.exp()
-            if with_entropy:  # dNLL/dz = p − 1[y];  dH/dz = −p (log p + H)
-                dz = logp.add_(entropy[part, None]).mul_(-g_entropy[part, None]).add_(g_nll[part, None]).mul_(p)
-            else:
-                dz = p.mul_(g_nll[part, None])
-            dz.scatter_add_(-1, targets[part, None], -g_nll[part, None])
-            _add_gradients(dz, part, hidden, w, d_hidden, d_weight, d_bias)
-        return d_hidden, d_weight, None, d_bias
+        for part in _spans(hidden.shape[0], ROWS):
+            h, y, g = hidden[part].to(ctx.dtype), targets[part], g_nll[part]
+            for words in _spans(len(weight), TILE):
+                w = weight[words].to(ctx.dtype)
+                logp = _logits(h, w, bias if bias is None else bias[words], ctx.full).sub_(lse[part, None])
+                p = logp.exp()
+                if with_entropy:  # dNLL/dz = p − 1[y];  dH/dz = −p (log p + H)
+                    dz = logp.add_(entropy[part, None]).mul_(-g_entropy[part, None]).add_(g[:, None]).mul_(p)
+                else:
+                    dz = p.mul_(g[:, None])
+                inside = (y >= words.start) & (y < words.stop)
+                dz[inside, y[inside] - words.start] -= g[inside]
+                if d_bias is not None:
+                    d_bias[words] += dz.sum(0)
+                dz = dz.to(ctx.dtype)
+                if d_hidden is not None:
+                    d_hidden[part] += dz @ w
+                if d_weight is not None:
+                    d_weight[words] += dz.t() @ h
+        return None if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, None, d_bias
+
+
+def _spans(length: int, size: int) -> list[slice]:
+    return [slice(i, min(i + size, length)) for i in range(0, length, size)]
 
 
 def distillation(

@@ -8,7 +8,7 @@ from typing import Any
 from ilu_cli.data.cache import tokenised
 from ilu_cli.data.encode import Corpus
 from ilu_cli.data.sources import Dataset, load_dataset
-from ilu_cli.engine.head import CHUNK
+from ilu_cli.engine.head import CHUNK, ROWS, TILE
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.errors import UsageError
 from ilu_cli.recipe.specs import DataRef, Form, TrainSpec
@@ -70,7 +70,7 @@ def peak_memory(
     """Estimate the peak bytes of training, from counts alone.
 
     Float32 weights, gradients and two Adam moments; the activations of one micro-batch of the largest stream, for the
-    layers that backward passes through; one chunk of logits; the reference cache.
+    layers that backward passes through; a chunk of logits; the reference cache.
     """
     config = model.config
     total = sum(p.numel() for p in model.parameters())
@@ -82,7 +82,7 @@ def peak_memory(
     hidden, inner = config.hidden_size, getattr(config, "intermediate_size", 4 * config.hidden_size)
     per_layer = tokens * (8 * hidden + 4 * inner) * width + tokens * 2 * hidden * 4
     activations = per_layer * (config.num_hidden_layers - trained_from)
-    logits = CHUNK * config.vocab_size * 4 * 3
+    logits = 3 * 4 * max(CHUNK * config.vocab_size, ROWS * TILE)
     casts = total * width if spec.precision == "bf16" else 0
     head_gradient = config.vocab_size * hidden * 4 if trained_from == 0 else 0
     return 4 * total + 12 * trainable + casts + activations + logits + head_gradient + cached

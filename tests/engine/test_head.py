@@ -22,9 +22,10 @@ def test_two_tokens_by_hand():
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
-@pytest.mark.parametrize("chunk", [3, 256])
-def test_values_and_gradients_are_those_of_autograd(float64, monkeypatch, chunk, with_bias):
-    monkeypatch.setattr(head, "CHUNK", chunk)
+@pytest.mark.parametrize("tile", [(3, 2), (4, 7), (512, 8192)])
+def test_values_and_gradients_are_those_of_autograd(float64, monkeypatch, tile, with_bias):
+    monkeypatch.setattr(head, "ROWS", tile[0])
+    monkeypatch.setattr(head, "TILE", tile[1])
     torch.manual_seed(0)
     hidden, weight = torch.randn(10, 5, requires_grad=True), torch.randn(7, 5, requires_grad=True)
     bias = torch.randn(7, requires_grad=True) if with_bias else None
