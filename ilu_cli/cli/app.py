@@ -6,8 +6,10 @@ import json
 import os
 import sys
 import traceback
+from typing import Any
 
 import typer
+import typer.core
 
 from ilu_cli.cli import (
     attack,
@@ -26,7 +28,16 @@ from ilu_cli.cli import (
 )
 from ilu_cli.errors import IluError, RunFailed
 
+
+class Commands(typer.core.TyperGroup):
+    """`ilu taskvec apply` is `ilu taskvec-apply`; any other word behind `taskvec` is a RUN."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        return super().resolve_command(ctx, ["taskvec-apply", *args[2:]] if args[:2] == ["taskvec", "apply"] else args)
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Unlearn a language model so that it stays forgotten: unlearn, attack, measure, explain.",
     epilog="Exit codes: 0 fine, 2 usage or recipe, 3 model, run or data not available, 4 a requirement failed, "
     "5 run failed, 130 interrupted.",

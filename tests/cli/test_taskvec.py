@@ -212,7 +212,7 @@ def test_wrong_applications(runs, ilu, tiny, tmp_path):
         done = ilu("taskvec-apply", u, *args)
         assert done.code == code, (args, done.err)
         assert message in done.err, (args, done.err)
-    assert ilu("taskvec-apply").code == 2
+    assert ilu("taskvec", "apply").code == 2
     done = ilu("taskvec-apply", tiny)
     assert done.code == 2 and "no task vector" in done.err
     tiny_model(67).save_pretrained(tmp_path / "other")
