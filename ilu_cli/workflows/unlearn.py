@@ -193,7 +193,6 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
         after = Checkpoint(new.checkpoint) if adapted is None else Adapted(before, new.checkpoint)
         m.result["changed_fraction"] = changed_fraction(before, after)
         m.result |= {"steps": trainer.step, "seconds": round(time.monotonic() - began, 1)}
-        m.result["cpu_seconds"] = round(time.process_time(), 1)  # what a busy machine does not stretch
         m.result["peak_memory_bytes"] = b.peak_memory()
         new.finish()
         drop_state(new.state)
