@@ -18,7 +18,7 @@ demo: setup
 	PATH="$(BIN):$$PATH" sh docs/demo.sh
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 lint: setup
 	$(BIN)/ruff check .

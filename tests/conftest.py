@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -74,8 +75,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ILU_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    if "real" not in request.keywords:
+    real = "real" in request.keywords
+    torch.set_num_threads(os.cpu_count() or 1 if real else 1)  # threads only get in each other's way on a tiny model
+    if not real:
         monkeypatch.setenv("ILU_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
