@@ -138,8 +138,7 @@ def run(
     points = m.result.get("points", []) if resume else []
     m.result = {"kind": entry.name, "axis": entry.declared["strength"], "points": points}
     if b.main:
-        own = subject.run is not None  # an original has no lineage that would say what its recipe leaves open
-        write_text(new.path / "recipe.yaml", dump(plan.recipe if own else recipe))
+        write_text(new.path / "recipe.yaml", dump(recipe))
         new.save()
     reporter = Tracked(reporter, recipe.track, new, recipe.model_dump())
     title = f"{label_of(recipe)} on {subject.label}"
