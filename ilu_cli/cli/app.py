@@ -13,6 +13,7 @@ import typer.core
 
 from ilu_cli.cli import (
     attack,
+    compare,
     doctor,
     evaluate,
     fetch,
@@ -48,6 +49,7 @@ app = typer.Typer(
 app.command("unlearn")(unlearn.unlearn)
 app.command("attack")(attack.attack)
 app.command("eval")(evaluate.evaluate)
+app.command("compare", cls=compare.Compare)(compare.compare)
 app.command("taskvec")(taskvec.taskvec)
 app.command("taskvec-apply")(taskvec_apply.taskvec_apply)
 app.command("pipeline")(pipeline.pipeline)

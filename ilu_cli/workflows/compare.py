@@ -1,0 +1,221 @@
+"""`ilu compare`: which arm forgets more, at what utility, with intervals over seeds and samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ilu_cli.benchmarks import by_metric
+from ilu_cli.engine.reporter import Reporter
+from ilu_cli.errors import UnavailableError, UsageError
+from ilu_cli.metrics.resample import Rows, compare
+from ilu_cli.models.subject import of_run
+from ilu_cli.recipe.schema import EvalRecipe
+from ilu_cli.runs.store import Run
+from ilu_cli.workflows.attack import point_name
+from ilu_cli.workflows.evaluate import Evaluation, results_folder, stem
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs of one recipe that differ in their seeds."""
+
+    label: str
+    runs: list[Run]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One number on every run of an arm. `sign` is 1 if a good run has a high value, −1 if a low one, 0 if unsaid."""
+
+    name: str
+    role: str
+    sign: int
+    relative: bool
+    rows: list[Rows]
+
+
+def arms_of(runs: Sequence[Run], others: Sequence[Run]) -> list[Arm]:
+    """Two arms as given, or without `others` the runs grouped by recipe, its seed left out, and by original model.
+
+    Raises:
+        UsageError: if a run stands twice, or there is only one arm.
+    """
+    ids = [str(r.path.resolve()) for r in (*runs, *others)]
+    if len(set(ids)) < len(ids):
+        raise UsageError("a run is named twice")
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault("" if others else _identity(run), []).append(run)
+    found = [*groups.values(), *([list(others)] if others else [])]
+    if len(found) < 2:
+        hint = "name runs of two recipes, or part them yourself: ilu compare A1 A2 --with B1 B2"
+        raise UsageError("these runs have one recipe and are one arm", hint=hint)
+    labels = [group[0].manifest.label for group in found]
+    return [
+        Arm(label if labels.count(label) == 1 and label else group[0].id, group) for label, group in zip(labels, found)
+    ]
+
+
+def _identity(run: Run) -> str:
+    try:
+        recipe = yaml.safe_load((run.path / "recipe.yaml").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UnavailableError(f"run {run.id} has no recipe.yaml: {error}") from error
+    recipe.pop("seed", None)
+    if run.manifest.command == "attack":  # seeds of the unlearning count as seeds too
+        recipe["parent"] = run.manifest.parents[0]["id"] if run.manifest.parents[0]["kind"] != "run" else _parent(run)
+    return json.dumps([recipe, run.manifest.base.get("weights")], sort_keys=True, default=str)
+
+
+def _parent(run: Run) -> str:
+    from ilu_cli.models.subject import from_record
+
+    parent = from_record(run.manifest.parents[0], run).run
+    return _identity(parent) if parent else run.manifest.parents[0]["id"]
+
+
+def run(recipe: EvalRecipe, arms: list[Arm], margin: float, reporter: Reporter) -> dict[str, Any]:
+    """Evaluate what is missing, and compare every arm with the first.
+
+    Args:
+        margin: how far utility may differ and still count as the same, in the metric's unit or as a share of a perplexity.
+    """
+    evaluation = Evaluation(recipe.eval, reporter)
+    measured = [_measure(evaluation, arm) for arm in arms]
+    comparisons = []
+    for arm, numbers in zip(arms[1:], measured[1:]):
+        rows = [_compared(a, b) for a, b in zip(measured[0], numbers)]
+        said = sentence(arms[0].label, arm.label, rows, margin, min(len(arms[0].runs), len(arm.runs)))
+        comparisons.append({"a": arms[0].label, "b": arm.label, "numbers": rows, "sentence": said})
+    described = [
+        {"label": a.label, "runs": [r.id for r in a.runs], "seeds": [r.manifest.seed for r in a.runs]} for a in arms
+    ]
+    return {"arms": described, "comparisons": comparisons, "margin": margin}
+
+
+def _measure(evaluation: Evaluation, arm: Arm) -> list[Measured]:
+    """All numbers that are means over rows, and RA if the runs are attacks."""
+    found: dict[str, list[Rows]] = {}
+    kinds: dict[str, tuple[str, int, bool]] = {}
+    for run in arm.runs:
+        subject = of_run(run)
+        for name, summary in evaluation.subject(subject).items():
+            bench = evaluation.benchmarks[name]
+            rows = _read(results_folder(subject) / f"{stem(name)}.rows.jsonl")
+            relative = summary["metric"].endswith("perplexity")
+            sign = (1 if bench.higher == "knows more" else -1) * (-1 if summary["role"] == "forget" else 1)
+            for metric, group in by_metric(rows).items():
+                key = f"{name}.{metric or summary['metric']}"
+                ratio = relative if not metric else metric.endswith("ppl")
+                found.setdefault(key, []).append(_rows(group, summary["data"]["fingerprint"]))
+                kinds[key] = (summary["role"], 0 if metric else sign, ratio)
+        for name, rows in _resilience(run, evaluation).items():
+            found.setdefault(name, []).append(rows)
+            kinds[name] = ("robust", 1, False)
+    return [Measured(key, *kinds[key], rows) for key, rows in found.items()]
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise UnavailableError(
+            f"{path} cannot be read: {error}", hint="delete the eval folder and evaluate again"
+        ) from error
+
+
+def _rows(rows: list[dict[str, Any]], items: str) -> Rows:
+    weights = [r.get("weight", 1) for r in rows]
+    return Rows(f"{items}:{len(rows)}", np.array([r["value"] for r in rows], float), np.array(weights, float))
+
+
+def _resilience(run: Run, evaluation: Evaluation) -> dict[str, Rows]:
+    """RA of an attack per question: 1 − the mean of `value` over the marks that RA is defined by."""
+    result = run.manifest.result
+    if run.manifest.command != "attack" or not result.get("marks"):
+        return {}
+    axis, found = next(iter(result["points"][0])), {}
+    for name, bench in evaluation.benchmarks.items():
+        if bench.role != "forget" or bench.metric != "acc":
+            continue
+        folders = [run.eval / point_name(axis, s) for s in result["marks"]]
+        values = np.array([[r["value"] for r in _read(f / f"{stem(name)}.rows.jsonl")] for f in folders])
+        found[f"{name}.RA"] = Rows(f"RA:{name}:{values.shape[1]}", 1 - values.mean(0), np.ones(values.shape[1]))
+    return found
+
+
+def _compared(a: Measured, b: Measured) -> dict[str, Any]:
+    """Arm b against arm a. A perplexity's difference is that of its logarithm, shown as a relative change."""
+    d = compare(a.rows, b.rows)
+    show = np.expm1 if a.relative else (lambda x: x)
+    values = [float(np.mean([r.estimate for r in m.rows])) for m in (a, b)]
+    return {
+        "name": a.name,
+        "role": a.role,
+        "sign": a.sign,
+        "relative": a.relative,
+        "a": float(np.exp(values[0])) if a.relative else values[0],
+        "b": float(np.exp(values[1])) if a.relative else values[1],
+        "difference": float(show(d.value)),
+        "low": float(show(d.low)),
+        "high": float(show(d.high)),
+        "p": d.p,
+        "n": len(a.rows[0].values),
+        "paired": a.rows[0].items == b.rows[0].items,
+    }
+
+
+def sentence(a: str, b: str, rows: list[dict[str, Any]], margin: float, seeds: int) -> str:
+    """What the numbers say, in words: each forget benchmark, each RA, then utility."""
+    parts = []
+    for r in rows:
+        if r["role"] not in ("forget", "robust") or not r["sign"]:
+            continue
+        verb = "forgets more than" if r["role"] == "forget" else "keeps more forgotten under attack than"
+        parts.append(_clause(a, b, r, verb))
+    utility = [r for r in rows if r["role"] == "utility" and r["sign"]]
+    tail = "" if seeds > 1 else "; one seed, so nothing is said of others"
+    return "; ".join([*parts, _utility(a, b, utility, margin)]) + tail
+
+
+def _clause(a: str, b: str, r: dict[str, Any], verb: str) -> str:
+    """`A forgets more than B on capitals.acc: +0.11 [0.06, 0.16], p<0.01`, the winner first."""
+    better = r["sign"] * r["difference"]
+    low, high = sorted(r["sign"] * r[k] for k in ("low", "high"))
+    if low <= 0 <= high:
+        return f"{b} and {a} do not differ on {r['name']}: {_interval(better, low, high)}, {_p(r['p'])}"
+    first, second = (b, a) if better > 0 else (a, b)
+    if better < 0:
+        better, low, high = -better, -high, -low
+    return f"{first} {verb} {second} on {r['name']}: {_interval(better, low, high)}, {_p(r['p'])}"
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    return f"{value:+.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _p(p: float) -> str:
+    return "p<0.001" if p < 0.001 else "p<0.01" if p < 0.01 else f"p={p:.2f}"
+
+
+def _utility(a: str, b: str, rows: list[dict[str, Any]], margin: float) -> str:
+    """The same if every interval lies within the margin; else what is lower, higher or open."""
+    if not rows:
+        return "utility was not measured"
+    said = []
+    for r in rows:
+        low, high = sorted(r["sign"] * r[k] for k in ("low", "high"))
+        if -margin <= low and high <= margin:
+            continue
+        better = r["sign"] * r["difference"]
+        word = "higher" if low > 0 else "lower" if high < 0 else "not settled"
+        of = "" if word == "not settled" else f" of {b}"
+        said.append(f"{word} utility{of} ({r['name']} {_interval(better, low, high)})")
+    return ", ".join(said) if said else "same utility"

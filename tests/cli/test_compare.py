@@ -1,0 +1,89 @@
+"""`ilu compare` on tiny models: arms, pairing, sentences, attacks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ilu_cli.workflows.compare import sentence
+
+LIMIT = ("--limit", 12)
+SMALL = ("--set", "forget.batch=4", "--set", "forget.max_length=24")
+
+
+def unlearn(ilu, tiny, *args) -> str:
+    done = ilu("unlearn", "--method", "grad_ascent", "--model", tiny, "--steps", 2, *SMALL, *args)
+    assert done.code == 0, done.err
+    return done.out.splitlines()[-1]
+
+
+def test_seeds_of_one_recipe_are_one_arm(ilu, tiny):
+    mild = [unlearn(ilu, tiny, "--lr", "1e-5", "--seed", s) for s in (0, 1)]
+    hard = [unlearn(ilu, tiny, "--lr", "1e-1", "--seed", s) for s in (0, 1)]
+    grouped = ilu("compare", *mild, *hard, *LIMIT, "--json")
+    assert grouped.code == 0, grouped.err
+    found = json.loads(grouped.out)
+    assert [arm["seeds"] for arm in found["arms"]] == [[0, 1], [0, 1]]
+    given = json.loads(ilu("compare", *mild, "--with", *hard, *LIMIT, "--json").out)
+    assert given["comparisons"][0]["numbers"] == found["comparisons"][0]["numbers"]
+    for number in found["comparisons"][0]["numbers"]:
+        assert number["low"] <= number["difference"] <= number["high"]
+        assert number["paired"]
+    results = [json.loads((Path(r) / "eval" / "capitals.json").read_text())["value"] for r in (*mild, *hard)]
+    capitals = found["comparisons"][0]["numbers"][0]
+    assert capitals["difference"] == pytest.approx((results[2] + results[3] - results[0] - results[1]) / 2)
+    prose = next(n for n in found["comparisons"][0]["numbers"] if n["name"].startswith("prose"))
+    assert prose["b"] / prose["a"] - 1 == pytest.approx(prose["difference"])
+    table = ilu("compare", *mild, *hard, *LIMIT).out
+    assert "utility" in table.splitlines()[-1]
+
+
+def test_arms_that_are_none_are_refused(ilu, tiny):
+    a, b = (unlearn(ilu, tiny, "--seed", s) for s in (0, 1))
+    assert "one arm" in (one := ilu("compare", a, b)).err
+    assert "named twice" in (twice := ilu("compare", a, "--with", a)).err
+    assert (one.code, twice.code, ilu("compare", a, "--with", "nothing").code) == (2, 2, 3)
+    assert ilu("compare", a, "--with").code == 2
+
+
+def test_attacks_are_compared_by_ra(ilu, tiny):
+    attack = ("--task", "elements", "--steps", 4, "--set", "attack.batch=4", "--set", "eval.limit=12", "--no-reference")
+    paths = []
+    for lr in ("1e-5", "1e-1"):
+        done = ilu("attack", unlearn(ilu, tiny, "--lr", lr), *attack)
+        assert done.code == 0, done.err
+        paths.append(done.out.splitlines()[-1])
+    found = json.loads(ilu("compare", paths[0], "--with", paths[1], *LIMIT, "--json").out)
+    ra = next(n for n in found["comparisons"][0]["numbers"] if n["name"] == "capitals.RA")
+    manifests = [json.loads((Path(p) / "manifest.json").read_text()) for p in paths]
+    assert [ra["a"], ra["b"]] == pytest.approx([m["result"]["ra"] for m in manifests])
+
+
+def number(name: str, role: str, value: float, low: float, high: float, p: float = 0.002, sign: int = -1) -> dict:
+    return {"name": name, "role": role, "sign": sign, "difference": value, "low": low, "high": high, "p": p}
+
+
+def test_the_sentence():
+    rows = [
+        number("capitals.acc", "forget", -0.11, -0.16, -0.06),
+        number("elements.acc", "utility", 0.0, -0.02, 0.01, 1.0, 1),
+    ]
+    assert (
+        sentence("B", "A", rows, 0.05, 3)
+        == "A forgets more than B on capitals.acc: +0.11 [0.06, 0.16], p<0.01; same utility"
+    )
+    swapped = [number("capitals.acc", "forget", 0.11, 0.06, 0.16)]
+    assert sentence("B", "A", swapped, 0.05, 3).startswith("B forgets more than A on capitals.acc: +0.11 [0.06, 0.16]")
+    open_ = [
+        number("capitals.acc", "forget", 0.01, -0.04, 0.06, 0.6),
+        number("e.acc", "utility", -0.04, -0.1, 0.02, 0.2, 1),
+    ]
+    assert sentence("B", "A", open_, 0.05, 1) == (
+        "A and B do not differ on capitals.acc: -0.01 [-0.06, 0.04], p=0.60; "
+        "not settled utility (e.acc -0.04 [-0.10, 0.02]); one seed, so nothing is said of others"
+    )
+    worse = [number("prose", "utility", 0.2, 0.1, 0.3)]
+    assert sentence("B", "A", worse, 0.05, 2) == "lower utility of A (prose -0.20 [-0.30, -0.10])"
+    assert sentence("B", "A", [], 0.05, 2) == "utility was not measured"
