@@ -85,13 +85,14 @@ def run(recipe: EvalRecipe, arms: list[Arm], margin: float, reporter: Reporter) 
     """Evaluate what is missing, and compare every arm with the first.
 
     Args:
-        margin: how far utility may differ and still count as the same, in the metric's unit or as a share of a perplexity.
+        margin: how far utility may differ and still count as the same, in the metric's unit or relative.
     """
     evaluation = Evaluation(recipe.eval, reporter)
     measured = [_measure(evaluation, arm) for arm in arms]
     comparisons = []
     for arm, numbers in zip(arms[1:], measured[1:]):
-        rows = [_compared(a, b) for a, b in zip(measured[0], numbers)]
+        theirs = {m.name: m for m in numbers}  # a model that says nothing has no perplexity
+        rows = [_compared(a, theirs[a.name]) for a in measured[0] if a.name in theirs]
         said = sentence(arms[0].label, arm.label, rows, margin, min(len(arms[0].runs), len(arm.runs)))
         comparisons.append({"a": arms[0].label, "b": arm.label, "numbers": rows, "sentence": said})
     described = [
@@ -116,8 +117,8 @@ def _measure(evaluation: Evaluation, arm: Arm) -> list[Measured]:
                 ratio = relative if not metric else metric.endswith("ppl")
                 found.setdefault(key, []).append(_rows(group, summary["data"]["fingerprint"]))
                 kinds[key] = (summary["role"], 0 if metric else sign, ratio)
-        for name, rows in _resilience(run, evaluation).items():
-            found.setdefault(name, []).append(rows)
+        for name, resilience in _resilience(run, evaluation).items():
+            found.setdefault(name, []).append(resilience)
             kinds[name] = ("robust", 1, False)
     return [Measured(key, *kinds[key], rows) for key, rows in found.items()]
 
@@ -215,7 +216,6 @@ def _utility(a: str, b: str, rows: list[dict[str, Any]], margin: float) -> str:
         if -margin <= low and high <= margin:
             continue
         better = r["sign"] * r["difference"]
-        word = "higher" if low > 0 else "lower" if high < 0 else "not settled"
-        of = "" if word == "not settled" else f" of {b}"
-        said.append(f"{word} utility{of} ({r['name']} {_interval(better, low, high)})")
+        word = f"higher utility of {b}" if low > 0 else f"lower utility of {b}" if high < 0 else "utility not settled"
+        said.append(f"{word} ({r['name']} {_interval(better, low, high)})")
     return ", ".join(said) if said else "same utility"

@@ -66,23 +66,15 @@ def number(name: str, role: str, value: float, low: float, high: float, p: float
 
 
 def test_the_sentence():
-    rows = [
-        number("capitals.acc", "forget", -0.11, -0.16, -0.06),
-        number("elements.acc", "utility", 0.0, -0.02, 0.01, 1.0, 1),
-    ]
-    assert (
-        sentence("B", "A", rows, 0.05, 3)
-        == "A forgets more than B on capitals.acc: +0.11 [0.06, 0.16], p<0.01; same utility"
-    )
+    same = number("elements.acc", "utility", 0.0, -0.02, 0.01, 1.0, 1)
+    said = sentence("B", "A", [number("capitals.acc", "forget", -0.11, -0.16, -0.06), same], 0.05, 3)
+    assert said == "A forgets more than B on capitals.acc: +0.11 [0.06, 0.16], p<0.01; same utility"
     swapped = [number("capitals.acc", "forget", 0.11, 0.06, 0.16)]
     assert sentence("B", "A", swapped, 0.05, 3).startswith("B forgets more than A on capitals.acc: +0.11 [0.06, 0.16]")
-    open_ = [
-        number("capitals.acc", "forget", 0.01, -0.04, 0.06, 0.6),
-        number("e.acc", "utility", -0.04, -0.1, 0.02, 0.2, 1),
-    ]
-    assert sentence("B", "A", open_, 0.05, 1) == (
+    unsure = number("e.acc", "utility", -0.04, -0.1, 0.02, 0.2, 1)
+    assert sentence("B", "A", [number("capitals.acc", "forget", 0.01, -0.04, 0.06, 0.6), unsure], 0.05, 1) == (
         "A and B do not differ on capitals.acc: -0.01 [-0.06, 0.04], p=0.60; "
-        "not settled utility (e.acc -0.04 [-0.10, 0.02]); one seed, so nothing is said of others"
+        "utility not settled (e.acc -0.04 [-0.10, 0.02]); one seed, so nothing is said of others"
     )
     worse = [number("prose", "utility", 0.2, 0.1, 0.3)]
     assert sentence("B", "A", worse, 0.05, 2) == "lower utility of A (prose -0.20 [-0.30, -0.10])"
