@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes docs/figures.txt: every figure of the README, from real runs. `sh docs/figures.sh > docs/figures.txt`
+# The figures of the README from a real run of the four commands: `sh docs/figures.sh > docs/figures.txt`
 set -eu
 ILU_RUNS=$(mktemp -d)
 export ILU_RUNS
@@ -17,7 +17,4 @@ show ilu unlearn --method rmu --irm-env gsm8k
 show ilu attack --task sst2
 show ilu eval
 show ilu taskvec
-for method in rmu npo grad_diff; do
-    show ilu unlearn --method "$method"
-    show ilu eval
-done
+show ilu report --out "${REPORT:-$ILU_RUNS/report}"
