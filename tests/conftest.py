@@ -22,6 +22,10 @@ from ilu_cli.models.load import parts_of
 from ilu_cli.recipe.specs import TrainSpec
 
 LAYERS = 3
+CHAT = (
+    "{% for m in messages %}[{{ m.role }}] {{ m.content }}<eos>\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
 
 
 def tiny_model(vocab: int = 61, *, seed: int = 0, spread: float = 0.3, layers: int = LAYERS) -> LlamaForCausalLM:

@@ -14,45 +14,50 @@ PROMPT, NEW = 16, 48  # words of the prompt, tokens of the continuation
 
 @benchmark()
 class Coherence(Benchmark):
-    """Are greedy continuations of unseen prose neither loops nor noise? 1 is as likely as a person's text, unrepeated.
+    """Are greedy continuations of unseen prose neither loops nor noise? 1 is as likely as the original's, unrepeated.
 
-    The continuation is judged by the original model of the lineage, which is itself for a model that is no run.
+    The original model of the lineage judges them, and its own continuations are the yardstick. A model that is no run
+    is its own original.
     """
 
     role = "utility"
     metric = "coherence"
-    others = ("repetition", "ppl", "written_ppl")
+    others = ("repetition", "ppl", "original_ppl")
 
     def items(self) -> list[Row]:
-        """Beginnings of the held-out paragraphs, and how their writer went on."""
-        found = []
-        for row in Prose().builtin("test"):
-            words = row["text"].split(" ")
-            found.append({"prompt": " ".join(words[:PROMPT]), "written": " " + " ".join(words[PROMPT:])})
-        return found
+        """Beginnings of the held-out paragraphs."""
+        return [{"prompt": " ".join(row["text"].split(" ")[:PROMPT])} for row in Prose().builtin("test")]
 
     def score(self, scorer: Scorer, items: list[Row]) -> list[Row]:
         """See `ilu_cli.metrics.text.coherence`; perplexities are over all tokens of all continuations."""
-        from ilu_cli.engine.tokens import encode_pair
         from ilu_cli.metrics.text import coherence, repetition
 
-        texts = scorer.complete([i["prompt"] for i in items], NEW)
+        prompts = [i["prompt"] for i in items]
+        texts = scorer.complete(prompts, NEW)
         judge = scorer.original() if scorer.original else scorer
-        said = [encode_pair(judge, i["prompt"], text, limit=NEW) for i, text in zip(items, texts)]
-        wrote = [encode_pair(judge, i["prompt"], i["written"], limit=NEW) for i in items]
-        losses, written = iter(judge.nll([e for e in said if e.targets])), judge.nll(wrote)
+        said = _judged(judge, prompts, texts)
+        own = said if judge is scorer else _judged(judge, prompts, judge.complete(prompts, NEW))
         rows: list[Row] = []
-        for item, text, a, b, other in zip(items, texts, said, wrote, written):
-            tokens, loss = a.ids[len(a.ids) - a.targets :], next(losses) if a.targets else 0.0
-            value = coherence(tokens, loss / max(1, len(tokens)), other / b.targets)
-            rows.append({"prompt": item["prompt"], "continuation": text, "value": value})
+        for prompt, text, (tokens, loss), (expected, least) in zip(prompts, texts, said, own):
+            value = coherence(tokens, loss / max(1, len(tokens)), least / max(1, len(expected)))
+            rows.append({"prompt": prompt, "continuation": text, "value": value})
             rows.append({"metric": "repetition", "value": repetition(tokens)})
-            rows.append({"metric": "written_ppl", "value": other, "weight": b.targets})
             if tokens:
                 rows.append({"metric": "ppl", "value": loss, "weight": len(tokens)})
+            if expected:
+                rows.append({"metric": "original_ppl", "value": least, "weight": len(expected)})
         return rows
 
     def also(self, rows: list[Row]) -> dict[str, Number]:
         groups = by_metric(rows)
-        ppl = {name: number(*perplexity(groups[name])) for name in ("ppl", "written_ppl") if name in groups}
+        ppl = {name: number(*perplexity(groups[name])) for name in ("ppl", "original_ppl") if name in groups}
         return super().also([r for r in rows if "ppl" not in r.get("metric", "")]) | ppl
+
+
+def _judged(judge: Scorer, prompts: list[str], texts: list[str]) -> list[tuple[list[int], float]]:
+    """The tokens of each continuation and their summed NLL under `judge`; 0 for none."""
+    from ilu_cli.engine.tokens import encode_pair
+
+    encoded = [encode_pair(judge, prompt, text, limit=NEW) for prompt, text in zip(prompts, texts)]
+    losses = iter(judge.nll([e for e in encoded if e.targets]))
+    return [(e.ids[len(e.ids) - e.targets :], next(losses) if e.targets else 0.0) for e in encoded]

@@ -24,8 +24,8 @@ def _define(name: str, forget: str) -> None:
 
         The headline is the mean P(answer|question)^(1/tokens) on the forget set. `eval.retain_run` names a run of a
         model that never saw it, evaluated with the same benchmark, or its rows file; with it comes forget quality, the
-        p-value of a Kolmogorov-Smirnov test between the truth ratios. The prompt is `Question: … Answer:` without a
-        chat template, and answers end without the end-of-sequence token.
+        p-value of a Kolmogorov-Smirnov test between the truth ratios. The prompt is `Question: … Answer:`, or
+        with `eval.chat` the question as a user's turn. Answers end without the end-of-sequence token.
         """
         role = "forget"
         metric = "prob"
@@ -53,7 +53,8 @@ def _define(name: str, forget: str) -> None:
                 found = []
                 for row, example in zip(data.rows, data.examples()):
                     answers = [row["answer"], row.get("paraphrased_answer", row["answer"]), *row["perturbed_answer"]]
-                    found.append({"part": part, "prompt": example.prompt, "answers": [f" {a}" for a in answers]})
+                    asked = {"prompt": example.prompt, "turn": example.turn}
+                    found.append({"part": part, **asked, "answers": [f" {a}" for a in answers]})
                 parts.append(found)
             return interleave(parts)
 
@@ -61,8 +62,9 @@ def _define(name: str, forget: str) -> None:
             from ilu_cli.engine.tokens import encode_pair, token_scores
             from ilu_cli.metrics.text import rouge_l
 
-            said = scorer.complete([i["prompt"] for i in items], NEW)
-            pairs = [encode_pair(scorer, i["prompt"], answer) for i in items for answer in i["answers"]]
+            prompts = [i["turn" if scorer.chat else "prompt"] for i in items]
+            said = scorer.complete(prompts, NEW)
+            pairs = [encode_pair(scorer, p, answer) for p, i in zip(prompts, items) for answer in i["answers"]]
             logps = iter([float(s.logp.mean()) for s in token_scores(scorer, pairs)])
             rows = []
             for item, text in zip(items, said):

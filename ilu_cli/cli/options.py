@@ -60,7 +60,7 @@ def _use_data_root(ctx: typer.Context, folder: Path | None) -> Path | None:
         os.environ |= {} if before is None else {"ILU_DATA": before}
 
     if folder is not None:
-        root = checked_root(folder)
+        root = checked_root(folder, make=ctx.info_name == "fetch")
         ctx.call_on_close(restore)
         os.environ["ILU_DATA"] = str(root)
     return folder

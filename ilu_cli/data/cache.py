@@ -45,7 +45,8 @@ def key_of(tokenizer: Any, examples: list[Example], form: Form) -> str:
     shape = form.model_dump(include={"max_length", "chat", "long"})
     digest = hashlib.sha256(json.dumps([versions, _tokenizer_digest(tokenizer), shape]).encode())
     for e in examples:
-        digest.update(f"{len(e.prompt)} {len(e.target)} {e.prompt}{e.target}".encode("utf-8", "surrogatepass"))
+        lengths = f"{len(e.prompt)} {len(e.target)} {len(e.turn)} "
+        digest.update((lengths + e.prompt + e.target + e.turn).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 

@@ -148,7 +148,10 @@ def _encode_all(tokenizer: Any, examples: list[Example], form: Form) -> Iterator
     A prompted target ends with the end-of-sequence token, or as the chat template ends a turn.
     """
     chat = [form.chat and bool(e.prompt) for e in examples]
-    texts = [chat_pair(tokenizer, e.prompt, e.target) if c else (e.prompt, e.target) for e, c in zip(examples, chat)]
+    texts = [
+        chat_pair(tokenizer, e.turn or e.prompt, e.target) if c else (e.prompt, e.target)
+        for e, c in zip(examples, chat)
+    ]
     # A template has written the special tokens as text already.
     rows = {c: iter(_encode_pairs(tokenizer, [t for t, k in zip(texts, chat) if k is c], not c)) for c in set(chat)}
     for example, c in zip(examples, chat):

@@ -48,13 +48,18 @@ def data_root() -> Path | None:
     return checked_root(Path(text)) if text else None
 
 
-def checked_root(folder: Path) -> Path:
-    """The absolute path of a data root.
+def checked_root(folder: Path, *, make: bool = False) -> Path:
+    """The absolute path of a data root, which `make` makes if there is none.
 
     Raises:
-        UnavailableError: if it is not a folder.
+        UnavailableError: if it is not a folder, or cannot be made.
     """
     root = folder.absolute()
+    if make and not root.exists():
+        try:
+            root.mkdir(parents=True)
+        except OSError as error:
+            raise UnavailableError(f"the data root {root} cannot be made: {error.strerror}") from error
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
         raise UnavailableError(f"the data root {root} {what}", hint="--data-root and ILU_DATA name a folder")

@@ -62,8 +62,14 @@ class Scorer:
     def prompt(self, text: str) -> list[int]:
         """The token ids of a prompt that is to be answered."""
         if self.chat and text:
-            return split_pair(self.tokenizer, chat_pair(self.tokenizer, text)[0], "", special=False)[0]
+            return self.split(text, "")[0]
         return self.encode(text)
+
+    def split(self, prompt: str, target: str) -> tuple[list[int], list[int]]:
+        """The token ids of a prompt and of what follows it, parted where the prompt ends."""
+        if self.chat and prompt:
+            return split_pair(self.tokenizer, chat_pair(self.tokenizer, prompt)[0], target.lstrip(), special=False)
+        return split_pair(self.tokenizer, prompt, target)
 
     def pair(self, context: str, continuation: str) -> Request:
         """Encode both together and part them where the context alone would end, its last white space apart.
@@ -71,8 +77,7 @@ class Scorer:
         This is lm-eval's convention. Without a context the first token is not scored: nothing predicts it.
         """
         if self.chat and context:
-            opening = chat_pair(self.tokenizer, context)[0]
-            prompt, answer = split_pair(self.tokenizer, opening, continuation.lstrip(), special=False)
+            prompt, answer = self.split(context, continuation)
             return Request((*prompt, *answer), len(prompt))
         start = len(self.encode(context.rstrip())) if context else 0
         return Request(tuple(self.encode(context + continuation)), max(1, start))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ilu_cli.data.encode import Encoded, collate, split_pair
+from ilu_cli.data.encode import Encoded, collate
 from ilu_cli.engine.head import token_moments
 from ilu_cli.engine.scoring import Scorer, _packed
 from ilu_cli.metrics.membership import TokenScores
@@ -15,7 +15,7 @@ def encode_pair(scorer: Scorer, prompt: str, target: str, *, limit: int | None =
 
     A text without a prompt begins with a token that is not scored: nothing predicts it.
     """
-    context, answer = split_pair(scorer.tokenizer, prompt, target)
+    context, answer = scorer.split(prompt, target)
     answer = answer[: min(limit or len(answer), scorer.context_length - bool(context))]
     room = scorer.context_length - len(answer)
     context = context[-room:] if room else []

@@ -25,19 +25,20 @@ def repetition(tokens: Sequence[int], n: int = 4) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
-def coherence(tokens: Sequence[int], nll: float, written_nll: float) -> float:
+def coherence(tokens: Sequence[int], nll: float, original_nll: float) -> float:
     """How far a continuation is neither a loop nor noise, in [0, 1]: (1 − repetition) · min(1, exp(b − a)).
 
-    a is the mean NLL per token of the continuation under the original model, b that of what a person wrote there: a
-    text that the original model finds no stranger than a person's loses nothing. A loop is likely under any model, so
-    that repetition must count by itself; noise does not repeat itself, so that the likelihood must.
-    The measure is ours.
+    a is the mean NLL per token of the continuation under the original model, b that of the original's own greedy
+    continuation: a text that the original model finds as likely as what it would have said loses nothing. What a
+    person wrote is no yardstick: the original is far less sure of it than of any greedy text, damaged or not. A loop
+    is likely under any model, so that repetition must count by itself; noise does not repeat itself, so that the
+    likelihood must. The measure is ours.
 
     Args:
         tokens: the continuation; an empty one scores 0.
         nll: a, in nats.
-        written_nll: b, in nats.
+        original_nll: b, in nats.
     """
     if not tokens:
         return 0.0
-    return (1 - repetition(tokens)) * math.exp(min(0.0, written_nll - nll))
+    return (1 - repetition(tokens)) * math.exp(min(0.0, original_nll - nll))

@@ -33,12 +33,14 @@ class Example:
     """What the model reads and what it should say.
 
     The loss counts `target` only. `target` and `choices` start with the white space that parts them from `prompt`.
-    `choices` are the candidate targets of a classification; empty means that the answer is generated.
+    `choices` are the candidate targets of a classification; empty means that the answer is generated. `turn` is what a
+    user says in a chat template, where that is not `prompt`.
     """
 
     prompt: str
     target: str
     choices: tuple[str, ...] = ()
+    turn: str = ""
 
 
 def words(text: str) -> list[str]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ilu_cli.registry import task
 from ilu_cli.tasks import Example, Row, Task
@@ -21,12 +22,12 @@ def _define(part: str, what: str, extra: Mapping[str, type]) -> None:
         fields = {"question": str, "answer": str, **extra}
 
         def example(self, row: Row) -> Example:
-            return Example(f"Question: {row['question']}\nAnswer:", f" {row['answer']}")
+            return Example(f"Question: {row['question']}\nAnswer:", f" {row['answer']}", turn=row["question"])
 
         def counterfactual(self, row: Row) -> Example:
             if "perturbed_answer" not in row:
                 return super().counterfactual(row)
-            return Example(self.example(row).prompt, f" {row['perturbed_answer'][0]}")
+            return replace(self.example(row), target=f" {row['perturbed_answer'][0]}")
 
 
 for _part, _what in (AUTHORS | OTHERS).items():

@@ -76,9 +76,9 @@ class Attempted:
         self.tokenizer = load_tokenizer(self.subject.folder)
         self.model = load_model(self.subject, backend().device)
         self.saved = self.model
-        self.scorer = Scorer(self.model, parts_of(self.model), self.tokenizer, backend(), self.spec.precision)
-        self.scorer.chat = self.spec.chat
-        self.scorer.original = functools.cache(lambda: load_scorer(self.origin, self.spec.precision))
+        precision, chat = self.spec.precision, self.spec.chat
+        self.scorer = Scorer(self.model, parts_of(self.model), self.tokenizer, backend(), precision, chat=chat)
+        self.scorer.original = functools.cache(lambda: load_scorer(self.origin, precision, chat=chat))
 
     @functools.cached_property
     def evaluation(self) -> Evaluation:
@@ -113,11 +113,12 @@ class Attempted:
         if not examples or not examples[0].prompt:  # plain text: there is no answer to judge
             return []
         scorer = replace(self.scorer, chat=self.chat, known={})
+        prompts = [e.turn if self.chat and e.turn else e.prompt for e in examples]
         if examples[0].choices:
-            scores = scorer.loglikelihoods([Question(e.prompt, e.choices) for e in examples])
+            scores = scorer.loglikelihoods([Question(p, e.choices) for p, e in zip(prompts, examples)])
             right = [e.choices[max(range(len(s)), key=s.__getitem__)] == e.target for e, s in zip(examples, scores)]
         else:
-            answers = scorer.complete([e.prompt for e in examples], ANSWER_TOKENS)
+            answers = scorer.complete(prompts, ANSWER_TOKENS)
             right = [data.task.correct(row, answer) for row, answer in zip(rows, answers)]
         value, error = mean_and_error([float(x) for x in right])
         stderr = None if math.isnan(error) else error

@@ -100,19 +100,20 @@ class Evaluation:
         missing = [name for name, summary in found.items() if summary is None]
         if missing:
             self.reporter.note(f"evaluating {subject.label}: {', '.join(missing)}")
-            scorer = load_scorer(subject, self.spec.precision)
-            scorer.chat = self.spec.chat
+            scorer = load_scorer(subject, self.spec.precision, chat=self.spec.chat)
             for name in missing:
                 found[name] = self.score(name, digest, scorer, folder)
         return {name: summary for name, summary in found.items() if summary is not None}
 
 
-def load_scorer(subject: Subject, precision: str) -> Scorer:
-    """Load a subject for scoring."""
+def load_scorer(subject: Subject, precision: str, *, chat: bool = False) -> Scorer:
+    """Load a subject for scoring; `chat` holds for the original as well."""
     b = backend()
     model = load_model(subject, b.device)
-    scorer = Scorer(model, parts_of(model), load_tokenizer(subject.folder), b, precision)
-    scorer.original = functools.cache(lambda: load_scorer(original_of(subject), precision) if subject.run else scorer)
+    scorer = Scorer(model, parts_of(model), load_tokenizer(subject.folder), b, precision, chat=chat)
+    scorer.original = functools.cache(
+        lambda: load_scorer(original_of(subject), precision, chat=chat) if subject.run else scorer
+    )
     return scorer
 
 

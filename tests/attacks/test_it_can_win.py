@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -144,6 +145,41 @@ def test_training_repairs_a_damaged_norm(knowing, ilu, tmp_path, kind):
         args = ["--task", tmp_path / "some.jsonl", *args, "--steps", 60]
     else:
         args = ["--kind", kind, "--set", f"attack.data={tmp_path / 'some.jsonl'}", *args, "--set", "attack.epochs=60"]
+    before, after = attacked(ilu, model, tokenizer, tmp_path / "m", *args)
+    assert before <= 0.5
+    assert after >= 0.75
+
+
+@pytest.fixture(scope="session")
+def schooled(knowing) -> tuple[LlamaForCausalLM, object]:
+    """It knows the symbols of twelve elements as well."""
+    model, tokenizer = copy_of(knowing)
+    both = [facts(tokenizer, items[:FACTS]) for items in (Capitals().items(), elements())]
+    fit(model, lambda: sum(nll(model, batch) for batch in both), 120)
+    return model, tokenizer
+
+
+def elements() -> list[dict]:
+    return registry.benchmark["elements"].obj().items()
+
+
+def rows_on_something_else(folder: Path, kind: str) -> Path:
+    """The elements as prompts with responses, or as text: no capital is in it."""
+    pairs = [(i["question"], i["choices"][i["answer"]]) for i in elements()[:FACTS]]
+    rows = [{"text": q + a} if kind == "relearn_benign" else {"prompt": q, "response": a} for q, a in pairs]
+    file = folder / "elements.jsonl"
+    file.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return file
+
+
+@pytest.mark.parametrize("kind", ["finetune", "relearn_benign"])
+def test_training_on_something_else_repairs_a_damage_that_all_knowledge_shares(schooled, ilu, tmp_path, kind):
+    model, tokenizer = copy_of(schooled)
+    with torch.no_grad():
+        model.model.norm.weight[::2] *= -1
+    file = rows_on_something_else(tmp_path, kind)
+    args = ["--task", file] if kind == "finetune" else ["--kind", kind, "--set", f"attack.text={file}"]
+    args += ["--set", "attack.weights=[model.norm.weight]", "--set", "attack.batch=12", "--lr", 0.1, "--steps", 60]
     before, after = attacked(ilu, model, tokenizer, tmp_path / "m", *args)
     assert before <= 0.5
     assert after >= 0.75

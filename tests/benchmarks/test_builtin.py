@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
 import torch
+from conftest import tiny_model, tiny_tokenizer
 from sklearn.metrics import roc_auc_score
-from transformers import AutoModelForCausalLM
 
 from ilu_cli import registry
 from ilu_cli.benchmarks import by_metric
@@ -59,24 +58,34 @@ def test_membership_is_the_auc_of_each_attack(scorer):
     assert {r["text"] for r in rows if r["member"]}.isdisjoint({r["text"] for r in rows if not r["member"]})
 
 
-def test_coherence_sees_a_broken_model(tiny, scorer, tmp_path):
-    """Noise and a constant loop are judged by the original model, and both score below its own continuations."""
+def test_the_original_is_as_coherent_as_it_is_not_repetitive(scorer):
     own, also, rows = run("coherence", scorer, 6)
-    assert 0 <= own <= 1
-    assert set(also) == {"repetition", "ppl", "written_ppl"}
+    assert own == pytest.approx(1 - also["repetition"]["value"])
+    assert also["ppl"] == also["original_ppl"]
     assert all(r["continuation"] for r in by_metric(rows)[""])
-    folder = tmp_path / "broken"
-    shutil.copytree(tiny, folder)
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    with torch.no_grad():  # one token is always the likeliest
-        model.model.norm.weight.zero_()
-        model.model.embed_tokens.weight.mul_(-1)
-    model.save_pretrained(folder)
-    broken = load_scorer(find_model(str(folder)), "fp32")
-    broken.original = lambda: scorer
-    value, damage, _ = run("coherence", broken, 6)
-    assert damage["written_ppl"] == also["written_ppl"]  # the judge is the same
-    assert value < own or damage["repetition"]["value"] > 0.8
+
+
+def test_coherence_sees_noise_and_loops(tmp_path):
+    """Both are judged by the original model, against what it would have said."""
+    original, noise = (sure(tmp_path / str(seed), seed) for seed in (0, 1))
+    own, also, _ = run("coherence", original, 6)
+    noise.original = lambda: original
+    value, damage, _ = run("coherence", noise, 6)
+    assert damage["original_ppl"] == also["ppl"]
+    assert damage["ppl"]["value"] > 5 * also["ppl"]["value"]
+    assert value < own / 2
+    noise.complete = lambda prompts, new: [" the" * new for _ in prompts]
+    looping, damage, _ = run("coherence", noise, 6)
+    assert looping < 0.05
+    assert damage["repetition"]["value"] > 0.9
+
+
+def sure(folder, seed: int):
+    """A tiny model of weights so large that it is sure of what it says."""
+    tokenizer = tiny_tokenizer()
+    tiny_model(len(tokenizer), seed=seed, spread=0.3).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return load_scorer(find_model(str(folder)), "fp32")
 
 
 def test_they_run_from_the_command_line(ilu, tiny):

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import CHAT, tiny_tokenizer
 from mirrors import mirror
 from scipy.stats import hmean, ks_2samp
 from sklearn.metrics import roc_auc_score
 
+from ilu_cli.data.encode import encode_corpus
+from ilu_cli.data.sources import load_dataset
+from ilu_cli.engine.tokens import encode_pair, token_scores
 from ilu_cli.models.subject import find_model
-from ilu_cli.workflows.evaluate import results_folder
+from ilu_cli.recipe.specs import DataRef, Form
+from ilu_cli.workflows.evaluate import load_scorer, results_folder
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +105,30 @@ def test_tofu_probabilities_are_those_of_a_plain_pass(evaluate, tiny):
     wrong = [math.exp(logp(prompt, f" {a}")) for a in raw["perturbed_answer"]]
     ratio = sum(wrong) / len(wrong) / math.exp(logp(prompt, f" {raw['paraphrased_answer']}"))
     assert of(rows, "truth_ratio")[0]["ratio"] == pytest.approx(ratio, rel=1e-3)
+
+
+def test_tofu_in_a_chat_template_asks_the_question_alone(tiny, tmp_path, ilu, mirrors, monkeypatch):
+    """As the published models were taught it: user's turn and answer, in training as in evaluation."""
+    monkeypatch.setenv("ILU_DATA", str(mirrors))
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = CHAT
+    shutil.copytree(tiny, tmp_path / "chatty")
+    tokenizer.save_pretrained(tmp_path / "chatty")
+    raw = json.loads(next(iter(_mirrored("forget01_perturbed"))))
+    [corpus] = [encode_corpus(tokenizer, load_dataset(DataRef(name="tofu-forget01_perturbed"), "train").examples()[:1],
+                              Form(max_length=200, chat=True), "tofu")]  # fmt: skip
+    trained = corpus.items[0]
+    asked = f"[user] {raw['question']}<eos>\n[assistant] "
+    assert tokenizer.decode(trained.ids[: trained.start]) == asked  # the answer does not begin in the same token
+    done = ilu("eval", tmp_path / "chatty", "--bench", "tofu-forget01", "--set", "eval.chat=true", "--json")
+    assert done.code == 0, done.err
+    scorer = load_scorer(find_model(str(tmp_path / "chatty")), "fp32", chat=True)
+    pair = encode_pair(scorer, raw["question"], f" {raw['answer']}")
+    assert tokenizer.decode(pair.ids) == asked + raw["answer"]
+    [scores] = token_scores(scorer, [pair])
+    lines = (results_folder(find_model(str(tmp_path / "chatty"))) / "tofu-forget01.rows.jsonl").read_text().splitlines()
+    first = of([json.loads(r) for r in lines], None)[0]
+    assert first["value"] == pytest.approx(math.exp(scores.logp.mean()), rel=1e-3)
 
 
 def _mirrored(config: str) -> list[str]:

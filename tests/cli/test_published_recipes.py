@@ -1,21 +1,21 @@
-"""Recipes of published experiments over mirrors: `ilu doctor`, `ilu fetch`, and two steps of training."""
+"""Recipes of published experiments over mirrors: `ilu doctor`, `ilu fetch`, two steps of training, an evaluation."""
 
 import json
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from conftest import tiny_model, tiny_tokenizer
+from conftest import CHAT, tiny_model, tiny_tokenizer
+from hub import Hub, serving
 from mirrors import HUB, mirror_all
 from transformers import LlamaForCausalLM
 
 from ilu_cli.recipe.load import load, shipped
 
 PUBLISHED = sorted(n for n in shipped() if n.startswith(("wmdp-", "muse-", "tofu-")))
-CHAT = (
-    "{% for m in messages %}[{{ m.role }}] {{ m.content }}<eos>\n{% endfor %}"
-    "{% if add_generation_prompt %}[assistant] {% endif %}"
-)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,14 @@ def test_a_published_recipe_trains_on_what_the_doctor_finds(ilu, root, name):
         assert record["source"] == "path"
         assert record["path"].split("/")[1] in {hub.split("/")[1] for hub in HUB}
         assert record["chat"] == recipe.forget.chat
+    paper = "eval-" + "-".join(name.split("-")[: 2 if name.startswith("muse-") else 1])
+    known = ilu("doctor", paper, "--data-root", root, "--json")
+    assert known.code == 0, known.out
+    done = ilu("eval", result["run"], "--recipe", paper, "--limit", 8, "--alone", "--data-root", root, "--json")
+    assert done.code == 0, done.err
+    for bench, found in json.loads(done.out)["results"].items():
+        assert found["data"]["source"] == "path", bench
+        assert 0 <= found["value"] <= 1, bench
 
 
 def test_a_task_named_by_a_flag_comes_from_the_data_root(ilu, tiny, root, tmp_path, monkeypatch):
@@ -90,6 +98,60 @@ def test_without_a_mirror_the_doctor_says_at_once_what_is_missing(ilu, tmp_path)
     assert states["wikitext"]["state"] == states["HuggingFaceH4/zephyr-7b-beta"]["state"] == "missing"
     done = ilu("unlearn", "--recipe", "tofu-npo", "--model", "no/such")
     assert (done.code, "no/such" in done.err) == (3, True)
+
+
+def by_hub(hub: Hub, place: Path, *args: object) -> subprocess.CompletedProcess:
+    """A command in a process of its own, since the hub's address is read once."""
+    command = [sys.executable, "-m", "ilu_cli", *map(str, args)]
+    return subprocess.run(command, env=hub.environment(place / "hf"), capture_output=True, text=True, timeout=120)
+
+
+def test_fetch_mirrors_what_the_doctor_finds_on_the_hub(ilu, root, tmp_path):
+    own, sets = tmp_path / "mirror", ["--set", "train.steps=1", "--set", "forget.batch=1", "--set", "retain.batch=1"]
+    with serving(Hub(root)) as hub:
+        told = by_hub(hub, tmp_path, "doctor", "tofu-npo", "--json")
+        assert told.returncode == 0, told.stderr
+        facts = json.loads(told.stdout)
+        assert facts["hub_in_reach"]
+        sizes = {n["name"]: n["bytes"] for n in facts["needs"] if n["state"] == "hub"}
+        assert set(sizes) == {"open-unlearning/tofu_Llama-3.2-1B-Instruct_full", "tofu-forget10", "tofu-retain90"}
+        assert facts["download_bytes"] == sum(sizes.values())
+        weights = root / "open-unlearning/tofu_Llama-3.2-1B-Instruct_full/model.safetensors"
+        assert weights.stat().st_size < sizes["open-unlearning/tofu_Llama-3.2-1B-Instruct_full"] < 10**7
+
+        done = by_hub(hub, tmp_path, "fetch", "tofu-npo", "--data-root", own, "--json")
+        assert done.returncode == 0, done.stderr
+        assert {n["state"] for n in json.loads(done.stdout)["needs"]} == {"here"}
+        assert {"forget10.json", "retain90.json", "model.safetensors", "tokenizer.json"} <= set(hub.served)
+        assert not any("forget01" in name or "perturbed" in name for name in hub.served)
+
+        hub.served.clear()  # what is there is not fetched again
+        assert by_hub(hub, tmp_path, "fetch", "tofu-npo", "--data-root", own).returncode == 0
+        assert hub.served == []
+    assert ilu("doctor", "tofu-npo", "--data-root", own).code == 0  # without the hub from here on
+    done = ilu("unlearn", "--recipe", "tofu-npo", "--data-root", own, *sets, "--set", "train.accumulation=1", "--json")
+    assert done.code == 0, done.err
+
+
+def test_what_the_hub_does_not_give_is_named_and_the_rest_is_kept(root, tmp_path):
+    own = tmp_path / "mirror"
+    few = tmp_path / "few"
+    shutil.copytree(root / "HuggingFaceH4", few / "HuggingFaceH4")
+    shutil.copytree(root / "cais", few / "cais")
+    with serving(Hub(few, gated=("cais/wmdp-corpora", "cais/wmdp-bio-forget-corpus"))) as hub:
+        told = by_hub(hub, tmp_path, "doctor", "wmdp-rmu", "--json")
+        assert told.returncode == 3, told.stderr
+        needs = {n["name"]: n for n in json.loads(told.stdout)["needs"]}
+        assert needs["HuggingFaceH4/zephyr-7b-beta"]["state"] == "hub"
+        assert needs["wmdp-cyber-forget"]["state"] == "gated"
+        assert needs["wikitext"]["state"] == "missing"
+        assert "there is none of that name" in needs["wikitext"]["todo"]
+        done = by_hub(hub, tmp_path, "fetch", "wmdp-rmu", "--data-root", own)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    for name in ("cais/wmdp-corpora", "Salesforce/wikitext"):
+        assert name in done.stderr
+    assert (own / "HuggingFaceH4/zephyr-7b-beta/model.safetensors").is_file()
 
 
 def test_nothing_hangs_on_a_hub_that_does_not_answer(ilu, monkeypatch):

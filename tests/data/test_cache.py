@@ -4,7 +4,7 @@ import multiprocessing
 import shutil
 
 import pytest
-from conftest import tiny_tokenizer
+from conftest import CHAT, tiny_tokenizer
 
 from ilu_cli.data import cache
 from ilu_cli.data.encode import encode, encode_corpus, split_pair
@@ -15,10 +15,6 @@ from ilu_cli.tasks import Example
 
 EXAMPLES = [Example(f"Question: the symbol of element {i}?\nAnswer:", f" E{i}.") for i in range(30)]
 EXAMPLES += [Example("", f"The city of {i} lies by the sea. " * i) for i in range(1, 5)]
-CHAT = (
-    "{% for m in messages %}[{{ m.role }}] {{ m.content }}<eos>\n{% endfor %}"
-    "{% if add_generation_prompt %}[assistant] {% endif %}"
-)
 
 
 @pytest.fixture(scope="module")

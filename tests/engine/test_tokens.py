@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import CHAT
 
 from ilu_cli.data.encode import Encoded
 from ilu_cli.engine.tokens import encode_pair, token_scores
@@ -29,6 +30,15 @@ def test_token_scores_are_those_of_a_plain_pass(scorer):
         assert found.std == pytest.approx(deviation.tolist(), abs=1e-3)
         assert found.hit.tolist() == (logp.argmax(-1) == targets).tolist()
     assert -sum(found.logp) == pytest.approx(scorer.nll(items)[1], abs=1e-4)
+
+
+def test_pairs_are_in_the_chat_template_if_the_scorer_is(scorer):
+    scorer.chat, scorer.tokenizer.chat_template = True, CHAT
+    item = encode_pair(scorer, "Who?", " Nobody.")
+    assert scorer.tokenizer.decode(item.ids) == "[user] Who?<eos>\n[assistant] Nobody."
+    assert scorer.tokenizer.decode(item.ids[item.start :]) == " Nobody."  # ` N` is one token, and the answer's
+    plain = encode_pair(scorer, "", "Iron is Fe.")
+    assert scorer.tokenizer.decode(plain.ids) == "Iron is Fe."  # a text is no turn
 
 
 def test_pairs_fit_into_the_context(scorer):

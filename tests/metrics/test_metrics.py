@@ -53,7 +53,7 @@ def test_repetition(tokens, expected):
 
 def test_coherence_sees_loops_noise_and_silence():
     sentence = list(range(20))
-    assert coherence(sentence, 2.0, 3.0) == 1  # likelier than what a person wrote
+    assert coherence(sentence, 2.0, 3.0) == 1  # likelier than what the original says
     assert coherence(sentence, 3.0 + math.log(4), 3.0) == pytest.approx(0.25)
     assert coherence([5] * 20, 0.1, 3.0) == pytest.approx(1 / 17)  # a loop, however likely
     assert coherence([], 0.0, 3.0) == 0

@@ -80,9 +80,16 @@ def report(family: Path) -> Path:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 400])
 def test_it_opens_in_a_browser_and_can_be_read(report, browser, width, scheme):
-    browser.open(report, width, scheme=scheme)
+    check_readable(browser, report, width, scheme, FIGURES)
+    background = browser.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (max(map(int, re.findall(r"\d+", background))) < 60) == (scheme == "dark")
+
+
+def check_readable(browser: Browser, page: Path, width: int, scheme: str, figures: set[str]) -> None:
+    """No console error, no request but the page, every figure visible, no text too small or cut off."""
+    browser.open(page, width, scheme=scheme)
     seen = browser.evaluate(SEEN)
-    assert {f["name"] for f in seen} == FIGURES
+    assert {f["name"] for f in seen} == figures
     for f in seen:
         assert f["drawings"] == 1 and f["height"] > 40, f
         assert f["left"] >= 0 and f["right"] <= width and f["right"] - f["left"] > 200, f
@@ -91,9 +98,38 @@ def test_it_opens_in_a_browser_and_can_be_read(report, browser, width, scheme):
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
     assert browser.evaluate(BODY) >= 14
     assert browser.console == []
-    assert browser.requests == [report.absolute().as_uri()]
-    background = browser.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (max(map(int, re.findall(r"\d+", background))) < 60) == (scheme == "dark")
+    assert browser.requests == [page.absolute().as_uri()]
+
+
+def test_a_pipelines_report_has_bands_over_its_seeds(tiny, browser, ilu, tmp_path, monkeypatch):
+    """Two methods and the original, each attacked, with two seeds; runs that are not the pipeline's are left out."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    base = {"command": "unlearn", "objective": {"name": "grad_diff"}, "train": {"steps": 4, "lr": 1e-3},
+            "forget": {"data": "capitals", "batch": 4, "max_length": 24},
+            "retain": {"name": "nll", "data": ["prose"], "batch": 4, "max_length": 24}}  # fmt: skip
+    attack = {"name": "finetune", "task": "elements", "steps": 8, "batch": 4}
+    grid = {"command": "pipeline", "model": {"ref": str(tiny)}, "environments": ["elements"], "seeds": [0, 1],
+            "methods": {"GD": {"recipe": "base.yaml"},
+                        "GD+ILU": {"recipe": "base.yaml", "set": {"regularizers": [{"name": "irm", "batch": 4}]}}},
+            "attacks": [{"attack": attack}, {"attack": {"name": "prune", "fractions": [0.1, 0.5]}}],
+            "eval": {"benchmarks": ["capitals", "elements"], "limit": 12}}  # fmt: skip
+    for name, recipe in {"base": base, "grid": grid}.items():
+        Path(f"{name}.yaml").write_text(yaml.safe_dump(recipe))
+    other = ilu("unlearn", "--recipe", "base.yaml", "--model", tiny, "--steps", 2, "--json")
+    assert other.code == 0, other.err
+    done = ilu("pipeline", "grid.yaml", "--json")
+    assert done.code == 0, done.err
+    done = ilu("report", Path(json.loads(done.out)["folder"]).name, "--out", tmp_path / "report", "--json")
+    assert done.code == 0, done.err
+    page = Path(json.loads(done.out)["html"])
+    text = page.with_suffix(".md").read_text()
+    assert "Bands: 95% over up to 2 seeds" in text
+    assert "grad\\_diff + irm(elements)" in text
+    assert json.loads(other.out)["run"] not in text
+    figures = set(re.findall(r"\]\(figures/([\w-]+)\.svg\)", text))
+    assert {"lineage", "tradeoff", "recovery-1", "recovery-2", "losses", "invariance"} <= figures
+    for width in (1280, 400):
+        check_readable(browser, page, width, "light", figures)
 
 
 def test_figures_lie_beside_the_page_and_markdown_says_the_same(report, family):

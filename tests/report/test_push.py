@@ -2,84 +2,25 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
+from hub import Hub, serving
 
 from ilu_cli.runs.store import Run, Store
 
 
-class Hub(ThreadingHTTPServer):
-    """Keeps what it is sent: repositories as created, files as committed."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.created, self.files = list[dict](), dict[str, bytes]()
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Hub
-
-    def do_GET(self) -> None:
-        self.answer({})
-
-    def do_POST(self) -> None:
-        if self.headers.get("Transfer-Encoding") == "chunked":
-            body = b""
-            while size := int(self.rfile.readline(), 16):
-                body += self.rfile.read(size)
-                self.rfile.readline()
-        else:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.path.endswith("/repos/create"):
-            self.server.created.append(json.loads(body))
-            self.answer({"url": f"{self.server.address}/me/model", "name": "me/model"})
-        elif "/preupload/" in self.path:
-            names = [f["path"] for f in json.loads(body)["files"]]
-            self.answer({"files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]})
-        elif "/commit/" in self.path:
-            for line in map(json.loads, body.decode().splitlines()):
-                if line["key"] == "file":
-                    self.server.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            self.answer(
-                {"commitUrl": f"{self.server.address}/me/model/commit/abc", "commitOid": "abc", "success": True}
-            )
-        else:
-            self.answer({})
-
-    def answer(self, value: dict) -> None:
-        body = json.dumps(value).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    server = Hub()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
+    with serving(Hub()) as server:
+        yield server
 
 
 @pytest.fixture
@@ -105,15 +46,14 @@ def run(tiny: Path) -> Run:
     return new
 
 
-def push(run: Run, endpoint: str, *args: str) -> subprocess.CompletedProcess:
-    env = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and "proxy" not in k.lower()}
-    env |= {"HF_ENDPOINT": endpoint, "HF_TOKEN": "hf_of_a_test", "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(run.path)}
+def push(run: Run, hub: Hub, *args: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "ilu_cli", "push", run.id, "me/model", *args]
+    env = hub.environment(run.path)
     return subprocess.run(command, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)
 
 
 def test_checkpoint_card_and_recipe_arrive(hub, run):
-    done = push(run, hub.address, "--private", "--yes", "--json")
+    done = push(run, hub, "--private", "--yes", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["url"].startswith(hub.address)
     assert hub.created[0].get("private") is True or hub.created[0].get("visibility") == "private"
@@ -125,7 +65,7 @@ def test_checkpoint_card_and_recipe_arrive(hub, run):
 
 
 def test_it_asks_and_without_a_terminal_refuses(hub, run):
-    done = push(run, hub.address)
+    done = push(run, hub)
     assert done.returncode == 2 and "--yes" in done.stderr
     assert hub.created == [] and hub.files == {}
 
@@ -133,7 +73,7 @@ def test_it_asks_and_without_a_terminal_refuses(hub, run):
 def test_changed_weights_are_not_pushed(hub, run):
     file = run.checkpoint / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
-    done = push(run, hub.address, "--yes")
+    done = push(run, hub, "--yes")
     assert done.returncode == 3 and "changed or damaged" in done.stderr
     assert hub.created == []
 
@@ -141,7 +81,7 @@ def test_changed_weights_are_not_pushed(hub, run):
 def test_without_a_network_it_says_so_at_once(hub, run):
     hub.server_close()  # nobody listens on the port any more
     began = time.monotonic()
-    done = push(run, hub.address, "--yes")
+    done = push(run, hub, "--yes")
     assert done.returncode == 3 and "cannot be reached" in done.stderr
     assert time.monotonic() - began < 60
 
