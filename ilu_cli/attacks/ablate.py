@@ -30,12 +30,16 @@ def ablate(
 ) -> Iterator[int]:
     """Project the unlearning direction out of the residual stream.
 
-    arXiv 2409.18025 (after arXiv 2406.11717): at each of `layers` (null: all that unlearning changed) the first
-    direction is the mean difference between hidden states of the unlearned and the original model; the next are the
-    principal components of what is left of the differences. They are fitted on `prompts` texts of the `test` split of
-    `data`, by default the forget data, none of which contains a question of the benchmark; the first position, an
-    attention sink, is left out. The attacker needs the original model, so this is an audit more than an attack.
+    arXiv 2409.18025 (after arXiv 2406.11717): at each of `layers` the first direction is the mean difference between
+    hidden states of the unlearned and the original model; the next are the principal components of what is left of the
+    differences. `layers: null` is the one layer at which the mean difference, as a share of the hidden states' norm,
+    grows the most: what is taken out where it enters the stream need not be taken out again, and doing so at every
+    layer breaks a model. The directions are fitted on `prompts` texts of the `test` split of `data`, by default the
+    forget data, none of which contains a question of the benchmark; the first position, an attention sink, is left out.
+    The attacker needs the original model, so this is an audit more than an attack.
     """
+    import torch
+
     from ilu_cli.attacks import texts_of
     from ilu_cli.engine.probe import text_states
 
@@ -47,11 +51,14 @@ def ablate(
     now = text_states(attempt.scorer, texts)
     with attempt.original():
         before = text_states(attempt.scorer, texts)
-    size = before.norm(dim=-1).mean(-1)
-    moved = ((now - before).mean(1).norm(dim=-1) > CHANGED * size).nonzero()[:, 0].tolist()
-    wanted = moved if layers is None else [n for n in layers if n in moved]
+    share = (now - before).mean(1).norm(dim=-1) / before.norm(dim=-1).mean(-1)
+    enters = int(torch.diff(share, prepend=share.new_zeros(1)).argmax())
+    wanted = [enters] if layers is None else layers
+    wanted = [n for n in wanted if share[n] > CHANGED]
     if not wanted:
         attempt.note("ablate: this model's hidden states are the original's; there is no direction to remove")
+    for n in wanted:
+        attempt.note(f"ablate: layer {n}, where the states moved by {share[n]:.0%} of their norm")
     bases = {n: basis(now[n] - before[n], max(directions)) for n in wanted}
     for r in directions:
         attempt.hook({n: functools.partial(without, basis=b[:, :r]) for n, b in bases.items()})

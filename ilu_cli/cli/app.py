@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import traceback
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 import typer.core
@@ -81,15 +81,20 @@ def _options(
 def main() -> None:
     """Run the command line; every error becomes a message on stderr and a documented exit code."""
     try:
-        app(prog_name="ilu")
+        sys.exit(app(prog_name="ilu", standalone_mode=False) or 0)
     except KeyboardInterrupt:
         _fail(RunFailed("interrupted"), 130)
+    except typer.Abort:
+        _fail(RunFailed("the input ended"), 1)
     except IluError as error:
         _fail(error, error.exit_code)
     except BrokenPipeError:  # the reader of our output has gone away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
+        if hasattr(error, "show"):  # typer's errors of usage, whose class is private; they show the usage as well
+            error.show()
+            _tell(error.exit_code, error.format_message(), None)  # type: ignore[attr-defined]
         known = _as_known(error)
         _fail(known, known.exit_code)
 
@@ -106,12 +111,17 @@ def _as_known(error: Exception) -> IluError:
     return RunFailed(f"unexpected {text}", hint="`ilu --debug …` shows where; please report it")
 
 
-def _fail(error: IluError, code: int) -> None:
+def _fail(error: IluError, code: int) -> NoReturn:
     if os.environ.get("ILU_DEBUG") or "--debug" in sys.argv:
         traceback.print_exc()
     print(f"error: {error}", file=sys.stderr)
     if error.hint:
         print(f"hint:  {error.hint}", file=sys.stderr)
+    _tell(code, str(error), error.hint)
+
+
+def _tell(code: int, message: str, hint: str | None) -> NoReturn:
+    """Exit; with `--json` the error is the one object on stdout."""
     if "--json" in sys.argv:
-        print(json.dumps({"error": {"code": code, "message": str(error), "hint": error.hint}}, ensure_ascii=False))
+        print(json.dumps({"error": {"code": code, "message": message, "hint": hint}}, ensure_ascii=False))
     sys.exit(code)

@@ -217,8 +217,8 @@ def test_ablation_removes_a_direction_that_unlearning_added(knowing, ilu, tmp_pa
         off = [(parts.hidden_at(1, b.ids, b.mask) - to)[b.mask].square().mean() for b, to in wanted]
         return sum(off)
 
-    for p in model.model.layers[2].parameters():
-        p.requires_grad_(False)
+    model.requires_grad_(False)
+    model.model.layers[1].requires_grad_(True)
     fit(model, moved, 400, 1e-2)
     knowing[0].save_pretrained(tmp_path / "original")
     tokenizer.save_pretrained(tmp_path / "original")
@@ -230,9 +230,10 @@ def test_ablation_removes_a_direction_that_unlearning_added(knowing, ilu, tmp_pa
     recipe = {"forget": {"data": [{"name": "capitals"}]}, "regularizers": [], "seed": 0, "train": {"steps": 1}}
     (run.path / "recipe.yaml").write_text(json.dumps(recipe))
     run.finish()
-    args = ["--kind", "ablate", "--set", "attack.layers=[1]", "--set", "eval.benchmarks=[capitals]"]
+    args = ["--kind", "ablate", "--set", "eval.benchmarks=[capitals]"]
     done = ilu("attack", run.id, *args, "--set", f"eval.limit={FACTS}", "--no-reference", "--json")
     assert done.code == 0, done.err
     accuracy = {f["directions"]: 1 - f["value"] for f in json.loads(done.out)["fq"]}
     assert accuracy[0] <= 0.5
+    assert "layer 1" in done.err, done.err
     assert max(accuracy[1], accuracy[2], accuracy[4]) >= 0.9

@@ -67,6 +67,15 @@ def test_a_folder_that_is_no_run_and_no_model(ilu, tmp_path):
     assert "neither a run (manifest.json) nor a model (config.json)" in done.err
 
 
+@pytest.mark.parametrize("args", [["unlearn", "--bogus", 1], ["eval", "--limit", "many"], ["unlern"]])
+def test_a_command_line_that_does_not_parse_is_json_too(ilu, args):
+    done = ilu(*args, "--json")
+    assert done.code == 2
+    error = json.loads(done.out)["error"]
+    assert error["code"] == 2
+    assert error["message"] in done.err.replace("\n", " ")
+
+
 def test_a_model_without_weights_tokenizer_or_sense(ilu, tiny, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(tiny, copy)
