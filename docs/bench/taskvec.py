@@ -3,9 +3,9 @@
     python docs/bench/taskvec.py [--gigabytes 1.0] [--repeats 5] [--dtype float32]
 
 Each repetition times `cat FILES > /dev/null`, then the streaming pass of `ilu taskvec` over the same files (inner
-products of τ_u and τ_u→ft, float64), then two bounds: reading alone, and reading with the subtraction that widens to
-float64. Prints medians, and the median of the paired ratios. Peak memory is that of the pass in a process of its own
-(VmHWM, which would count mapped pages of the page cache too; nothing is mapped), and what it held before the pass.
+products of τ_u and τ_u→ft, float64), then two bounds: reading and widening to float64, and that with the
+subtraction. Prints medians, and the median of the paired ratios. Peak memory is that of the pass in a process of its
+own (VmHWM, which would count mapped pages of the page cache too; nothing is mapped), and what it held before the pass.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from ilu_cli.taskvec import stream
 from ilu_cli.taskvec.angles import measure
 from ilu_cli.taskvec.delta import Checkpoint
+from ilu_cli.taskvec.stored import side_by_side
 
 COLUMNS, ROWS, SHARDS = 4096, 4096, 4
 VECTORS = {"u": ("o", "u"), "u→ft": ("u", "a")}
@@ -72,13 +73,13 @@ def bound(root: Path, subtract: bool) -> float:
 
     def partial(found: list[stream.Difference], first: int, last: int, columns: int) -> torch.Tensor:
         ends = [d.stored for d in found if d.stored]
-        out = torch.empty(min(stream.BLOCK, last - first), dtype=torch.float64).numpy()
-        with stream._readers({s for pair in ends for s in pair}, first, len(out)) as opened:
+        needed = list(dict.fromkeys(s for pair in ends for s in pair))
+        out = np.empty(min(stream.BLOCK, last - first))
+        with side_by_side(needed, first, len(out)) as piece:
             for row in range(first, last, stream.BLOCK):
-                n = min(stream.BLOCK, last - row)
-                arrays = {s: r.array(n) for s, r in opened.items()}
+                wide = piece(min(stream.BLOCK, last - row))
                 for end, start in ends if subtract else []:
-                    np.subtract(arrays[end], arrays[start], out=out[:n], dtype=np.float64)
+                    np.subtract(wide[needed.index(end)], wide[needed.index(start)], out=out[: wide.shape[1]])
         return torch.zeros(len(found), len(found), dtype=torch.float64)
 
     with mock.patch.object(stream, "_partial", partial):
@@ -98,7 +99,7 @@ def main() -> None:
             write(root / part, seed, int(args.gigabytes * 1e9 / dtype.itemsize), dtype)
         files = sorted(str(p) for p in root.glob("*/*.safetensors"))
         size = sum(Path(f).stat().st_size for f in files)
-        timed: dict[str, list[float]] = {"cat": [], "taskvec": [], "read only": [], "read and subtract": []}
+        timed: dict[str, list[float]] = {"cat": [], "taskvec": [], "read and widen": [], "read and subtract": []}
         for round_ in range(args.repeats + 1):
             began = time.perf_counter()
             subprocess.run(["sh", "-c", 'cat "$@" > /dev/null', "sh", *files], check=True)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from ilu_cli.taskvec.delta import Checkpoint, Weight
-from ilu_cli.taskvec.stored import Reader, Stored
+from ilu_cli.taskvec.stored import Stored, side_by_side
 
-BLOCK = 1 << 16  # elements of a vector that are in float64 at a time: they stay in the core's cache
+BLOCK = 1 << 17  # elements of a vector that are in float64 at a time: they stay in the processor's cache
 PIECE = 1 << 22  # elements that one thread takes at a time
 
 LowRank = tuple[Tensor, Tensor]  # left [m, r], right [r, n], in float64
@@ -60,7 +60,7 @@ def products(
     ⟨B₁A₁, B₂A₂⟩ = tr((B₂ᵀB₁)(A₁A₂ᵀ)), and against a dense D as a sum over blocks of rows R, ⟨B_R, D_R Aᵀ⟩.
     """
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with _one_thread_each(), ThreadPoolExecutor(threads) as pool:
+    with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:  # no library starts threads inside ours
         work = []
         for name in names:
             weights = [c.weight(name) for c in checkpoints]
@@ -72,17 +72,6 @@ def products(
             for future in futures:
                 total = total + future.result()
             yield name, total
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Our threads are all the threads there are: no library starts its own inside them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _pieces(shape: tuple[int, ...], rows_matter: bool) -> Iterator[tuple[int, int, int]]:
@@ -105,36 +94,30 @@ def _low_rank_products(found: list[Difference]) -> Tensor:
     return total
 
 
-@contextmanager
-def _readers(needed: set[Stored], start: int, size: int) -> Iterator[dict[Stored, Reader]]:
-    """Open files at element `start` of each tensor; each thread has its own."""
-    with ExitStack() as stack:
-        yield {s: Reader(s, stack.enter_context(s.path.open("rb", buffering=0)), start, size) for s in needed}
-
-
 def _partial(found: list[Difference], first: int, last: int, columns: int) -> Tensor:
     """The part of the inner products with a dense difference that rows `first` to `last` contribute."""
     dense = [i for i, d in enumerate(found) if d.dense]
     ends = [d.stored for d in found if d.stored]
     pure = [(i, d.low_rank) for i, d in enumerate(found) if d.low_rank and not d.dense]
+    needed = list(dict.fromkeys(s for pair in ends for s in pair))
+    at = {s: i for i, s in enumerate(needed)}
     rows = max(1, BLOCK // columns)
     total = torch.zeros(len(found), len(found), dtype=torch.float64)
-    square = torch.zeros(len(dense), len(dense), dtype=torch.float64)
-    block = torch.empty(len(dense), min(rows, last - first) * columns, dtype=torch.float64)
-    needed = {s for pair in ends for s in pair}
-    with _readers(needed, first * columns, block.shape[1]) as readers:
+    square, block = np.zeros((len(dense), len(dense))), np.empty((len(dense), min(rows, last - first) * columns))
+    with side_by_side(needed, first * columns, block.shape[1]) as piece:
         for row in range(first, last, rows):
             n = min(rows, last - row)
-            v = block[:, : n * columns]
-            arrays = {s: r.array(n * columns) for s, r in readers.items()}
+            v, wide = block[:, : n * columns], piece(n * columns)
             for i, (end, start) in enumerate(ends):
-                np.subtract(arrays[end], arrays[start], out=v[i].numpy(), dtype=np.float64)
+                np.subtract(wide[at[end]], wide[at[start]], out=v[i])
                 if low_rank := found[dense[i]].low_rank:
-                    v[i] += (low_rank[0][row : row + n] @ low_rank[1]).reshape(-1)
-            square.addmm_(v, v.t())
+                    v[i] += (low_rank[0][row : row + n] @ low_rank[1]).reshape(-1).numpy()
+                for j in range(i + 1):  # a few long rows: a matrix product of this shape is slower than its entries
+                    square[i, j] += np.vdot(v[i], v[j])
             for j, (b, a) in pure:
-                total[dense, j] += ((v.view(len(dense), n, columns) @ a.t()) * b[row : row + n]).sum((1, 2))
+                dense_rows = torch.from_numpy(v).view(len(dense), n, columns)
+                total[dense, j] += ((dense_rows @ a.t()) * b[row : row + n]).sum((1, 2))
     for j, _ in pure:
         total[j, dense] = total[dense, j]
-    total[torch.tensor(dense)[:, None], torch.tensor(dense)] = square
+    total[torch.tensor(dense)[:, None], torch.tensor(dense)] = torch.from_numpy(square + np.tril(square, -1).T)
     return total
