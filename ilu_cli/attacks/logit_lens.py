@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import NonNegativeInt, PositiveFloat
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from ilu_cli.errors import UsageError
 from ilu_cli.registry import attack
@@ -18,6 +18,7 @@ def logit_lens(
     *,
     readout: Literal["head", "linear"] = "head",
     layers: list[NonNegativeInt] | None = None,
+    every: PositiveInt = 1,
     folds: int = 5,
     l2: PositiveFloat = 0.1,
 ) -> Iterator[int]:
@@ -26,7 +27,8 @@ def logit_lens(
     `head` is the logit lens (nostalgebraist, 2020; on unlearned models arXiv 2402.16835 and 2409.18025): the final norm
     and the LM head on the output of a layer, without anything fitted. `linear` is a probe: a linear score of the state
     at the end of question and choice, fitted as a softmax over the choices with penalty `l2`, on `folds` − 1 parts of
-    the questions and tested on the other, in turn. `layers` are counted from 0; null: all.
+    the questions and tested on the other, in turn. `layers` are counted from 0; null: all, or the last and `every`
+    n-th before it.
 
     Raises:
         UsageError: if a layer does not exist.
@@ -37,7 +39,7 @@ def logit_lens(
 
     scorer, questions = attempt.scorer, attempt.questions()
     depth = len(scorer.parts.layers)
-    wanted = list(range(depth)) if layers is None else layers
+    wanted = list(range((depth - 1) % every, depth, every)) if layers is None else layers
     if max(wanted) >= depth:
         raise UsageError(f"attack.layers: {max(wanted)} does not exist, the model has layers 0 to {depth - 1}")
     states = {name: choice_states(scorer, items) for name, items in questions.items()} if readout == "linear" else {}

@@ -45,3 +45,8 @@ def test_it_runs_and_leaves_what_is_promised(unlearned, ilu, kind):
             rows = sorted(Path(found["path"]).glob(f"eval/{found['axis']}-*/{name}.rows.jsonl"))
             assert len(rows) >= 1
             assert summary["n"] <= 6
+
+
+def test_a_lens_on_every_second_layer_ends_at_the_last(tiny, ilu):
+    found = ilu("attack", tiny, "--kind", "logit_lens", "--set", "attack.every=2", "--set", "eval.limit=4", "--json")
+    assert [f["layer"] for f in json.loads(found.out)["fq"]] == [0, 2]
