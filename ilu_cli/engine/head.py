@@ -74,10 +74,7 @@ class _TokenStats(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, Tensor | None]:
         g_nll, g_entropy = grads
         hidden, weight, targets, lse, entropy, bias = ctx.saved_tensors
-        need_hidden, need_weight, _, need_bias = ctx.needs_input_grad
-        d_hidden = torch.zeros(hidden.shape, dtype=ctx.full, device=hidden.device) if need_hidden else None
-        d_weight = torch.zeros(weight.shape, dtype=ctx.full, device=weight.device) if need_weight else None
-        d_bias = torch.zeros(bias.shape, dtype=ctx.full, device=bias.device) if need_bias else None
+        gradients = _Gradients(ctx, {"hidden": (0, hidden), "weight": (1, weight), "bias": (3, bias)})
         with_entropy = bool(g_entropy.any())
         for part in _spans(hidden.shape[0], ROWS):
             h, y, g = hidden[part].to(ctx.dtype), targets[part], g_nll[part]
@@ -91,14 +88,34 @@ class _TokenStats(torch.autograd.Function):
                     dz = p.mul_(g[:, None])
                 inside = (y >= words.start) & (y < words.stop)
                 dz[inside, y[inside] - words.start] -= g[inside]
-                if d_bias is not None:
-                    d_bias[words] += dz.sum(0)
-                dz = dz.to(ctx.dtype)
-                if d_hidden is not None:
-                    d_hidden[part] += dz @ w
-                if d_weight is not None:
-                    d_weight[words] += dz.t() @ h
-        return None if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, None, d_bias
+                gradients.add(dz, part, words, h, w)
+        return gradients["hidden"], gradients["weight"], None, gradients["bias"]
+
+
+class _Gradients:
+    """Gradients by hidden states, matrix and bias, summed up in float32 from tiles of that by the logits."""
+
+    def __init__(self, ctx: Any, inputs: dict[str, tuple[int, Tensor | None]]) -> None:
+        """`inputs` are (position among the function's arguments, tensor); what wants no gradient gets none."""
+        self.kinds = {name: t.dtype for name, (_, t) in inputs.items() if t is not None}
+        self.sums = {
+            name: torch.zeros(t.shape, dtype=ctx.full, device=t.device)
+            for name, (i, t) in inputs.items()
+            if t is not None and ctx.needs_input_grad[i]
+        }
+
+    def add(self, dz: Tensor, part: slice, words: slice, hidden: Tensor, w: Tensor) -> None:
+        """Carry dz, of the tokens `part` and the `words`, on; `hidden` and `w` are those of the tile."""
+        if "bias" in self.sums:
+            self.sums["bias"][words] += dz.sum(0)
+        dz = dz.to(w.dtype)
+        if "hidden" in self.sums:
+            self.sums["hidden"][part] += dz @ w
+        if "weight" in self.sums:
+            self.sums["weight"][words] += dz.t() @ hidden
+
+    def __getitem__(self, name: str) -> Tensor | None:
+        return self.sums[name].to(self.kinds[name]) if name in self.sums else None
 
 
 def _spans(length: int, size: int) -> list[slice]:
@@ -137,15 +154,12 @@ class _Distillation(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g_ce: Tensor, _g_entropy: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, _, _, _, bias = ctx.saved_tensors
-        need_hidden, need_weight, need_bias = (ctx.needs_input_grad[i] for i in (0, 1, 6))
-        w = weight.to(ctx.dtype)
-        d_hidden = torch.empty_like(hidden) if need_hidden else None
-        d_weight = torch.zeros(weight.shape, dtype=ctx.full, device=weight.device) if need_weight else None
-        d_bias = torch.zeros(bias.shape, dtype=ctx.full, device=bias.device) if need_bias else None
+        gradients = _Gradients(ctx, {"hidden": (0, hidden), "weight": (1, weight), "bias": (6, bias)})
+        w, words = weight.to(ctx.dtype), slice(0, len(weight))
         for part, logp, logq in _Distillation._chunks(ctx, *ctx.saved_tensors):
             dz = (logp.exp() - logq.exp()) * g_ce[part, None]
-            _add_gradients(dz, part, hidden, w, d_hidden, d_weight, d_bias)
-        return d_hidden, d_weight, None, None, None, None, d_bias
+            gradients.add(dz, part, words, hidden[part].to(ctx.dtype), w)
+        return gradients["hidden"], gradients["weight"], None, None, None, None, gradients["bias"]
 
     @staticmethod
     def _chunks(
@@ -207,20 +221,6 @@ def token_moments(hidden: Tensor, head: torch.nn.Linear, targets: Tensor) -> Ten
         picked = logp.gather(-1, targets[part, None]).squeeze(-1)
         found.append(torch.stack([picked, mean, std, (logp.argmax(-1) == targets[part]).to(full)]))
     return torch.cat(found, dim=1)
-
-
-def _add_gradients(
-    dz: Tensor, part: slice, hidden: Tensor, w: Tensor, d_hidden: Tensor | None, d_weight: Tensor | None,
-    d_bias: Tensor | None,
-) -> None:  # fmt: skip
-    """Carry a chunk's gradient by the logits on to hidden states, matrix and bias."""
-    if d_bias is not None:
-        d_bias += dz.sum(0)
-    dz = dz.to(w.dtype)
-    if d_hidden is not None:
-        d_hidden[part] = (dz @ w).to(d_hidden.dtype)
-    if d_weight is not None:
-        d_weight += dz.t() @ hidden[part].to(w.dtype)
 
 
 def _logits(hidden: Tensor, w: Tensor, bias: Tensor | None, full: torch.dtype) -> Tensor:
