@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,11 @@ from ilu_cli.recipe.source import flat
 from ilu_cli.runs.store import Run
 
 SCALARS = (bool, int, float, str)
+
+
+def plain(name: str) -> str:
+    """`D/gsm8k` for `D[gsm8k]`: trackers group by slashes, and MLflow refuses brackets and other signs."""
+    return re.sub(r"[^\w\-. :/]", "_", name.replace("[", "/").rstrip("]"))
 
 
 class Tracked(Reporter):
@@ -30,7 +36,7 @@ class Tracked(Reporter):
 
     def step(self, log: StepLog) -> None:
         for tracker in self.open:
-            tracker.log({k: v for k, v in log.row().items() if k != "step"}, step=log.step)
+            tracker.log({plain(k): v for k, v in log.row().items() if k != "step"}, step=log.step)
         self.inner.step(log)
 
     def end(self) -> None:

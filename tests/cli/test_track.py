@@ -10,6 +10,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_chain import ATTACK, SMALL, npo
 
+from ilu_cli.engine.tracking import plain
 from ilu_cli.recipe.load import digest, load, shipped
 
 
@@ -29,10 +30,11 @@ def test_tensorboard_is_told_every_step_and_the_recipe(tiny, ilu):
     assert done.code == 0, done.err
     run = Path(done.out.strip())
     curves, rows = read(run), metrics(run)
-    assert {"forget", "retain", "irm", "D[elements]", "lr", "grad_norm"} <= set(curves)
+    assert {"forget", "retain", "irm", "D/elements", "lr", "grad_norm"} <= set(curves)
     for name in ("forget", "D[elements]", "grad_norm"):
-        assert [step for step, _ in curves[name]] == [1, 2, 3]
-        assert [value for _, value in curves[name]] == pytest.approx([row[name] for row in rows], rel=1e-5)
+        curve = curves[plain(name)]
+        assert [step for step, _ in curve] == [1, 2, 3]
+        assert [value for _, value in curve] == pytest.approx([row[name] for row in rows], rel=1e-5)
     (hparams,) = (run / "tensorboard").glob("*/hparams.yml")
     told = yaml.safe_load(hparams.read_text())
     assert (told["objective.name"], told["train.steps"], told["regularizers.0.env.0.name"]) == ("npo", 3, "elements")
@@ -40,6 +42,14 @@ def test_tensorboard_is_told_every_step_and_the_recipe(tiny, ilu):
     assert attacked.code == 0, attacked.err
     path = Path(json.loads(attacked.out)["path"])
     assert [v for _, v in read(path)["loss"]] == pytest.approx([row["loss"] for row in metrics(path)], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("D[gsm8k]", "D/gsm8k"), ("nll[data/my set(1).jsonl]", "nll/data/my set_1_.jsonl"), ("lr", "lr")]
+)
+def test_names_are_such_as_every_tracker_takes(name, told):
+    """MLflow takes letters, digits, and `_-. :/`."""
+    assert plain(name) == told
 
 
 def test_what_is_not_installed_is_said_at_once(tiny, ilu, tmp_path):
