@@ -15,7 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ilu_cli.recipe.load import digest, load
+from ilu_cli.recipe.load import load
+from ilu_cli.recipe.source import flat
 from ilu_cli.runs.store import Store
 
 FORGOTTEN, KEPT = 0.40, 0.80  # capitals at most, elements at least
@@ -62,13 +63,16 @@ def ilu(*args: str) -> dict:
 
 
 def known(args: list[str]) -> str | None:
-    """A finished run of the same resolved recipe."""
-    wanted = ilu("unlearn", *args, "--dry-run")["recipe_sha256"]
-    for run in Store().runs():
-        recipe = run.path / "recipe.yaml"
-        if run.complete and run.manifest.command == "unlearn" and digest(load("unlearn", recipe, {}, [])) == wanted:
-            return str(run.path)
-    return None
+    """A finished run of the same resolved recipe; whether it names the built-in data or finds them is all one."""
+    wanted = keys(ilu("unlearn", *args, "--dry-run")["recipe"])
+    finished = [run for run in Store().runs() if run.complete and run.manifest.command == "unlearn"]
+    recipes = {str(run.path): load("unlearn", run.path / "recipe.yaml", {}, []) for run in finished}
+    return next((path for path, recipe in recipes.items() if keys(recipe.model_dump(mode="json")) == wanted), None)
+
+
+def keys(recipe: dict) -> dict:
+    """The recipe's keys, but for `source`."""
+    return {name: value for name, value in flat(recipe).items() if not name.endswith(".source")}
 
 
 def row(name: str, path: str) -> tuple[str, bool]:
