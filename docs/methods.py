@@ -25,8 +25,9 @@ HEAD = """# Methods on the quickstart
 `python docs/methods.py > docs/methods.md`: every objective with its shipped defaults (`ilu unlearn --method NAME`), and
 RMU with the regularisers, the defences and an adapter. SmolLM2-135M-Instruct, two cores, one seed, built-in data, ±
 standard error over the questions; chance is 0.25. Training time is the number of steps × the lower quartile of a step's
-time; memory is the peak of the whole process. This is what is forgotten and kept *before* any attack: how well it stays
-forgotten is a question for [attacks](attacks.md). What each method is: [reference](methods-reference.md).
+time, on a machine that did other work at times (beside LAT most of the time); memory is the peak of the whole process.
+This is what is forgotten and kept *before* any attack: how well it stays forgotten is a question for
+[attacks](attacks.md). What each method is: [reference](methods-reference.md).
 """
 CASES = {
     "grad_ascent": ["--method", "grad_ascent"],
