@@ -37,6 +37,9 @@ def ablate(
     layer breaks a model. The directions are fitted on `prompts` texts of the `test` split of `data`, by default the
     forget data, none of which contains a question of the benchmark; the first position, an attention sink, is left out.
     The attacker needs the original model, so this is an audit more than an attack.
+
+    Raises:
+        UsageError: if a layer does not exist, or no text is left to fit on.
     """
     import torch
 
@@ -54,6 +57,8 @@ def ablate(
     share = (now - before).mean(1).norm(dim=-1) / before.norm(dim=-1).mean(-1)
     enters = int(torch.diff(share, prepend=share.new_zeros(1)).argmax())
     wanted = [enters] if layers is None else layers
+    if max(wanted) >= len(share):
+        raise UsageError(f"attack.layers: {max(wanted)} does not exist, the model has layers 0 to {len(share) - 1}")
     wanted = [n for n in wanted if share[n] > CHANGED]
     if not wanted:
         attempt.note("ablate: this model's hidden states are the original's; there is no direction to remove")

@@ -31,12 +31,14 @@ def logit_lens(
     n-th before it.
 
     Raises:
-        UsageError: if a layer does not exist.
+        UsageError: if a layer does not exist, or `every` is given beside `layers`.
     """
     from dataclasses import replace
 
     from ilu_cli.engine.probe import Lens, choice_states, cross_fitted
 
+    if layers is not None and every > 1:
+        raise UsageError("attack.every chooses among all layers; attack.layers names them")
     scorer, questions = attempt.scorer, attempt.questions()
     depth = len(scorer.parts.layers)
     wanted = list(range((depth - 1) % every, depth, every)) if layers is None else layers

@@ -50,3 +50,17 @@ def test_it_runs_and_leaves_what_is_promised(unlearned, ilu, kind):
 def test_a_lens_on_every_second_layer_ends_at_the_last(tiny, ilu):
     found = ilu("attack", tiny, "--kind", "logit_lens", "--set", "attack.every=2", "--set", "eval.limit=4", "--json")
     assert [f["layer"] for f in json.loads(found.out)["fq"]] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "sets", "message"),
+    [
+        ("ablate", ["attack.layers=[99]"], "attack.layers: 99 does not exist"),
+        ("logit_lens", ["attack.layers=[99]"], "attack.layers: 99 does not exist"),
+        ("logit_lens", ["attack.layers=[1]", "attack.every=2"], "attack.every chooses among all layers"),
+    ],
+)
+def test_layers_that_cannot_be_are_refused(unlearned, ilu, kind, sets, message):
+    done = ilu("attack", "--kind", kind, "--set", "eval.limit=4", *(x for text in sets for x in ("--set", text)))
+    assert done.code == 2
+    assert message in done.err
