@@ -83,7 +83,7 @@ def tree(as_json: JsonOption = False) -> None:
 
 
 def _parent(run: Run) -> str:
-    return str(run.manifest.parents[0]["id"]) if run.manifest.parents else "(no parent)"
+    return (run.manifest.made_from or ["(no parent)"])[0]
 
 
 def _branch(name: str, found: list[Run]) -> dict[str, Any]:
@@ -95,7 +95,9 @@ def _grow(node: Tree, name: str, found: list[Run]) -> None:
 
     for run in found:
         if _parent(run) == name:
+            exactly = _row(run)["parent"]
             note = console.ago(run.manifest.created) + ("" if run.complete else ", unfinished")
+            note += f", from {exactly}" if exactly not in (name, None) else ""
             _grow(node.add(Text.assemble(run.id, (f"  {note}", "dim")), style=""), run.id, found)
 
 
@@ -145,7 +147,7 @@ def diff(a: RunArgument, b: RunArgument, as_json: JsonOption = False) -> None:
 
     store = Store()
     pair = [store.get(a), store.get(b)]
-    left, right = ({"parent": _parent(run)} | flat(_recipe(run)) | _versions(run) for run in pair)
+    left, right = ({"parent": _row(run)["parent"]} | flat(_recipe(run)) | _versions(run) for run in pair)
     keys = [k for k in {**left, **right} if left.get(k, ...) != right.get(k, ...)]
     if as_json:
         found = {k: {"a": left.get(k), "b": right.get(k)} for k in keys}
@@ -213,7 +215,7 @@ def _descendants(roots: list[Run], store: Store) -> list[Run]:
     """The runs that were made from `roots`, directly or not, without them."""
     ids, found = {run.id for run in roots}, []
     for run in store.runs():  # parents are older than their children
-        if run.id not in ids and any(p["id"] in ids for p in run.manifest.parents):
+        if run.id not in ids and not ids.isdisjoint(run.manifest.made_from):
             ids.add(run.id)
             found.append(run)
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from ilu_cli.data.root import HUB_NAME, data_root
 from ilu_cli.errors import UnavailableError, near
 from ilu_cli.models import builtin
 from ilu_cli.runs.files import combined, weight_hashes
-from ilu_cli.runs.store import Run, Store, open_run
+from ilu_cli.runs.store import Run, Store, open_run, split_step
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,7 @@ class Subject:
     @property
     def results(self) -> Path | None:
         """Where the results of a run's model are kept; None for other models."""
-        if self.run is None:
-            return None
-        return self.run.eval if self.step is None else self.run.eval / f"step-{self.step:04d}"
+        return self.run.results(self.step) if self.run else None
 
     @property
     def digest(self) -> str:
@@ -69,12 +66,6 @@ def of_run(run: Run, step: int | None = None) -> Subject:
     weights = run.manifest.weights if step is None else run.manifest.points[str(step)]
     base = from_record(run.manifest.parents[0], run) if is_adapter(folder) else None
     return Subject(run.id if step is None else f"{run.id}@{step}", "run", folder, dict(weights), run, base, step)
-
-
-def split_step(text: str) -> tuple[str, int | None]:
-    """`RUN@40` as RUN and 40."""
-    found = re.fullmatch(r"(.+)@(\d+)", text)
-    return (found[1], int(found[2])) if found else (text, None)
 
 
 def is_adapter(folder: Path) -> bool:

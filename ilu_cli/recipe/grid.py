@@ -44,7 +44,10 @@ class MethodSpec(Spec):
 
 
 class MatchSpec(Spec):
-    """Compare methods at the same utility: of each model's kept steps, the one nearest to the target is attacked."""
+    """Compare methods at the same utility: of each model's kept steps, the one nearest to the target is attacked.
+
+    Of the steps within one standard error of that distance it is the last.
+    """
 
     benchmark: str
     target: float = Field(description="utility to be matched, itself or as a share of the original's")

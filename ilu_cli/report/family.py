@@ -20,16 +20,20 @@ Summary = dict[str, Any]
 
 @dataclass
 class Member:
-    """A finished run. `method` and `attack` are how the report calls its recipe, whatever its seed."""
+    """A finished run, or an unlearning run as it was at a `step` that it kept.
+
+    `method` and `attack` are how the report calls its recipe, whatever its seed.
+    """
 
     run: Run
     recipe: dict[str, Any]
+    step: int | None = None
     method: str = ""
     attack: str = ""
 
     @property
     def id(self) -> str:
-        return self.run.id
+        return self.run.id if self.step is None else f"{self.run.id}@{self.step}"
 
     @property
     def seed(self) -> int:
@@ -62,8 +66,13 @@ class Member:
 
     @cached_property
     def results(self) -> dict[str, Summary]:
-        """The benchmarks on the run's checkpoint."""
-        return read_results(self.run.eval)
+        """The benchmarks on the run's checkpoint, or on that of the step."""
+        return read_results(self.folder)
+
+    @property
+    def folder(self) -> Path:
+        """Where `results` and their rows are."""
+        return self.run.results(self.step)
 
     def key(self) -> str:
         """Equal for runs of the same recipe but for the seed."""
@@ -111,12 +120,16 @@ class Point:
 
 @dataclass
 class Family:
-    """Runs that go back to one original model. `original` holds that model's results, with their folder."""
+    """Runs that go back to one original model. `original` holds that model's results, with their folder.
+
+    `names` are what a pipeline calls its unlearned models, by id.
+    """
 
     base: dict[str, Any]
     members: list[Member]
     original: tuple[Path, dict[str, Summary]] | None = None
     unfinished: list[Run] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         name_all(self)
@@ -135,8 +148,8 @@ class Family:
 
     @property
     def methods(self) -> list[str]:
-        """Names of the unlearning recipes, in the order of the runs."""
-        return list(dict.fromkeys(m.method for m in self.unlearned))
+        """Names of the unlearning recipes: in the pipeline's order, else in that of the runs."""
+        return list(dict.fromkeys([*self.names.values(), *(m.method for m in self.unlearned)]))
 
     @property
     def attack_names(self) -> list[str]:
@@ -167,7 +180,7 @@ class Family:
                 sources += self._untouched([m for m in self.attacks if m.method == ""], bench)[:1]
         for m in self.of_method(method) if method is not None else []:
             if bench in m.results:
-                sources.append(Source(m.results[bench], m.run.eval, m.seed))
+                sources.append(Source(m.results[bench], m.folder, m.seed))
             else:
                 sources += self._untouched([a for a in self.attacks if a.parent == m.id], bench)[:1]
         return Point(0, sources) if sources else None
@@ -182,11 +195,20 @@ class Family:
                 found.append(Source(first["eval"][bench], point_folder(a, unattacked), a.seed))
         return found
 
+    def under(self, method: str, attack: str) -> list[Member]:
+        """The attacks of this name on the models of a method; "" is the original."""
+        return [a for a in self.attacks if a.attack == attack and a.method == method]
+
+    def at_worst(self, method: str, attack: str) -> float | None:
+        """1 − FQ at the attack's worst point, mean over its runs; None if it was not tried."""
+        worst = [a.run.manifest.result.get("worst") for a in self.under(method, attack)]
+        known = [1 - w for w in worst if w is not None]
+        return sum(known) / len(known) if known else None
+
     def curve(self, method: str, attack: str, bench: str) -> list[Point]:
         """What comes back under an attack. `method` "" is the original: the reference line."""
-        runs = [a for a in self.attacks if a.attack == attack and a.method == method]
         points: dict[float, list[Source]] = {}
-        for a in runs:
+        for a in self.under(method, attack):
             for p in a.points:
                 if bench in p["eval"]:
                     source = Source(p["eval"][bench], point_folder(a, p[a.axis]), a.seed)
@@ -215,11 +237,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def read_member(run: Run) -> Member:
+def read_member(run: Run, step: int | None = None) -> Member:
     """A run with its recipe."""
     path = run.path / "recipe.yaml"
     recipe = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return Member(run, recipe or {})
+    return Member(run, recipe or {}, step)
 
 
 def environments(recipe: dict[str, Any]) -> list[dict[str, Any]]:
@@ -258,7 +280,8 @@ def base_recipe(recipe: dict[str, Any]) -> str:
 def name_all(family: Family) -> None:
     """Name methods and attacks; where two recipes would have the same name, add the keys in which they differ."""
     for m, name in zip(family.unlearned, distinct(family.unlearned, made_by)):
-        m.method = name
+        at = "" if m.step is None else f" at step {m.step}"
+        m.method = family.names.get(m.id, name + at)
     methods = {m.id: m.method for m in family.unlearned}
     for m, name in zip(family.attacks, distinct(family.attacks, lambda m: attack_name(m.recipe))):
         m.attack, m.method = name, methods.get(m.parent, "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -195,22 +195,37 @@ def plane(found: list[tuple[str, list[dict[str, Any]]]], width: int) -> Figure:
     return fig
 
 
-def heat(rows: list[str], columns: list[str], cells: list[list[float | None]], width: int) -> Figure:
-    """Cosines, a row for each layer: blue above 0, orange below, deeper for larger."""
+@dataclass(frozen=True)
+class Scale:
+    """How a cell of `heat` is written, and its colour above and below 0."""
+
+    write: Callable[[float], str]
+    above: str
+    below: str
+
+
+COSINE = Scale("{:+.3f}".format, COLOURS[0], COLOURS[1])
+SHARE = Scale("{:.0%}".format, COLOURS[1], COLOURS[0])
+
+
+def heat(rows: list[str], columns: list[str], cells: list[list[float | None]], scale: Scale, width: int) -> Figure:
+    """Numbers in a table, deeper for larger. Long heads of columns are slanted."""
     from matplotlib.patches import Rectangle
 
-    fig = figure(width, 26 * len(rows) + 64)
+    crowded = max(map(len, columns)) * 7 * len(columns) > width - 7 * max(map(len, rows))
+    fig = figure(width, 26 * len(rows) + (64 + 5 * max(map(len, columns)) if crowded else 64))
     ax = fig.subplots()
     largest = max((abs(c) for row in cells for c in row if c is not None), default=0.0) or 1.0
     for i, row in enumerate(cells):
         for j, c in enumerate(row):
             if c is not None:
-                colour = COLOURS[0] if c >= 0 else COLOURS[1]
+                colour = scale.above if c >= 0 else scale.below
                 ax.add_patch(Rectangle((j, i), 1, 1, facecolor=colour, alpha=0.75 * abs(c) / largest, linewidth=0))
-            ax.text(j + 0.5, i + 0.5, "–" if c is None else f"{c:+.3f}", ha="center", va="center", fontsize=11)
+            ax.text(j + 0.5, i + 0.5, "–" if c is None else scale.write(c), ha="center", va="center", fontsize=11)
     ax.set_xlim(0, len(columns))
     ax.set_ylim(len(rows), 0)
-    ax.set_xticks([j + 0.5 for j in range(len(columns))], columns)
+    slant: dict[str, Any] = {"rotation": 45, "ha": "left", "rotation_mode": "anchor"} if crowded else {}
+    ax.set_xticks([j + 0.5 for j in range(len(columns))], columns, **slant)
     ax.set_yticks([i + 0.5 for i in range(len(rows))], rows)
     ax.xaxis.tick_top()
     ax.tick_params(length=0)

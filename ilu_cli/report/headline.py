@@ -54,6 +54,11 @@ def percent(e: Estimate) -> str:
     return f"{e.value:.1%} ({100 * e.low:.1f}–{100 * e.high:.1f})"
 
 
+def decimal(e: Estimate) -> str:
+    """`0.271 (0.210–0.342)`."""
+    return f"{e.value:.3f}" + ("" if e.low is None or e.high is None else f" ({e.low:.3f}–{e.high:.3f})")
+
+
 def signed(e: Estimate) -> str:
     """A difference in percentage points: `+1.2 (−3.0 to +5.4)`."""
     text = f"{100 * e.value:+.1f}"

@@ -7,10 +7,10 @@ import functools
 from ilu_cli.report import figures
 from ilu_cli.report.canvas import MOST, Render
 from ilu_cli.report.document import Block, Picture, Table
-from ilu_cli.report.family import Family, Member, Point
+from ilu_cli.report.family import Family, Point
 from ilu_cli.report.figures import REFERENCE, Dot, Look, Panel, Series
-from ilu_cli.report.headline import comparisons, percent, signed
-from ilu_cli.report.numbers import of_summary
+from ilu_cli.report.headline import comparisons, decimal, percent, signed
+from ilu_cli.report.numbers import of_runs, of_seeds
 
 
 def traded(family: Family, styles: dict[str, Look], render: Render) -> list[Block]:
@@ -56,9 +56,27 @@ def _cell(point: Point | None) -> str:
     return f"{e.value:.4g}" + (f" ({e.low:.4g}–{e.high:.4g})" if e.low is not None and e.high is not None else "")
 
 
+def overview(family: Family, render: Render) -> list[Block]:
+    """All attacks on all methods at a glance, the strongest of all first; nothing for fewer than three attacks."""
+    models = {family.original_name: "", **{m: m for m in family.methods}}
+    cells = {a: [family.at_worst(method, a) for method in models.values()] for a in family.attack_names}
+    cells = {a: row for a, row in cells.items() if any(c is not None for c in row)}
+    if len(cells) < 3:
+        return []
+    columns = [[c for c in column if c is not None] for column in zip(*cells.values())]
+    table = [[max(column, default=None) for column in columns], *cells.values()]
+    rows = ["the strongest of all", *cells]
+    svgs = render(functools.partial(figures.heat, rows, list(models), table, figures.SHARE), "overview")
+    caption = (
+        f"How much of {' and '.join(family.benchmarks('forget'))} is answered at the worst point of each attack, mean "
+        "over seeds. The first row is the worst case of each column: what an attacker gets who tries everything."
+    )
+    return [Picture("overview", "What each attack brings back", caption, *svgs)]
+
+
 def returned(family: Family, styles: dict[str, Look], render: Render) -> list[Block]:
     """For every attack its curves, then the tables: RA and FA, and paired differences."""
-    blocks: list[Block] = []
+    blocks = overview(family, render)
     for number, attack in enumerate(family.attack_names, 1):
         axis = next(a.axis for a in family.attacks if a.attack == attack)
         found, seeds = [], 1
@@ -87,9 +105,14 @@ def returned(family: Family, styles: dict[str, Look], render: Render) -> list[Bl
             )
             blocks.append(Picture(f"recovery-{number}", f"Under {attack}", caption, *svgs))
     if family.attacks:
-        rows = [_attack_row(family, a) for a in family.attacks]
-        head = ["model", "attack", "seed", "RA", "accuracy on the attack's task"]
-        note = "RA: mean of 1 − forget accuracy over the points after the first (higher is more robust)."
+        rows = [
+            _attack_row(family, method, a) for method, a in dict.fromkeys((a.method, a.attack) for a in family.attacks)
+        ]
+        head = ["model", "attack", "seeds", "RA", "accuracy on the attack's task"]
+        note = (
+            "RA: mean of 1 − forget accuracy over the points after the first (higher is more robust); of several seeds "
+            "the mean with its interval."
+        )
         blocks.append(Table(head, rows, note))
     compared = [c for c in comparisons(family) if c.left.sources[0].summary["metric"] == "acc"]
     if compared:
@@ -122,10 +145,15 @@ def _carried(family: Family, attack: str) -> str:
     return f"At the end, {len(seen)} of {len(mine)} paired differences exclude 0."
 
 
-def _attack_row(family: Family, a: Member) -> list[str]:
-    result = a.run.manifest.result
-    fa, ra = result.get("fa"), result.get("ra")
-    learned = "–"
-    if fa:
-        learned = percent(of_summary({"metric": "acc"} | fa))
-    return [a.method or family.original_name, a.attack, str(a.seed), "–" if ra is None else f"{ra:.3f}", learned]
+def _attack_row(family: Family, method: str, attack: str) -> list[str]:
+    runs = family.under(method, attack)
+    results = [a.run.manifest.result for a in runs]
+    robust = [r["ra"] for r in results if r.get("ra") is not None]
+    learned = [{"metric": "acc"} | r["fa"] for r in results if r.get("fa")]
+    return [
+        method or family.original_name,
+        attack,
+        ", ".join(str(seed) for seed in sorted({a.seed for a in runs})),
+        decimal(of_seeds(robust)) if robust else "–",
+        percent(of_runs(learned)) if learned else "–",
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from ilu_cli.report import figures
 from ilu_cli.report.canvas import MOST, Render
 from ilu_cli.report.care import all_data, all_warnings
 from ilu_cli.report.document import Block, Code, Document, Notes, Picture, Section, Table, Text
-from ilu_cli.report.family import Family
+from ilu_cli.report.family import Family, Member
 from ilu_cli.report.figures import REFERENCE, Look, Panel, Series, looks
 from ilu_cli.report.headline import headline, pairs
 from ilu_cli.report.numbers import Estimate
 from ilu_cli.report.outcomes import returned, traded
 
+TREE = 40  # runs that the lineage shows one by one
 Vectors = dict[str, Any]
 """Of one attack: run, method, attack, points (role, label, step, x, y, explained), groups {name: cosines}, verdict."""
 
@@ -57,21 +59,24 @@ def done(family: Family, styles: dict[str, Look], render: Render) -> list[Block]
     attacks = ", ".join(f"`{a}`" for a in family.attack_names)
     said += f", and {len(family.attacks)} attacks were run ({attacks})." if attacks else "."
     rows: list[tuple[int, int | None, str, str, Look]] = [(0, None, family.original_name, "the original", REFERENCE)]
+    attacked = Counter(a.parent for a in family.attacks)
+    whole = len(family.members) <= TREE
 
     def add(parent: str, depth: int, row: int) -> None:
-        for m in family.members:
+        for m in family.members if whole else family.unlearned:
             known = any(m.parent == other.id for other in family.members)
             if m.parent == parent or (depth == 1 and not known):
                 look = styles.get(m.method, REFERENCE)
-                what = m.attack if m.is_attack else m.method
-                rows.append((depth, row, m.id, f"{what}, seed {m.seed}", look))
+                what = f"{m.attack if m.is_attack else m.method}, seed {m.seed}"
+                rows.append((depth, row, m.id, what if whole else f"{what}, {attacked[m.id]} attacks", look))
                 add(m.id, depth + 1, len(rows) - 1)
 
     add("", 1, 0)
     if len(rows) == 1:
         return [Text(said)]
     drawn = render(functools.partial(figures.tree, rows), "lineage")
-    caption = "Every run under the model it started from. Colours and marks stand for the same methods in all figures."
+    what = "run" if whole else "unlearned model"
+    caption = f"Every {what} under what it started from. Colours and marks stand for the same methods in all figures."
     return [Text(said), Picture("lineage", "Lineage", caption, *drawn)]
 
 
@@ -80,13 +85,14 @@ def training(family: Family, styles: dict[str, Look], render: Render) -> list[Bl
     terms: dict[tuple[str, str], list[Series]] = {}
     gaps: dict[str, list[Series]] = {}
     for m in family.unlearned:
-        name = f"{m.method}, seed {m.seed}" if len(family.of_method(m.method)) > 1 else m.method
+        if any(m.run is other.run for other in family.unlearned[: family.unlearned.index(m)]):  # another step of it
+            continue
         objective = str((m.recipe.get("objective") or {}).get("name", ""))
         retain = str((m.recipe.get("retain") or {}).get("name", ""))
         for key in m.steps[0] if m.steps else {}:
             x = [float(s["step"]) for s in m.steps if key in s]
             y = [Estimate(float(s[key])) for s in m.steps if key in s]
-            line = Series(name, styles[m.method], x, y)
+            line = Series(m.method, styles[m.method], x, y)
             if key in ("forget", "retain"):
                 label = f"forget: {objective}" if key == "forget" else f"retain: {retain}"
                 terms.setdefault((key, label), []).append(line)
@@ -136,7 +142,7 @@ def explained(vectors: list[Vectors], render: Render) -> list[Block]:
         pairs_ = list(v["groups"]["all"])
         cells = [[v["groups"][g][p] for p in pairs_] for g in names]
         columns = [p.replace("·", " · ") for p in pairs_]
-        svgs = render(functools.partial(figures.heat, names, columns, cells), f"cosines-{number}")
+        svgs = render(functools.partial(figures.heat, names, columns, cells, figures.COSINE), f"cosines-{number}")
         caption = (
             "Cosines between task vectors, for all weights and for the layers that unlearning changed. Orange in "
             f"u · u→ft would be fine-tuning that walks back. {v['verdict']}."
@@ -174,13 +180,21 @@ def provenance(family: Family) -> list[Block]:
     for d in all_data(family):
         row = [str(d["name"]), str(d["source"]), str(d.get("rows", "–")), f"`{str(d['fingerprint'])[:12]}`"]
         records.setdefault(row[3], row)
-    blocks: list[Block] = [Table(["data", "source", "rows", "sha256"], list(records.values()), words=True)]
+    by_recipe: dict[str, list[Member]] = {}
     for m in family.members:
-        text = yaml.safe_dump(m.recipe, sort_keys=False, allow_unicode=True)
-        blocks.append(Code(f"{m.id}: sha256 `{m.run.manifest.recipe_sha256[:12]}`", text, "yaml"))
+        by_recipe.setdefault(m.key(), []).append(m)
+    blocks: list[Block] = [Table(["data", "source", "rows", "sha256"], list(records.values()), words=True)]
+    for same in by_recipe.values():
+        text = yaml.safe_dump(same[0].recipe, sort_keys=False, allow_unicode=True)
+        seeds = "" if len(same) == 1 else f" and {len(same) - 1} more (seeds {_seeds(same)})"
+        blocks.append(Code(f"{same[0].id}{seeds}: sha256 `{same[0].run.manifest.recipe_sha256[:12]}`", text, "yaml"))
     versions = family.members[-1].run.manifest.versions if family.members else {}
     blocks.append(Text("Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()) + "."))
     return blocks
+
+
+def _seeds(members: list[Member]) -> str:
+    return ", ".join(map(str, sorted({m.seed for m in members})))
 
 
 def paths_of(folder: Path) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -50,6 +51,11 @@ class Manifest:
     precision: str = ""
     result: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def made_from(self) -> list[str]:
+        """The ids of the runs and models among the parents; of a kept step, `RUN@40`, that of its run."""
+        return [split_step(p["id"])[0] if p["kind"] == "run" else str(p["id"]) for p in self.parents]
+
 
 class Run:
     """A run folder."""
@@ -76,6 +82,10 @@ class Run:
     @property
     def eval(self) -> Path:
         return self.path / "eval"
+
+    def results(self, step: int | None = None) -> Path:
+        """Where the results of its model are kept, or of the model as it was at a step."""
+        return self.eval if step is None else self.eval / f"step-{step:04d}"
 
     @property
     def complete(self) -> bool:
@@ -142,6 +152,12 @@ class Run:
                     f"{found[name][:12]}…, the manifest says {expected[:12]}…",
                     hint="restore the file, or make the run again from its recipe.yaml",
                 )
+
+
+def split_step(text: str) -> tuple[str, int | None]:
+    """`RUN@40` as RUN and 40."""
+    found = re.fullmatch(r"(.+)@(\d+)", text)
+    return (found[1], int(found[2])) if found else (text, None)
 
 
 def read_results(folder: Path) -> dict[str, dict[str, Any]]:

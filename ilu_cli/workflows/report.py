@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import IluError, UnavailableError, UsageError
 from ilu_cli.report.canvas import Draw, render
 from ilu_cli.report.document import to_html, to_markdown
-from ilu_cli.report.family import Family, read_member
+from ilu_cli.report.family import Family, Member, read_member
 from ilu_cli.report.sections import Vectors, build, paths_of
 from ilu_cli.runs.files import cache_dir, combined, write_text
 from ilu_cli.runs.store import Run, Store, read_results
@@ -40,12 +42,12 @@ def find_runs(names: list[str], store: Store) -> list[Run]:
     by_id = {r.id: r for r in [*everything, *named]}
     wanted = {r.id for r in named}
     for r in named:
-        while r.manifest.parents and (parent := by_id.get(r.manifest.parents[0]["id"])) is not None:
+        while r.manifest.parents and (parent := by_id.get(r.manifest.made_from[0])) is not None:
             wanted.add(parent.id)
             r = parent
     pipelines = any(pipeline_runs(store, n) for n in names)
     for r in everything:  # oldest first, so that parents come before children
-        if not pipelines and r.manifest.parents and r.manifest.parents[0]["id"] in wanted:
+        if not pipelines and r.manifest.parents and r.manifest.made_from[0] in wanted:
             wanted.add(r.id)
     recipes = {by_id[i].manifest.recipe_sha256 for i in wanted if by_id[i].manifest.command == "attack"}
     for r in everything:
@@ -56,16 +58,22 @@ def find_runs(names: list[str], store: Store) -> list[Run]:
     return [r for r in by_id.values() if r.id in wanted]
 
 
+def nodes_of(store: Store, name: str) -> list[dict[str, Any]]:
+    """The nodes of a pipeline; none if there is no such pipeline."""
+    path = store.root / name / "pipeline.json"
+    return json.loads(path.read_text(encoding="utf-8"))["nodes"] if path.is_file() else []
+
+
 def pipeline_runs(store: Store, name: str) -> list[Run]:
     """The runs of a pipeline's nodes that are done; none if there is no such pipeline."""
-    import json
-
-    path = store.root / name / "pipeline.json"
-    if not path.is_file():
-        return []
-    nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
-    found = [store.find(str(n["run"])) for n in nodes if n.get("run")]
+    found = [store.find(str(n["run"])) for n in nodes_of(store, name) if n.get("run")]
     return list({r.id: r for r in found if r is not None}.values())
+
+
+def chosen_models(store: Store, names: list[str]) -> dict[str, str]:
+    """The unlearned models that the named pipelines went on with (`RUN`, `RUN@40`), and what each calls its method."""
+    nodes = [n for name in names for n in nodes_of(store, name) if n["command"] == "select" and n["needs"]]
+    return {Path(n["result"]["subject"]).name: n["tags"]["method"] for n in nodes if n.get("result")}
 
 
 def gather(names: list[str], store: Store) -> Family:
@@ -78,7 +86,16 @@ def gather(names: list[str], store: Store) -> Family:
     folder = cache_dir() / "eval" / combined(base.get("weights", {}))[:16]
     results = read_results(folder)
     original = (folder, results) if results else None
-    return Family(base, [read_member(r) for r in finished], original, [r for r in runs if not r.complete])
+    chosen = chosen_models(store, names)
+    attacked = {str(r.manifest.parents[0]["id"]) for r in finished}
+    members = [read_member(r, step) for r in finished for step in (None, *map(int, r.manifest.points))]
+
+    def reported(m: Member) -> bool:
+        if chosen and m.run.manifest.command == "unlearn":
+            return m.id in chosen
+        return m.step is None or m.id in attacked
+
+    return Family(base, list(filter(reported, members)), original, [r for r in runs if not r.complete], chosen)
 
 
 def vectors_of(family: Family, store: Store, reporter: Reporter) -> list[Vectors]:

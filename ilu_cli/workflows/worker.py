@@ -153,7 +153,7 @@ def _unfinished(path: Path) -> Run | None:
 
 
 def _select(task: Task, store: Store, reporter: Reporter) -> None:
-    """Measure a model, or with a target each step that its run kept, and take the step nearest to the target."""
+    """Measure a model, or with a target each step that its run kept, and take the one that `nearest` names."""
     from ilu_cli.models.subject import find_subject, of_run
     from ilu_cli.recipe.specs import EvalSpec
     from ilu_cli.runs.files import write_json
@@ -165,16 +165,16 @@ def _select(task: Task, store: Store, reporter: Reporter) -> None:
         utility = Evaluation(spec.model_copy(update={"benchmarks": [match["benchmark"]]}), reporter)
         last = chosen.run.manifest.result["steps"]
         candidates = {int(step): of_run(chosen.run, int(step)) for step in chosen.run.manifest.points} | {last: chosen}
-        values = {step: utility.subject(s)[match["benchmark"]]["value"] for step, s in candidates.items()}
-        best = min(values, key=lambda step: (abs(values[step] - cast(float, task.target)), -step))
+        measured = {step: utility.subject(s)[match["benchmark"]] for step, s in candidates.items()}
+        best = nearest(measured, cast(float, task.target))
         chosen = candidates[best]
-        distance = values[best] - cast(float, task.target)
+        distance = measured[best]["value"] - cast(float, task.target)
         found = {
             "step": best,
             "target": task.target,
             "distance": distance,
             "within": abs(distance) <= match["tolerance"],
-            "candidates": {str(step): value for step, value in values.items()},
+            "candidates": {str(step): summary["value"] for step, summary in measured.items()},
         }
     subject = task.subject if chosen.step is None else f"{task.subject}@{chosen.step}"
     results = Evaluation(spec, reporter).subject(chosen)
@@ -184,3 +184,15 @@ def _select(task: Task, store: Store, reporter: Reporter) -> None:
         for step in chosen.run.manifest.points:
             if int(step) != chosen.step:
                 shutil.rmtree(chosen.run.point(step), ignore_errors=True)
+
+
+def nearest(measured: dict[int, dict[str, Any]], target: float) -> int:
+    """The step whose utility is nearest to the target; of those that cannot be told from it, the last.
+
+    Those are no farther from the target than the nearest and one standard error of its utility: a single question must
+    not make an early step, which has forgotten less, out of a late one.
+    """
+    distance = {step: abs(summary["value"] - target) for step, summary in measured.items()}
+    first = min(distance, key=distance.__getitem__)
+    reach = distance[first] + (measured[first]["stderr"] or 0.0)
+    return max(step for step in distance if distance[step] <= reach)

@@ -12,7 +12,7 @@ from ilu_cli.runs.store import Store
 
 @pytest.fixture
 def family(tmp_path):
-    """An unlearned run, two attacks on it, and an attack on one of those; and an unfinished stranger."""
+    """An unlearned run, attacks on it and on a step of it, an attack on one of those; and an unfinished stranger."""
 
     def made(command, label, parent, recipe, finish=True):
         run = Store().create(command, label, tmp_path / "runs" / label)
@@ -26,7 +26,7 @@ def family(tmp_path):
 
     made("unlearn", "forgot", "smollm2-135m", "objective: {name: rmu, layer: 7}\ntrain: {lr: 1.0e-3}\n")
     made("attack", "first", "forgot", "attack: {name: finetune}\n")
-    made("attack", "second", "forgot", "attack: {name: finetune}\n")
+    made("attack", "second", "forgot@40", "attack: {name: finetune}\n")
     made("attack", "again", "first", "attack: {name: finetune, steps: 3}\n")
     made("unlearn", "other", "smollm2-135m", "objective: {name: npo}\ntrain: {lr: 1.0e-3}\n", finish=False)
 
@@ -38,6 +38,7 @@ def test_the_list_and_the_tree(ilu, family):
     tree = ilu("runs", "tree").out.splitlines()
     assert tree[0] == "smollm2-135m"
     depth = {line.split("─ ")[1].split()[0]: line.index("─ ") for line in tree[1:]}
+    assert [line.endswith("from forgot@40") for line in tree if "second" in line] == [True]
     assert depth["forgot"] == depth["other"] < depth["first"] == depth["second"] < depth["again"]
     (root,) = json.loads(ilu("runs", "tree", "--json").out)["roots"]
     assert [c["id"] for c in root["children"]] == ["forgot", "other"]
@@ -68,7 +69,9 @@ def test_diff(ilu, family):
     text = ilu("runs", "diff", "forgot", "other").out
     assert "objective.layer" in text
     assert "train.lr" not in text
-    assert "the same recipe" in ilu("runs", "diff", "first", "second").out
+    assert "the same recipe" in ilu("runs", "diff", "first", "first").out
+    found = json.loads(ilu("runs", "diff", "first", "second", "--json").out)["differences"]
+    assert found == {"parent": {"a": "forgot", "b": "forgot@40"}}
     assert flat({"a": [{"b": 1}, 2], "c": {}, "d": None}) == {"a.0.b": 1, "a.1": 2, "c": {}, "d": None}
 
 

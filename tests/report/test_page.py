@@ -102,16 +102,21 @@ def check_readable(browser: Browser, page: Path, width: int, scheme: str, figure
 
 
 def test_a_pipelines_report_has_bands_over_its_seeds(tiny, browser, ilu, tmp_path, monkeypatch):
-    """Two methods and the original, each attacked, with two seeds; runs that are not the pipeline's are left out."""
+    """Two methods of matched utility and the original, each attacked, with two seeds.
+
+    Runs that are not the pipeline's are left out, and its names are used, whichever step of a run was chosen.
+    """
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    base = {"command": "unlearn", "objective": {"name": "grad_diff"}, "train": {"steps": 4, "lr": 1e-3},
+    base = {"command": "unlearn", "objective": {"name": "grad_diff"}, "train": {"steps": 4, "lr": 3e-3, "points": [1]},
             "forget": {"data": "capitals", "batch": 4, "max_length": 24},
             "retain": {"name": "nll", "data": ["prose"], "batch": 4, "max_length": 24}}  # fmt: skip
     attack = {"name": "finetune", "task": "elements", "steps": 8, "batch": 4}
     grid = {"command": "pipeline", "model": {"ref": str(tiny)}, "environments": ["elements"], "seeds": [0, 1],
             "methods": {"GD": {"recipe": "base.yaml"},
                         "GD+ILU": {"recipe": "base.yaml", "set": {"regularizers": [{"name": "irm", "batch": 4}]}}},
-            "attacks": [{"attack": attack}, {"attack": {"name": "prune", "fractions": [0.1, 0.5]}}],
+            "match": {"benchmark": "elements", "target": 1.0, "tolerance": 1.0},
+            "attacks": [{"attack": attack}, {"attack": {"name": "prune", "fractions": [0.1, 0.5]}},
+                        {"attack": {"name": "quantize", "bits": [4]}}],
             "eval": {"benchmarks": ["capitals", "elements"], "limit": 12}}  # fmt: skip
     for name, recipe in {"base": base, "grid": grid}.items():
         Path(f"{name}.yaml").write_text(yaml.safe_dump(recipe))
@@ -119,15 +124,19 @@ def test_a_pipelines_report_has_bands_over_its_seeds(tiny, browser, ilu, tmp_pat
     assert other.code == 0, other.err
     done = ilu("pipeline", "grid.yaml", "--json")
     assert done.code == 0, done.err
+    rows = json.loads(done.out)["rows"]
+    assert {step for row in rows for step in row["steps"]} >= {1}
     done = ilu("report", Path(json.loads(done.out)["folder"]).name, "--out", tmp_path / "report", "--json")
     assert done.code == 0, done.err
     page = Path(json.loads(done.out)["html"])
     text = page.with_suffix(".md").read_text()
     assert "Bands: 95% over up to 2 seeds" in text
-    assert "grad\\_diff + irm(elements)" in text
+    attacked = re.findall(r"^\| (.+?) \| (?:fine-tuning on elements|prune|quantize) \| 0, 1 \|", text, re.M)
+    original = re.sub(r"([_*])", r"\\\1", str(tiny))
+    assert sorted(attacked) == sorted(3 * [original, "GD", "GD+ILU(elements)"])
     assert json.loads(other.out)["run"] not in text
     figures = set(re.findall(r"\]\(figures/([\w-]+)\.svg\)", text))
-    assert {"lineage", "tradeoff", "recovery-1", "recovery-2", "losses", "invariance"} <= figures
+    assert {"lineage", "tradeoff", "overview", "recovery-1", "recovery-2", "losses", "invariance"} <= figures
     for width in (1280, 400):
         check_readable(browser, page, width, "light", figures)
 

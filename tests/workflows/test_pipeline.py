@@ -16,6 +16,7 @@ import yaml
 from ilu_cli.recipe.expand import load_pipeline, load_suite
 from ilu_cli.recipe.load import digest, shipped
 from ilu_cli.workflows.results import interval
+from ilu_cli.workflows.worker import nearest
 
 BASE = {
     "command": "unlearn",
@@ -104,6 +105,19 @@ def test_a_failure_stays_alone_and_is_tried_again(grid, ilu, tmp_path):
     assert rows[1]["ra"] == rows[2]["ra"]  # it is now the other method, and its runs were found
 
 
+def test_the_nearest_step_is_chosen_and_of_those_that_cannot_be_told_from_it_the_last():
+    measured = {
+        40: {"value": 0.90, "stderr": 0.02},
+        60: {"value": 0.91, "stderr": 0.02},
+        80: {"value": 0.95, "stderr": 0.02},
+    }
+    assert nearest(measured, 0.86) == 60  # 0.05 away, the nearest 0.04, its standard error 0.02; 80 is 0.09 away
+    assert nearest({40: measured[40], 80: measured[80]}, 0.86) == 40
+    assert nearest(measured, 0.94) == 80
+    exact = {1: {"value": 3.0, "stderr": None}, 2: {"value": 3.1, "stderr": None}, 4: {"value": 3.0, "stderr": None}}
+    assert nearest(exact, 3.0) == 4
+
+
 def test_the_step_of_matching_utility_is_attacked(grid, ilu, tmp_path):
     matched = {"recipe": "base.yaml", "set": {"train.points": [1, 2]}}
     match = {"benchmark": "elements", "target": 0.25, "of": "value", "tolerance": 0.001, "keep": "chosen"}
@@ -113,7 +127,8 @@ def test_the_step_of_matching_utility_is_attacked(grid, ilu, tmp_path):
     chosen = nodes["seed 0/GD/select"]["result"]
     distances = {int(step): abs(value - 0.25) for step, value in chosen["candidates"].items()}
     assert set(distances) == {1, 2, 4}
-    assert distances[chosen["step"]] == min(distances.values()) == pytest.approx(abs(chosen["distance"]))
+    assert distances[chosen["step"]] == pytest.approx(abs(chosen["distance"]))
+    assert all(distances[chosen["step"]] < d for step, d in distances.items() if step > chosen["step"])
     run = tmp_path / "runs" / nodes["seed 0/GD/unlearn"]["run"]
     label = run.name if chosen["step"] == 4 else f"{run.name}@{chosen['step']}"
     attacked = nodes["seed 0/GD/finetune lr=0.01"]["run"]
