@@ -35,7 +35,7 @@ def logit_lens(
     """
     from dataclasses import replace
 
-    from ilu_cli.engine.probe import Lens, choice_states, cross_fitted
+    from ilu_cli.engine.probe import Lens, choice_states, cross_fitted, plain
 
     if layers is not None and every > 1:
         raise UsageError("attack.every chooses among all layers; attack.layers names them")
@@ -45,9 +45,10 @@ def logit_lens(
     if max(wanted) >= depth:
         raise UsageError(f"attack.layers: {max(wanted)} does not exist, the model has layers 0 to {depth - 1}")
     states = {name: choice_states(scorer, items) for name, items in questions.items()} if readout == "linear" else {}
+    lens = Lens(**plain(scorer))
     for layer in wanted:
         if readout == "head":
-            attempt.read(replace(scorer, parts=Lens.of(scorer.parts, layer + 1)))
+            attempt.read(replace(lens, layer=layer))
         else:
             attempt.read(cross_fitted(scorer, questions, states, layer, folds, l2, attempt.seed))
         yield layer
