@@ -34,7 +34,8 @@ def asked_for(suite: str | None, alone: dict[str, Any], only: dict[str, Any]) ->
     Raises:
         UsageError: if options of a single attack (`alone`) and of a suite (`only`) are mixed.
     """
-    wrong = [f"--{name}" for name, value in (alone if suite else only).items() if value not in (None, False)]
+    given = (alone if suite else only).items()
+    wrong = [f"--{name}" for name, value in given if value is not None and value is not False]
     if wrong and suite:
         raise UsageError(
             f"{', '.join(wrong)} cannot change a suite", hint="write a suite of your own: docs/pipeline.md"
@@ -77,7 +78,9 @@ def show(
     from ilu_cli.workflows import results
 
     if state or dry_run:
-        graph.refresh()
+        graph.watch()
+    if markdown:
+        markdown.parent.mkdir(parents=True, exist_ok=True)
     if dry_run:
         console.out_json(_plan(graph, jobs)) if as_json else _print_plan(graph, jobs)
         return

@@ -27,9 +27,9 @@ def cells(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
                 m["worst"]["attack"],
                 "",
                 _range(m["ra"]),
-                _range(m["worst"]["interval"]),
+                _range(m["worst"]),
             ]
-            + [f"{m['worst']['value']:.3f}", ""]
+            + [f"{m['lowest']:.3f}", ""]
             + [_range(m["utility"][b]) for b in kept]
         )
     return head, body
@@ -45,10 +45,11 @@ def _range(value: dict[str, Any] | None) -> str:
 def notes(found: dict[str, Any]) -> list[str]:
     """What one must know to read the table."""
     lines = [
-        "FQ = 1 - accuracy on the forget benchmarks; RA = its mean over the attack's points; worst = its lowest point,",
-        "mean over seeds; lowest = that of any seed; `original` is the reference line. [ ] are 95 % intervals: "
-        "Student's t over the seeds, or with one seed normal over the questions.",
-        "Of an attack's choices the row shows the attacker's best, by mean RA over the seeds that all choices have.",
+        "FQ = 1 - accuracy on the forget benchmarks; RA = its mean over the attack's points; worst = its lowest point, "
+        "mean over seeds; lowest = that of any seed; `original` is the reference line.",
+        "[ ] are 95 % intervals: Student's t over the seeds, or with one seed normal over the questions.",
+        "Of an attack's choices the row shows the attacker's best, by mean RA over the seeds that all choices have; "
+        "worst and lowest are over all choices.",
     ]
     if any(row["builtin"] for row in found["rows"]):
         lines.append("data: builtin stand-ins")

@@ -18,12 +18,16 @@ from ilu_cli.recipe.source import Key, Layers, Problem, RecipeError, read_layers
 
 @dataclass(frozen=True)
 class Variant:
-    """An attack with its keys chosen. Variants of the same `attack` differ in `choice`, what the attacker tries."""
+    """An attack with its keys chosen. Variants of the same `attack` differ in `choice`, what the attacker tries.
+
+    `where` is the place of its grid in the recipe.
+    """
 
     attack: str
     choice: dict[str, Any]
     recipe: AttackRecipe
     random: bool
+    where: str
 
     def seeded(self, seed: int) -> AttackRecipe:
         """The recipe under a seed; seed 0 if the attack draws nothing at random."""
@@ -82,6 +86,7 @@ def load_suite(name: str) -> tuple[SuiteRecipe, list[Variant]]:
     recipe = cast(SuiteRecipe, load("suite", path, {}, []))
     problems = _Problems()
     variants = list(_variants(recipe.attacks, read_layers(path), recipe.eval.model_dump(), problems))
+    _check_rows(variants, problems)
     problems.raise_any()
     return recipe, variants
 
@@ -110,13 +115,21 @@ def load_pipeline(name: str, sets: list[str], flags: dict[str, tuple[Key, Any]] 
         suite = str(beside) if beside.is_file() else recipe.suite
         variants += (problems.collect("suite", lambda: load_suite(suite)) or (None, []))[1]
     variants += _variants(recipe.attacks, layers, recipe.eval.model_dump(), problems)
-    names = [(v.attack, str(v.choice)) for v in variants]
-    problems.found += [
-        Problem(layers.origin(("attacks",)), "attacks", f"{attack!r} stands twice")
-        for attack, choice in sorted({n for n in names if names.count(n) > 1})
-    ]
+    _check_rows(variants, problems)
     problems.raise_any()
     return Pipeline(recipe.name or path.stem, recipe, methods, variants)
+
+
+def _check_rows(variants: list[Variant], problems: _Problems) -> None:
+    """Two grids, or two values of `each`, must not make the same row of the table."""
+    known: dict[str, str] = {}
+    for v in variants:
+        if known.setdefault(v.attack, v.where) != v.where:
+            told = f"{v.attack!r} stands twice; what is to be told apart belongs under `each` of one attack"
+            problems.found.append(Problem(v.where, "attacks", told))
+    runs = [(v.where, v.attack, str(v.choice)) for v in variants]
+    twice = sorted({run for run in runs if runs.count(run) > 1})
+    problems.found += [Problem(where, "attacks", f"{attack!r} makes the same run twice") for where, attack, _ in twice]
 
 
 def _variants(
@@ -134,7 +147,7 @@ def _variants(
                 recipe = problems.collect(f"attacks.{i}", lambda made=made: validate("attack", made))
                 if recipe is not None:
                     label = " ".join([recipe.attack.name, *(_word(k, v) for k, v in each.items())])
-                    yield Variant(label, choice, recipe, grid.random)
+                    yield Variant(label, choice, recipe, grid.random, layers.origin(("attacks", i)))
 
 
 def _combinations(choices: dict[str, list[Any]]) -> list[dict[str, Any]]:

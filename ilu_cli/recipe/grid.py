@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat
 
+from ilu_cli import registry
 from ilu_cli.recipe.source import Key
 from ilu_cli.recipe.specs import DEFAULT_MODEL, EvalSpec, ModelSpec, Spec
 
@@ -50,7 +51,7 @@ class MatchSpec(Spec):
     """
 
     benchmark: str
-    target: float = Field(description="utility to be matched, itself or as a share of the original's")
+    target: PositiveFloat = Field(description="utility to be matched, itself or as a share of the original's")
     of: Literal["original", "value"] = Field("original", description="original: target is a share of the original's")
     tolerance: PositiveFloat = Field(0.05, description="a distance beyond this is warned about, in the target's unit")
     keep: Literal["all", "chosen"] = Field("all", description="chosen: delete the kept steps that were not chosen")
@@ -77,6 +78,12 @@ class PipelineRecipe(Spec):
             yield ("suite",), "there is nothing to attack with: name a suite, or list attacks"
         if self.match and self.match.benchmark not in self.eval.benchmarks:
             yield ("match", "benchmark"), f"{self.match.benchmark!r} is not among eval.benchmarks"
-        for i, seed in enumerate(self.seeds):
-            if seed in self.seeds[:i]:
-                yield ("seeds", i), f"{seed} stands twice"
+        bench = self.match.benchmark if self.match else ""
+        if bench in registry.benchmark and registry.benchmark[bench].obj.role == "forget":
+            yield ("match", "benchmark"), f"{bench!r} measures what is to be forgotten, not utility"
+        if "original" in self.methods:
+            yield ("methods", "original"), "is what the reference line is called"
+        for key, values in (("seeds", self.seeds), ("environments", self.environments)):
+            for i, value in enumerate(values):
+                if value in values[:i]:
+                    yield (key, i), f"{value} stands twice"

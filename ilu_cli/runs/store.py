@@ -29,7 +29,8 @@ PACKAGES = ("ilu", "torch", "transformers", "accelerate", "datasets", "safetenso
 class Manifest:
     """What a run was made from. `parents` are `{role, id, path, weights}`; `weights` maps file name to sha256.
 
-    `points` are the weights at the intermediate steps that were kept, by step.
+    `inputs` are the files and hub datasets that it read (`ilu_cli.workflows.inputs`). `points` are the weights at the
+    intermediate steps that were kept, by step.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Manifest:
     base: dict[str, Any] = field(default_factory=dict)
     parents: list[dict[str, Any]] = field(default_factory=list)
     data: list[dict[str, Any]] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)
     weights: dict[str, str] = field(default_factory=dict)
     points: dict[str, dict[str, str]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

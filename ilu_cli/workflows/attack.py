@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from ilu_cli.runs.store import Run, Store
 from ilu_cli.workflows.attempt import Attempted, Priced
 from ilu_cli.workflows.disjoint import Environments, forget_data, unlearning_recipes
 from ilu_cli.workflows.evaluate import results_folder, stem
+from ilu_cli.workflows.inputs import inputs_of
 from ilu_cli.workflows.plan import Plan, check_disk, peak_memory, state_bytes
 
 
@@ -44,8 +46,14 @@ class AttackPlan(Plan):
     disk: int = field(kw_only=True)
 
 
-def plan(recipe: AttackRecipe, subject: Subject) -> AttackPlan:
+def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[dict[str, Any]] = ()) -> AttackPlan:
     """Check data and model, and count. A forget set that the recipe leaves open is that of the lineage.
+
+    Args:
+        recipe: of the attack.
+        subject: the model under attack.
+        beside: unlearning recipes of models that are compared with it: all are attacked on the same rows, those that
+            were in nobody's environment.
 
     Raises:
         UnavailableError: if a dataset is missing or empty.
@@ -53,7 +61,7 @@ def plan(recipe: AttackRecipe, subject: Subject) -> AttackPlan:
     """
     backend().check_trackers(recipe.track)
     lineage = unlearning_recipes(subject)
-    filled, environments = fill(recipe, lineage, subject), Environments(lineage)
+    filled, environments = fill(recipe, lineage, subject), Environments([*lineage, *beside])
     model = empty_model(subject.root)
     total = sum(p.numel() for p in model.parameters())
     facts: dict[str, Any] = {
@@ -132,6 +140,7 @@ def run(
     m = new.manifest
     m.recipe_sha256 = m.recipe_sha256 or digest(plan.recipe)
     m.seed, m.world_size, m.data = recipe.seed, b.world, []
+    m.inputs = inputs_of(recipe, plan.environments.recipes)
     m.parents = [subject.record("target")]
     m.base = subject.run.manifest.base if subject.run else subject.record("original")
     entry = registry.attack[recipe.attack.name]

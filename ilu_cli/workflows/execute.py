@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, cast
@@ -122,7 +121,16 @@ def _assign(graph: Graph, workers: list[Worker], jobs: int, plugins: list[Path],
         file = graph.result_file(node).absolute()
         worker.give(
             node,
-            Task(node.command, node.recipe, node.hash, parent["subject"], parent["weights"], graph.target(node), file),
+            Task(
+                node.command,
+                node.recipe,
+                node.hash,
+                parent["subject"],
+                parent["weights"],
+                graph.target(node),
+                file,
+                graph.unlearned.get(node.tags.get("seed", 0), []),
+            ),
         )
         taken.add(node.hash)
         changed(node, None)
@@ -146,7 +154,10 @@ def _finish(graph: Graph, worker: Worker, answer: dict[str, Any], changed: Chang
     else:
         graph.settle(node, answer["run"])
         if node.status != "done":
-            node.status, node.error = "failed", f"{answer['run']} is not what was planned: another recipe or parent"
+            node.status, node.error = (
+                "failed",
+                f"{answer['run']} is not what was planned: another recipe, parent or data",
+            )
     node.seconds = answer["seconds"]
     graph.block()
     graph.save()
@@ -169,11 +180,10 @@ def _stop(workers: list[Worker]) -> None:
 
 @contextmanager
 def _only_one(graph: Graph) -> Iterator[None]:
-    graph.folder.mkdir(parents=True, exist_ok=True)
-    with (graph.folder / ".lock").open("w") as held:
+    with ExitStack() as held:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            held.enter_context(graph.lock())
+        except BlockingIOError:
             raise RunFailed(
                 f"{graph.name} is being run by another process", hint="--state shows how far it is"
             ) from None

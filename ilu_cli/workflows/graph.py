@@ -1,14 +1,17 @@
 """A graph of runs: what is to be made, from what, and how far it is. Its state is read from the runs on disk.
 
-A node is known by the hash of its resolved recipe and its parent's weights. It is done when a finished run (or, for a
-node that chooses a model, a small file in the pipeline's folder) with that hash is there, whoever made it.
+A node is known by the hash of its resolved recipe, its parent's weights and the data that it reads. It is done when a
+finished run (or, for a node that chooses a model, a small file in the pipeline's folder) with that hash is there,
+whoever made it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +27,8 @@ Status = Literal["waiting", "running", "done", "failed", "blocked"]
 class Node:
     """One run, or (`select`) the measuring of a model and the choice among its kept steps.
 
-    `needs` are keys of nodes; the first is the parent. `result` is what later nodes and the table read.
+    `needs` are keys of nodes; the first is the parent. `inputs` is what it reads (`ilu_cli.workflows.inputs`), `result`
+    what later nodes and the table read.
     """
 
     key: str
@@ -33,6 +37,7 @@ class Node:
     recipe: dict[str, Any]
     recipe_sha256: str
     needs: list[str] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)
     hash: str | None = None
     status: Status = "waiting"
     run: str | None = None
@@ -41,16 +46,16 @@ class Node:
     result: dict[str, Any] | None = None
 
 
-def hash_of(command: str, recipe_sha256: str, weights: dict[str, str], extra: Any = None) -> str:
-    """What tells one piece of work from another: what is done, and to which weights."""
-    parts = [command, recipe_sha256, combined(weights), *([] if extra is None else [extra])]
+def hash_of(command: str, recipe_sha256: str, weights: dict[str, str], *extra: Any) -> str:
+    """What tells one piece of work from another: what is done, to which weights, with which data."""
+    parts = [command, recipe_sha256, combined(weights), *filter(None, extra)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def hash_of_run(run: Run) -> str:
     """The hash of the node that a run is the outcome of."""
     m = run.manifest
-    return hash_of(m.command, m.recipe_sha256, m.parents[0]["weights"])
+    return hash_of(m.command, m.recipe_sha256, m.parents[0]["weights"], m.inputs)
 
 
 def unfinished_path(store: Store, command: str, label: str, digest: str) -> Path:
@@ -61,9 +66,16 @@ def unfinished_path(store: Store, command: str, label: str, digest: str) -> Path
 class Graph:
     """The nodes in the order in which they are begun, and the folder with the graph's files."""
 
-    def __init__(self, name: str, nodes: list[Node], subjects: dict[str, Subject], store: Store) -> None:
-        """`subjects` are the models that are there already: the parents of nodes without `needs`, by method."""
-        self.name, self.store, self.subjects = name, store, subjects
+    def __init__(
+        self, name: str, nodes: list[Node], subjects: dict[str, Subject], store: Store,
+        unlearned: dict[int, list[dict[str, Any]]],
+    ) -> None:  # fmt: skip
+        """`subjects` are the models that are there already: the parents of nodes without `needs`, by method.
+
+        `unlearned` are the recipes of the unlearned models by seed: an attack keeps clear of the environments of all
+        models that it is compared on.
+        """
+        self.name, self.store, self.subjects, self.unlearned = name, store, subjects, unlearned
         self.nodes = {node.key: node for node in nodes}
         self.folder = store.root / name
         self._runs: dict[str, Run] = {}
@@ -93,6 +105,36 @@ class Graph:
             return {n["key"]: n for n in json.loads(path.read_text(encoding="utf-8"))["nodes"]}
         except (OSError, ValueError, KeyError):
             return {}
+
+    def watch(self) -> None:
+        """Read the state from disk, with what another process is at."""
+        self.refresh()
+        if self.is_run():
+            running = {key for key, node in self._earlier().items() if node["status"] == "running"}
+            for node in self:
+                node.status = "running" if node.key in running and node.status == "waiting" else node.status
+
+    def is_run(self) -> bool:
+        """Whether a process runs the graph: it holds the lock."""
+        if not (self.folder / ".lock").exists():
+            return False
+        try:
+            with self.lock():
+                return False
+        except BlockingIOError:
+            return True
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the graph; the lock ends with the process.
+
+        Raises:
+            BlockingIOError: if another process holds it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
 
     def block(self) -> None:
         """Mark what cannot be done because something it needs has failed."""
@@ -164,8 +206,8 @@ class Graph:
         parent = self.parent(node)
         if parent is None or any(self.nodes[k].status != "done" for k in node.needs):
             return None
-        extra = [parent["points"], self.target(node)] if node.command == "select" else None
-        return hash_of(node.command, node.recipe_sha256, parent["weights"], extra)
+        points = [parent["points"], self.target(node)] if node.command == "select" else None
+        return hash_of(node.command, node.recipe_sha256, parent["weights"], points, node.inputs)
 
     def counts(self) -> dict[str, int]:
         """How many nodes there are of each status."""

@@ -11,11 +11,13 @@ from typing import Any
 from ilu_cli.models.subject import Subject, find_subject, original_of
 from ilu_cli.recipe.expand import Pipeline, Variant
 from ilu_cli.recipe.load import digest
+from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.recipe.specs import DataRef, EvalSpec
 from ilu_cli.runs.files import weight_files
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows.disjoint import forget_data, unlearning_recipes
 from ilu_cli.workflows.graph import Graph, Node
+from ilu_cli.workflows.inputs import inputs_of
 
 ORIGINAL = "original"
 
@@ -30,27 +32,30 @@ def graph_of(pipeline: Pipeline, store: Store) -> Graph:
     original = find_subject(recipe.model.ref, store, recipe.model.revision)
     forget = list(dict.fromkeys(d for method in pipeline.methods for d in method.recipe.forget.data))
     variants = _filled(pipeline.variants, lambda: forget)
+    unlearned = {seed: [m.seeded(seed).model_dump() for m in pipeline.methods] for seed in recipe.seeds}
     base = _select(ORIGINAL, {}, recipe.eval, None, [])
     nodes = [base]
     for seed in recipe.seeds:
-        nodes += _attacks(variants, base.key, {"method": ORIGINAL, "env": None}, seed)
+        nodes += _attacks(variants, base.key, {"method": ORIGINAL, "env": None}, seed, unlearned[seed])
         for method in pipeline.methods:
             tags = {"method": method.name, "env": method.env}
             resolved, key = method.seeded(seed), f"seed {seed}/{method.name}"
+            dumped, inputs = resolved.model_dump(), inputs_of(resolved)
             nodes.append(
-                Node(f"{key}/unlearn", "unlearn", tags | {"seed": seed}, resolved.model_dump(), digest(resolved))
+                Node(f"{key}/unlearn", "unlearn", tags | {"seed": seed}, dumped, digest(resolved), inputs=inputs)
             )
             match = recipe.match.model_dump() if recipe.match else None
             needs = [f"{key}/unlearn", *([base.key] if match else [])]
             select = _select(f"{key}/select", tags | {"seed": seed}, recipe.eval, match, needs)
-            nodes += [select, *_attacks(variants, select.key, tags, seed)]
-    return Graph(pipeline.name, nodes, {ORIGINAL: original}, store)
+            nodes += [select, *_attacks(variants, select.key, tags, seed, unlearned[seed])]
+    return Graph(pipeline.name, nodes, {ORIGINAL: original}, store, unlearned)
 
 
 def suite_graph(name: str, variants: list[Variant], evaluation: EvalSpec, subject: Subject, seeds: list[int],
                 store: Store) -> Graph:  # fmt: skip
     """The attacks of a suite on one model, and on its original as the reference line."""
-    variants = _filled(variants, lambda: forget_data(unlearning_recipes(subject), "attack.data", subject.label))
+    unlearned = unlearning_recipes(subject)
+    variants = _filled(variants, lambda: forget_data(unlearned, "attack.data", subject.label))
     subjects = {ORIGINAL: original_of(subject)}
     if subject.run is not None:
         subjects[subject.label] = subject
@@ -58,8 +63,9 @@ def suite_graph(name: str, variants: list[Variant], evaluation: EvalSpec, subjec
     nodes = list(bases)
     for seed in seeds:
         for base in bases:
-            nodes += _attacks(variants, base.key, base.tags, seed)
-    return Graph(f"suite-{name}-{subject.label.replace('/', '_')}", nodes, subjects, store)
+            nodes += _attacks(variants, base.key, base.tags, seed, unlearned)
+    folder = f"suite-{name}-{subject.label.replace('/', '_')}"
+    return Graph(folder, nodes, subjects, store, dict.fromkeys(seeds, unlearned))
 
 
 def _filled(variants: list[Variant], forget: Callable[[], list[DataRef]]) -> list[Variant]:
@@ -76,16 +82,20 @@ def _filled(variants: list[Variant], forget: Callable[[], list[DataRef]]) -> lis
 def _select(key: str, tags: dict[str, Any], evaluation: EvalSpec, match: Any, needs: list[str]) -> Node:
     recipe = {"eval": evaluation.model_dump(), "match": match}
     sha = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
-    return Node(key, "select", {"method": ORIGINAL, "env": None} | tags, recipe, sha, needs)
+    inputs = inputs_of(EvalRecipe.model_validate({"eval": evaluation.model_dump()}))
+    return Node(key, "select", {"method": ORIGINAL, "env": None} | tags, recipe, sha, needs, inputs)
 
 
-def _attacks(variants: list[Variant], parent: str, tags: dict[str, Any], seed: int) -> Iterator[Node]:
+def _attacks(
+    variants: list[Variant], parent: str, tags: dict[str, Any], seed: int, unlearned: list[dict[str, Any]]
+) -> Iterator[Node]:
     for v in variants:
         recipe = v.seeded(seed)
         choice = "".join(f" {k}={value}" for k, value in v.choice.items())
         found = tags | {"attack": v.attack, "choice": v.choice, "seed": seed, "random": v.random}
         key = f"seed {seed}/{tags['method']}/{v.attack}{choice}"
-        yield Node(key, "attack", found, recipe.model_dump(), digest(recipe), [parent])
+        inputs = inputs_of(recipe, unlearned)
+        yield Node(key, "attack", found, recipe.model_dump(), digest(recipe), [parent], inputs)
 
 
 def bytes_needed(graph: Graph, jobs: int) -> int:

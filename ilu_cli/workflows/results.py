@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from statistics import NormalDist
 from typing import Any
 
 from ilu_cli.runs.files import write_json
 from ilu_cli.workflows.graph import Graph, Node
 
 LEVEL = 0.95
+Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 
 def interval(values: list[float], stderr: float | None = None) -> dict[str, Any] | None:
@@ -18,7 +20,7 @@ def interval(values: list[float], stderr: float | None = None) -> dict[str, Any]
     Several seeds: Student's t over them, which is wide for few, as it should be. One seed: the normal interval of the
     questions, from `stderr`. `how` says which. None without values.
     """
-    from scipy.stats import norm, t
+    from scipy.stats import t
 
     if not values:
         return None
@@ -27,7 +29,7 @@ def interval(values: list[float], stderr: float | None = None) -> dict[str, Any]
         sd = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
         half, how = float(t.ppf((1 + LEVEL) / 2, n - 1)) * sd / math.sqrt(n), f"t over {n} seeds"
     elif stderr is not None:
-        half, how = float(norm.ppf((1 + LEVEL) / 2)) * stderr, "normal over the questions"
+        half, how = Z * stderr, "normal over the questions"
     else:
         half, how = math.nan, "none: one seed"
     low, high = (None, None) if math.isnan(half) else (mean - half, mean + half)
@@ -35,7 +37,7 @@ def interval(values: list[float], stderr: float | None = None) -> dict[str, Any]
 
 
 def figures(node: Node) -> dict[str, Any]:
-    """FQ before, after, its mean (RA) and lowest value over the attack's points, of one finished attack.
+    """FQ before, after, its mean (RA) and lowest value over the attack's points, and FA, of one finished attack.
 
     `stderr` are their standard errors over the questions; that of RA is the mean over the points, an upper bound as the
     points share the questions.
@@ -54,6 +56,7 @@ def figures(node: Node) -> dict[str, Any]:
             "fq": after[-1]["stderr"] if after else None,
             "ra": _mean([f["stderr"] for f in after]),
             "worst": worst["stderr"] if worst else None,
+            "fa": result["fa"]["stderr"] if result["fa"] else None,
         },
         "fa": result["fa"]["value"] if result["fa"] else None,
     }
@@ -63,7 +66,7 @@ def rows(graph: Graph) -> list[dict[str, Any]]:
     """A row per method and attack with at least one finished seed.
 
     Of the choices that an attacker has (`best_of`), the row is the one with the lowest RA, averaged over the seeds that
-    all choices have finished: choosing seed by seed would choose noise.
+    all choices have finished: choosing seed by seed would choose noise. Its worst case is that of all choices.
     """
     groups: dict[tuple[str, str], dict[str, list[Node]]] = {}
     for node in graph:
@@ -86,19 +89,25 @@ def _row(graph: Graph, method: str, attack: str, done: dict[str, dict[int, Node]
     means = {choice: _mean([f["ra"] for f in found]) for choice, found in measured.items()}
     best = min(means, key=lambda c: math.inf if (mean := means[c]) is None else mean)
     nodes, found = [done[best][s] for s in seeds], measured[best]
-    stderr = found[0]["stderr"]
+    lowest = [min(at_seed, key=lambda f: math.inf if f["worst"] is None else f["worst"])
+              for at_seed in zip(*measured.values())]  # fmt: skip
     models = [graph.nodes[n.needs[0]].result or {} for n in nodes]
-    lows = [f["worst"] for f in found if f["worst"] is not None]
+    before = found if len(_distinct(models)) > 1 else found[:1]
+    lows = [f["worst"] for f in lowest if f["worst"] is not None]
     return {
         "method": method,
         "env": nodes[0].tags["env"],
         "attack": attack,
         "choice": json.loads(best),
-        "choices": [{"choice": json.loads(c), "ra": mean} for c, mean in means.items()],
+        "choices": [
+            {"choice": json.loads(c), "ra": mean, "worst": _mean([f["worst"] for f in measured[c]])}
+            for c, mean in means.items()
+        ],
         "seeds": seeds,
         "once": once,
-        **{k: interval([f[k] for f in found if f[k] is not None], stderr[k]) for k in ("before", "fq", "ra", "worst")},
-        "fa": interval([f["fa"] for f in found if f["fa"] is not None]),
+        "before": _over(before, "before"),
+        **{k: _over(found, k) for k in ("fq", "ra", "fa")},
+        "worst": _over(lowest, "worst"),
         "lowest": min(lows, default=None),
         "utility": utility(models),
         "steps": [m.get("step") for m in models],
@@ -109,19 +118,31 @@ def _row(graph: Graph, method: str, attack: str, done: dict[str, dict[int, Node]
     }
 
 
+def _over(found: list[dict[str, Any]], name: str) -> dict[str, Any] | None:
+    """One of the `figures`, over the seeds."""
+    return interval([f[name] for f in found if f[name] is not None], found[0]["stderr"][name])
+
+
+def _distinct(models: list[dict[str, Any]]) -> set[str]:
+    return {json.dumps(m["weights"], sort_keys=True) for m in models}
+
+
 def utility(models: list[dict[str, Any]]) -> dict[str, Any]:
     """Each benchmark on the models before the attack, over the seeds."""
-    names = models[0]["eval"]
+    models = models if len(_distinct(models)) > 1 else models[:1]
     found = {}
-    for name, first in names.items():
+    for name, first in models[0]["eval"].items():
         values = [m["eval"][name]["value"] for m in models]
-        distinct = values if len({json.dumps(m["weights"], sort_keys=True) for m in models}) > 1 else values[:1]
-        found[name] = {"role": first["role"], "metric": first["metric"], **(interval(distinct, first["stderr"]) or {})}
+        found[name] = {"role": first["role"], "metric": first["metric"], **(interval(values, first["stderr"]) or {})}
     return found
 
 
 def summaries(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Per method over all its attacks: the mean RA with its interval over seeds, and the worst case with its attack."""
+    """Per method over all its attacks: the mean RA, the attack of the lowest worst case (mean over seeds), and the
+    lowest FQ of any attack and seed.
+
+    With one seed the interval of RA is the mean one of the attacks: an upper bound, as they share questions.
+    """
     out = []
     for method in dict.fromkeys(row["method"] for row in found):
         mine = [row for row in found if row["method"] == method and row["ra"] is not None]
@@ -130,13 +151,15 @@ def summaries(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
         varied = [set(row["seeds"]) for row in mine if not row["once"]]
         common = sorted(set.intersection(*varied)) if varied else mine[0]["seeds"]
         per_seed = [_mean([_at(row, seed) for row in mine]) for seed in common]
-        worst = min(mine, key=lambda row: row["lowest"])
+        worst = min(mine, key=lambda row: row["worst"]["mean"])
+        half = _mean([row["ra"]["high"] - row["ra"]["mean"] for row in mine if row["ra"]["high"] is not None])
         out.append(
             {
                 "method": method,
                 "attacks": len(mine),
-                "ra": interval([v for v in per_seed if v is not None]),
-                "worst": {"value": worst["lowest"], "attack": worst["attack"], "interval": worst["worst"]},
+                "ra": interval([v for v in per_seed if v is not None], None if half is None else half / Z),
+                "worst": {"attack": worst["attack"], **worst["worst"]},
+                "lowest": min(row["lowest"] for row in mine),
                 "utility": mine[0]["utility"],
             }
         )

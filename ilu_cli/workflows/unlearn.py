@@ -36,6 +36,7 @@ from ilu_cli.recipe.specs import Component
 from ilu_cli.runs.files import write_text
 from ilu_cli.runs.store import Run, Store
 from ilu_cli.taskvec.delta import Adapted, Checkpoint, changed_fraction, open_checkpoint
+from ilu_cli.workflows.inputs import inputs_of
 from ilu_cli.workflows.plan import Plan, StreamPlan, add_chosen, check_disk, peak_memory, plan_stream, state_bytes
 
 
@@ -170,7 +171,7 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
     m.parents = [plan.parent.record("parent")]
     m.base = plan.parent.run.manifest.base if plan.parent.run else plan.parent.record("original")
     m.base |= {"revision": recipe.model.revision} if not plan.parent.run else {}
-    m.data = [record for s in plan.streams for record in s.records()]
+    m.data, m.inputs = [record for s in plan.streams for record in s.records()], inputs_of(recipe)
     if b.main:
         write_text(new.path / "recipe.yaml", dump(recipe))
         new.save()

@@ -12,16 +12,18 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ilu_cli.errors import IluError
+from ilu_cli.errors import IluError, UnavailableError
 from ilu_cli.runs.store import Run, Store, open_run
 
 if TYPE_CHECKING:
     from ilu_cli.engine.reporter import Reporter
+    from ilu_cli.models.subject import Subject
+    from ilu_cli.recipe.specs import EvalSpec
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Task:
     weights: dict[str, str]
     target: float | None
     result_file: Path
+    unlearned: list[dict[str, Any]]
 
 
 def serve(conn: Connection, root: Path, plugins: list[Path], threads: int) -> None:
@@ -141,7 +144,9 @@ def _run(task: Task, store: Store, reporter: Reporter) -> Run:
     subject = find_subject(task.subject, store)
     if subject.weights != task.weights:
         raise IluError(f"{task.subject} has changed since the pipeline was planned")
-    return attack.run(attack.plan(recipe, subject), store, reporter, subject, None if old else path, old)
+    return attack.run(
+        attack.plan(recipe, subject, task.unlearned), store, reporter, subject, None if old else path, old
+    )
 
 
 def _unfinished(path: Path) -> Run | None:
@@ -154,7 +159,7 @@ def _unfinished(path: Path) -> Run | None:
 
 def _select(task: Task, store: Store, reporter: Reporter) -> None:
     """Measure a model, or with a target each step that its run kept, and take the one that `nearest` names."""
-    from ilu_cli.models.subject import find_subject, of_run
+    from ilu_cli.models.subject import find_subject
     from ilu_cli.recipe.specs import EvalSpec
     from ilu_cli.runs.files import write_json
     from ilu_cli.workflows.evaluate import Evaluation
@@ -162,12 +167,10 @@ def _select(task: Task, store: Store, reporter: Reporter) -> None:
     spec = EvalSpec.model_validate(task.recipe["eval"])
     chosen, match, found = find_subject(task.subject, store), task.recipe.get("match"), {}
     if match and chosen.run:
-        utility = Evaluation(spec.model_copy(update={"benchmarks": [match["benchmark"]]}), reporter)
-        last = chosen.run.manifest.result["steps"]
-        candidates = {int(step): of_run(chosen.run, int(step)) for step in chosen.run.manifest.points} | {last: chosen}
-        measured = {step: utility.subject(s)[match["benchmark"]] for step, s in candidates.items()}
+        measured = _measured(chosen, match["benchmark"], spec, reporter)
         best = nearest(measured, cast(float, task.target))
-        chosen = candidates[best]
+        if best != chosen.run.manifest.result["steps"]:
+            chosen = _kept(chosen.run, best)
         distance = measured[best]["value"] - cast(float, task.target)
         found = {
             "step": best,
@@ -184,6 +187,33 @@ def _select(task: Task, store: Store, reporter: Reporter) -> None:
         for step in chosen.run.manifest.points:
             if int(step) != chosen.step:
                 shutil.rmtree(chosen.run.point(step), ignore_errors=True)
+
+
+def _measured(subject: Subject, benchmark: str, spec: EvalSpec, reporter: Reporter) -> dict[int, dict[str, Any]]:
+    """The benchmark on each step that a run kept, and on its last. What was deleted since is known by its results.
+
+    Raises:
+        UnavailableError: if a step was deleted before it was measured so.
+    """
+    from ilu_cli.workflows.evaluate import Evaluation
+
+    run = cast(Run, subject.run)
+    utility, found = Evaluation(spec.model_copy(update={"benchmarks": [benchmark]}), reporter), {}
+    for step, weights in run.manifest.points.items():
+        known = utility.known(benchmark, replace(subject, weights=weights).digest, run.results(int(step)))
+        found[int(step)] = known or utility.subject(_kept(run, int(step)))[benchmark]
+    return found | {run.manifest.result["steps"]: utility.subject(subject)[benchmark]}
+
+
+def _kept(run: Run, step: int) -> Subject:
+    from ilu_cli.models.subject import of_run
+
+    if not run.point(step).is_dir():
+        raise UnavailableError(
+            f"step {step} of {run.id} is needed now, and was deleted by a pipeline with match.keep: chosen",
+            hint=f"`ilu runs rm {run.id} --children` lets it be trained again",
+        )
+    return of_run(run, step)
 
 
 def nearest(measured: dict[int, dict[str, Any]], target: float) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,20 +63,18 @@ def test_a_pipeline_makes_each_run_once(grid, ilu, tmp_path):
     planned = state(ilu, name)
     assert planned["state"] == {"waiting": 1 + 2 + 2 * (1 + 1 + 2)}
     assert not (tmp_path / "runs").exists()
-    done = ilu("pipeline", name, "--json", "--markdown", "table.md")
+    done = ilu("pipeline", name, "--json", "--markdown", "tables/table.md")
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert [(r["method"], r["attack"]) for r in found["rows"]] == [
         (m, "finetune") for m in ("original", "GD", "GD+ILU(elements)")
     ]
-    runs = sorted(p.name for p in (tmp_path / "runs").glob("*/manifest.json"))
     assert len(list((tmp_path / "runs").glob("*/manifest.json"))) == 8
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").glob("*/manifest.json")}
     again = ilu("pipeline", name, "--json")
     assert json.loads(again.out) == found
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").glob("*/manifest.json")} == before
-    assert runs
-    table = Path("table.md").read_text()
+    table = Path("tables/table.md").read_text()
     assert "| GD+ILU(elements) | finetune |" in table
     wider = save(grid | {"seeds": [0, 1]})
     assert state(ilu, wider)["state"] == {"done": 11, "waiting": 10}
@@ -137,6 +137,60 @@ def test_the_step_of_matching_utility_is_attacked(grid, ilu, tmp_path):
     assert kept == [step for step in (1, 2) if step == chosen["step"]]
     warned = [o["node"] for o in json.loads(done.out)["off_target"]]
     assert warned == ([] if chosen["within"] else ["seed 0/GD/select"])
+    same = ilu("pipeline", save(grid | {"name": "again", "methods": {"GD": matched}, "match": match}), "--json")
+    assert json.loads(same.out)["rows"] == json.loads(done.out)["rows"]  # what was deleted is known by its results
+    other = grid["eval"] | {"limit": 11}
+    done = ilu("pipeline", save(grid | {"name": "other", "methods": {"GD": matched}, "match": match, "eval": other}))
+    assert done.code == 5
+    assert "was deleted by a pipeline with match.keep: chosen (`ilu runs rm" in done.err
+
+
+def test_what_is_done_on_other_data_is_not_done(grid, ilu, tmp_path):
+    """A file that was edited, and a dataset that has come into the data root."""
+    rows = [{"prompt": f"{a} plus {b} is", "response": f"{a + b}"} for a in range(6) for b in range(6)]
+    Path("sums.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    mine = {"attack": ATTACK | {"task": "sums.jsonl"}}
+    name = save(grid | {"methods": {"GD": {"recipe": "base.yaml"}}, "attacks": [mine]})
+    assert ilu("pipeline", name).code == 0
+    assert state(ilu, name)["state"] == {"done": 5}
+    Path("sums.jsonl").write_text("".join(json.dumps(r | {"response": "9"}) + "\n" for r in rows))
+    assert state(ilu, name)["state"] == {"done": 3, "waiting": 2}
+    done = ilu("pipeline", name, "--json")
+    assert json.loads(done.out)["state"] == {"done": 5}
+    theirs = tmp_path / "data" / "elements"
+    theirs.mkdir(parents=True)
+    (theirs / "train.jsonl").write_text("")
+    name = save(grid | {"methods": {"GD": {"recipe": "base.yaml"}}})
+    assert ilu("pipeline", name).code == 0
+    assert state(ilu, name)["state"] == {"done": 7}
+    found = json.loads(ilu("pipeline", name, "--dry-run", "--json", "--data-root", tmp_path / "data").out)
+    assert found["state"] == {"done": 3, "waiting": 4}
+
+
+def test_all_are_attacked_on_the_same_rows(grid, ilu, tmp_path):
+    """Those that were in nobody's environment."""
+    done = ilu("pipeline", save(grid), "--json")
+    rows = json.loads(done.out)["rows"]
+    data = [json.loads((tmp_path / "runs" / r["runs"][0] / "manifest.json").read_text())["data"] for r in rows]
+    attacked = [[d["fingerprint"] for d in found if d["role"] == "attack"] for found in data]
+    assert attacked[0] == attacked[1] == attacked[2] != []
+    plain = ilu("attack", grid["model"]["ref"], "--task", "elements", "--steps", 2, "--dry-run", "--json")
+    assert json.loads(plain.out)["data"][0]["fingerprint"] != attacked[0][0]
+
+
+def test_the_state_says_what_another_process_is_at(grid, ilu, tmp_path):
+    name = save(grid)
+    assert ilu("pipeline", name).code == 0
+    path = tmp_path / "runs/grid/pipeline.json"
+    found = json.loads(path.read_text())
+    run = next(n for n in found["nodes"] if n["key"] == "seed 0/GD/finetune lr=0.01")
+    shutil.rmtree(tmp_path / "runs" / run["run"])
+    run["status"] = "running"
+    path.write_text(json.dumps(found))
+    assert state(ilu, name)["state"] == {"done": 10, "waiting": 1}  # nobody is at it: the process was killed
+    with (tmp_path / "runs/grid/.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert state(ilu, name)["state"] == {"done": 10, "running": 1}
 
 
 def test_ctrl_c_stops_and_the_next_call_goes_on(grid, tmp_path):
@@ -203,6 +257,8 @@ def test_a_suite_reports_beside_the_original(grid, ilu, tiny, tmp_path):
         assert row["lowest"] == min(row["worst"]["values"]) <= row["ra"]["mean"]
     wider = ilu("attack", run, "--suite", "mine.yaml", "--seeds", 3, "--dry-run", "--json")
     assert json.loads(wider.out)["state"] == {"done": 10, "waiting": 4}
+    seeded = ilu("attack", run, "--suite", "mine.yaml", "--seed", 0)
+    assert "--seed cannot change a suite" in seeded.err
     mixed = ilu("attack", run, "--suite", "mine.yaml", "--lr", "1e-4")
     assert mixed.code == 2
     assert "--lr cannot change a suite" in mixed.err
@@ -227,6 +283,20 @@ def test_what_is_wrong_in_a_grid_is_said_with_its_line(grid, ilu, tmp_path):
     assert f"grid.yaml:{1 + next(i for i, line in enumerate(lines) if 'lrr' in line)}: methods.GD.train.lrr" in done.err
     nothing = ilu("pipeline", save({k: v for k, v in grid.items() if k != "attacks"}))
     assert "nothing to attack with" in nothing.err
+    twice = ilu("pipeline", save(grid | {"environments": ["elements", "elements"], "seeds": [1, 1]}))
+    assert "environments.1: elements stands twice" in twice.err
+    assert "seeds.1: 1 stands twice" in twice.err
+    taken = ilu("pipeline", save(grid | {"methods": {"original": {"recipe": "base.yaml"}}}))
+    assert "methods.original: is what the reference line is called" in taken.err
+    useless = ilu("pipeline", save(grid | {"match": {"benchmark": "capitals", "target": 1}}))
+    assert "'capitals' measures what is to be forgotten" in useless.err
+    again = [{"attack": {"name": "relearn", "k": k}, "best_of": {"lr": [lr]}} for k, lr in ((10, 1e-4), (60, 1e-5))]
+    same = ilu("pipeline", save(grid | {"attacks": again}))
+    assert "'relearn' stands twice; what is to be told apart belongs under `each`" in same.err
+    Path("mine.yaml").write_text(yaml.safe_dump({"command": "suite", "attacks": again, "eval": grid["eval"]}))
+    assert "'relearn' stands twice" in ilu("attack", grid["model"]["ref"], "--suite", "mine.yaml").err
+    copies = ilu("pipeline", save(grid | {"attacks": [{"attack": ATTACK, "each": {"steps": [4, 4]}}]}))
+    assert "'finetune steps=4' makes the same run twice" in copies.err
     unplaced = ilu("pipeline", save(grid | {"environments": []}))
     assert "there are no environments" in unplaced.err
 

@@ -1,0 +1,62 @@
+"""What a run reads beside its recipe and its parent's weights, and what may change under the same recipe."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ilu_cli.data.sources import Origin, find_origin
+from ilu_cli.errors import UnavailableError
+from ilu_cli.recipe.schema import AttackRecipe, EvalRecipe, Recipe
+from ilu_cli.runs.files import sha256
+from ilu_cli.workflows.needs import refs_of
+
+
+def inputs_of(recipe: Recipe, environments: Iterable[dict[str, Any]] = ()) -> list[str]:
+    """Files by their hashes, the hub by its name; nothing for data that comes with the package.
+
+    Args:
+        recipe: of a run.
+        environments: the unlearning recipes whose environments an attack keeps clear of; they count where an attack
+            trains on a dataset of that name.
+    """
+    refs = list(refs_of(recipe))
+    found = {f"{ref.name} ({split}): {stamp}" for _, ref, split in refs if (stamp := _stamp_of(ref, split))}
+    if isinstance(recipe, (AttackRecipe, EvalRecipe)):
+        files = [Path(name) for name in recipe.eval.benchmarks if name.endswith(".yaml") and Path(name).is_file()]
+        found |= {f"{path}: {_file(path, path.stat().st_mtime_ns)}" for path in files}
+    trained = {ref.name for role, ref, _ in refs if role == "attack"}
+    for r in environments:
+        for reg in r["regularizers"]:
+            found |= {
+                f"environment {d['name']}: {r['train']['steps']} steps of {reg['batch']}, seed {r['seed']}"
+                for d in reg["env"]
+                if d["name"] in trained
+            }
+    return sorted(found)
+
+
+def _stamp_of(ref: Any, split: str) -> str | None:
+    try:
+        origin = find_origin(ref, split)
+    except UnavailableError:  # its run will say so
+        return None
+    return None if origin.source == "builtin" else _contents(origin)
+
+
+def _contents(origin: Origin) -> str:
+    if origin.found is None:
+        return f"{origin.source} {origin.hub}"
+    files = [
+        f for top in origin.found.paths for f in ([top] if top.is_file() else sorted(top.rglob("*"))) if f.is_file()
+    ]
+    hashes = [_file(f, f.stat().st_mtime_ns) for f in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+@functools.cache
+def _file(path: Path, changed: int) -> str:
+    return sha256(path)
