@@ -30,7 +30,7 @@ from ilu_cli.workflows.disjoint import Environments
 from ilu_cli.workflows.evaluate import Evaluation, load_scorer
 from ilu_cli.workflows.plan import StreamPlan, stream_of
 
-ANSWER_TOKENS = 96  # new tokens for a generated answer
+SHORT = 32  # new tokens for a generated answer at least
 
 
 @dataclass
@@ -118,7 +118,7 @@ class Attempted:
             scores = scorer.loglikelihoods([Question(p, e.choices) for p, e in zip(prompts, examples)])
             right = [e.choices[max(range(len(s)), key=s.__getitem__)] == e.target for e, s in zip(examples, scores)]
         else:
-            answers = scorer.complete(prompts, ANSWER_TOKENS)
+            answers = scorer.complete(prompts, _answer_tokens(scorer, [e.target for e in examples]))
             right = [data.task.correct(row, answer) for row, answer in zip(rows, answers)]
         value, error = mean_and_error([float(x) for x in right])
         stderr = None if math.isnan(error) else error
@@ -194,6 +194,12 @@ class Attempted:
             return None
         value, error = mean_and_error(left)
         return {"value": value, "stderr": None if math.isnan(error) else error, "n": len(left)}
+
+
+def _answer_tokens(scorer: Scorer, targets: list[str]) -> int:
+    """New tokens for an answer: half as many again as the longest target has, and at most half of the context."""
+    longest = max(len(scorer.encode(t, special=False)) for t in targets)
+    return min(max(SHORT, 3 * longest // 2), scorer.context_length // 2)
 
 
 def _weight(checkpoint: Checkpoint, name: str) -> Tensor:
