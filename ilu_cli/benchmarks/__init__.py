@@ -96,6 +96,11 @@ class MultipleChoice(Benchmark):
         return rows
 
 
+def own_choices(items: list[Row]) -> bool:
+    """Whether items have choices of their own, so that an answer's text is the fact: not where all have A, B, C, D."""
+    return len({c for i in items for c in i["choices"]}) > max(len(i["choices"]) for i in items)
+
+
 def mean_and_error(values: list[float]) -> tuple[float, float]:
     """Mean and its standard error, s/√n with the unbiased s; NaN for the error of a single value."""
     n = len(values)
