@@ -22,7 +22,7 @@ from ilu_cli.recipe.schema import AttackRecipe
 from ilu_cli.recipe.specs import TrainSpec
 from ilu_cli.runs.files import combined, weight_hashes, write_json, write_text
 from ilu_cli.runs.store import Run, Store
-from ilu_cli.workflows.attempt import Attempted, Priced
+from ilu_cli.workflows.attempt import Attempted, Priced, unseen
 from ilu_cli.workflows.disjoint import Environments, forget_data, unlearning_recipes
 from ilu_cli.workflows.evaluate import results_folder, stem
 from ilu_cli.workflows.plan import Plan, check_disk, peak_memory, state_bytes
@@ -189,9 +189,11 @@ class Follow:
                 folder = self.run.path / "points" / point_name(self.axis, strength)
                 folder.parent.mkdir(exist_ok=True)
                 save_checkpoint(attempt.saved, attempt.tokenizer, folder)
-        last = self.points[-1]
+        first, last = self.points[0], self.points[-1]
         rest = [n for n in self._names(True) if n not in last["eval"]]
         last["eval"] |= self._score(last[self.axis], rest)
+        if first[self.axis] == declared.get("unattacked"):
+            self._tell_unseen(first[self.axis], first["eval"])
         fa = attempt.fa_at[max(attempt.fa_at)] if attempt.fa_at else None
         marks = declared["access"] == "training"
         self.run.manifest.result |= result_of(self.points, fa, declared.get("unattacked"), quarters=marks)
@@ -222,10 +224,17 @@ class Follow:
             items = attempt.items[name] if attempt.items is not None else None
             scorer = attempt.reader or attempt.scorer
             found[name] = attempt.evaluation.score(name, f"{self.run.id}@{strength}", scorer, folder, items)
-            if backend().main and (unseen := attempt.unseen(found[name], _rows(folder / f"{stem(name)}.rows.jsonl"))):
-                found[name]["unseen"] = unseen
+        self._tell_unseen(strength, found)
         self.seconds += time.monotonic() - began
         return found
+
+    def _tell_unseen(self, strength: float, found: dict[str, Any]) -> None:
+        """Put beside a point's results on the forget topic the accuracy on what the attack has not taught."""
+        folder = self.run.eval / point_name(self.axis, strength)
+        for name, summary in found.items() if backend().main else ():
+            rows = _rows(folder / f"{stem(name)}.rows.jsonl") if summary["role"] == "forget" else []
+            if left := unseen(self.attempt.taught, rows):
+                summary["unseen"] = left
 
     def _unattacked(self) -> dict[str, Any]:
         """The subject's own results, from its eval folder if they are known there by weight hash, else kept there."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ilu_cli.benchmarks import Row, mean_and_error
+from ilu_cli.benchmarks import Row, mean_and_error, number, own_choices
 from ilu_cli.data.sources import Dataset
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.drive import drive
@@ -120,9 +119,8 @@ class Attempted:
         else:
             answers = scorer.complete(prompts, _answer_tokens(scorer, [e.target for e in examples]))
             right = [data.task.correct(row, answer) for row, answer in zip(rows, answers)]
-        value, error = mean_and_error([float(x) for x in right])
-        stderr = None if math.isnan(error) else error
-        self.fa_at[step] = {"task": data.ref.name, "value": value, "stderr": stderr, "n": len(right), "step": step}
+        measured = number(*mean_and_error([float(x) for x in right]))
+        self.fa_at[step] = {"task": data.ref.name, **measured, "n": len(right), "step": step}
         record = data.record("attack test") | {"rows": len(rows)}
         if record not in self.run.manifest.data:
             self.run.manifest.data.append(record)
@@ -184,16 +182,17 @@ class Attempted:
     def note(self, text: str) -> None:
         self.reporter.note(text)
 
-    def unseen(self, summary: dict[str, Any], rows: list[Row]) -> dict[str, Any] | None:
-        """The accuracy on the questions whose right answer the attack's texts do not name; None without texts."""
-        if not self.taught or summary["role"] != "forget" or not rows or "choices" not in rows[0]:
-            return None
-        texts = "\n".join(self.taught)
-        left = [r["value"] for r in rows if r["choices"][r["answer"]].strip() not in texts]
-        if not left:
-            return None
-        value, error = mean_and_error(left)
-        return {"value": value, "stderr": None if math.isnan(error) else error, "n": len(left)}
+
+def unseen(taught: list[str], rows: list[Row]) -> dict[str, Any] | None:
+    """The accuracy on the questions whose right answer the taught texts do not name, as `{value, stderr, n}`.
+
+    None without texts or such questions, and where the choices are the same letters for all.
+    """
+    if not taught or not rows or "choices" not in rows[0] or not own_choices(rows):
+        return None
+    texts = "\n".join(taught)
+    left = [r["value"] for r in rows if r["choices"][r["answer"]].strip() not in texts]
+    return number(*mean_and_error(left)) | {"n": len(left)} if left else None
 
 
 def _answer_tokens(scorer: Scorer, targets: list[str]) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ilu_cli import registry
+from ilu_cli.workflows.attack import point_name
 
 UNLEARN = ["unlearn", "--method", "rmu", "--set", "objective.layer=1", "--steps", 2, "--set", "forget.batch=4", "--set",
            "retain.batch=4", "--set", 'train.params=["model.layers.[01].mlp.down_proj.weight"]']  # fmt: skip
@@ -15,6 +16,7 @@ QUICK = {
     "finetune": ["--task", "sst2", "--steps", 2, "--set", "attack.batch=2", "--set", "attack.test_rows=4"],
     "relearn": ["--set", "attack.k=4", "--set", "attack.batch=2"],
     "relearn_benign": ["--steps", 2, "--set", "attack.batch=2"],
+    "fewshot": ["--set", "attack.k=[1,4]"],
 }
 
 
@@ -42,9 +44,10 @@ def test_it_runs_and_leaves_what_is_promised(unlearned, ilu, kind):
     assert bool(manifest["weights"]) == (declared["access"] == "training")
     for p in found["points"]:
         for name, summary in p["eval"].items():
-            rows = sorted(Path(found["path"]).glob(f"eval/{found['axis']}-*/{name}.rows.jsonl"))
-            assert len(rows) >= 1
-            assert summary["n"] <= 6
+            rows = Path(found["path"]) / "eval" / point_name(found["axis"], p[found["axis"]]) / f"{name}.rows.jsonl"
+            assert len(rows.read_text().splitlines()) == summary["n"] <= 6
+        if kind == "relearn":
+            assert p["eval"]["capitals"]["unseen"]["n"] == 6  # the four samples name none of the first six capitals
 
 
 def test_a_lens_on_every_second_layer_ends_at_the_last(tiny, ilu):
