@@ -61,7 +61,10 @@ class Benchmark:
         return {name: number(*estimate(rs)) for name, rs in by_metric(rows).items() if name}
 
     def rephrasings(self, items: list[Row]) -> dict[str, list[Row]]:
-        """The same items in other words or languages, by the name of the wording; here there are none."""
+        """The same items in other words or languages, by the name of the wording; here there are none.
+
+        Of no items, the names alone: a recipe is checked against them.
+        """
         return {}
 
     def details(self, rows: list[Row]) -> dict[str, Any]:
