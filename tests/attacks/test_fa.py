@@ -9,6 +9,10 @@ import pytest
 from conftest import tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from ilu_cli.attacks import fine_tune
+from ilu_cli.data.sources import load_dataset
+from ilu_cli.recipe.specs import DataRef, Form, TrainSpec
+
 SYLLABLES = " ".join(f"{a}{b}" for a in "bcdfghjklm" for b in "aeiou")  # 119 tokens
 
 
@@ -59,3 +63,34 @@ def test_of_generated_answers_of_more_than_a_hundred_tokens(blank, ilu, tmp_path
     args = blank, write(tmp_path / "count.jsonl", rows)
     assert fa(ilu, *args, 1, 1e-9)["value"] == 0
     assert fa(ilu, *args, 100, 3e-3)["value"] == 1
+
+
+class Scripted:
+    """An attempt whose FA after each epoch is given."""
+
+    def __init__(self, fas: list[float]) -> None:
+        self.fas, self.measured = fas, list[float]()
+
+    def train(self, data, spec, batch, form, lora=None):
+        yield from range(spec.steps + 1)
+
+    def test(self, data, limit, step) -> list[float]:
+        self.measured.append(self.fas[len(self.measured)])
+        return self.measured
+
+
+@pytest.mark.parametrize(
+    ("fas", "epochs"),
+    [
+        ([0.5, 0.5, 0.5, 0.5, 0.9], 4),
+        ([0.5, 0.6, 0.7, 0.7, 0.7, 0.7, 0.9], 6),
+        ([0.5, 0.5, 0.5, 0.52, 0.5, 0.5, 0.5, 0.5], 8),  # it moved within three epochs
+        ([0.5, 0.505, 0.5, 0.509, 0.9], 4),
+        ([0.1 * i for i in range(10)], 10),
+    ],
+)
+def test_a_plateau_is_four_epochs_within_a_hundredth(fas, epochs):
+    data = load_dataset(DataRef(name="sst2", limit=10), "train")
+    spec = TrainSpec(steps=3 * len(fas))
+    looked = list(fine_tune(Scripted(fas), [data], data, spec, 4, Form(), stop="plateau"))
+    assert looked == [3 * i for i in range(1, epochs + 1)]  # ten rows in batches of four

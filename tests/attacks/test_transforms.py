@@ -16,8 +16,8 @@ from ilu_cli.engine.probe import fit_choices
 from ilu_cli.errors import UsageError
 from ilu_cli.registry import task
 from ilu_cli.tasks.capitals import countries
-from ilu_cli.workflows.attack import result_of
 from ilu_cli.workflows.attempt import unseen
+from ilu_cli.workflows.follow import result_of
 
 LETTERS = [" A", " B", " C", " D"]
 
@@ -66,11 +66,11 @@ def test_demonstrations_leave_out_an_answer_that_is_a_fact_but_not_a_letter():
     assert all(s["question"].count("On letters") == 1 for s in shown)
 
 
-@pytest.mark.parametrize(("count", "choices"), [(3, [[" a", " b"], [" c", " a"], [" d", " e"]]), (3, [LETTERS] * 3)])
-def test_more_demonstrations_than_there_are_questions_are_refused(count, choices):
-    demonstrated(items([0, 0, 0], choices), 1, 0, "|")
+@pytest.mark.parametrize("choices", [[[" a", " b"], [" c", " a"], [" d", " e"]], [LETTERS] * 3])
+def test_more_demonstrations_than_there_are_questions_are_refused(choices):
+    demonstrated(items([0, 0, 0], choices), 2, 0, "|")
     with pytest.raises(UsageError, match=r"attack\.k: there are 2 other questions"):
-        demonstrated(items([0, 0, 0], choices), count, 0, "|")
+        demonstrated(items([0, 0, 0], choices), 3, 0, "|")
 
 
 def test_unseen_counts_the_questions_whose_answer_no_text_names():
