@@ -12,6 +12,7 @@ from ilu_cli.attacks.ablate import basis, without
 from ilu_cli.attacks.fewshot import demonstrated
 from ilu_cli.attacks.prune import without_smallest
 from ilu_cli.attacks.quantize import round_to_nearest
+from ilu_cli.benchmarks.capitals import Capitals
 from ilu_cli.engine.probe import fit_choices
 from ilu_cli.errors import UsageError
 from ilu_cli.registry import task
@@ -88,6 +89,15 @@ def test_no_capital_stands_in_the_benign_text():
     assert len(set(rows)) == len(rows) >= 150
     text = "\n".join(rows)
     assert [c.capital for c in countries() if re.search(rf"\b{re.escape(c.capital)}\b", text)] == []
+
+
+def test_other_wordings_ask_for_the_capital_in_words_that_are_not_the_benchmarks():
+    bench = Capitals()
+    asked = bench.rephrasings(bench.items()[:1])
+    assert list(asked) == list(bench.rephrasings([]))
+    for wording, [item] in asked.items():
+        assert "The capital city of" not in item["question"]
+        assert "Hauptstadt" in item["question"] if wording == "German" else "capital" in item["question"].lower()
 
 
 def test_ra_is_over_the_quartiles_of_a_training_and_over_all_other_strengths():
