@@ -6,7 +6,8 @@ strength whenever evaluation should look. It declares
 - `strength`: the name of its axis (steps, bits, k, …);
 - `access`: what the attacker needs, `training`, `weights`, `activations` or `prompts`;
 - `unattacked`: the strength at which nothing is changed. That point is evaluated before the attack begins;
-- `utility`: False if what else the model knows cannot change (other prompts) or means nothing (a probe).
+- `utility`: False if what else the model knows cannot change (other prompts) or means nothing (a probe);
+- `problems`: what is impossible in a recipe of it although every key is right by itself, as `(key, message)`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from ilu_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,8 +42,8 @@ class Attempt(Protocol):
     def scorer(self) -> Scorer:
         """The model under attack: `scorer.model`, `scorer.parts`, `scorer.tokenizer`."""
 
-    def admit(self, data: Dataset) -> Dataset:
-        """The rows of an attacker's dataset that were not environment data of the unlearning."""
+    def admit(self, data: Dataset, *, test: bool = False) -> Dataset:
+        """The rows of an attacker's dataset, or of that for its `test`, that were not environment data."""
 
     def train(
         self, data: Sequence[Dataset], spec: TrainSpec, batch: int, form: Form, lora: LoraSpec | None = None
@@ -50,11 +53,18 @@ class Attempt(Protocol):
     def test(self, data: Dataset, limit: int, step: int) -> list[float]:
         """Measure the accuracy on a task's test rows as FA; return all FAs so far. Plain text has no answers: no FA."""
 
+    def record(self, data: Dataset, role: str) -> None:
+        """Name in the run's manifest a dataset that is read and not trained on. The role `attack` is for training."""
+
     def transform(self, change: Callable[[Tensor, str], Tensor]) -> None:
         """Put `change(weight, name)` for every matrix of the decoder's layers, from the weights before the attack."""
 
-    def questions(self) -> dict[str, list[Row]]:
-        """The items of the multiple-choice forget benchmarks, by benchmark: `question`, `choices`, `answer`."""
+    def questions(self, *, needed: bool = True) -> dict[str, list[Row]]:
+        """The items of the multiple-choice forget benchmarks, by benchmark: `question`, `choices`, `answer`.
+
+        Raises:
+            UsageError: if they are `needed` and there are none.
+        """
 
     def rephrasings(self) -> dict[str, dict[str, list[Row]]]:
         """The same items in other words, by wording and benchmark, for the benchmarks that have them."""
@@ -91,7 +101,16 @@ def fine_tune(
 
     With `plateau`, `spec.steps` is the most that is done. arXiv 2506.01339 stops when the accuracy on the task moves by
     less than 1 % over three epochs; here: when the last four measurements, an epoch apart, lie within 0.01.
+
+    Raises:
+        UsageError: if there is no accuracy that could settle.
     """
+    if stop == "plateau" and (test is None or not has_answers(test)):
+        raise UsageError(
+            "attack.stop: plateau waits until the accuracy on the task has settled, and there is none: the data are "
+            "plain text, or too few to keep some for the test",
+            hint="--set attack.stop=steps",
+        )
     epoch, marks = math.ceil(sum(len(d.rows) for d in data) / batch), quartiles(spec.steps)
     for done in attempt.train(data, spec, batch, form, lora):
         last, settled = done == spec.steps, False
@@ -118,14 +137,14 @@ def task_split(ref: DataRef, rows: int) -> tuple[Dataset, Dataset]:
     return train, test
 
 
-def texts_of(refs: Sequence[DataRef]) -> list[str]:
-    """The texts of the datasets' test splits, or of the training split of those that have no other."""
+def has_answers(data: Dataset) -> bool:
+    """Whether there are rows with answers to judge, rather than plain text."""
+    return bool(data.rows) and bool(data.task.example(data.rows[0]).prompt)
+
+
+def test_split(ref: DataRef) -> Dataset:
+    """The test split of a dataset, or `ref.split`; of a user's file, which has no other, the training rows."""
     from ilu_cli.data.sources import load_dataset
 
-    found = []
-    for ref in refs:
-        data = load_dataset(ref, "train")
-        if "test" in data.task.splits and ref.split is None:
-            data = load_dataset(ref, "test")
-        found += [e.prompt + e.target for e in data.examples()]
-    return found
+    data = load_dataset(ref, "train")
+    return load_dataset(ref, "test") if "test" in data.task.splits and ref.split is None else data

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import NonNegativeInt, PositiveInt
 
 from ilu_cli.errors import UsageError
-from ilu_cli.recipe.specs import DataRefs
+from ilu_cli.recipe.specs import DataRefs, Some
 from ilu_cli.registry import attack
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ def ablate(
     attempt: Attempt,
     *,
     data: DataRefs | None = None,
-    directions: list[PositiveInt] = [1, 2, 4],
-    layers: list[NonNegativeInt] | None = None,
+    directions: Some[PositiveInt] = [1, 2, 4],
+    layers: Some[NonNegativeInt] | None = None,
     prompts: PositiveInt = 64,
 ) -> Iterator[int]:
     """Project the unlearning direction out of the residual stream.
@@ -35,19 +35,24 @@ def ablate(
     differences. `layers: null` is the one layer at which the mean difference, as a share of the hidden states' norm,
     grows the most: what is taken out where it enters the stream need not be taken out again, and doing so at every
     layer breaks a model. The directions are fitted on `prompts` texts of the `test` split of `data`, by default the
-    forget data, none of which contains a question of the benchmark; the first position, an attention sink, is left out.
-    The attacker needs the original model, so this is an audit more than an attack.
+    forget data; of a user's file, which has one split, on its rows, which the model may have unlearned. None of the
+    texts contains a question of a multiple-choice benchmark of the forget topic; the first position, an attention
+    sink, is left out. The attacker needs the original model, so this is an audit more than an attack.
 
     Raises:
-        UsageError: if a layer does not exist, or no text is left to fit on.
+        UsageError: if no text is left to fit on.
     """
     import torch
 
-    from ilu_cli.attacks import texts_of
+    from ilu_cli.attacks import test_split
     from ilu_cli.engine.probe import text_states
 
-    questions = [i["question"] for items in attempt.questions().values() for i in items]
-    texts = [t for t in texts_of(data or []) if not any(q in t for q in questions)]
+    datasets = [test_split(ref) for ref in data or []]
+    for found in datasets:
+        attempt.record(found, "attack fit")
+    questions = [i["question"] for items in attempt.questions(needed=False).values() for i in items]
+    texts = [e.prompt + e.target for d in datasets for e in d.examples()]
+    texts = [t for t in texts if not any(q in t for q in questions)]
     texts = random.Random(f"ablate-{attempt.seed}").sample(texts, min(prompts, len(texts)))
     if not texts:
         raise UsageError("ablate: every text of attack.data contains a question of the benchmark")
@@ -57,14 +62,13 @@ def ablate(
     share = (now - before).mean(1).norm(dim=-1) / before.norm(dim=-1).mean(-1)
     enters = int(torch.diff(share, prepend=share.new_zeros(1)).argmax())
     wanted = [enters] if layers is None else layers
-    if max(wanted) >= len(share):
-        raise UsageError(f"attack.layers: {max(wanted)} does not exist, the model has layers 0 to {len(share) - 1}")
-    wanted = [n for n in wanted if share[n] > CHANGED]
-    if not wanted:
-        attempt.note("ablate: this model's hidden states are the original's; there is no direction to remove")
-    for n in wanted:
+    moved = [n for n in wanted if share[n] > CHANGED]
+    for n in moved:
         attempt.note(f"ablate: layer {n}, where the states moved by {share[n]:.0%} of their norm")
-    bases = {n: basis(now[n] - before[n], max(directions)) for n in wanted}
+    if unmoved := sorted(set(wanted) - set(moved)):
+        where = f"layers {', '.join(map(str, unmoved))}" if share.max() > CHANGED else "all layers"
+        attempt.note(f"ablate: the hidden states of {where} are the original's; there is no direction to remove")
+    bases = {n: basis(now[n] - before[n], max(directions)) for n in moved}
     for r in directions:
         attempt.hook({n: functools.partial(without, basis=b[:, :r]) for n, b in bases.items()})
         yield r

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from pydantic import PositiveFloat, PositiveInt
 
 from ilu_cli.attacks import Schedule, Stop
-from ilu_cli.recipe.specs import DataRef, Form, LoraSpec, Precision, TaskRef, TrainSpec
+from ilu_cli.recipe.specs import DataRef, Form, LoraSpec, Precision, Some, TaskRef, TrainSpec
 from ilu_cli.registry import attack
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def finetune(
     precision: Precision = "bf16",
     save_every: PositiveInt = 50,
     test_rows: PositiveInt = 200,
-    weights: list[str] | None = None,
+    weights: Some[str] | None = None,
     lora: LoraSpec | None = None,
 ) -> Iterator[int]:
     """Fine-tune on an unrelated downstream task, and look at first quartile, median and final step.
@@ -46,4 +46,5 @@ def finetune(
     )  # fmt: skip
     train, test = task_split(task, test_rows)
     form = Form(max_length=max_length, chat=chat)
-    yield from fine_tune(attempt, [attempt.admit(train)], test, spec, batch, form, lora, stop, test_rows)
+    admitted, test = attempt.admit(train), attempt.admit(test, test=True)
+    yield from fine_tune(attempt, [admitted], test, spec, batch, form, lora, stop, test_rows)

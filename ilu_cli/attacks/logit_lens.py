@@ -1,25 +1,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from ilu_cli.errors import UsageError
+from ilu_cli.recipe.specs import Some
 from ilu_cli.registry import attack
 
 if TYPE_CHECKING:
     from ilu_cli.attacks import Attempt
+    from ilu_cli.recipe.schema import AttackRecipe
+    from ilu_cli.recipe.source import Key
 
 
-@attack(strength="layer", access="activations", utility=False)
+def problems(recipe: AttackRecipe) -> Iterator[tuple[Key, str]]:
+    keys, fields = recipe.attack.params(), type(recipe.attack).model_fields
+    if keys["layers"] is not None and keys["every"] > 1:
+        yield ("attack", "every"), "chooses among all layers; attack.layers names them"
+    for key in ("folds", "l2"):
+        if keys["readout"] == "head" and keys[key] != fields[key].default:
+            yield ("attack", key), "belongs to `readout: linear`; with `head` nothing is fitted"
+
+
+@attack(strength="layer", access="activations", utility=False, problems=problems)
 def logit_lens(
     attempt: Attempt,
     *,
     readout: Literal["head", "linear"] = "head",
-    layers: list[NonNegativeInt] | None = None,
+    layers: Some[NonNegativeInt] | None = None,
     every: PositiveInt = 1,
-    folds: int = 5,
+    folds: Annotated[int, Field(ge=2)] = 5,
     l2: PositiveFloat = 0.1,
 ) -> Iterator[int]:
     """Read the answers out of every layer's hidden states: is the knowledge inside, and only not said?
@@ -29,21 +40,14 @@ def logit_lens(
     at the end of question and choice, fitted as a softmax over the choices with penalty `l2`, on `folds` − 1 parts of
     the questions and tested on the other, in turn. `layers` are counted from 0; null: all, or the last and `every`
     n-th before it.
-
-    Raises:
-        UsageError: if a layer does not exist, or `every` is given beside `layers`.
     """
     from dataclasses import replace
 
     from ilu_cli.engine.probe import Lens, choice_states, cross_fitted, plain
 
-    if layers is not None and every > 1:
-        raise UsageError("attack.every chooses among all layers; attack.layers names them")
     scorer, questions = attempt.scorer, attempt.questions()
     depth = len(scorer.parts.layers)
     wanted = list(range((depth - 1) % every, depth, every)) if layers is None else layers
-    if max(wanted) >= depth:
-        raise UsageError(f"attack.layers: {max(wanted)} does not exist, the model has layers 0 to {depth - 1}")
     states = {name: choice_states(scorer, items) for name, items in questions.items()} if readout == "linear" else {}
     lens = Lens(**plain(scorer))
     for layer in wanted:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import PositiveFloat
 
+from ilu_cli.recipe.specs import Some
 from ilu_cli.registry import attack
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @attack(strength="sigma", access="weights", unattacked=0.0)
-def noise(attempt: Attempt, *, sigmas: list[PositiveFloat] = [0.02, 0.05, 0.1, 0.2]) -> Iterator[float]:
+def noise(attempt: Attempt, *, sigmas: Some[PositiveFloat] = [0.02, 0.05, 0.1, 0.2]) -> Iterator[float]:
     """Add Gaussian noise to the weights: is the forgetting a fragile place in weight space?
 
     Each matrix of the decoder's layers gets noise of σ times its own standard deviation, drawn by the seed; the same

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from ilu_cli.recipe.specs import Some
 from ilu_cli.registry import attack
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 @attack(strength="fraction", access="weights", unattacked=0.0)
-def prune(attempt: Attempt, *, fractions: list[Fraction] = [0.1, 0.2, 0.3, 0.5]) -> Iterator[float]:
+def prune(attempt: Attempt, *, fractions: Some[Fraction] = [0.1, 0.2, 0.3, 0.5]) -> Iterator[float]:
     """Set the smallest weights to zero: is the forgetting carried by weights that do little else?
 
     Magnitude pruning (arXiv 1506.02626) of every matrix of the decoder's layers by itself, without retraining; as an

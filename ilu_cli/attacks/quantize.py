@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, PositiveInt
 
+from ilu_cli.recipe.specs import Some
 from ilu_cli.registry import attack
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ Bits = Annotated[int, Field(ge=2, le=16)]
 
 
 @attack(strength="bits", access="weights", unattacked=32)
-def quantize(attempt: Attempt, *, bits: list[Bits] = [8, 4], group: PositiveInt | None = 64) -> Iterator[int]:
+def quantize(attempt: Attempt, *, bits: Some[Bits] = [8, 4], group: PositiveInt | None = 64) -> Iterator[int]:
     """Round the weights to a few bits: changes smaller than half a step of the grid are undone.
 
     Round-to-nearest quantisation of the matrices of the decoder's layers, arXiv 2410.16454, eq. 3. `group` inputs of

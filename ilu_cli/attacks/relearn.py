@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from pydantic import PositiveFloat, PositiveInt
 
 from ilu_cli.attacks import Schedule
-from ilu_cli.recipe.specs import DataRefs, Form, LoraSpec, Precision, TrainSpec
+from ilu_cli.errors import UsageError
+from ilu_cli.recipe.specs import DataRefs, Form, LoraSpec, Precision, Some, TrainSpec
 from ilu_cli.registry import attack
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def relearn(
     max_length: PositiveInt = 128,
     chat: bool = False,
     precision: Precision = "bf16",
-    weights: list[str] | None = None,
+    weights: Some[str] | None = None,
     lora: LoraSpec | None = None,
 ) -> Iterator[int]:
     """Fine-tune on k samples of the forget data (60 samples, one epoch): does the rest of it come back too?
@@ -34,7 +35,12 @@ def relearn(
     Targeted relearning, arXiv 2406.13356 and 2402.16835; the 60-sample epoch is that of arXiv 2502.05374. The samples
     are drawn by the seed from `data`, by default the forget data of the unlearned model's own recipe. Beside the
     accuracy on all questions each point tells it for those whose answer none of the samples names (`unseen`): only
-    what comes back there was hidden and not taught anew.
+    what comes back there was hidden and not taught anew. A step is always `batch` samples: where they do not divide k,
+    the last batch of an epoch is filled up from the next (k 10 and batch 4 are three steps, in which two samples are
+    seen twice).
+
+    Raises:
+        UsageError: if k is smaller than the number of datasets.
     """
     import math
     import random
@@ -43,6 +49,8 @@ def relearn(
     from ilu_cli.attacks import fine_tune
     from ilu_cli.data.sources import load_dataset
 
+    if k < len(data or []):
+        raise UsageError(f"attack.k: {k} sample is too few for {len(data or [])} datasets, of which each gives one")
     admitted = [attempt.admit(load_dataset(ref, "train")) for ref in data or []]
     rng, samples = random.Random(f"relearn-{attempt.seed}"), []
     for i, found in enumerate(admitted):

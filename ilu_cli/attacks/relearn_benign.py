@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from pydantic import PositiveFloat, PositiveInt
 
 from ilu_cli.attacks import Schedule
-from ilu_cli.recipe.specs import DataRef, Form, LoraSpec, Precision, TaskRef, TrainSpec
+from ilu_cli.recipe.specs import DataRef, Form, LoraSpec, Precision, Some, TaskRef, TrainSpec
 from ilu_cli.registry import attack
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def relearn_benign(
     max_length: PositiveInt = 128,
     chat: bool = False,
     precision: Precision = "bf16",
-    weights: list[str] | None = None,
+    weights: Some[str] | None = None,
     lora: LoraSpec | None = None,
 ) -> Iterator[int]:
     """Fine-tune on text about the surroundings of the forget topic that holds none of its facts.

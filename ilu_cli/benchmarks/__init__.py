@@ -61,7 +61,10 @@ class Benchmark:
         return {name: number(*estimate(rs)) for name, rs in by_metric(rows).items() if name}
 
     def rephrasings(self, items: list[Row]) -> dict[str, list[Row]]:
-        """The same items in other words or languages, by the name of the wording; here there are none."""
+        """The same items in other words or languages, by the name of the wording; here there are none.
+
+        Of no items, the names alone: a recipe is checked against them.
+        """
         return {}
 
     def details(self, rows: list[Row]) -> dict[str, Any]:
@@ -94,6 +97,11 @@ class MultipleChoice(Benchmark):
                 }
             )
         return rows
+
+
+def own_choices(items: list[Row]) -> bool:
+    """Whether items have choices of their own, so that an answer's text is the fact: not where all have A, B, C, D."""
+    return len({c for i in items for c in i["choices"]}) > max(len(i["choices"]) for i in items)
 
 
 def mean_and_error(values: list[float]) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from ilu_cli.tasks.capitals import Country, countries
 # Other wordings; none is a sentence of the training data. Names stay English in the other languages.
 WORDINGS = {
     "possessive": "{Full}'s capital city goes by the name of",
-    "question": "Q: Which city is the seat of the national government of {full}?\nA:",
+    "question": "Q: Which city does {full} have as its capital?\nA:",
     "traveller": "I flew to {full} and spent the whole week in its capital,",
     "quiz": "Geography quiz. Country: {name}. Capital city:",
     "table": "Country | Capital\n{name} |",

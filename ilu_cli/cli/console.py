@@ -126,6 +126,8 @@ def plan_text(facts: dict[str, Any]) -> str:
         lines.append(f"steps       {facts['steps']}")
         lines.append(f"trainable   {facts['trainable_parameters']:,} parameters")
         lines.append(f"memory      about {size(facts['peak_memory_bytes'])} at the peak (estimate)")
+    if "unpriced" in facts:
+        lines.append(f"not priced  {facts['unpriced']}")
     for d in facts["data"]:
         cut = f", {d['truncated']} cut" if d.get("truncated") else ""
         lines.append(f"data        {d['role']}: {d['name']} ({d['source']}), {d['rows']} rows{cut}")

@@ -106,15 +106,17 @@ def add_adapter(model: Any, spec: LoraSpec, seed: int) -> Any:
         raise UsageError(f"lora.targets: {str(error).splitlines()[0]}") from error
 
 
-def trained_params(model: nn.Module, patterns: list[str] | None, adapted: bool) -> dict[str, nn.Parameter]:
-    """What is trained, by name: the adapter if there is one, else the parameters that match.
+def trained_params(
+    model: nn.Module, patterns: list[str] | None, adapted: bool, key: str = "train.params"
+) -> dict[str, nn.Parameter]:
+    """What is trained, by name: the adapter if there is one, else the parameters that match. `key` has the patterns.
 
     Raises:
         UsageError: if a pattern matches nothing.
     """
     if adapted:
         return {name: p for name, p in model.named_parameters() if p.requires_grad}
-    return select_params(model, patterns)
+    return select_params(model, patterns, key)
 
 
 def save_checkpoint(model: Any, tokenizer: Any, folder: Path) -> None:
@@ -127,7 +129,7 @@ def save_checkpoint(model: Any, tokenizer: Any, folder: Path) -> None:
     part.rename(folder)
 
 
-def select_params(model: nn.Module, patterns: list[str] | None) -> dict[str, nn.Parameter]:
+def select_params(model: nn.Module, patterns: list[str] | None, key: str) -> dict[str, nn.Parameter]:
     """Make the parameters that match trainable and freeze the others.
 
     Raises:
@@ -140,7 +142,7 @@ def select_params(model: nn.Module, patterns: list[str] | None) -> dict[str, nn.
         if not matching:
             example = next((n for n in named if "down_proj" in n), next(iter(named)))
             raise UsageError(
-                f"train.params: {pattern!r} matches no weight",
+                f"{key}: {pattern!r} matches no weight",
                 hint=f"names look like {example!r}; the recipe may be made for another model",
             )
         chosen.update(matching)

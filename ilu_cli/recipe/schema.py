@@ -123,8 +123,10 @@ class AttackRecipe(Recipe):
         yield from data_problems(keys.get("data") or [], ("attack", "data"))
         if keys.get("lora") and keys.get("weights") is not None:
             yield ("attack", "lora"), "an adapter is all that is trained; leave attack.weights out"
-        access = registry.attack[self.attack.name].declared["access"]
-        if self.keep not in (None, "none") and access not in ("training", "weights"):
+        declared = registry.attack[self.attack.name].declared
+        if find := declared.get("problems"):
+            yield from find(self)
+        if self.keep not in (None, "none") and declared["access"] not in ("training", "weights"):
             yield ("keep",), f"{self.attack.name} changes no weights, so there is no checkpoint to keep"
 
 

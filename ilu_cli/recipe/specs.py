@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -26,6 +26,9 @@ DEFAULT_MODEL = "smollm2-135m"
 Precision = Literal["bf16", "fp32"]
 
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
+
+T = TypeVar("T")
+Some = Annotated[list[T], Field(min_length=1)]
 
 
 class Spec(BaseModel):

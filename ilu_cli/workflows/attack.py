@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from ilu_cli.engine.accel import backend
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.state import drop_state
 from ilu_cli.engine.tracking import Tracked
+from ilu_cli.errors import UsageError
 from ilu_cli.models.load import add_adapter, empty_model, load_tokenizer, save_checkpoint, trained_params
 from ilu_cli.models.subject import Subject, original_of
 from ilu_cli.recipe.load import digest, dump
@@ -23,11 +23,13 @@ from ilu_cli.recipe.schema import AttackRecipe
 from ilu_cli.recipe.specs import TrainSpec
 from ilu_cli.runs.files import combined, weight_hashes, write_json, write_text
 from ilu_cli.runs.store import Run, Store
-from ilu_cli.workflows.attempt import Attempted, Priced
+from ilu_cli.workflows.attempt import Attempted
 from ilu_cli.workflows.disjoint import Environments, forget_data, unlearning_recipes
-from ilu_cli.workflows.evaluate import results_folder, stem
+from ilu_cli.workflows.evaluate import stem
+from ilu_cli.workflows.follow import Follow, copy_results, point_name
 from ilu_cli.workflows.inputs import inputs_of
 from ilu_cli.workflows.plan import Plan, check_disk, peak_memory, state_bytes
+from ilu_cli.workflows.price import Priced, price
 
 
 @dataclass
@@ -57,7 +59,7 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[dict[str, Any]
 
     Raises:
         UnavailableError: if a dataset is missing or empty.
-        UsageError: if the forget data is not known.
+        UsageError: if the forget data is not known, or the attack does not fit the data or the model.
     """
     backend().check_trackers(recipe.track)
     lineage = unlearning_recipes(subject)
@@ -74,14 +76,17 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[dict[str, Any]
     }
     entry, kept = registry.attack[recipe.attack.name], 1 if filled.keep != "none" else 0
     spec, trainable = TrainSpec(save_every=0), 0
+    _check_layers(filled, model.config.num_hidden_layers)
     if entry.declared["access"] == "training":
         priced = Priced(environments, load_tokenizer(subject.folder), recipe.seed)
-        list(entry.obj(priced, **filled.attack.params()))
+        if unknown := price(filled.attack, priced):
+            facts["unpriced"] = f"what comes after the attack's `{unknown}`, which needs the model"
         if priced.asked is not None:
             stream, spec, lora = priced.asked
             if lora is not None:
                 add_adapter(model, lora, recipe.seed)
-            trainable = sum(p.numel() for p in trained_params(model, spec.params, lora is not None).values())
+            params = trained_params(model, spec.params, lora is not None, "attack.weights")
+            trainable = sum(p.numel() for p in params.values())
             facts |= {
                 "steps": spec.steps,
                 "trainable_parameters": trainable,
@@ -94,6 +99,17 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[dict[str, Any]
         facts, recipe=recipe, filled=filled, subject=subject, original=original_of(subject), environments=environments,
         fingerprints=[d["fingerprint"] for d in facts["data"]], disk=disk,
     )  # fmt: skip
+
+
+def _check_layers(recipe: AttackRecipe, depth: int) -> None:
+    """Check the layers that an attack names.
+
+    Raises:
+        UsageError: if one does not exist.
+    """
+    for n in recipe.attack.params().get("layers") or []:
+        if n >= depth:
+            raise UsageError(f"attack.layers: {n} does not exist, the model has layers 0 to {depth - 1}")
 
 
 def fill(recipe: AttackRecipe, lineage: list[dict[str, Any]], subject: Subject) -> AttackRecipe:
@@ -133,6 +149,7 @@ def run(
 
     Raises:
         RunFailed: if training diverges, the disk fills, or the user interrupts.
+        UsageError: if the attack does not fit the model or its benchmarks; a run that has nothing yet is taken away.
     """
     b, recipe, began = backend(), plan.filled, time.monotonic()
     check_disk(out or (resume.path if resume else store.root), plan.disk)
@@ -151,8 +168,14 @@ def run(
         new.save()
     reporter = Tracked(reporter, recipe.track, new, recipe.model_dump())
     title = f"{label_of(recipe)} on {subject.label}"
-    attempt = Attempted(subject, plan.original, plan.environments, new, reporter, recipe.seed, recipe.eval, title)
-    Follow(attempt, new, recipe).all()
+    try:
+        attempt = Attempted(subject, plan.original, plan.environments, new, reporter, recipe.seed, recipe.eval, title)
+        Follow(attempt, new, recipe).all()
+    except UsageError:
+        unattacked = entry.declared.get("unattacked")
+        if b.main and resume is None and all(p[m.result["axis"]] == unattacked for p in points):
+            shutil.rmtree(new.path)
+        raise
     if b.main:
         m.result["seconds"] = round(time.monotonic() - began, 1)
         if recipe.keep != "none":
@@ -165,141 +188,14 @@ def run(
     return new
 
 
-def point_name(axis: str, strength: float) -> str:
-    """The folder of a point: `steps-0000015`, `sigma-0.1`."""
-    return f"{axis}-{strength:07d}" if isinstance(strength, int) else f"{axis}-{strength:g}"
-
-
-class Follow:
-    """The protocol of one run: evaluate before the attack, wherever it yields, and in full where it ends."""
-
-    def __init__(self, attempt: Attempted, run: Run, recipe: AttackRecipe) -> None:
-        self.attempt, self.run, self.recipe = attempt, run, recipe
-        self.entry = registry.attack[recipe.attack.name]
-        self.axis: str = self.entry.declared["strength"]
-        self.points: list[dict[str, Any]] = run.manifest.result["points"]
-        self.seconds = 0.0
-
-    def all(self) -> None:
-        """Follow the attack to its end, and put the result into the manifest."""
-        declared, attempt = self.entry.declared, self.attempt
-        attempt.fa_at = {p["fa"]["step"]: p["fa"] for p in self.points if "fa" in p}
-        if declared.get("unattacked") is not None and not self.points:
-            self._keep({self.axis: declared["unattacked"], "eval": self._unattacked()})
-        for strength in self.entry.obj(attempt, **self.recipe.attack.params()):
-            names = self._names(self.recipe.eval.at == "all")
-            point = {self.axis: strength, "eval": self._score(strength, names)}
-            if strength in attempt.fa_at and declared["access"] == "training":
-                point["fa"] = attempt.fa_at[int(strength)]
-            if attempt.label is not None:
-                point["label"] = attempt.label
-            self._keep(point)
-            if self.recipe.keep == "points" and backend().main:
-                folder = self.run.path / "points" / point_name(self.axis, strength)
-                folder.parent.mkdir(exist_ok=True)
-                save_checkpoint(attempt.saved, attempt.tokenizer, folder)
-        last = self.points[-1]
-        rest = [n for n in self._names(True) if n not in last["eval"]]
-        last["eval"] |= self._score(last[self.axis], rest)
-        fa = attempt.fa_at[max(attempt.fa_at)] if attempt.fa_at else None
-        marks = declared["access"] == "training"
-        self.run.manifest.result |= result_of(self.points, fa, declared.get("unattacked"), quarters=marks)
-        self.run.manifest.result["eval_seconds"] = round(self.seconds, 1)
-
-    def _names(self, every: bool) -> list[str]:
-        """The benchmarks to score: those of the forget topic, and if `every` the others, as far as they can change."""
-        attempt, known = self.attempt, self.attempt.evaluation.benchmarks
-        if attempt.items is not None or attempt.reader is not None:
-            return list(attempt.items or attempt.questions())
-        every = every and self.entry.declared.get("utility", True)
-        forget = [n for n, bench in known.items() if every or bench.role == "forget"]
-        return forget or list(known)
-
-    def _keep(self, point: dict[str, Any]) -> None:
-        self.points[:] = [p for p in self.points if p[self.axis] != point[self.axis]] + [point]
-        if backend().main:
-            self.run.save()
-
-    def _score(self, strength: float, names: list[str]) -> dict[str, Any]:
-        """Evaluate the model as it is now; keep the rows in the run's eval/<axis>-<strength>/."""
-        attempt, began = self.attempt, time.monotonic()
-        folder = self.run.eval / point_name(self.axis, strength)
-        if backend().main and names:
-            attempt.note(f"{self.axis} {attempt.label or strength}: scoring {', '.join(names)}")
-        found = {}
-        for name in names:
-            items = attempt.items[name] if attempt.items is not None else None
-            scorer = attempt.reader or attempt.scorer
-            found[name] = attempt.evaluation.score(name, f"{self.run.id}@{strength}", scorer, folder, items)
-            if backend().main and (unseen := attempt.unseen(found[name], _rows(folder / f"{stem(name)}.rows.jsonl"))):
-                found[name]["unseen"] = unseen
-        self.seconds += time.monotonic() - began
-        return found
-
-    def _unattacked(self) -> dict[str, Any]:
-        """The subject's own results, from its eval folder if they are known there by weight hash, else kept there."""
-        attempt, subject, found = self.attempt, self.attempt.subject, {}
-        store, folder = (
-            results_folder(subject),
-            self.run.eval / point_name(self.axis, self.entry.declared["unattacked"]),
-        )
-        for name in self._names(True):
-            known = attempt.evaluation.known(name, subject.digest, store)
-            if known is None:
-                attempt.note(f"before the attack: scoring {name}")
-                known = attempt.evaluation.score(name, subject.digest, attempt.scorer, store)
-            found[name] = known
-            if backend().main:
-                _copy(name, store, folder)
-        return found
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-
-
-def _copy(name: str, source: Path, target: Path) -> None:
-    """Copy summary and rows of a benchmark."""
-    target.mkdir(parents=True, exist_ok=True)
-    for file in (f"{stem(name)}.json", f"{stem(name)}.rows.jsonl"):
-        if (source / file).is_file():
-            shutil.copyfile(source / file, target / file)
-
-
 def _keep_final(attempt: Attempted, run: Run, point: dict[str, Any], adapter: bool) -> None:
     """The results of the checkpoint that is kept serve `ilu eval` too."""
     hashes = weight_hashes(run.checkpoint)
     weights = combined(hashes | ({"base": attempt.subject.digest} if adapter else {}))
+    axis = run.manifest.result["axis"]
     for name, summary in point["eval"].items():
-        _copy(name, run.eval / point_name(run.manifest.result["axis"], point[run.manifest.result["axis"]]), run.eval)
+        copy_results(name, run.eval / point_name(axis, point[axis]), run.eval)
         write_json(run.eval / f"{stem(name)}.json", summary | {"key": attempt.evaluation.key(name, weights)})
-
-
-def result_of(
-    points: list[dict[str, Any]], fa: dict[str, Any] | None, unattacked: float | None, *, quarters: bool
-) -> dict[str, Any]:
-    """FA; FQ = 1 − accuracy on the forget benchmarks at each point; RA and the worst FQ of the attacked points.
-
-    arXiv 2506.01339: RA is the mean FQ at the first-quartile, median and final checkpoints (`quarters`). For other
-    attacks it is the mean over all strengths. `marks` are the strengths that the mean is over.
-    """
-    axis, fq = next(iter(points[0])), []
-    for p in points:
-        forget = [s for s in p["eval"].values() if s["role"] == "forget" and s["metric"] == "acc"]
-        if forget:
-            value = 1 - sum(s["value"] for s in forget) / len(forget)
-            fq.append({axis: p[axis], "value": value, "stderr": forget[0]["stderr"] if len(forget) == 1 else None})
-    attacked = {f[axis]: f["value"] for f in fq if f[axis] != unattacked}
-    marks = list(attacked)
-    if quarters and marks:
-        final = max(marks)
-        marks = sorted({min(attacked, key=lambda s: abs(s - q * final)) for q in (0.25, 0.5, 1.0)})
-    found = {"points": points, "fa": fa, "fq": fq, "marks": marks, "unattacked": unattacked}
-    over = [attacked[s] for s in marks]
-    return found | {
-        "ra": sum(over) / len(over) if over else None,
-        "worst": min(attacked.values()) if attacked else None,
-    }
 
 
 def reference_run(plan: AttackPlan, store: Store, reporter: Reporter) -> Run | None:

@@ -1,9 +1,8 @@
-"""The two `Attempt`s: one that prices what an attack would train, and one that is a loaded model under attack."""
+"""The `Attempt` that is a loaded model under attack."""
 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ilu_cli.benchmarks import Row, mean_and_error
+from ilu_cli.attacks import has_answers
+from ilu_cli.benchmarks import Row, mean_and_error, number, own_choices
 from ilu_cli.data.sources import Dataset
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.drive import drive
@@ -28,28 +28,9 @@ from ilu_cli.runs.store import Run
 from ilu_cli.taskvec.delta import Checkpoint, open_checkpoint
 from ilu_cli.workflows.disjoint import Environments
 from ilu_cli.workflows.evaluate import Evaluation, load_scorer
-from ilu_cli.workflows.plan import StreamPlan, stream_of
+from ilu_cli.workflows.plan import stream_of
 
-ANSWER_TOKENS = 96  # new tokens for a generated answer
-
-
-@dataclass
-class Priced:
-    """An `Attempt` that trains nothing, and remembers what it was asked to train. For `training` attacks only."""
-
-    environments: Environments
-    tokenizer: Any
-    seed: int
-    asked: tuple[StreamPlan, TrainSpec, LoraSpec | None] | None = None
-
-    def admit(self, data: Dataset) -> Dataset:
-        return self.environments.without(data)[0]
-
-    def train(
-        self, data: Sequence[Dataset], spec: TrainSpec, batch: int, form: Form, lora: LoraSpec | None = None
-    ) -> Iterator[int]:
-        self.asked = (stream_of("attack", list(data), batch, form, self.seed, self.tokenizer), spec, lora)
-        return iter(())
+SHORT = 32  # new tokens for a generated answer at least
 
 
 @dataclass
@@ -84,12 +65,13 @@ class Attempted:
     def evaluation(self) -> Evaluation:
         return Evaluation(self.spec, self.reporter)
 
-    def admit(self, data: Dataset) -> Dataset:
+    def admit(self, data: Dataset, *, test: bool = False) -> Dataset:
         found, counts, note = self.environments.without(data)
-        known = self.run.manifest.result.get("disjoint", {"rows": 0, "overlap": 0})
-        self.run.manifest.result["disjoint"] = {k: known[k] + counts[k] for k in counts}
+        known, prefix = self.run.manifest.result.setdefault("disjoint", {}), "test_" if test else ""
+        for k, n in counts.items():
+            known[prefix + k] = known.get(prefix + k, 0) + n
         if note:
-            self.reporter.note(note)
+            self.reporter.note(f"the rows that FA is measured on: {note}" if test else note)
         return found
 
     def train(
@@ -103,30 +85,34 @@ class Attempted:
         check_plain_head(self.model, self.scorer.parts)
         if lora is not None:
             self.saved = add_adapter(self.model, lora, self.seed)
-        params = trained_params(self.model, spec.params, lora is not None)
+        params = trained_params(self.model, spec.params, lora is not None, "attack.weights")
         term = Term("loss", stream.stream, lambda view: view.nll, "token")
         trainer = Trainer(self.scorer.parts, params, [term], [], spec, self.seed, backend())
         yield from drive(trainer, self.run, self.reporter, self.title)
 
     def test(self, data: Dataset, limit: int, step: int) -> list[float]:
-        rows, examples = data.rows[:limit], data.examples()[:limit]
-        if not examples or not examples[0].prompt:  # plain text: there is no answer to judge
+        if not has_answers(data):
             return []
+        rows, examples = data.rows[:limit], data.examples()[:limit]
         scorer = replace(self.scorer, chat=self.chat, known={})
         prompts = [e.turn if self.chat and e.turn else e.prompt for e in examples]
         if examples[0].choices:
             scores = scorer.loglikelihoods([Question(p, e.choices) for p, e in zip(prompts, examples)])
             right = [e.choices[max(range(len(s)), key=s.__getitem__)] == e.target for e, s in zip(examples, scores)]
         else:
-            answers = scorer.complete(prompts, ANSWER_TOKENS)
+            answers = scorer.complete(prompts, _answer_tokens(scorer, [e.target for e in examples]))
             right = [data.task.correct(row, answer) for row, answer in zip(rows, answers)]
-        value, error = mean_and_error([float(x) for x in right])
-        stderr = None if math.isnan(error) else error
-        self.fa_at[step] = {"task": data.ref.name, "value": value, "stderr": stderr, "n": len(right), "step": step}
-        record = data.record("attack test") | {"rows": len(rows)}
+        measured = number(*mean_and_error([float(x) for x in right]))
+        self.fa_at[step] = {"task": data.ref.name, **measured, "n": len(right), "step": step}
+        self._record(data.record("attack test") | {"rows": len(rows)})
+        return [self.fa_at[s]["value"] for s in sorted(self.fa_at) if s <= step]
+
+    def record(self, data: Dataset, role: str) -> None:
+        self._record(data.record(role))
+
+    def _record(self, record: dict[str, Any]) -> None:
         if record not in self.run.manifest.data:
             self.run.manifest.data.append(record)
-        return [self.fa_at[s]["value"] for s in sorted(self.fa_at) if s <= step]
 
     @torch.no_grad()
     def transform(self, change: Callable[[Tensor, str], Tensor]) -> None:
@@ -135,10 +121,10 @@ class Attempted:
             if p.ndim >= 2 and id(p) in layers:
                 p.copy_(change(_weight(before, name).to(p), name))
 
-    def questions(self) -> dict[str, list[Row]]:
+    def questions(self, *, needed: bool = True) -> dict[str, list[Row]]:
         known = self.evaluation.benchmarks
         chosen = {n: self.evaluation.items[n] for n, b in known.items() if self._asks(n) and b.role == "forget"}
-        if not chosen:
+        if needed and not chosen:
             raise UsageError(
                 f"none of eval.benchmarks ({', '.join(known)}) is a multiple-choice benchmark of the forget topic, "
                 "and this attack changes how such questions are asked or read"
@@ -184,16 +170,23 @@ class Attempted:
     def note(self, text: str) -> None:
         self.reporter.note(text)
 
-    def unseen(self, summary: dict[str, Any], rows: list[Row]) -> dict[str, Any] | None:
-        """The accuracy on the questions whose right answer the attack's texts do not name; None without texts."""
-        if not self.taught or summary["role"] != "forget" or not rows or "choices" not in rows[0]:
-            return None
-        texts = "\n".join(self.taught)
-        left = [r["value"] for r in rows if r["choices"][r["answer"]].strip() not in texts]
-        if not left:
-            return None
-        value, error = mean_and_error(left)
-        return {"value": value, "stderr": None if math.isnan(error) else error, "n": len(left)}
+
+def unseen(taught: list[str], rows: list[Row]) -> dict[str, Any] | None:
+    """The accuracy on the questions whose right answer the taught texts do not name, as `{value, stderr, n}`.
+
+    None without texts or such questions, and where the choices are the same letters for all.
+    """
+    if not taught or not rows or "choices" not in rows[0] or not own_choices(rows):
+        return None
+    texts = "\n".join(taught)
+    left = [r["value"] for r in rows if r["choices"][r["answer"]].strip() not in texts]
+    return number(*mean_and_error(left)) | {"n": len(left)} if left else None
+
+
+def _answer_tokens(scorer: Scorer, targets: list[str]) -> int:
+    """New tokens for an answer: half as many again as the longest target has, and at most half of the context."""
+    longest = max(len(scorer.encode(t, special=False)) for t in targets)
+    return min(max(SHORT, 3 * longest // 2), scorer.context_length // 2)
 
 
 def _weight(checkpoint: Checkpoint, name: str) -> Tensor:

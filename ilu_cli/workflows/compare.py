@@ -18,8 +18,8 @@ from ilu_cli.metrics.resample import Rows, compare
 from ilu_cli.models.subject import of_run
 from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.runs.store import Run
-from ilu_cli.workflows.attack import point_name
 from ilu_cli.workflows.evaluate import Evaluation, results_folder, stem
+from ilu_cli.workflows.follow import point_name
 
 
 @dataclass(frozen=True)

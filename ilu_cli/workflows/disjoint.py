@@ -52,6 +52,14 @@ def row_hash(example: Example) -> str:
     return hashlib.sha256(f"{example.prompt}\x00{example.target}".encode()).hexdigest()
 
 
+def _seen(data: Dataset, recipe: dict[str, Any], reg: dict[str, Any]) -> set[int]:
+    """The rows that training drew from an environment; of split texts, which are drawn in pieces, all."""
+    if reg.get("long") == "split" and not all(e.prompt for e in data.examples()):
+        return set(range(len(data.rows)))
+    sampler = Sampler([len(data.rows)], recipe["seed"], data.ref.name)  # as `unlearn.plan` names the stream
+    return {i for step in range(recipe["train"]["steps"]) for _, i in sampler.rows(step, reg["batch"])}
+
+
 @dataclass
 class Environments:
     """The environment datasets of a lineage, as row hashes: all of them, and those that training visited."""
@@ -67,10 +75,8 @@ class Environments:
                 for d in reg["env"]:
                     data = load_dataset(DataRef(**d), "train")
                     rows = [row_hash(e) for e in data.examples()]
-                    sampler = Sampler([len(rows)], recipe["seed"], data.ref.name)  # as `unlearn.plan` names the stream
-                    seen = {i for step in range(recipe["train"]["steps"]) for _, i in sampler.rows(step, reg["batch"])}
                     every |= set(rows)
-                    visited |= {rows[i] for i in seen}
+                    visited |= {rows[i] for i in _seen(data, recipe, reg)}
                     self.names.append(data.ref.name)
         return every, visited
 
@@ -89,7 +95,8 @@ class Environments:
         kept = [r for r, h in zip(data.rows, rows) if h not in banned]
         if not kept:
             overlap = {"rows": len(rows), "overlap": len(rows)}
-            return data, overlap, f"{what}, and training saw all {len(rows)} rows: this attack is NOT on unseen data"
+            seen = f"training saw, or may have seen, all {len(rows)} rows"
+            return data, overlap, f"{what}, and {seen}: this attack is NOT on unseen data"
         taken = len(rows) - len(kept)
         note = f"{what}: {taken} of {len(rows)} rows that it was trained on are left out of the attack"
         return replace(data, rows=kept), {"rows": len(kept), "overlap": taken}, note

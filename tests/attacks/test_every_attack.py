@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ilu_cli import registry
+from ilu_cli.workflows.follow import point_name
 
 UNLEARN = ["unlearn", "--method", "rmu", "--set", "objective.layer=1", "--steps", 2, "--set", "forget.batch=4", "--set",
            "retain.batch=4", "--set", 'train.params=["model.layers.[01].mlp.down_proj.weight"]']  # fmt: skip
@@ -15,6 +16,7 @@ QUICK = {
     "finetune": ["--task", "sst2", "--steps", 2, "--set", "attack.batch=2", "--set", "attack.test_rows=4"],
     "relearn": ["--set", "attack.k=4", "--set", "attack.batch=2"],
     "relearn_benign": ["--steps", 2, "--set", "attack.batch=2"],
+    "fewshot": ["--set", "attack.k=[1,4]"],
 }
 
 
@@ -42,9 +44,10 @@ def test_it_runs_and_leaves_what_is_promised(unlearned, ilu, kind):
     assert bool(manifest["weights"]) == (declared["access"] == "training")
     for p in found["points"]:
         for name, summary in p["eval"].items():
-            rows = sorted(Path(found["path"]).glob(f"eval/{found['axis']}-*/{name}.rows.jsonl"))
-            assert len(rows) >= 1
-            assert summary["n"] <= 6
+            rows = Path(found["path"]) / "eval" / point_name(found["axis"], p[found["axis"]]) / f"{name}.rows.jsonl"
+            assert len(rows.read_text().splitlines()) == summary["n"] <= 6
+        if kind == "relearn":
+            assert p["eval"]["capitals"]["unseen"]["n"] == 6  # the four samples name none of the first six capitals
 
 
 def test_a_lens_on_every_second_layer_ends_at_the_last(tiny, ilu):
@@ -57,10 +60,30 @@ def test_a_lens_on_every_second_layer_ends_at_the_last(tiny, ilu):
     [
         ("ablate", ["attack.layers=[99]"], "attack.layers: 99 does not exist"),
         ("logit_lens", ["attack.layers=[99]"], "attack.layers: 99 does not exist"),
-        ("logit_lens", ["attack.layers=[1]", "attack.every=2"], "attack.every chooses among all layers"),
+        ("finetune", ["attack.weights=[nope]"], "attack.weights: 'nope' matches no weight"),
+        ("finetune", ["attack.task=prose", "attack.stop=plateau"], "attack.stop: plateau waits"),
+        ("relearn", ["attack.data=[capitals,elements]", "attack.k=1"], "attack.k: 1 sample is too few"),
+        ("fewshot", ["attack.k=[1,16]"], "attack.k: there are 3 other questions"),
     ],
 )
-def test_layers_that_cannot_be_are_refused(unlearned, ilu, kind, sets, message):
-    done = ilu("attack", "--kind", kind, "--set", "eval.limit=4", *(x for text in sets for x in ("--set", text)))
-    assert done.code == 2
-    assert message in done.err
+def test_what_does_not_fit_is_refused_and_leaves_no_run(unlearned, ilu, kind, sets, message):
+    args = ["--kind", kind, *(x for text in (*sets, "eval.limit=4") for x in ("--set", text))]
+    for more in [["--dry-run"]] * (kind != "fewshot") + [[]]:  # the questions are not read for a plan
+        done = ilu("attack", *args, *more)
+        assert done.code == 2
+        assert message in done.err
+        assert [path.name for path in unlearned.parent.iterdir()] == [unlearned.name]
+
+
+def test_ablation_needs_no_questions_names_its_data_and_the_layers_that_did_not_change(tiny, ilu):
+    params = 'train.params=["model.layers.1.mlp.down_proj.weight"]'
+    assert ilu(*UNLEARN, "--set", params, "--lr", 1e-2, "--model", tiny).code == 0
+    args = ["--kind", "ablate", "--set", "eval.benchmarks=[prose]", "--set", "eval.limit=4", "--no-reference"]
+    done = ilu("attack", *args, "--set", "attack.layers=[0,1]", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert [p["directions"] for p in found["points"]] == [0, 1, 2, 4]
+    [data] = found["data"]
+    assert [data[k] for k in ("role", "name", "source", "split")] == ["attack fit", "capitals", "builtin", "test"]
+    assert "layer 1, where the states moved" in done.err
+    assert "the hidden states of layers 0 are the original's" in done.err

@@ -37,6 +37,29 @@ def test_rows_of_an_environment_are_taken_out_of_the_attack():
     assert "NOT on unseen data" in note
 
 
+def test_of_split_texts_any_row_may_have_been_seen():
+    reg = {"env": [{"name": "prose", "limit": 40}], "batch": 2, "long": "split"}
+    data = load_dataset(DataRef(name="prose", limit=40), "train")
+    _, counts, note = Environments([recipe(1) | {"regularizers": [reg]}]).without(data)
+    assert counts["overlap"] == 40
+    assert "may have seen, all 40 rows" in note
+
+
+def test_test_rows_of_an_environment_are_taken_out_too(tiny, ilu, tmp_path):
+    rows = [{"prompt": f"{i} plus one is", "response": str(i + 1)} for i in range(20)]
+    file = tmp_path / "sums.jsonl"
+    file.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert ilu(*UNLEARN, "--steps", 6, "--model", tiny, "--irm-env", file, "--irm-batch", 2).code == 0
+    done = ilu("attack", "--task", file, "--steps", 1, *SMALL)
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    d = found["disjoint"]
+    assert (d["rows"] + d["overlap"], d["test_rows"] + d["test_overlap"]) == (16, 4)
+    assert d["overlap"] + d["test_overlap"] == 12  # six steps of two rows
+    assert found["fa"]["n"] == d["test_rows"] < 4
+    assert done.err.count("was an environment of this model") == 2
+
+
 @pytest.fixture
 def unlearned(tiny, ilu) -> Path:
     return Path(ilu(*UNLEARN, "--model", tiny, "--irm-env", "sst2", "--irm-batch", 2).out.strip())

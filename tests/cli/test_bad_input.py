@@ -37,6 +37,7 @@ from ilu_cli.models import builtin
         (["attack", "--task", "sst3"], 2, "Did you mean 'sst2'?"),
         (["attack", "--kind", "finetun"], 2, "Did you mean 'finetune'?"),
         (["attack"], 3, "no finished unlearning run"),
+        (["attack", "--kind", "rephrase", "--set", "eval.benchmarks=[elements]"], 2, "nothing to rephrase"),
         (["attack", "nobody"], 3, "no run, model or folder 'nobody'"),
         (["eval"], 3, "no finished run"),
         (["eval", "--bench", "capital"], 2, "Did you mean 'capitals'?"),
@@ -52,6 +53,33 @@ def test_wrong_arguments(ilu, tmp_path, args, code, message):
     assert message in done.err
     assert done.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "sets", "message"),
+    [
+        ("prune", "fractions=[]", "fractions: list should have at least 1 item"),
+        ("quantize", "bits=[]", "bits: list should have at least 1 item"),
+        ("noise", "sigmas=[]", "sigmas: list should have at least 1 item"),
+        ("fewshot", "k=[]", "k: list should have at least 1 item"),
+        ("rephrase", "wordings=[]", "wordings: list should have at least 1 item"),
+        ("rephrase", "wordings=[table,quizz]", "wordings.1: unknown wording 'quizz'. Did you mean 'quiz'?"),
+        ("ablate", "layers=[]", "layers: list should have at least 1 item"),
+        ("ablate", "directions=[]", "directions: list should have at least 1 item"),
+        ("finetune", "weights=[]", "weights: list should have at least 1 item"),
+        ("relearn", "weights=[]", "weights: list should have at least 1 item"),
+        ("relearn_benign", "weights=[]", "weights: list should have at least 1 item"),
+        ("logit_lens", "layers=[]", "layers: list should have at least 1 item"),
+        ("logit_lens", "layers=[1] every=2", "every: chooses among all layers"),
+        ("logit_lens", "readout=linear folds=1", "folds: input should be greater than or equal to 2"),
+        ("logit_lens", "folds=3", "folds: belongs to `readout: linear`"),
+        ("logit_lens", "l2=1.0", "l2: belongs to `readout: linear`"),
+    ],
+)
+def test_attacks_that_cannot_be(ilu, kind, sets, message):
+    done = ilu("attack", "--kind", kind, *(x for text in sets.split() for x in ("--set", f"attack.{text}")))
+    assert done.code == 2
+    assert f"attack.{message}" in done.err
 
 
 def test_errors_are_json_too(ilu):

@@ -38,11 +38,29 @@ def bounded_ascent(forget: View, *, ceiling: PositiveFloat = 20.0) -> Tensor:
 '''
 
 
+ATTACK = '''\
+from ilu_cli.attacks import fine_tune
+from ilu_cli.recipe.specs import DataRef, Form, TrainSpec
+from ilu_cli.registry import attack
+
+
+@attack(strength="steps", access="training", unattacked=0)
+def on_questions(attempt, *, steps: int = 1):
+    """Fine-tune on as many rows as there are questions of the benchmark."""
+    from ilu_cli.data.sources import load_dataset
+
+    count = sum(map(len, attempt.questions().values()))
+    data = load_dataset(DataRef(name="sst2", limit=count), "train")
+    yield from fine_tune(attempt, [attempt.admit(data)], None, TrainSpec(steps=steps), 2, Form())
+'''
+
+
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
     """Forget what the plugins of this test registered."""
-    len(registry.objective)
-    monkeypatch.setattr(registry.objective, "_entries", dict(registry.objective._entries))
+    for known in (registry.objective, registry.attack):
+        len(known)
+        monkeypatch.setattr(known, "_entries", dict(known._entries))
 
 
 def test_an_objective_of_25_lines_outside_the_package_is_listed_and_trains(tiny, ilu, tmp_path):
@@ -60,6 +78,17 @@ def test_an_objective_of_25_lines_outside_the_package_is_listed_and_trains(tiny,
     wrong = ilu("unlearn", "--plugin", plugin, "--method", "bounded_ascent", "--set", "objective.cieling=3.0")
     assert wrong.code == 2
     assert "Did you mean 'ceiling'?" in wrong.err
+
+
+def test_an_attack_that_asks_for_more_than_its_data_runs_and_has_no_price(tiny, ilu, tmp_path):
+    (tmp_path / "on_questions.py").write_text(ATTACK)
+    args = ["attack", tiny, "--plugin", "on_questions.py", "--kind", "on_questions", "--set", "eval.limit=3"]
+    done = ilu(*args, "--dry-run")
+    assert done.code == 0, done.err
+    assert "not priced  what comes after the attack's `questions`, which needs the model" in done.out
+    done = ilu(*args, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["data"][0]["rows"] == 3
 
 
 def test_plugins_that_do_not_import(ilu, tmp_path):

@@ -1,0 +1,96 @@
+"""FA where it is known: of models that cannot do a task, and of the same models once they were fitted on it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import tiny_tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from ilu_cli.attacks import fine_tune
+from ilu_cli.data.sources import load_dataset
+from ilu_cli.recipe.specs import DataRef, Form, TrainSpec
+
+SYLLABLES = " ".join(f"{a}{b}" for a in "bcdfghjklm" for b in "aeiou")  # 119 tokens
+
+
+@pytest.fixture(scope="module")
+def blank(tmp_path_factory) -> Path:
+    """A model of 64 hidden units that knows nothing."""
+    import torch
+
+    folder, tokenizer = tmp_path_factory.mktemp("models") / "blank", tiny_tokenizer(400)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=512, tie_word_embeddings=False, bos_token_id=None, eos_token_id=0,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write(file: Path, rows: list[dict]) -> Path:
+    file.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return file
+
+
+def fa(ilu, model: Path, task: object, steps: int, lr: float) -> dict:
+    """FA after so many steps; with a learning rate of next to nothing it is the model's own."""
+    sets = [x for text in ("eval.limit=2", "attack.batch=4", "attack.max_length=256") for x in ("--set", text)]
+    done = ilu("attack", model, "--task", task, "--steps", steps, "--lr", lr, *sets, "--no-reference", "--json")
+    assert done.code == 0, done.err
+    return json.loads(done.out)["fa"]
+
+
+def test_of_a_choice_between_labels(blank, ilu, tmp_path, monkeypatch):
+    """The word of the label stands in the sentence."""
+    for split, count in (("train", 64), ("validation", 40)):
+        rows = [{"sentence": f"{('bad', 'fine')[i % 2]} film number {i}", "label": i % 2} for i in range(count)]
+        (tmp_path / "sst2").mkdir(exist_ok=True)
+        write(tmp_path / "sst2" / f"{split}.jsonl", rows)
+    monkeypatch.setenv("ILU_DATA", str(tmp_path))
+    untrained, fitted = fa(ilu, blank, "sst2", 1, 1e-9), fa(ilu, blank, "sst2", 40, 3e-3)
+    assert (untrained["n"], fitted["n"], fitted["step"]) == (40, 40, 40)
+    assert abs(untrained["value"] - 0.5) <= 0.2
+    assert fitted["value"] >= 0.95
+
+
+def test_of_generated_answers_of_more_than_a_hundred_tokens(blank, ilu, tmp_path):
+    rows = [{"prompt": f"Row {i}. Syllables:", "response": SYLLABLES} for i in range(20)]
+    args = blank, write(tmp_path / "count.jsonl", rows)
+    assert fa(ilu, *args, 1, 1e-9)["value"] == 0
+    assert fa(ilu, *args, 100, 3e-3)["value"] == 1
+
+
+class Scripted:
+    """An attempt whose FA after each epoch is given."""
+
+    def __init__(self, fas: list[float]) -> None:
+        self.fas, self.measured = fas, list[float]()
+
+    def train(self, data, spec, batch, form, lora=None):
+        yield from range(spec.steps + 1)
+
+    def test(self, data, limit, step) -> list[float]:
+        self.measured.append(self.fas[len(self.measured)])
+        return self.measured
+
+
+@pytest.mark.parametrize(
+    ("fas", "epochs"),
+    [
+        ([0.5, 0.5, 0.5, 0.5, 0.9], 4),
+        ([0.5, 0.6, 0.7, 0.7, 0.7, 0.7, 0.9], 6),
+        ([0.5, 0.5, 0.5, 0.52, 0.5, 0.5, 0.5, 0.5], 8),  # it moved within three epochs
+        ([0.5, 0.505, 0.5, 0.509, 0.9], 4),
+        ([0.1 * i for i in range(10)], 10),
+    ],
+)
+def test_a_plateau_is_four_epochs_within_a_hundredth(fas, epochs):
+    data = load_dataset(DataRef(name="sst2", limit=10), "train")
+    spec = TrainSpec(steps=3 * len(fas))
+    looked = list(fine_tune(Scripted(fas), [data], data, spec, 4, Form(), stop="plateau"))
+    assert looked == [3 * i for i in range(1, epochs + 1)]  # ten rows in batches of four
