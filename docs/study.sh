@@ -7,4 +7,4 @@ cp "${ILU_RUNS:-runs}/grid-quickstart/results.json" "$docs/study/results.json"
 report=$(mktemp -d)
 trap 'rm -rf "$report"' EXIT
 ilu report grid-quickstart --out "$report"
-cp "$report/figures/overview.png" "$docs/images/study.png"
+cp "$report/figures/overview.svg" "$docs/images/study.svg"
