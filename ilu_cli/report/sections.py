@@ -186,15 +186,14 @@ def provenance(family: Family) -> list[Block]:
     blocks: list[Block] = [Table(["data", "source", "rows", "sha256"], list(records.values()), words=True)]
     for same in by_recipe.values():
         text = yaml.safe_dump(same[0].recipe, sort_keys=False, allow_unicode=True)
-        seeds = "" if len(same) == 1 else f" and {len(same) - 1} more (seeds {_seeds(same)})"
-        blocks.append(Code(f"{same[0].id}{seeds}: sha256 `{same[0].run.manifest.recipe_sha256[:12]}`", text, "yaml"))
+        seeds = ", ".join(map(str, sorted({m.seed for m in same})))
+        more = "" if len(same) == 1 else f" and {len(same) - 1} more (seeds {seeds})"
+        runs = "".join(f"# {m.id}\n" for m in same) if more else ""
+        title = f"{same[0].id}{more}: sha256 `{same[0].run.manifest.recipe_sha256[:12]}`"
+        blocks.append(Code(title, runs + text, "yaml"))
     versions = family.members[-1].run.manifest.versions if family.members else {}
     blocks.append(Text("Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()) + "."))
     return blocks
-
-
-def _seeds(members: list[Member]) -> str:
-    return ", ".join(map(str, sorted({m.seed for m in members})))
 
 
 def paths_of(folder: Path) -> dict[str, str]:

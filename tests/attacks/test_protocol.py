@@ -45,9 +45,9 @@ def test_of_split_texts_any_row_may_have_been_seen():
     assert "may have seen, all 40 rows" in note
 
 
-def test_test_rows_of_an_environment_are_taken_out_too(tiny, ilu, tmp_path):
+def test_test_rows_of_an_environment_are_taken_out_too(tiny, ilu):
     rows = [{"prompt": f"{i} plus one is", "response": str(i + 1)} for i in range(20)]
-    file = tmp_path / "sums.jsonl"
+    file = Path("sums.jsonl")  # the name draws the rows
     file.write_text("".join(json.dumps(r) + "\n" for r in rows))
     assert ilu(*UNLEARN, "--steps", 6, "--model", tiny, "--irm-env", file, "--irm-batch", 2).code == 0
     done = ilu("attack", "--task", file, "--steps", 1, *SMALL)

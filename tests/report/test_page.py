@@ -107,17 +107,17 @@ def test_a_pipelines_report_has_bands_over_its_seeds(tiny, browser, ilu, tmp_pat
     Runs that are not the pipeline's are left out, and its names are used, whichever step of a run was chosen.
     """
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    base = {"command": "unlearn", "objective": {"name": "grad_diff"}, "train": {"steps": 4, "lr": 3e-3, "points": [1]},
+    base = {"command": "unlearn", "objective": {"name": "grad_diff"}, "train": {"steps": 4, "lr": 1e-2, "points": [1]},
             "forget": {"data": "capitals", "batch": 4, "max_length": 24},
             "retain": {"name": "nll", "data": ["prose"], "batch": 4, "max_length": 24}}  # fmt: skip
     attack = {"name": "finetune", "task": "elements", "steps": 8, "batch": 4}
     grid = {"command": "pipeline", "model": {"ref": str(tiny)}, "environments": ["elements"], "seeds": [0, 1],
             "methods": {"GD": {"recipe": "base.yaml"},
                         "GD+ILU": {"recipe": "base.yaml", "set": {"regularizers": [{"name": "irm", "batch": 4}]}}},
-            "match": {"benchmark": "elements", "target": 1.0, "tolerance": 1.0},
+            "match": {"benchmark": "prose", "target": 1.0, "tolerance": 1e9},
             "attacks": [{"attack": attack}, {"attack": {"name": "prune", "fractions": [0.1, 0.5]}},
                         {"attack": {"name": "quantize", "bits": [4]}}],
-            "eval": {"benchmarks": ["capitals", "elements"], "limit": 12}}  # fmt: skip
+            "eval": {"benchmarks": ["capitals", "prose"], "limit": 12}}  # fmt: skip
     for name, recipe in {"base": base, "grid": grid}.items():
         Path(f"{name}.yaml").write_text(yaml.safe_dump(recipe))
     other = ilu("unlearn", "--recipe", "base.yaml", "--model", tiny, "--steps", 2, "--json")

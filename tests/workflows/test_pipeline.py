@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import re
 import shutil
@@ -196,7 +197,10 @@ def test_the_state_says_what_another_process_is_at(grid, ilu, tmp_path):
 def test_ctrl_c_stops_and_the_next_call_goes_on(grid, tmp_path):
     slow = grid | {"methods": {"GD": {"recipe": "base.yaml", "set": {"train.steps": 4000}}}, "attacks": grid["attacks"]}
     args = [sys.executable, "-m", "ilu_cli", "pipeline", save(slow)]
-    victim = subprocess.Popen(args, stderr=subprocess.PIPE, text=True)
+    heard = functools.partial(
+        signal.signal, signal.SIGINT, signal.default_int_handler
+    )  # jobs in the background are deaf
+    victim = subprocess.Popen(args, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     lines = []
     for line in victim.stderr:
         lines.append(line)
