@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 from ilu_cli.report import figures
 from ilu_cli.report.canvas import MOST, Render
@@ -57,14 +58,18 @@ def _cell(point: Point | None) -> str:
 
 
 def overview(family: Family, render: Render) -> list[Block]:
-    """All attacks on all methods at a glance, the strongest of all first; nothing for fewer than three attacks."""
+    """All attacks on all methods at a glance, the strongest first; nothing for fewer than three attacks."""
+
+    def strongest(cells: Sequence[float | None]) -> float | None:
+        return max((c for c in cells if c is not None), default=None)
+
     models = {family.original_name: "", **{m: m for m in family.methods}}
     cells = {a: [family.at_worst(method, a) for method in models.values()] for a in family.attack_names}
     cells = {a: row for a, row in cells.items() if any(c is not None for c in row)}
     if len(cells) < 3:
         return []
-    columns = [[c for c in column if c is not None] for column in zip(*cells.values())]
-    table = [[max(column, default=None) for column in columns], *cells.values()]
+    cells = dict(sorted(cells.items(), key=lambda item: strongest(item[1][1:]) or 0.0, reverse=True))
+    table = [[strongest(column) for column in zip(*cells.values())], *cells.values()]
     rows = ["the strongest of all", *cells]
     svgs = render(functools.partial(figures.heat, rows, list(models), table, figures.SHARE), "overview")
     caption = (

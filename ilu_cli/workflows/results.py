@@ -177,9 +177,8 @@ def _mean(values: list[float | None]) -> float | None:
 
 
 def collect(graph: Graph) -> dict[str, Any]:
-    """All that is known now: rows, summaries, counts, and what the rows were made from."""
+    """All that is known now: rows, summaries, what failed, and the hashes of the finished runs' manifests."""
     found = rows(graph)
-    used = {run for row in found for run in row["runs"]}
     return {
         "format": 1,
         "name": graph.name,
@@ -187,7 +186,7 @@ def collect(graph: Graph) -> dict[str, Any]:
         "methods": summaries(found),
         "failed": [{"node": n.key, "status": n.status, "error": n.error} for n in graph if n.error],
         "off_target": off_target(graph),
-        "manifests": {n.run: (n.result or {})["manifest_sha256"] for n in graph if n.run in used},
+        "manifests": {n.run: n.result["manifest_sha256"] for n in graph if n.status == "done" and n.run and n.result},
     }
 
 
