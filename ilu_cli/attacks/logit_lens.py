@@ -43,16 +43,15 @@ def logit_lens(
     """
     from dataclasses import replace
 
-    from ilu_cli.engine.probe import Lens, choice_states, cross_fitted, plain
+    from ilu_cli.engine.probe import Lens, choice_states, cross_fitted
 
     scorer, questions = attempt.scorer, attempt.questions()
     depth = len(scorer.parts.layers)
     wanted = list(range((depth - 1) % every, depth, every)) if layers is None else layers
     states = {name: choice_states(scorer, items) for name, items in questions.items()} if readout == "linear" else {}
-    lens = Lens(**plain(scorer))
     for layer in wanted:
         if readout == "head":
-            attempt.read(replace(lens, layer=layer))
+            attempt.read(replace(scorer, parts=Lens.of(scorer.parts, layer + 1)))
         else:
             attempt.read(cross_fitted(scorer, questions, states, layer, folds, l2, attempt.seed))
         yield layer

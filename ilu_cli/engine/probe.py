@@ -13,12 +13,32 @@ from torch import Tensor, nn
 from ilu_cli.data.encode import Batch, Encoded, collate
 from ilu_cli.data.sampling import seed_of
 from ilu_cli.engine.head import wide
-from ilu_cli.engine.scoring import Score, Scorer
+from ilu_cli.engine.scoring import Scorer
 from ilu_cli.engine.tree import Request
 from ilu_cli.models.load import Parts
 
 BATCH = 16  # sequences per forward pass
 TEXT_TOKENS = 64  # tokens of a text that are looked at
+
+
+@dataclass(frozen=True)
+class Lens(Parts):
+    """A model that ends after its first `depth` layers: the final norm and the LM head read what the last one gives."""
+
+    depth: int = 0
+
+    @classmethod
+    def of(cls, parts: Parts, depth: int) -> Lens:
+        return cls(parts.decoder, parts.layers, parts.head, depth)
+
+    def final(self, input_ids: Tensor, attention_mask: Tensor, **extra: Any) -> Tensor:
+        """The normed output [B, T, D] of layer `depth` − 1; the layers above it are not run."""
+        above = list(self.layers)[self.depth :]
+        del self.layers[self.depth :]
+        try:
+            return super().final(input_ids, attention_mask, **extra)
+        finally:
+            self.layers.extend(above)
 
 
 @contextmanager
@@ -37,62 +57,21 @@ def changed(layers: nn.ModuleList, changes: Mapping[int, Callable[[Tensor], Tens
         yield
 
 
-@contextmanager
-def watched(layers: nn.ModuleList, take: Callable[[Tensor], Tensor]) -> Iterator[list[Tensor]]:
-    """A list that `take(output)` of every layer is put into as the decoder runs."""
-    found: list[Tensor] = []
-
-    def keep(output: Tensor) -> Tensor:
-        found.append(take(output))
-        return output
-
-    with changed(layers, dict.fromkeys(range(len(layers)), keep)):
-        yield found
-
-
 @torch.no_grad()
 def states(parts: Parts, batch: Batch, pick: Tensor) -> Tensor:
     """The outputs of all layers [L, N, D] at the N positions where `pick` [B, T] is set, in float32 on the CPU."""
-    with watched(parts.layers, lambda output: wide(output[pick]).cpu()) as found:
+    found: dict[int, Tensor] = {}
+
+    def keep(n: int) -> Callable[[Tensor], Tensor]:
+        def run(output: Tensor) -> Tensor:
+            found[n] = wide(output[pick]).cpu()
+            return output
+
+        return run
+
+    with changed(parts.layers, {n: keep(n) for n in range(len(parts.layers))}):
         parts.final(batch.ids, batch.mask)
-    return torch.stack(found)
-
-
-def normed(parts: Parts, outputs: Tensor) -> Tensor:
-    """What the decoder would end with, [N, D], if a layer with these outputs [N, D] were its last: the final norm.
-
-    The decoder itself is run on N texts of a token, with one layer, whose output is put aside for the given ones.
-    """
-    above = list(parts.layers)[1:]
-    del parts.layers[1:]
-    try:
-        with changed(parts.layers, {0: lambda _: outputs[:, None]}):
-            tokens = torch.zeros(len(outputs), 1, dtype=torch.long, device=outputs.device)
-            return parts.final(tokens, torch.ones_like(tokens))[:, 0]
-    finally:
-        parts.layers.extend(above)
-
-
-@dataclass
-class Lens(Scorer):
-    """The logit lens: the final norm and the LM head read the output of `layer`.
-
-    All layers are read as the decoder runs once; what they gave is kept in `found`, which lenses of a model may share.
-    """
-
-    layer: int = 0
-    found: dict[tuple[Request, ...], list[list[Score]]] = field(default_factory=dict)
-
-    def score(self, requests: list[Request]) -> list[Score]:
-        key = tuple(requests)
-        if key not in self.found:
-            self.found[key] = self._readings(requests)
-        return self.found[key][self.layer]
-
-    def _states(self, ids: Tensor, mask: Tensor, positions: Tensor, nodes: Tensor) -> list[Tensor]:
-        with watched(self.parts.layers, lambda output: output.flatten(0, 1)[nodes]) as outputs:
-            self.parts.final(ids, mask, position_ids=positions)
-        return [normed(self.parts, output) for output in outputs]
+    return torch.stack([found[n] for n in range(len(parts.layers))])
 
 
 def text_states(scorer: Scorer, texts: list[str]) -> Tensor:
@@ -124,7 +103,7 @@ class Answers(Scorer):
 
     scores: dict[tuple[int, ...], float] = field(default_factory=dict)
 
-    def score(self, requests: list[Request]) -> list[Score]:
+    def score(self, requests: list[Request]) -> list[tuple[float, bool]]:
         return [(self.scores[r.ids], False) for r in requests]
 
 
@@ -145,12 +124,8 @@ def cross_fitted(
             for i in test:
                 ids = [scorer.pair(items[i]["question"], c).ids for c in items[i]["choices"]]
                 scores |= zip(ids, score(x[i]).tolist())
-    return Answers(**plain(scorer), scores=scores)
-
-
-def plain(scorer: Scorer) -> dict[str, Any]:
-    """The fields of a scorer, to make another kind of it."""
-    return {f.name: getattr(scorer, f.name) for f in fields(Scorer)}
+    plain = {f.name: getattr(scorer, f.name) for f in fields(Scorer)}
+    return Answers(**plain, scores=scores)
 
 
 def fit_choices(x: list[Tensor], answers: list[int], l2: float) -> Callable[[Tensor], Tensor]:

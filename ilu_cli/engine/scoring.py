@@ -21,7 +21,6 @@ from ilu_cli.errors import UsageError
 from ilu_cli.models.load import Parts
 
 TOKENS = 2048  # tokens per forward pass, padding included
-Score = tuple[float, bool]  # summed log-probability, and whether each token was the most probable one
 
 
 @dataclass(frozen=True)
@@ -113,18 +112,14 @@ class Scorer:
         """Negative log-likelihood of each item's scored tokens, summed, in the order given."""
         return [-logp for logp, _ in self.score([Request(tuple(e.ids), e.start) for e in items])]
 
-    def score(self, requests: list[Request]) -> list[Score]:
-        """Per request the summed log-probability of its scored tokens, and whether each was the most probable one."""
-        return self._readings(requests)[0]
-
     @torch.no_grad()
-    def _readings(self, requests: list[Request]) -> list[list[Score]]:
-        """The scores of the requests by each of the `_states` that are read.
+    def score(self, requests: list[Request]) -> list[tuple[float, bool]]:
+        """Per request the summed log-probability of its scored tokens, and whether each was the most probable one.
 
         What does not fit into memory is tried again in halves, and all later batches are that much smaller.
         """
         rows = in_rows(requests)[self.backend.rank :: self.backend.world]
-        found: list[tuple[int, list[Score]]] = []
+        found: list[tuple[int, float, bool]] = []
         with self.backend.autocast(self.precision):  # one context, so that weights are cast once
             while rows:
                 batch = take(rows, min(TOKENS, self.tokens))
@@ -136,15 +131,15 @@ class Scorer:
                     self.tokens = max(1, len(batch) * max(map(len, batch)) // 2)
                     rows += batch if len(batch) > 1 else halves(batch[0], requests)
                     torch.cuda.empty_cache()
-        scores = [s for _, s in sorted(self.backend.gather(found))]
-        return [list(reading) for reading in zip(*scores)] or [[]]
+        return [(logp, greedy) for _, logp, greedy in sorted(self.backend.gather(found))]
 
-    def _forward(self, rows: list[Row], requests: list[Request]) -> list[tuple[int, list[Score]]]:
-        """Every request in the rows with its score by each reading."""
+    def _forward(self, rows: list[Row], requests: list[Request]) -> list[tuple[int, float, bool]]:
+        """(request, log-probability, greedy) of every request in the rows."""
         device, head = self.backend.device, self.parts.head
         ids, positions, seen = (t.to(device) for t in as_tensors(rows))
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         bias = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, torch.finfo(dtype).min)
+        final = self.parts.final(ids, bias[:, None], position_ids=positions)
         width = ids.shape[1]
         places = [
             (b * width + node, i, token)
@@ -155,18 +150,11 @@ class Scorer:
         places.sort()
         nodes, states = torch.tensor([p for p, _, _ in places], device=device).unique_consecutive(return_inverse=True)
         targets = torch.tensor([token for _, _, token in places], device=device)
-        total: dict[int, list[Score]] = {i: [] for row in rows for i in row.requests}
-        for read in self._states(ids, bias[:, None], positions, nodes):
-            for scores in total.values():
-                scores.append((0.0, True))
-            logps, greedy = picked_logps(read, head.weight, states, targets, head.bias)
-            for (_, i, _), logp, best in zip(places, logps.tolist(), greedy.tolist()):
-                total[i][-1] = total[i][-1][0] + logp, total[i][-1][1] and best
-        return list(total.items())
-
-    def _states(self, ids: Tensor, mask: Tensor, positions: Tensor, nodes: Tensor) -> list[Tensor]:
-        """The states [N, D] that the LM head reads, at N places of the batch laid out flat; a reading for each."""
-        return [self.parts.final(ids, mask, position_ids=positions).flatten(0, 1)[nodes]]
+        logps, greedy = picked_logps(final.flatten(0, 1)[nodes], head.weight, states, targets, head.bias)
+        total = {i: (0.0, True) for row in rows for i in row.requests}
+        for (_, i, _), logp, best in zip(places, logps.tolist(), greedy.tolist()):
+            total[i] = total[i][0] + logp, total[i][1] and best
+        return [(i, *value) for i, value in total.items()]
 
     @torch.no_grad()
     def complete(self, prompts: list[str], max_new_tokens: int, stop: tuple[str, ...] = ()) -> list[str]:

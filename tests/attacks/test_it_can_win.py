@@ -19,6 +19,7 @@ from ilu_cli.attacks.prune import without_smallest
 from ilu_cli.attacks.quantize import round_to_nearest
 from ilu_cli.benchmarks.capitals import Capitals
 from ilu_cli.data.encode import Batch, Encoded, collate
+from ilu_cli.engine.probe import Lens
 from ilu_cli.models.load import parts_of, save_checkpoint
 from ilu_cli.models.subject import find_model
 from ilu_cli.runs.store import Store
@@ -50,7 +51,7 @@ def facts(tokenizer, items, shift: int = 0) -> Batch:
 def nll(model, batch: Batch, weights=None, lens: int | None = None) -> torch.Tensor:
     if lens is not None:
         parts = parts_of(model)
-        logits = parts.head(model.model.norm(parts.hidden_at(lens - 1, batch.ids, batch.mask)))
+        logits = parts.head(Lens.of(parts, lens).final(batch.ids, batch.mask))
     else:
         inputs = {"input_ids": batch.ids, "attention_mask": batch.mask}
         logits = functional_call(model, weights or {}, kwargs=inputs).logits

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from conftest import tiny_tokenizer
 
 from ilu_cli.data.encode import Encoded
-from ilu_cli.engine import probe, scoring
+from ilu_cli.engine import scoring
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.scoring import Question, Scorer
 from ilu_cli.errors import UsageError
@@ -78,26 +76,3 @@ def test_the_tiny_tokenizer_splits_at_the_choice():
     context, choice = split_pair(tiny_tokenizer(), "The symbol is", " Fe")
     assert tiny_tokenizer().decode(context) == "The symbol is"
     assert tiny_tokenizer().decode(choice) == " Fe"
-
-
-@pytest.mark.parametrize("tokens", [7, scoring.TOKENS])
-def test_the_lens_reads_every_layer_in_one_pass(scorer, monkeypatch, tokens):
-    monkeypatch.setattr(scoring, "TOKENS", tokens)
-    lens, layers = probe.Lens(**probe.plain(scorer)), scorer.parts.layers
-    model, passes = scorer.model, []
-    layers[1].register_forward_hook(lambda *_: passes.append(1))
-    found = {n: replace(lens, layer=n).loglikelihoods(QUESTIONS) for n in range(len(layers))}
-    once = len(passes)
-    assert len({str(scores) for scores in found.values()}) == len(layers)
-    for n, scores in found.items():
-        for question, values in zip(QUESTIONS, scores):
-            for choice, value in zip(question.choices, values):
-                request = scorer.pair(question.context, choice)
-                ids = torch.tensor([request.ids])
-                states = model.model.norm(scorer.parts.hidden_at(n, ids, torch.ones_like(ids)))
-                logps = model.lm_head(states)[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])
-                assert value == pytest.approx(float(logps[request.start - 1 :].detach().sum()), abs=1e-4)
-    passes.clear()
-    for scores, last in zip(scorer.loglikelihoods(QUESTIONS), found[len(layers) - 1]):
-        assert scores == pytest.approx(last, abs=1e-5)
-    assert once == len(passes)
