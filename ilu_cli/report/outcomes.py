@@ -63,7 +63,7 @@ def overview(family: Family, render: Render) -> list[Block]:
     def strongest(cells: Sequence[float | None]) -> float | None:
         return max((c for c in cells if c is not None), default=None)
 
-    models = {family.original_name: "", **{m: m for m in family.methods}}
+    models = {"the original": "", **{m: m for m in family.methods}}
     cells = {a: [family.at_worst(method, a) for method in models.values()] for a in family.attack_names}
     cells = {a: row for a, row in cells.items() if any(c is not None for c in row)}
     if len(cells) < 3:

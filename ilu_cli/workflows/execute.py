@@ -18,6 +18,7 @@ from ilu_cli.workflows.worker import Task, serve
 
 Changed = Callable[[Node, str | None], None]
 CONTEXT = multiprocessing.get_context("spawn")  # torch does not survive a fork
+PATIENCE = 5.0  # seconds that an idle process has for its end
 
 
 class Stopped(RunFailed):
@@ -40,6 +41,13 @@ class Worker:
     def give(self, node: Node, task: Task) -> None:
         self.node, self.began = node, time.monotonic()
         self.conn.send(task)
+
+    def end(self) -> None:
+        """End the process: one that waits for work, whose pipe is closed, by itself, and any other at once."""
+        if self.node is None:
+            self.process.join(PATIENCE)
+        self.process.terminate()
+        self.process.join()
 
     def answer(self) -> dict[str, Any]:
         """What it says of its node; of a process that has died, how."""
@@ -94,8 +102,8 @@ def run(graph: Graph, jobs: int, plugins: list[Path], changed: Changed) -> None:
             graph.save()
             for worker in workers:
                 worker.conn.close()
-                worker.process.terminate()
-                worker.process.join()
+            for worker in workers:
+                worker.end()
 
 
 def _assign(graph: Graph, workers: list[Worker], jobs: int, plugins: list[Path], changed: Changed) -> None:
