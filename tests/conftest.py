@@ -18,7 +18,7 @@ from ilu_cli.data.encode import Corpus, Encoded
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.loop import Trainer
 from ilu_cli.engine.stream import TrainStream
-from ilu_cli.models.load import parts_of
+from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.specs import TrainSpec
 
 LAYERS = 3

@@ -13,7 +13,7 @@ import torch
 from ilu_cli import registry
 from ilu_cli.data.encode import Batch
 from ilu_cli.engine.view import Reference, View
-from ilu_cli.models.load import Parts
+from ilu_cli.models.parts import Parts
 
 HEAD = torch.nn.Linear(1, 2, bias=False)
 HEAD.weight.data = torch.tensor([[1.0], [0.0]])

@@ -15,7 +15,7 @@ from ilu_cli.engine.drive import drive
 from ilu_cli.engine.loop import Term
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.view import View
-from ilu_cli.models.load import parts_of
+from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.load import validate
 from ilu_cli.recipe.source import Layers, RecipeError
 from ilu_cli.runs.store import Store

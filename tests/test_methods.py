@@ -15,7 +15,7 @@ from ilu_cli.engine.accel import backend
 from ilu_cli.engine.loop import Penalty, Term
 from ilu_cli.engine.reference import fill
 from ilu_cli.engine.view import View
-from ilu_cli.models.load import parts_of
+from ilu_cli.models.parts import parts_of
 
 LAYER = 1
 KINDS = {"objective": registry.objective, "retain": registry.retain_term}

@@ -16,7 +16,8 @@ import json, resource, sys
 from pathlib import Path
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.loop import Term, Trainer
-from ilu_cli.models.load import load_model, parts_of
+from ilu_cli.models.load import load_model
+from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.load import load, shipped
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows import unlearn

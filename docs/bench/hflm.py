@@ -24,7 +24,8 @@ from ilu_cli.benchmarks import mean_and_error
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.scoring import Scorer
 from ilu_cli.harness.lm import IluLM
-from ilu_cli.models.load import load_model, load_tokenizer, parts_of
+from ilu_cli.models.load import load_model, load_tokenizer
+from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import find_model
 
 LETTERS = "ABCD"

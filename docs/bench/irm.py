@@ -21,7 +21,8 @@ from ilu_cli.engine.accel import backend
 from ilu_cli.engine.environments import Environments
 from ilu_cli.engine.head import token_stats
 from ilu_cli.engine.loop import Trainer
-from ilu_cli.models.load import load_model, load_tokenizer, parts_of
+from ilu_cli.models.load import load_model, load_tokenizer
+from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import find_model
 from ilu_cli.recipe.specs import DEFAULT_MODEL, DataRef, Form, TrainSpec
 from ilu_cli.workflows.plan import plan_stream

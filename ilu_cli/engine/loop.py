@@ -21,7 +21,7 @@ from ilu_cli.engine.reference import ReferenceCache
 from ilu_cli.engine.stream import RowKey, TrainStream
 from ilu_cli.engine.view import View
 from ilu_cli.errors import RunFailed
-from ilu_cli.models.load import Parts
+from ilu_cli.models.parts import Parts
 from ilu_cli.recipe.specs import TrainSpec
 
 if TYPE_CHECKING:

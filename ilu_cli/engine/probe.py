@@ -15,7 +15,7 @@ from ilu_cli.data.sampling import seed_of
 from ilu_cli.engine.head import wide
 from ilu_cli.engine.scoring import Scorer
 from ilu_cli.engine.tree import Request
-from ilu_cli.models.load import Parts
+from ilu_cli.models.parts import Parts
 
 BATCH = 16  # sequences per forward pass
 TEXT_TOKENS = 64  # tokens of a text that are looked at

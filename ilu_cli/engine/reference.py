@@ -13,7 +13,7 @@ from ilu_cli.engine.accel import Backend
 from ilu_cli.engine.head import wide
 from ilu_cli.engine.stream import RowKey, TrainStream
 from ilu_cli.engine.view import Reference, View
-from ilu_cli.models.load import Parts
+from ilu_cli.models.parts import Parts
 
 CACHE_BATCH = 16  # sequences per forward pass while the cache is filled
 NORM_ROWS = 64  # retain rows that the median activation norm is taken over

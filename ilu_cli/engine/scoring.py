@@ -18,7 +18,7 @@ from ilu_cli.engine.accel import Backend
 from ilu_cli.engine.head import picked_logps
 from ilu_cli.engine.tree import Request, Row, as_tensors, halves, in_rows, take
 from ilu_cli.errors import UsageError
-from ilu_cli.models.load import Parts
+from ilu_cli.models.parts import Parts
 
 TOKENS = 2048  # tokens per forward pass, padding included
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ilu_cli.data.encode import Batch
 from ilu_cli.data.sampling import seed_of
 from ilu_cli.engine.head import distillation, token_stats, wide
-from ilu_cli.models.load import Parts
+from ilu_cli.models.parts import Parts
 
 
 @dataclass

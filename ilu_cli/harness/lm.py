@@ -148,7 +148,8 @@ class IluLM(TemplateLM):
 
 def _scorer_of(pretrained: str, precision: str) -> Scorer:
     from ilu_cli.engine.accel import backend
-    from ilu_cli.models.load import load_model, load_tokenizer, parts_of
+    from ilu_cli.models.load import load_model, load_tokenizer
+    from ilu_cli.models.parts import parts_of
     from ilu_cli.models.subject import find_model
 
     if not pretrained or precision not in ("fp32", "bf16"):

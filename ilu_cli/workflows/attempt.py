@@ -21,7 +21,8 @@ from ilu_cli.engine.probe import changed
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.scoring import Question, Scorer
 from ilu_cli.errors import UnavailableError, UsageError
-from ilu_cli.models.load import add_adapter, check_plain_head, load_model, load_tokenizer, parts_of, trained_params
+from ilu_cli.models.load import add_adapter, load_model, load_tokenizer, trained_params
+from ilu_cli.models.parts import check_plain_head, parts_of
 from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.specs import EvalSpec, Form, LoraSpec, TrainSpec
 from ilu_cli.runs.store import Run

@@ -14,7 +14,8 @@ from ilu_cli.engine.accel import backend
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.scoring import Scorer
 from ilu_cli.harness.task import HarnessTask
-from ilu_cli.models.load import load_model, load_tokenizer, parts_of
+from ilu_cli.models.load import load_model, load_tokenizer
+from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject, lineage, original_of
 from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.recipe.specs import EvalSpec

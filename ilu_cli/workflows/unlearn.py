@@ -18,17 +18,8 @@ from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.state import drop_state
 from ilu_cli.engine.tracking import Tracked
 from ilu_cli.errors import UsageError
-from ilu_cli.models.load import (
-    Parts,
-    add_adapter,
-    check_plain_head,
-    empty_model,
-    load_model,
-    load_tokenizer,
-    parts_of,
-    save_checkpoint,
-    trained_params,
-)
+from ilu_cli.models.load import add_adapter, empty_model, load_model, load_tokenizer, save_checkpoint, trained_params
+from ilu_cli.models.parts import Parts, check_plain_head, parts_of
 from ilu_cli.models.subject import Subject, find_subject
 from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import UnlearnRecipe

@@ -11,7 +11,8 @@ from ilu_cli.engine import scoring
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.scoring import Question, Scorer
 from ilu_cli.errors import UsageError
-from ilu_cli.models.load import load_model, load_tokenizer, parts_of
+from ilu_cli.models.load import load_model, load_tokenizer
+from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import find_model
 
 QUESTIONS = [
