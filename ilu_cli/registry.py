@@ -6,28 +6,36 @@ is first read. Such modules do not import torch at the top, so that recipes are 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import inspect
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
+from pydantic import ValidationError
+
+from ilu_cli.declarations import Attack, Declaration, Loss, Objective, Regularizer
 from ilu_cli.errors import UsageError, near
 
 T = TypeVar("T")
+D = TypeVar("D", bound=Declaration)
+PLUGINS = "ilu.plugins"  # the group of entry points by which installed packages add ideas
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(Generic[D]):
     """One registered idea: its callable or class, and what the decorator declared about it."""
 
     name: str
     obj: Any
-    declared: Mapping[str, Any] = field(default_factory=dict)
+    declared: D
 
     @property
     def help(self) -> str:
@@ -52,36 +60,70 @@ class Entry:
         return found
 
 
-class Registry(Mapping[str, Entry]):
-    """A decorator that registers, and a mapping that finds. `kind` is the word shown to users."""
+class Registry(Mapping[str, Entry[D]]):
+    """A decorator that registers, and a mapping that finds. `kind` is the word shown to users.
 
-    def __init__(self, kind: str, package: str) -> None:
-        self.kind, self.package = kind, package
-        self._entries: dict[str, Entry] = {}
+    `common` are the recipe keys that all ideas of this kind have, so that none may have one of its own of that name.
+    """
+
+    def __init__(self, kind: str, package: str, declaration: type[D], common: str = "name") -> None:
+        self.kind, self.package, self.declaration, self.common = kind, package, declaration, frozenset(common.split())
+        self._entries: dict[str, Entry[D]] = {}
         self._loaded = False
 
     def __call__(self, *, name: str | None = None, **declared: Any) -> Callable[[T], T]:
-        """Register the decorated function or class under `name` (default: the name of its module)."""
+        """Register the decorated function or class under `name` (default: the name of its module).
+
+        Raises:
+            UsageError: if the declarations or the signature are not what this kind needs, or the name is taken; it
+                names file and line.
+        """
 
         def register(obj: T) -> T:
-            module = obj.__module__
-            key = name or module.rpartition(".")[2]
+            key = name or obj.__module__.rpartition(".")[2]
+            self._check_signature(obj)
             known = self._entries.get(key)
-            if known and known.obj.__module__ != module:
-                raise UsageError(f"{self.kind} {key!r} is defined twice: {known.obj.__module__} and {module}")
-            self._entries[key] = Entry(key, obj, declared)
+            if known and (known.obj.__module__, known.obj.__qualname__) != (obj.__module__, obj.__qualname__):  # type: ignore[attr-defined]
+                raise UsageError(
+                    f"{where(obj)}: the {self.kind} {key!r} is there already, from {where(known.obj)}",
+                    hint="a second idea in one file needs a name of its own: name=…",
+                )
+            self._entries[key] = Entry(key, obj, self._declare(obj, declared))
             return obj
 
         return register
 
-    def _load(self) -> dict[str, Entry]:
+    def _declare(self, obj: Any, declared: dict[str, Any]) -> D:
+        try:
+            return self.declaration(**declared)
+        except (ValidationError, AttributeError) as error:
+            raise UsageError(f"{where(obj)}: {self.kind}: {_first_problem(error, self.declaration)}") from error
+
+    def _check_signature(self, obj: Any) -> None:
+        """Check that all parameters beyond what the engine gives are keyword-only, annotated, and of free names."""
+        if inspect.isclass(obj) and "__init__" not in vars(obj):
+            return
+        parameters = list(inspect.signature(obj).parameters.values())
+        for p in parameters[self.declaration.positional :]:
+            if p.kind is not p.KEYWORD_ONLY:
+                problem, hint = "is no keyword, so that it cannot be a recipe key", "put a * before it"
+            elif p.annotation is p.empty:
+                problem, hint = "has no annotation, which is what its value is checked against", f"{p.name}: float"
+            elif p.name in self.common:
+                problem, hint = f"is a key that every {self.kind} has", "give it another name"
+            else:
+                continue
+            raise UsageError(f"{where(obj)}: the parameter {p.name!r} {problem}", hint=hint)
+
+    def _load(self) -> dict[str, Entry[D]]:
         if not self._loaded:
             self._loaded = True
             for module in pkgutil.iter_modules(importlib.import_module(self.package).__path__):
                 importlib.import_module(f"{self.package}.{module.name}")
+            load_installed()
         return self._entries
 
-    def __getitem__(self, name: str) -> Entry:
+    def __getitem__(self, name: str) -> Entry[D]:
         entries = self._load()
         if name not in entries:
             raise UsageError(
@@ -100,6 +142,39 @@ class Registry(Mapping[str, Entry]):
         return len(self._load())
 
 
+def where(obj: Any) -> str:
+    """`file.py:12`, where a function or class is defined."""
+    try:
+        return f"{inspect.getsourcefile(obj)}:{inspect.getsourcelines(obj)[1]}"
+    except (OSError, TypeError):
+        return str(obj.__module__)
+
+
+def _first_problem(error: Exception, declaration: type[Declaration]) -> str:
+    """What is wrong with a declaration, in a line."""
+    if not isinstance(error, ValidationError):
+        return 'needs= is a text that names what is read, as in "logps reference.logps"'
+    found = error.errors()[0]
+    key, known = str(found["loc"][0]), declaration.model_fields
+    if found["type"] == "extra_forbidden":
+        return f"there is no declaration {key!r}.{near(key, known)} Known: {', '.join(known)}"
+    if found["type"] == "missing":
+        return f"{key}= must be declared"
+    return f"{key}={found['input']!r}: {found['msg'][0].lower()}{found['msg'][1:]}"
+
+
+@functools.cache
+def load_installed() -> None:
+    """Import what installed packages announce as entry points of the group `ilu.plugins`, once.
+
+    Raises:
+        UsageError: if one does not import; it names the package.
+    """
+    for point in metadata.entry_points(group=PLUGINS):
+        with _importing(f"plugin {point.name!r} of the package {point.dist.name if point.dist else '?'}"):
+            point.load()
+
+
 def load_plugin(path: Path) -> None:
     """Import a file of the user's, whose decorators register what it defines.
 
@@ -111,17 +186,30 @@ def load_plugin(path: Path) -> None:
         raise UsageError(f"there is no plugin {path}", hint="a plugin is a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
-    try:
+    with _importing(f"plugin {path}"):
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's code raises
-        raise UsageError(f"the plugin {path} does not import: {type(error).__name__}: {error}") from error
 
 
-objective = Registry("objective", "ilu_cli.objectives")
-retain_term = Registry("retain term", "ilu_cli.retain")
-regularizer = Registry("regularizer", "ilu_cli.regularizers")
-defence = Registry("defence", "ilu_cli.defences")
-attack = Registry("attack", "ilu_cli.attacks")
-task = Registry("task", "ilu_cli.tasks")
-benchmark = Registry("benchmark", "ilu_cli.benchmarks")
-ALL = (objective, retain_term, regularizer, defence, attack, task, benchmark)
+@contextmanager
+def _importing(what: str) -> Iterator[None]:
+    """Whatever the user's code raises becomes a UsageError; one that says what is wrong already is left as it is."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"the {what} does not import: {type(error).__name__}: {error}") from error
+
+
+ROWS = "max_length chat long"
+objective = Registry("objective", "ilu_cli.objectives", Objective)
+retain_term = Registry("retain term", "ilu_cli.retain", Loss, f"name weight data batch {ROWS}")
+regularizer = Registry(
+    "regularizer", "ilu_cli.regularizers", Regularizer,
+    f"name env weight env_weights batch schedule until initial {ROWS}",
+)  # fmt: skip
+defence = Registry("defence", "ilu_cli.defences", Declaration)
+attack = Registry("attack", "ilu_cli.attacks", Attack)
+task = Registry("task", "ilu_cli.tasks", Declaration)
+benchmark = Registry("benchmark", "ilu_cli.benchmarks", Declaration)
+ALL: tuple[Registry[Any], ...] = (objective, retain_term, regularizer, defence, attack, task, benchmark)

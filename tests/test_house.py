@@ -29,9 +29,9 @@ LEVELS = [
     {"data"},
     {"tasks"},
     {"recipe", "runs", "metrics"},
-    {"registry", "errors", "__init__"},
+    {"registry", "declarations", "errors", "__init__"},
 ]
-LIGHT = {"recipe", "runs", "registry", "errors", "tasks", "__init__", "__main__"}
+LIGHT = {"recipe", "runs", "registry", "declarations", "errors", "tasks", "__init__", "__main__"}
 HEAVY = ("torch", "transformers", "accelerate", "datasets", "peft", "lm_eval", "safetensors", "matplotlib")
 # These read names only (a data table, a reference to a dataset), and are lighter than what they read.
 ALLOWED = {("tasks", "data"), ("recipe", "data")}

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -10,17 +10,15 @@ from ilu_cli.registry import attack
 
 if TYPE_CHECKING:
     from ilu_cli.attacks import Attempt
-    from ilu_cli.recipe.schema import AttackRecipe
     from ilu_cli.recipe.source import Key
 
 
-def problems(recipe: AttackRecipe) -> Iterator[tuple[Key, str]]:
-    keys, fields = recipe.attack.params(), type(recipe.attack).model_fields
-    if keys["layers"] is not None and keys["every"] > 1:
-        yield ("attack", "every"), "chooses among all layers; attack.layers names them"
-    for key in ("folds", "l2"):
-        if keys["readout"] == "head" and keys[key] != fields[key].default:
-            yield ("attack", key), "belongs to `readout: linear`; with `head` nothing is fitted"
+def problems(own: Any, key: Key, _recipe: Any) -> Iterator[tuple[Key, str]]:
+    if own.layers is not None and own.every > 1:
+        yield (*key, "every"), "chooses among all layers; attack.layers names them"
+    for name in ("folds", "l2"):
+        if own.readout == "head" and getattr(own, name) != type(own).model_fields[name].default:
+            yield (*key, name), "belongs to `readout: linear`; with `head` nothing is fitted"
 
 
 @attack(strength="layer", access="activations", utility=False, problems=problems)

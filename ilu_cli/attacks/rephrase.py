@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ilu_cli import registry
 from ilu_cli.errors import near
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from ilu_cli.recipe.source import Key
 
 
-def problems(recipe: AttackRecipe) -> Iterator[tuple[Key, str]]:
+def problems(own: Any, key: Key, recipe: AttackRecipe) -> Iterator[tuple[Key, str]]:
     benches = [registry.benchmark[name].obj for name in recipe.eval.names if name in registry.benchmark]
     known = [wording for bench in benches if bench.role == "forget" for wording in bench().rephrasings([])]
     if not known:
         yield ("eval", "benchmarks"), "none is a forget benchmark with other wordings, so there is nothing to rephrase"
-    for i, name in enumerate(recipe.attack.params()["wordings"] or []):
+    for i, name in enumerate(own.wordings or []):
         if known and name not in known:
-            yield ("attack", "wordings", i), f"unknown wording {name!r}.{near(name, known)} Known: {', '.join(known)}"
+            yield (*key, "wordings", i), f"unknown wording {name!r}.{near(name, known)} Known: {', '.join(known)}"
 
 
 @attack(strength="wording", access="prompts", unattacked=0, utility=False, problems=problems)

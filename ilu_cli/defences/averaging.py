@@ -8,12 +8,21 @@ from ilu_cli.defences import Defence
 from ilu_cli.registry import defence
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from ilu_cli.engine.loop import Trainer
+    from ilu_cli.recipe.schema import UnlearnRecipe
+    from ilu_cli.recipe.source import Key
 
 
-@defence()
+def problems(own: Any, key: Key, recipe: UnlearnRecipe) -> Iterator[tuple[Key, str]]:
+    if own.start + own.every > recipe.train.steps:
+        yield (*key, "start"), f"there is nothing to average within {recipe.train.steps} steps"
+
+
+@defence(problems=problems)
 class Averaging(Defence):
     """Stochastic weight averaging (arXiv 1803.05407; compared in arXiv 2502.05374).
 

@@ -13,9 +13,18 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ilu_cli.engine.view import View
+    from ilu_cli.recipe.schema import UnlearnRecipe
+    from ilu_cli.recipe.source import Key
 
 
-@defence()
+def problems(own: Any, key: Key, recipe: UnlearnRecipe) -> Iterator[tuple[Key, str]]:
+    read = getattr(recipe.objective, "layer", None)
+    if read is not None and own.layer >= read:
+        message = f"{recipe.objective.name} reads layer {read}: a perturbation of layer {own.layer}"
+        yield (*key, "layer"), f"{message} does not pass through what it trains; choose a lower one"
+
+
+@defence(problems=problems)
 class LAT(Defence):
     """Latent adversarial training: the forget term under the worst perturbation of a layer's output (arXiv 2407.15549).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 import torch
@@ -42,7 +43,7 @@ class ReferenceCache:
 
 @torch.no_grad()
 def fill(
-    stream: TrainStream, needs: set[str], layer: int | None, steps: int, parts: Parts, backend: Backend, precision: str
+    stream: TrainStream, needs: Set[str], layer: int | None, steps: int, parts: Parts, backend: Backend, precision: str
 ) -> ReferenceCache:
     """Run the original weights once over the rows that training will visit.
 

@@ -57,17 +57,19 @@ class UnlearnRecipe(Recipe):
 
     def problems(self) -> Iterator[tuple[Key, str]]:
         yield from data_problems(self.forget.data, ("forget", "data"))
+        yield from self.objective.problems(registry.objective, ("objective",), self)
         if self.retain:
+            yield from self.retain.problems(registry.retain_term, ("retain",), self)
             yield from data_problems(self.retain.data, ("retain", "data"))
             layered = "layer" in type(self.objective).model_fields
-            if "hidden" in registry.retain_term[self.retain.name].declared["needs"] and not layered:
+            if "hidden" in registry.retain_term[self.retain.name].declared.needs and not layered:
                 yield (
                     ("retain", "name"),
                     f"{self.retain.name} needs an objective with a layer, not {self.objective.name}",
                 )
         forget = {d.name for d in self.forget.data}
         for i, reg in enumerate(self.regularizers):
-            yield from reg.problems(("regularizers", i))
+            yield from reg.problems(registry.regularizer, ("regularizers", i), self)
             key: Key = ("regularizers", i, "env")
             for j, d in enumerate(reg.env):
                 if d.name in forget:
@@ -91,16 +93,11 @@ class UnlearnRecipe(Recipe):
             )
 
     def _defence_problems(self) -> Iterator[tuple[Key, str]]:
-        layer = getattr(self.objective, "layer", None)
         names = [d.name for d in self.defences]
         for i, d in enumerate(self.defences):
             if d.name in names[:i]:
                 yield ("defences", i, "name"), f"{d.name!r} stands twice"
-            if d.name == "lat" and layer is not None and d.params()["layer"] >= layer:
-                message = f"{self.objective.name} reads layer {layer}: a perturbation of layer {d.params()['layer']}"
-                yield ("defences", i, "layer"), f"{message} does not pass through what it trains; choose a lower one"
-            if d.name == "averaging" and d.params()["start"] + d.params()["every"] > self.train.steps:
-                yield ("defences", i, "start"), f"there is nothing to average within {self.train.steps} steps"
+            yield from d.problems(registry.defence, ("defences", i), self)
 
 
 class AttackRecipe(Recipe):
@@ -123,10 +120,9 @@ class AttackRecipe(Recipe):
         yield from data_problems(keys.get("data") or [], ("attack", "data"))
         if keys.get("lora") and keys.get("weights") is not None:
             yield ("attack", "lora"), "an adapter is all that is trained; leave attack.weights out"
-        declared = registry.attack[self.attack.name].declared
-        if find := declared.get("problems"):
-            yield from find(self)
-        if self.keep not in (None, "none") and declared["access"] not in ("training", "weights"):
+        yield from self.attack.problems(registry.attack, ("attack",), self)
+        access = registry.attack[self.attack.name].declared.access
+        if self.keep not in (None, "none") and access not in ("training", "weights"):
             yield ("keep",), f"{self.attack.name} changes no weights, so there is no checkpoint to keep"
 
 
@@ -173,7 +169,7 @@ class ApplyRecipe(Recipe):
             yield ("density",), "linear keeps all; ties, dare and magnitude need a density"
 
 
-def _component(known: registry.Registry, base: type[Component]) -> Any:
+def _component(known: registry.Registry[Any], base: type[Component]) -> Any:
     """The union of all registered ideas of one kind, told apart by `name`."""
     specs = [
         create_model(

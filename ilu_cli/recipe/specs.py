@@ -106,6 +106,11 @@ class Component(Spec):
             k for base in (Component, RetainSpec, RegularizerSpec) if issubclass(cls, base) for k in base.model_fields
         }
 
+    def problems(self, known: registry.Registry[Any], key: Key, recipe: Any) -> Iterator[tuple[Key, str]]:
+        """What the idea itself says is impossible in this recipe. `key` is where it stands."""
+        if find := known[self.name].declared.problems:
+            yield from find(self, key, recipe)
+
 
 class RetainSpec(Component, Stream):
     """The retain term, its data and its weight γ."""
@@ -135,9 +140,10 @@ class RegularizerSpec(Component, Form):
             return self.initial
         return self.initial + (self.weight - self.initial) * step / self.until
 
-    def problems(self, key: Key) -> Iterator[tuple[Key, str]]:
+    def problems(self, known: registry.Registry[Any], key: Key, recipe: Any) -> Iterator[tuple[Key, str]]:
+        yield from super().problems(known, key, recipe)
         yield from data_problems(self.env, (*key, "env"))
-        least, n = registry.regularizer[self.name].declared["least"], len(self.env)
+        least, n = known[self.name].declared.least, len(self.env)
         if n < least:
             yield (*key, "env"), f"{self.name} compares environments: it needs at least {least}"
         if self.env_weights is not None and (len(self.env_weights) != n or not any(self.env_weights)):
@@ -146,11 +152,6 @@ class RegularizerSpec(Component, Form):
             yield (*key, "until"), "a schedule other than constant needs it, and a constant one has none"
         if self.schedule == "constant" and self.initial:
             yield (*key, "initial"), "a constant schedule has no initial weight"
-        keys = self.params()
-        if keys.get("estimator") == "cross_halves" and keys.get("variant") != "logit":
-            yield (*key, "estimator"), "cross_halves is for the logit variant"
-        if keys.get("estimator") == "cross_halves" and self.batch < 2:
-            yield (*key, "batch"), "cross_halves needs at least 2 sequences"
 
 
 class DefenceSpec(Component):
@@ -267,7 +268,7 @@ class ModelSpec(Spec):
     revision: str | None = None
 
 
-def unknown(known: registry.Registry, name: str) -> str:
+def unknown(known: registry.Registry[Any], name: str) -> str:
     from ilu_cli.errors import near
 
     return f"unknown {known.kind} {name!r}.{near(name, known)}"

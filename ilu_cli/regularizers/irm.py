@@ -1,14 +1,24 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ilu_cli.registry import regularizer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ilu_cli.engine.environments import Environments
+    from ilu_cli.recipe.source import Key
 
 
-@regularizer(least=1)
+def problems(own: Any, key: Key, _recipe: Any) -> Iterator[tuple[Key, str]]:
+    if own.estimator == "cross_halves" and own.variant != "logit":
+        yield (*key, "estimator"), "cross_halves is for the logit variant"
+    if own.estimator == "cross_halves" and own.batch < 2:
+        yield (*key, "batch"), "cross_halves needs at least 2 sequences"
+
+
+@regularizer(least=1, problems=problems)
 def irm(
     envs: Environments,
     *,

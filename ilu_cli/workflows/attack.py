@@ -77,7 +77,7 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[dict[str, Any]
     entry, kept = registry.attack[recipe.attack.name], 1 if filled.keep != "none" else 0
     spec, trainable = TrainSpec(save_every=0), 0
     _check_layers(filled, model.config.num_hidden_layers)
-    if entry.declared["access"] == "training":
+    if entry.declared.access == "training":
         priced = Priced(environments, load_tokenizer(subject.folder), recipe.seed)
         if unknown := price(filled.attack, priced):
             facts["unpriced"] = f"what comes after the attack's `{unknown}`, which needs the model"
@@ -114,7 +114,7 @@ def _check_layers(recipe: AttackRecipe, depth: int) -> None:
 
 def fill(recipe: AttackRecipe, lineage: list[dict[str, Any]], subject: Subject) -> AttackRecipe:
     """The recipe with the forget data of the lineage, and what is kept, filled in."""
-    attack, access = recipe.attack, registry.attack[recipe.attack.name].declared["access"]
+    attack, access = recipe.attack, registry.attack[recipe.attack.name].declared.access
     if "data" in type(attack).model_fields and attack.params()["data"] is None:
         refs = forget_data(lineage, "attack.data", subject.label)
         attack = attack.model_copy(update={"data": refs})
@@ -162,7 +162,7 @@ def run(
     m.base = subject.run.manifest.base if subject.run else subject.record("original")
     entry = registry.attack[recipe.attack.name]
     points = m.result.get("points", []) if resume else []
-    m.result = {"kind": entry.name, "axis": entry.declared["strength"], "points": points}
+    m.result = {"kind": entry.name, "axis": entry.declared.strength, "points": points}
     if b.main:
         write_text(new.path / "recipe.yaml", dump(recipe))
         new.save()
@@ -172,7 +172,7 @@ def run(
         attempt = Attempted(subject, plan.original, plan.environments, new, reporter, recipe.seed, recipe.eval, title)
         Follow(attempt, new, recipe).all()
     except UsageError:
-        unattacked = entry.declared.get("unattacked")
+        unattacked = entry.declared.unattacked
         if b.main and resume is None and all(p[m.result["axis"]] == unattacked for p in points):
             shutil.rmtree(new.path)
         raise

@@ -28,7 +28,7 @@ class Follow:
     def __init__(self, attempt: Attempted, run: Run, recipe: AttackRecipe) -> None:
         self.attempt, self.run, self.recipe = attempt, run, recipe
         self.entry = registry.attack[recipe.attack.name]
-        self.axis: str = self.entry.declared["strength"]
+        self.axis: str = self.entry.declared.strength
         self.points: list[dict[str, Any]] = run.manifest.result["points"]
         self.seconds = 0.0
 
@@ -36,12 +36,12 @@ class Follow:
         """Follow the attack to its end, and put the result into the manifest."""
         declared, attempt = self.entry.declared, self.attempt
         attempt.fa_at = {p["fa"]["step"]: p["fa"] for p in self.points if "fa" in p}
-        if declared.get("unattacked") is not None and not self.points:
-            self._keep({self.axis: declared["unattacked"], "eval": self._unattacked()})
+        if declared.unattacked is not None and not self.points:
+            self._keep({self.axis: declared.unattacked, "eval": self._unattacked()})
         for strength in self.entry.obj(attempt, **self.recipe.attack.params()):
             names = self._names(self.recipe.eval.at == "all")
             point = {self.axis: strength, "eval": self._score(strength, names)}
-            if strength in attempt.fa_at and declared["access"] == "training":
+            if strength in attempt.fa_at and declared.access == "training":
                 point["fa"] = attempt.fa_at[int(strength)]
             if attempt.label is not None:
                 point["label"] = attempt.label
@@ -53,11 +53,11 @@ class Follow:
         first, last = self.points[0], self.points[-1]
         rest = [n for n in self._names(True) if n not in last["eval"]]
         last["eval"] |= self._score(last[self.axis], rest)
-        if first[self.axis] == declared.get("unattacked"):
+        if first[self.axis] == declared.unattacked:
             self._tell_unseen(first[self.axis], first["eval"])
         fa = attempt.fa_at[max(attempt.fa_at)] if attempt.fa_at else None
-        marks = declared["access"] == "training"
-        self.run.manifest.result |= result_of(self.points, fa, declared.get("unattacked"), quarters=marks)
+        marks = declared.access == "training"
+        self.run.manifest.result |= result_of(self.points, fa, declared.unattacked, quarters=marks)
         self.run.manifest.result["eval_seconds"] = round(self.seconds, 1)
 
     def _names(self, every: bool) -> list[str]:
@@ -65,7 +65,7 @@ class Follow:
         attempt, known = self.attempt, self.attempt.evaluation.benchmarks
         if attempt.items is not None or attempt.reader is not None:
             return list(attempt.items or attempt.questions())
-        every = every and self.entry.declared.get("utility", True)
+        every = every and self.entry.declared.utility
         forget = [n for n, bench in known.items() if every or bench.role == "forget"]
         return forget or list(known)
 
@@ -100,10 +100,9 @@ class Follow:
     def _unattacked(self) -> dict[str, Any]:
         """The subject's own results, from its eval folder if they are known there by weight hash, else kept there."""
         attempt, subject, found = self.attempt, self.attempt.subject, {}
-        store, folder = (
-            results_folder(subject),
-            self.run.eval / point_name(self.axis, self.entry.declared["unattacked"]),
-        )
+        assert self.entry.declared.unattacked is not None, "asked only where the axis has such a point"
+        folder = self.run.eval / point_name(self.axis, self.entry.declared.unattacked)
+        store = results_folder(subject)
         for name in self._names(True):
             known = attempt.evaluation.known(name, subject.digest, store)
             if known is None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from ilu_cli import registry
 from ilu_cli.data.root import HUB_NAME
 from ilu_cli.data.sources import Origin, find_origin
+from ilu_cli.declarations import reference_bytes
 from ilu_cli.errors import UnavailableError, UsageError, near
 from ilu_cli.models.builtin import MODELS
 from ilu_cli.models.subject import in_mirror
@@ -210,8 +211,10 @@ def price(recipe: Recipe, needs: list[Need]) -> dict[str, Any]:
     shapes = [(s.max_length, s.batch) for s in streams] + [(r.max_length, r.batch) for r in recipe.regularizers]
     full = [TrainStream("", [Corpus([Encoded([0] * length, 1)], 0)], batch, 0) for length, batch in shapes]
     kept, retain = 0, recipe.retain
-    if retain and "reference.hidden" in registry.retain_term[retain.name].declared["needs"]:
-        kept = retain.batch * retain.max_length * recipe.train.steps * width * 4
+    if retain:
+        tokens = retain.batch * retain.max_length * recipe.train.steps
+        reads = registry.retain_term[retain.name].declared.needs
+        kept = reference_bytes(reads, tokens, tokens, width, model.config.vocab_size)
     found["memory"] = peak_memory(model, trainable, 0, full, recipe.train, kept)
     found["disk"] = state_bytes(total, trainable, recipe.train) + download
     return found

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ilu_cli import registry
+from ilu_cli.declarations import reference_bytes
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.drive import drive
 from ilu_cli.engine.loop import Penalty, Term, Trainer
@@ -61,7 +62,7 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
     tokenizer = load_tokenizer(parent.folder)
     f = recipe.forget
     forget = plan_stream("forget", f.data, f.batch, f, recipe.seed, tokenizer)
-    if kind := registry.objective[recipe.objective.name].declared.get("chosen"):
+    if kind := registry.objective[recipe.objective.name].declared.chosen:
         add_chosen(forget, kind, tokenizer)
     retain = None
     if recipe.retain:
@@ -123,19 +124,17 @@ def _check_layer(recipe: UnlearnRecipe, model: Any, names: list[str]) -> int:
 
 def _cache_bytes(recipe: UnlearnRecipe, forget: StreamPlan, retain: StreamPlan | None, model: Any) -> int:
     needed = 0
-    specs: list[tuple[registry.Registry, Component | None, StreamPlan | None]] = [
+    specs: list[tuple[registry.Registry[Any], Component | None, StreamPlan | None]] = [
         (registry.objective, recipe.objective, forget),
         (registry.retain_term, recipe.retain, retain),
     ]
     for known, spec, s in specs:
         if spec is None or s is None:
             continue
-        needs, rows = known[spec.name].declared["needs"].split(), s.stream.visited(recipe.train.steps)
-        if "reference.hidden" in needs:
-            needed += sum(len(s.stream.item(k).ids) for k in rows) * model.config.hidden_size * 4
-        if "reference.final" in needs:
-            needed += sum(s.stream.item(k).targets for k in rows) * model.config.hidden_size * 4
-            needed += 4 * model.config.vocab_size * model.config.hidden_size
+        needs, rows = known[spec.name].declared.needs, s.stream.visited(recipe.train.steps)
+        items = [s.stream.item(k) for k in rows]
+        tokens, targets = sum(len(e.ids) for e in items), sum(e.targets for e in items)
+        needed += reference_bytes(needs, tokens, targets, model.config.hidden_size, model.config.vocab_size)
     return needed
 
 
@@ -228,7 +227,7 @@ def _bound(function: Callable, spec: Component) -> Callable:
 
 def _term(
     name: str,
-    known: registry.Registry,
+    known: registry.Registry[Any],
     spec: Component,
     weight: float,
     data: StreamPlan,
@@ -237,9 +236,9 @@ def _term(
     plan: UnlearnPlan,
 ) -> Term:
     entry, train = known[spec.name], plan.recipe.train
-    needs = set(entry.declared["needs"].split())
+    needs = entry.declared.needs
     cache = fill(data.stream, needs, layer, train.steps, parts, backend(), train.precision)
     if "reference.norm" in needs and layer is not None:
         calibration = (plan.retain or plan.forget).stream
         cache.norm = median_norm(calibration, layer, parts, backend(), train.precision)
-    return Term(name, data.stream, _bound(entry.obj, spec), entry.declared["per"], weight, layer, cache)
+    return Term(name, data.stream, _bound(entry.obj, spec), entry.declared.per, weight, layer, cache)

@@ -1,0 +1,78 @@
+"""What an idea declares at its decorator, by kind; checked there and then (`ilu_cli.registry`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PositiveInt
+
+Per = Literal["sequence", "token", "hidden token"]
+Need = Literal[
+    "nll", "logps", "token_nll", "entropy", "gap", "hidden", "distillation",
+    "reference.logps", "reference.hidden", "reference.norm", "reference.final",
+]  # fmt: skip
+"""What a loss may read from its `View` (`ilu_cli.engine.view`), where each is described with its shape."""
+
+FLOAT = 4  # bytes; what is kept of the original model is float32
+
+
+def reference_bytes(needs: Iterable[str], tokens: int, targets: int, width: int, vocab: int) -> int:
+    """Bytes that are kept of the original model: of `tokens` tokens in all rows, of which `targets` are scored.
+
+    Args:
+        width: hidden units.
+        vocab: rows of the LM head.
+    """
+    needed = {"reference.hidden": tokens * width, "reference.final": (targets + vocab) * width}
+    return FLOAT * sum(needed.get(need, 0) for need in needs)
+
+
+class Declaration(BaseModel):
+    """Base. `problems(own, key, recipe)` yields (key, message) for what is impossible in a recipe.
+
+    `own` is the idea's part of the recipe and `key` where it stands; a message belongs to a key below that, or to any
+    other of the recipe. `positional` is how many arguments the engine gives by position; all others are recipe keys.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    positional: ClassVar[int] = 0
+
+    problems: Callable[..., Any] | None = None
+
+
+class Loss(Declaration):
+    """A loss over a `View`: what it reads, and what the sum of its values over a whole step is divided by."""
+
+    positional = 1
+
+    needs: Annotated[frozenset[Need], BeforeValidator(lambda text: frozenset(text.split()))]
+    per: Per
+
+
+class Objective(Loss):
+    """`chosen` puts what should be said instead beside every row, as `view.chosen`."""
+
+    chosen: Literal["refusal", "counterfactual"] | None = None
+
+
+class Regularizer(Declaration):
+    """`least` environments are needed for it to mean anything."""
+
+    positional = 1
+
+    least: PositiveInt = 1
+
+
+class Attack(Declaration):
+    """`strength` names the axis, and `unattacked` is where nothing is changed yet; None: there is no such point.
+
+    `access` is what the attacker needs; `utility`: whether the attack changes what the utility benchmarks measure.
+    """
+
+    positional = 1
+
+    strength: str
+    access: Literal["training", "weights", "activations", "prompts"]
+    unattacked: int | float | None = None
+    utility: bool = True
