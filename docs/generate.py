@@ -16,7 +16,7 @@ from typing import Any
 
 from ilu_cli import registry
 from ilu_cli.recipe.load import about, shipped
-from ilu_cli.recipe.schema import COMMANDS, json_schema
+from ilu_cli.recipe.schema import RECIPES, json_schema
 
 HERE = Path(__file__).parent
 NOTE = "<!-- Written by docs/generate.py from the code; edit the docstrings, not this page. -->\n"
@@ -78,7 +78,7 @@ def cell(docstring: str) -> str:
 
 def recipes() -> str:
     """The reference of recipes."""
-    schemas = {command: json_schema(command) for command in COMMANDS}
+    schemas = {command: json_schema(command) for command in RECIPES}
     parts: dict[str, Any] = {}
     out = [
         NOTE + "# Recipes\n",
@@ -101,6 +101,11 @@ def recipes() -> str:
     return "\n".join(out) + "\n"
 
 
+def fact(value: Any) -> str:
+    """What a decorator declares, in a word; of several they stand in order."""
+    return " ".join(sorted(value)) if isinstance(value, frozenset) else str(value)
+
+
 def methods() -> str:
     """The reference of everything that is registered."""
     defs = {name: node for c in ("unlearn", "attack") for name, node in json_schema(c).get("$defs", {}).items()}
@@ -116,7 +121,7 @@ def methods() -> str:
             entry, node = known[name], defs[f"{prefix}_{name}"]
             own = {key: node["properties"][key] for key in entry.keys()}  # noqa: SIM118
             keys = table(own, node.get("required", [])) if own else "It has no keys of its own."
-            facts = "".join(f" · {k}: {v}" for k, v in entry.declared.items() if isinstance(v, str | int))
+            facts = "".join(f" · {k}: {fact(v)}" for k, v in entry.declared if v is not None and not callable(v))
             out.append(f"### `{name}`\n\n{prose(entry.doc)}\n\n{keys}\n")
             out.append(f"<sub>`{Path(entry.obj.__module__.replace('.', '/'))}.py`{facts}</sub>\n")
     out.append("## Tasks\n\nIn a recipe: wherever `data`, `env` or `task` is asked for. Sources: [data.md](data.md).\n")

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from ilu_cli.recipe.load import load
+from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.source import flat
 from ilu_cli.runs.store import Store
 
@@ -67,7 +68,7 @@ def known(args: list[str]) -> str | None:
     """A finished run of the same resolved recipe; whether it names the built-in data or finds them is all one."""
     wanted = keys(ilu("unlearn", *args, "--dry-run")["recipe"])
     finished = [run for run in Store().runs() if run.complete and run.manifest.command == "unlearn"]
-    recipes = {str(run.path): load("unlearn", run.path / "recipe.yaml", {}, []) for run in finished}
+    recipes = {str(run.path): load(UnlearnRecipe, run.path / "recipe.yaml", {}, []) for run in finished}
     return next((path for path, recipe in recipes.items() if keys(recipe.model_dump(mode="json")) == wanted), None)
 
 

@@ -17,6 +17,7 @@ from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.view import View
 from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.load import validate
+from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.source import Layers, RecipeError
 from ilu_cli.runs.store import Store
 
@@ -215,4 +216,4 @@ def test_defences_nest(float64):
 def test_what_makes_no_sense_is_refused_with_the_reason(change, message):
     data = {"objective": {"name": "npo"}, "forget": {"data": "capitals"}} | change
     with pytest.raises(RecipeError, match=message):
-        validate("unlearn", Layers(copy.deepcopy(data)))
+        validate(UnlearnRecipe, Layers(copy.deepcopy(data)))

@@ -21,6 +21,7 @@ from ilu_cli import registry
 from ilu_cli.cli.app import app
 from ilu_cli.models import builtin
 from ilu_cli.recipe import load
+from ilu_cli.recipe.schema import RECIPES
 from ilu_cli.recipe.source import Layers
 from ilu_cli.runs.files import weight_hashes, write_json
 
@@ -66,7 +67,7 @@ def test_recipes_in_the_pages_are_valid(page):
     for _, text in blocks(page, "yaml"):
         data = yaml.safe_load(text)
         if isinstance(data, dict) and "command" in data:
-            load.validate(data["command"], Layers(data))
+            load.validate(RECIPES[data["command"]], Layers(data))
 
 
 @dataclass
@@ -128,8 +129,8 @@ def small(built_in, monkeypatch):
     monkeypatch.setitem(builtin.MODELS, name, ("tiny_weights", "tiny.gguf", hub))
     validate = load.validate
 
-    def cut(command, layers):
-        data = layers.data
+    def cut(kind, layers):
+        data, command = layers.data, kind.model_fields["command"].default
         if command == "unlearn":
             data["train"] = dict(data.get("train") or {}) | {"steps": 2, "save_every": 0}
             for part in (data.get("forget"), data.get("retain"), *(data.get("regularizers") or [])):
@@ -141,7 +142,7 @@ def small(built_in, monkeypatch):
             data["attack"] |= {k: v for k, v in keys.items() if k in known}
         if command in ("attack", "eval"):
             data["eval"] = dict(data.get("eval") or {}) | {"limit": 4}
-        return validate(command, layers)
+        return validate(kind, layers)
 
     monkeypatch.setattr(load, "validate", cut)
     for known in registry.ALL:  # what plugins register is forgotten afterwards

@@ -14,6 +14,7 @@ import pytest
 import ilu_cli
 from ilu_cli import registry
 from ilu_cli.recipe.load import load, shipped
+from ilu_cli.recipe.schema import RECIPES
 from ilu_cli.recipe.source import read_layers
 
 PACKAGE = Path(ilu_cli.__file__).parent
@@ -97,7 +98,7 @@ def test_no_file_is_too_long():
 @pytest.mark.parametrize("name", sorted(shipped()))
 def test_every_shipped_recipe_parses(name):
     command = read_layers(shipped()[name]).data["command"]
-    assert load(command, shipped()[name], {}, []).command == command
+    assert load(RECIPES[command], shipped()[name], {}, []).command == command
 
 
 def test_every_registered_idea_says_what_it_is():

@@ -111,11 +111,11 @@ def term(kind: str, name: str, items: list[Encoded], seed: int = 0) -> Term:
     """The registered function as the engine runs it, its reference taken from the original model."""
     entry, keys = KINDS[kind][name], case(kind, name)[0]
     data = stream(items, seed=seed)
-    if "chosen" in entry.declared:
+    if getattr(entry.declared, "chosen", None):
         data.chosen = stream(said_instead(), seed=seed)
-    needs = set(entry.declared["needs"].split())
+    needs = entry.declared.needs
     cache = fill(data, needs, LAYER, 1, parts_of(tiny_model()), backend(), "fp32")
-    return Term(kind, data, lambda view: entry.obj(view, **keys), entry.declared["per"], 1.0, LAYER, cache)
+    return Term(kind, data, lambda view: entry.obj(view, **keys), entry.declared.per, 1.0, LAYER, cache)
 
 
 def items(pads: bool = True) -> list[Encoded]:
@@ -330,12 +330,13 @@ def test_cross_halves_multiplies_the_gaps_of_two_disjoint_halves(float64):
 
 def test_a_schedule_of_lambda_by_hand():
     from ilu_cli.recipe.load import validate
+    from ilu_cli.recipe.schema import UnlearnRecipe
     from ilu_cli.recipe.source import Layers
 
     def weights(**keys):
         reg = {"name": "irm", "env": ["elements"], "weight": 2.0} | keys
         data = {"objective": {"name": "npo"}, "forget": {"data": "capitals"}, "regularizers": [reg]}
-        return [validate("unlearn", Layers(data)).regularizers[0].weight_at(s) for s in (0, 2, 3, 4, 9)]
+        return [validate(UnlearnRecipe, Layers(data)).regularizers[0].weight_at(s) for s in (0, 2, 3, 4, 9)]
 
     assert weights() == [2, 2, 2, 2, 2]
     assert weights(schedule="linear", until=4) == [0, 1, 1.5, 2, 2]

@@ -19,10 +19,11 @@ from ilu_cli.engine.loop import Term, Trainer
 from ilu_cli.models.load import load_model
 from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.load import load, shipped
+from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows import unlearn
 
-recipe = load("unlearn", shipped()["quickstart-npo"], {}, ["train.steps=2"])
+recipe = load(UnlearnRecipe, shipped()["quickstart-npo"], {}, ["train.steps=2"])
 plan = unlearn.plan(recipe, Store())
 model = load_model(plan.parent)
 if sys.argv[1] == "npo":

@@ -13,7 +13,7 @@ from ilu_cli.declarations import Need, reference_bytes
 from ilu_cli.engine.view import Reference, View
 from ilu_cli.errors import UsageError
 from ilu_cli.recipe.load import load
-from ilu_cli.recipe.schema import schema
+from ilu_cli.recipe.schema import UnlearnRecipe, schema
 from ilu_cli.recipe.specs import Component, DefenceSpec, RegularizerSpec, RetainSpec
 
 
@@ -141,8 +141,8 @@ def test_an_idea_brings_its_own_rules():
     registry.objective(name="ruled", needs="nll", per="token", problems=rules)(ruled)
     given = {"--method": (("objective", "name"), "ruled"), "--forget": (("forget", "data"), "capitals")}
     with pytest.raises(UsageError, match=r"objective\.scale: is above the learning rate"):
-        load("unlearn", None, given, [])
-    assert schema("unlearn").model_fields["objective"] is not None
+        load(UnlearnRecipe, None, given, [])
+    assert schema(UnlearnRecipe).model_fields["objective"] is not None
 
 
 class Point:

@@ -2,106 +2,68 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
 from ilu_cli.cli import complete, console, suite
-from ilu_cli.cli.options import (
-    DataRootOption,
-    DryRunOption,
-    JsonOption,
-    OutOption,
-    PluginOption,
-    RecipeOption,
-    ResumeOption,
-    SeedOption,
-    SetOption,
-    TrackOption,
-    given,
-    only_resume,
-    unfinished,
-)
+from ilu_cli.cli.options import Given, Sets, shares, unfinished
 from ilu_cli.errors import UsageError
 
 DEFAULT_RECIPE = "quickstart-finetune"
 
 
+@shares("seed", "track", "data_root", "plugin", "recipe", "set_", "out", "dry_run", "as_json", "resume")
 def attack(
     run: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Argument(
             help="Run (id, prefix, path) or model; default: the latest unlearned.",
             show_default=False,
             autocompletion=complete.runs,
         ),
     ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", help="The attack; `ilu list` shows all.", autocompletion=complete.attacks),
+        Sets(("attack",), lambda name: {"name": name}),
+    ] = None,
     task: Annotated[
         str | None,
         typer.Option("--task", help="Task, file, folder, or hub name to fine-tune on.", autocompletion=complete.tasks),
+        Sets(("attack", "task")),
     ] = None,
-    kind: Annotated[
-        str | None, typer.Option("--kind", help="The attack; `ilu list` shows all.", autocompletion=complete.attacks)
-    ] = None,
-    steps: Annotated[Optional[int], typer.Option("--steps", help="Optimiser steps.")] = None,  # noqa: UP045
-    lr: Annotated[Optional[float], typer.Option("--lr", help="Learning rate.")] = None,  # noqa: UP045
+    steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps."), Sets(("attack", "steps"))] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate."), Sets(("attack", "lr"))] = None,
     reference: Annotated[
         bool, typer.Option(help="Attack the original model too (once per recipe): the line to compare with.")
     ] = True,
-    seed: SeedOption = None,
-    track: TrackOption = None,
-    data_root: DataRootOption = None,
-    plugin: PluginOption = None,
-    recipe: RecipeOption = None,
-    set_: SetOption = None,
-    out: OutOption = None,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
-    resume: ResumeOption = False,
     suite_: suite.SuiteOption = None,
     seeds: suite.SeedsOption = None,
     jobs: suite.JobsOption = 1,
     markdown: suite.MarkdownOption = None,
+    *,
+    given: Given,
 ) -> None:
     """Try to bring the forgotten back, and watch what returns."""
     from ilu_cli import registry
     from ilu_cli.models.subject import find_subject, from_record, of_run
     from ilu_cli.recipe.load import find, load
+    from ilu_cli.recipe.schema import AttackRecipe
     from ilu_cli.runs.store import Store
 
-    alone = {"task": task, "kind": kind, "steps": steps, "lr": lr, "no-reference": not reference, "seed": seed,
-             "recipe": recipe, "set": set_, "out": out, "resume": resume, "track": track}  # fmt: skip
-    if name := suite.asked_for(suite_, alone, {"seeds": seeds, "jobs": jobs != 1, "markdown": markdown}):
-        return suite.attack(run, name, seeds or 1, jobs, plugin or [], dry_run, as_json, markdown)
+    if name := suite.asked_for(suite_, given):
+        return suite.attack(run, name, seeds or 1, jobs, given, markdown)
     store, old = Store(), None
-    if resume:
-        only_resume(
-            task=task,
-            kind=kind,
-            steps=steps,
-            lr=lr,
-            seed=seed,
-            track=track,
-            recipe=recipe,
-            set=set_,
-            out=out,
-            dry_run=dry_run,
-        )
+    if given.resume:
+        given.only_resume()
         old = unfinished(store, "attack", run)
-        resolved = load("attack", old.path / "recipe.yaml", {}, [])
+        resolved = load(AttackRecipe, old.path / "recipe.yaml", {}, [])
         subject = from_record(old.manifest.parents[0], old)
     else:
-        flags = given(
-            task=(("attack", "task"), task),
-            steps=(("attack", "steps"), steps),
-            lr=(("attack", "lr"), lr),
-            seed=(("seed",), seed),
-            track=(("track",), track),
-        )
         if kind is not None:
             registry.attack[kind]
-            flags = given(kind=(("attack",), {"name": kind})) | flags
-        resolved = load("attack", find(recipe or DEFAULT_RECIPE), flags, set_ or [])
+        resolved = load(AttackRecipe, find(given.recipe or DEFAULT_RECIPE), given.flags, given.sets)
         if run is None:
             newest = store.latest(lambda r: r.complete and r.manifest.command == "unlearn", "finished unlearning run")
             subject = of_run(newest)
@@ -113,17 +75,17 @@ def attack(
     from ilu_cli.engine.accel import backend
     from ilu_cli.workflows import attack as workflow
 
-    plan = workflow.plan(resolved, subject)  # type: ignore[arg-type]
-    if dry_run:
-        console.out_json(plan.facts) if as_json else console.out(console.plan_text(plan.facts))
+    plan = workflow.plan(resolved, subject)
+    if given.dry_run:
+        console.out_json(plan.facts) if given.as_json else console.out(console.plan_text(plan.facts))
         return
     reporter = console.reporter()
     base = workflow.reference_run(plan, store, reporter) if reference and old is None else None
-    done = workflow.run(plan, store, reporter, subject, out, old)
+    done = workflow.run(plan, store, reporter, subject, given.out, old)
     if not backend().main:
         return
     found = describe(done) | {"reference": describe(base) if base else None}
-    if as_json:
+    if given.as_json:
         console.out_json(found)
     else:
         _table(found)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from ilu_cli.cli import complete, console
-from ilu_cli.cli.options import JsonOption, SetOption, given
+from ilu_cli.cli.options import Given, Sets, shares
 
 
 class Compare(TyperCommand):
@@ -28,29 +28,34 @@ class Compare(TyperCommand):
         return super().parse_args(ctx, found)
 
 
+@shares("data_root", "plugin", "set_", "as_json")
 def compare(
     runs: Annotated[
         list[str], typer.Argument(metavar="RUN…", help="Runs (id, prefix, path).", autocompletion=complete.runs)
     ],
     others: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option("--with", metavar="RUN…", help="The second arm; else runs are grouped by recipe, seed left out."),
     ] = None,
-    bench: Annotated[Optional[list[str]], typer.Option("--bench", help="Benchmark. Repeatable.")] = None,  # noqa: UP045
-    limit: Annotated[Optional[int], typer.Option("--limit", help="Only the first rows of each benchmark.")] = None,  # noqa: UP045
+    bench: Annotated[
+        list[str] | None, typer.Option("--bench", help="Benchmark. Repeatable."), Sets(("eval", "benchmarks"))
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="Only the first rows of each benchmark."), Sets(("eval", "limit"))
+    ] = None,
     margin: Annotated[
         float, typer.Option("--margin", min=0.0, help="Utility is the same if its interval differs by no more.")
     ] = 0.05,
-    set_: SetOption = None,
-    as_json: JsonOption = False,
+    *,
+    given: Given,
 ) -> None:
     """Say which of two or more runs forgets more, and at what utility, with intervals."""
     from ilu_cli.errors import UnavailableError
     from ilu_cli.recipe.load import load
+    from ilu_cli.recipe.schema import EvalRecipe
     from ilu_cli.runs.store import Run, Store
 
-    flags = given(bench=(("eval", "benchmarks"), bench), limit=(("eval", "limit"), limit))
-    resolved = load("eval", None, flags, set_ or [])
+    resolved = load(EvalRecipe, None, given.flags, given.sets)
     store = Store()
 
     def find(name: str) -> Run:
@@ -62,8 +67,8 @@ def compare(
     from ilu_cli.workflows import compare as workflow
 
     arms = workflow.arms_of([find(n) for n in runs], [find(n) for n in others or []])
-    found = workflow.run(resolved, arms, margin, console.reporter())  # type: ignore[arg-type]
-    if as_json:
+    found = workflow.run(resolved, arms, margin, console.reporter())
+    if given.as_json:
         console.out_json(found)
         return
     for comparison in found["comparisons"]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
 from ilu_cli.cli import complete, console
-from ilu_cli.cli.options import DataRootOption, DryRunOption, JsonOption, PluginOption, RecipeOption, SetOption, given
+from ilu_cli.cli.options import Given, Sets, shares
 from ilu_cli.errors import RequirementError
 
 
+@shares("data_root", "plugin", "recipe", "set_", "dry_run", "as_json")
 def evaluate(
     run: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Argument(
             help="Run (id, prefix, path) or model; default: the latest run.",
             show_default=False,
@@ -23,24 +24,27 @@ def evaluate(
     bench: Annotated[
         list[str] | None,
         typer.Option("--bench", help="Benchmark or lm-eval task. Repeatable.", autocompletion=complete.benchmarks),
+        Sets(("eval", "benchmarks")),
     ] = None,
-    limit: Annotated[Optional[int], typer.Option("--limit", help="Only the first rows of each benchmark.")] = None,  # noqa: UP045
-    fewshot: Annotated[Optional[int], typer.Option("--fewshot", help="Solved examples before each question.")] = None,  # noqa: UP045
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="Only the first rows of each benchmark."), Sets(("eval", "limit"))
+    ] = None,
+    fewshot: Annotated[
+        int | None, typer.Option("--fewshot", help="Solved examples before each question."), Sets(("eval", "fewshot"))
+    ] = None,
     require: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option("--require", help='Fail with exit code 4 unless it holds: "capitals.acc <= 0.32". Repeatable.'),
+        Sets(("eval", "require")),
     ] = None,
     retain_run: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--retain-run", metavar="RUN", help="For TOFU: a model that never saw the forget set."),
+        Sets(("eval", "retain_run")),
     ] = None,
     alone: Annotated[bool, typer.Option("--alone", help="Only this model, not what it came from.")] = False,
-    data_root: DataRootOption = None,
-    plugin: PluginOption = None,
-    recipe: RecipeOption = None,
-    set_: SetOption = None,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    *,
+    given: Given,
 ) -> None:
     """Measure what is forgotten and what is kept.
 
@@ -48,17 +52,11 @@ def evaluate(
     """
     from ilu_cli.models.subject import find_subject, of_run
     from ilu_cli.recipe.load import digest, find, load
+    from ilu_cli.recipe.schema import EvalRecipe
     from ilu_cli.runs.store import Store
 
-    flags = given(
-        bench=(("eval", "benchmarks"), bench),
-        limit=(("eval", "limit"), limit),
-        fewshot=(("eval", "fewshot"), fewshot),
-        require=(("eval", "require"), require),
-        retain_run=(("eval", "retain_run"), retain_run),
-    )
-    resolved = load("eval", find(recipe) if recipe else None, flags, set_ or [])
-    spec, store = resolved.eval, Store()  # type: ignore[attr-defined]
+    resolved = load(EvalRecipe, find(given.recipe) if given.recipe else None, given.flags, given.sets)
+    spec, store = resolved.eval, Store()
     subject = (
         find_subject(run, store)
         if run
@@ -67,17 +65,17 @@ def evaluate(
     from ilu_cli.workflows.gates import check_possible, verdicts
 
     check_possible(spec, subject, alone)
-    if dry_run:
+    if given.dry_run:
         from ilu_cli.workflows.evaluate import plan_facts
 
-        facts = plan_facts(resolved, subject, digest(resolved))  # type: ignore[arg-type]
-        console.out_json(facts) if as_json else console.out(console.plan_text(facts))
+        facts = plan_facts(resolved, subject, digest(resolved))
+        console.out_json(facts) if given.as_json else console.out(console.plan_text(facts))
         return
 
     from ilu_cli.engine.accel import backend
     from ilu_cli.workflows import evaluate as workflow
 
-    found = workflow.run(resolved, subject, console.reporter(), alone=alone)  # type: ignore[arg-type]
+    found = workflow.run(resolved, subject, console.reporter(), alone=alone)
     if not backend().main:
         return
     stages = [
@@ -86,7 +84,7 @@ def evaluate(
     ]
     checked = verdicts(spec, [results for _, _, results in found])
     failed = [v["require"] for v in checked if not v["passed"]]
-    if as_json:
+    if given.as_json:
         console.out_json({"run": subject.label, "results": found[-1][2], "lineage": stages, "requirements": checked})
     else:
         _table(stages)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
     from ilu_cli.runs.store import Run, Store
 
 RecipeOption = Annotated[
-    Optional[str],  # noqa: UP045  (typer reads the annotation)
+    str | None,
     typer.Option(
         "--recipe", help="A shipped recipe's name, or a YAML file.", show_default=False, autocompletion=complete.recipes
     ),
@@ -27,24 +30,16 @@ RecipeArgument = Annotated[
     ),
 ]
 SetOption = Annotated[
-    Optional[list[str]],  # noqa: UP045
+    list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set any recipe key, e.g. train.lr=1e-4. Repeatable."),
 ]
 OutOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option("--out", help="Folder of the new run (default: ILU_RUNS, or ./runs, and a new id)."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Resolve, check and price; run nothing.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an unfinished run (default: the latest).")]
-SeedOption = Annotated[Optional[int], typer.Option("--seed", help="Seed of every random stream.")]  # noqa: UP045
-
-TrackOption = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Option(
-        "--track", help="Report steps to tensorboard, wandb, or mlflow. Repeatable.", autocompletion=complete.trackers
-    ),
-]
 
 
 def _use_data_root(ctx: typer.Context, folder: Path | None) -> Path | None:
@@ -67,7 +62,7 @@ def _use_data_root(ctx: typer.Context, folder: Path | None) -> Path | None:
 
 
 DataRootOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option(
         "--data-root", envvar="ILU_DATA", metavar="DIR", callback=_use_data_root, is_eager=True, show_default=False,
         help="A folder that mirrors datasets and models; what it holds is taken from it.",
@@ -84,7 +79,7 @@ def _load_plugins(paths: list[Path] | None) -> list[Path] | None:
 
 
 PluginOption = Annotated[
-    Optional[list[Path]],  # noqa: UP045
+    list[Path] | None,
     typer.Option(
         "--plugin", envvar="ILU_PLUGINS", metavar="FILE.py", callback=_load_plugins, is_eager=True,
         help="Import a file that defines methods, tasks, attacks. Repeatable.",
@@ -94,9 +89,117 @@ PluginOption = Annotated[
 Flags = dict[str, "tuple[Key, Any]"]
 
 
-def given(**flags: tuple[Key, Any]) -> Flags:
-    """Keep the flags that were given: `given(lr=(("train", "lr"), 1e-4))` → `{"--lr": ...}`."""
-    return {f"--{name.replace('_', '-')}": kv for name, kv in flags.items() if kv[1] is not None}
+@dataclass(frozen=True)
+class Sets:
+    """Marks a flag that is written into the recipe at `key`, if it is given: as it is, or as `form` makes of it."""
+
+    key: Key
+    form: Callable[[Any], Any] = lambda value: value
+
+
+@dataclass(frozen=True)
+class Given:
+    """What was given on the command line, as the parser knows it.
+
+    `options` are the flags as they are written, of this command and of the shared ones; `flags` those that the recipe
+    gets (`Sets`), in the order in which the command declares them. The others are the shared options themselves.
+    """
+
+    options: list[str]
+    flags: Flags
+    recipe: str | None = None
+    sets: list[str] = field(default_factory=list)
+    out: Path | None = None
+    dry_run: bool = False
+    as_json: bool = False
+    resume: bool = False
+    plugins: list[Path] = field(default_factory=list)
+
+    def besides(self, *allowed: str) -> list[str]:
+        """The options that were given and are none of these."""
+        return [name for name in self.options if name not in allowed]
+
+    def only_resume(self) -> None:
+        """Refuse options that a resumed run would ignore: its recipe is fixed.
+
+        Raises:
+            UsageError: if one is given.
+        """
+        if ignored := self.besides("--resume", "--json", "--plugin", "--data-root"):
+            raise UsageError(f"--resume continues a run with its own recipe; {', '.join(ignored)} cannot change it")
+
+
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of every random stream."), Sets(("seed",))]
+TrackOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track", help="Report steps to tensorboard, wandb, or mlflow. Repeatable.", autocompletion=complete.trackers
+    ),
+    Sets(("track",)),
+]
+SHARED: dict[str, tuple[Any, Any]] = {
+    "seed": (SeedOption, None),
+    "track": (TrackOption, None),
+    "data_root": (DataRootOption, None),
+    "plugin": (PluginOption, None),
+    "recipe": (RecipeOption, None),
+    "set_": (SetOption, None),
+    "out": (OutOption, None),
+    "dry_run": (DryRunOption, False),
+    "as_json": (JsonOption, False),
+    "resume": (ResumeOption, False),
+}
+
+
+def shares(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command the shared options of these names, and call it with what was given as `given`.
+
+    A flag is declared once, in the signature; what was given, and where it goes, is read from there.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "given"]
+        kind = inspect.Parameter.KEYWORD_ONLY
+        extra = [inspect.Parameter(n, kind, default=SHARED[n][1], annotation=SHARED[n][0]) for n in names]
+        context = inspect.Parameter("context", kind, annotation=typer.Context)
+        parameters = [context, *(p.replace(kind=kind) for p in own), *extra]
+        keys = {
+            p.name: mark
+            for p in parameters
+            for mark in getattr(p.annotation, "__metadata__", ())
+            if isinstance(mark, Sets)
+        }
+
+        def command(context: typer.Context, **values: Any) -> Any:
+            line = _given(context, keys, values)
+            return function(**{p.name: values[p.name] for p in own}, given=line)
+
+        command.__doc__, command.__name__ = function.__doc__, function.__name__
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {}
+        return command
+
+    return decorate
+
+
+def _given(context: typer.Context, keys: dict[str, Sets], values: dict[str, Any]) -> Given:
+    from_line = {}
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if parameter.param_type_name == "option" and source is not None and source.name == "COMMANDLINE":
+            negated = values[str(parameter.name)] is False
+            from_line[parameter.name] = (parameter.secondary_opts if negated else parameter.opts)[0]
+    return Given(
+        list(from_line.values()),
+        {from_line[n]: (mark.key, mark.form(values[n])) for n, mark in keys.items() if n in from_line},
+        values.get("recipe"),
+        values.get("set_") or [],
+        values.get("out"),
+        values.get("dry_run", False),
+        values.get("as_json", False),
+        values.get("resume", False),
+        values.get("plugin") or [],
+    )
 
 
 def unfinished(store: Store, command: str, text: str | None) -> Run:
@@ -117,14 +220,3 @@ def unfinished(store: Store, command: str, text: str | None) -> Run:
     if not (found.path / "recipe.yaml").is_file():
         raise UsageError(f"{found.id} stopped before it began", hint="start it again without --resume")
     return found
-
-
-def only_resume(**others: Any) -> None:
-    """Refuse options that a resumed run would ignore: its recipe is fixed.
-
-    Raises:
-        UsageError: if one is given.
-    """
-    ignored = [f"--{name.replace('_', '-')}" for name, value in others.items() if value]
-    if ignored:
-        raise UsageError(f"--resume continues a run with its own recipe; {', '.join(ignored)} cannot change it")

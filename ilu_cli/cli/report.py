@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from ilu_cli.cli import complete, console
-from ilu_cli.cli.options import JsonOption, OutOption
+from ilu_cli.cli.options import Given, shares
 
 
+@shares("plugin", "out", "as_json")
 def report(
     runs: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Argument(
             metavar="[RUN…|PIPELINE]",
             help="Default: the latest run and its whole family.",
@@ -20,8 +21,8 @@ def report(
             autocompletion=complete.runs,
         ),
     ] = None,
-    out: OutOption = None,
-    as_json: JsonOption = False,
+    *,
+    given: Given,
 ) -> None:
     """Write one page about what was done and what came of it.
 
@@ -30,8 +31,8 @@ def report(
     from ilu_cli.runs.store import Store
     from ilu_cli.workflows import report as workflow
 
-    paths = workflow.run(runs or [], Store(), console.reporter(), out)
-    if as_json:
+    paths = workflow.run(runs or [], Store(), console.reporter(), given.out)
+    if given.as_json:
         console.out_json(paths)
         return
     lines = [f"figures as SVG and PNG are in {paths['figures']}", "open it in a browser"]

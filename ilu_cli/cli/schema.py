@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -12,7 +12,7 @@ from ilu_cli.cli.options import PluginOption
 
 def schema(
     command: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Argument(
             help="Whose recipe: unlearn, attack, ...; default: any, told apart by `command`.", show_default=False
         ),
@@ -21,10 +21,10 @@ def schema(
 ) -> None:
     """Print the JSON Schema of recipes, for editors."""
     from ilu_cli.errors import UsageError, near
-    from ilu_cli.recipe.schema import COMMANDS, json_schema
+    from ilu_cli.recipe.schema import RECIPES, json_schema
 
-    if command is not None and command not in COMMANDS:
+    if command is not None and command not in RECIPES:
         raise UsageError(
-            f"there is no recipe for {command!r}.{near(command, COMMANDS)}", hint=f"one of {', '.join(COMMANDS)}"
+            f"there is no recipe for {command!r}.{near(command, RECIPES)}", hint=f"one of {', '.join(RECIPES)}"
         )
     console.out_json(json_schema(command), indent=2)

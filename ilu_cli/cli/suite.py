@@ -3,52 +3,52 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ilu_cli.cli import console, table
+from ilu_cli.cli.options import Given
 from ilu_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from ilu_cli.workflows.graph import Graph, Node
 
 SuiteOption = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option("--suite", metavar="NAME", help="Run a grid of attacks: quick, standard, paper, or a YAML file."),
 ]
 SeedsOption = Annotated[
-    Optional[int],  # noqa: UP045
+    int | None,
     typer.Option("--seeds", min=1, help="Number of seeds, from 0 on.", show_default=False),
 ]
 JobsOption = Annotated[int, typer.Option("--jobs", min=1, help="Nodes that run at the same time, a process each.")]
 MarkdownOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option("--markdown", metavar="FILE", help="Write the table as Markdown too."),
 ]
 
 
-def asked_for(suite: str | None, alone: dict[str, Any], only: dict[str, Any]) -> str | None:
+OPTIONS = ("--suite", "--seeds", "--jobs", "--markdown")
+
+
+def asked_for(suite: str | None, given: Given) -> str | None:
     """The suite that is asked for, if any.
 
     Raises:
-        UsageError: if options of a single attack (`alone`) and of a suite (`only`) are mixed.
+        UsageError: if options of a single attack and of a suite are mixed.
     """
-    given = (alone if suite else only).items()
-    wrong = [f"--{name}" for name, value in given if value is not None and value is not False]
-    if wrong and suite:
+    wrong = given.besides(*OPTIONS, "--data-root", "--plugin", "--dry-run", "--json")
+    if suite and wrong:
         raise UsageError(
             f"{', '.join(wrong)} cannot change a suite", hint="write a suite of your own: docs/pipeline.md"
         )
-    if wrong:
-        raise UsageError(f"{', '.join(wrong)} needs a --suite")
+    if only := [name for name in OPTIONS if name in given.options and not suite]:
+        raise UsageError(f"{', '.join(only)} needs a --suite")
     return suite
 
 
-def attack(
-    run: str | None, name: str, seeds: int, jobs: int, plugins: list[Path], dry_run: bool, as_json: bool,
-    markdown: Path | None,
-) -> None:  # fmt: skip
+def attack(run: str | None, name: str, seeds: int, jobs: int, given: Given, markdown: Path | None) -> None:
     """Run a suite on a model and on its original, and print the table."""
     from ilu_cli.models.subject import find_subject, of_run
     from ilu_cli.recipe.expand import find_suite, load_suite
@@ -64,12 +64,10 @@ def attack(
         subject = find_subject(run, store)
     label = find_suite(name).stem.removeprefix("suite-")
     graph = suite_graph(label, variants, recipe.eval, subject, list(range(seeds)), store)
-    show(graph, jobs, plugins, False, dry_run, as_json, markdown)
+    show(graph, jobs, given, markdown)
 
 
-def show(
-    graph: Graph, jobs: int, plugins: list[Path], state: bool, dry_run: bool, as_json: bool, markdown: Path | None
-) -> None:
+def show(graph: Graph, jobs: int, given: Given, markdown: Path | None, *, state: bool = False) -> None:
     """Run a graph, or say how far it is, and print its table.
 
     Raises:
@@ -77,21 +75,21 @@ def show(
     """
     from ilu_cli.workflows import results
 
-    if state or dry_run:
+    if state or given.dry_run:
         graph.watch()
     if markdown:
         markdown.parent.mkdir(parents=True, exist_ok=True)
-    if dry_run:
-        console.out_json(_plan(graph, jobs)) if as_json else _print_plan(graph, jobs)
+    if given.dry_run:
+        console.out_json(_plan(graph, jobs)) if given.as_json else _print_plan(graph, jobs)
         return
     if not state:
-        _run(graph, jobs, plugins)
+        _run(graph, jobs, given.plugins)
     found = results.collect(graph) | {"state": graph.counts(), "folder": str(graph.folder)}
     if markdown:
         from ilu_cli.runs.files import write_text
 
         write_text(markdown, table.to_markdown(found))
-    if as_json:
+    if given.as_json:
         console.out_json(found)
     else:
         _print(graph, found)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
 from ilu_cli.cli import complete, console
-from ilu_cli.cli.options import DryRunOption, JsonOption, RecipeOption, SetOption, given
+from ilu_cli.cli.options import Given, Sets, shares
 
 
+@shares("data_root", "plugin", "recipe", "set_", "dry_run", "as_json")
 def taskvec(
     runs: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Argument(
             metavar="RUN",
             help="Unlearning, applied or attack runs; several give a matrix. Default: the latest attack.",
@@ -21,36 +22,35 @@ def taskvec(
         ),
     ] = None,
     include: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option("--include", help="Glob pattern of the compared weights. Repeatable; default: all."),
+        Sets(("include",)),
     ] = None,
-    common: Annotated[bool, typer.Option("--common", help="Compare what all share, and list the rest.")] = False,
-    plane: Annotated[bool, typer.Option("--plane", help="All checkpoints on the plane of τ_u and τ_ft.")] = False,
+    common: Annotated[
+        bool, typer.Option("--common", help="Compare what all share, and list the rest."), Sets(("common",))
+    ] = False,
+    plane: Annotated[
+        bool, typer.Option("--plane", help="All checkpoints on the plane of τ_u and τ_ft."), Sets(("plane",))
+    ] = False,
     subspace: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option("--subspace", metavar="K", help="Overlap with the first K singular directions of τ_u."),
+        Sets(("subspace",)),
     ] = None,
     complete: Annotated[
         bool, typer.Option("--complete", help="First run the same attack on the original model, if that is missing.")
     ] = False,
     layers: Annotated[bool, typer.Option("--layers", help="Show also the layers that unlearning left alone.")] = False,
-    recipe: RecipeOption = None,
-    set_: SetOption = None,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    *,
+    given: Given,
 ) -> None:
     """Compare task vectors: does fine-tuning walk back?"""
     from ilu_cli.models.subject import find_subject, of_run
     from ilu_cli.recipe.load import digest, find, load
+    from ilu_cli.recipe.schema import TaskvecRecipe
     from ilu_cli.runs.store import Store
 
-    flags = given(
-        include=(("include",), include),
-        common=(("common",), common or None),
-        plane=(("plane",), plane or None),
-        subspace=(("subspace",), subspace),
-    )
-    resolved: Any = load("taskvec", find(recipe) if recipe else None, flags, set_ or [])
+    resolved = load(TaskvecRecipe, find(given.recipe) if given.recipe else None, given.flags, given.sets)
     store = Store()
 
     from ilu_cli.workflows import roles as lineage
@@ -60,8 +60,8 @@ def taskvec(
         subjects = [find_subject(r, store) for r in runs]
     else:
         subjects = [of_run(store.latest(lineage.comparable, "finished unlearning or attack run"))]
-    if dry_run:
-        _dry(subjects, store, resolved, digest(resolved), as_json)
+    if given.dry_run:
+        _dry(subjects, store, resolved, digest(resolved), given.as_json)
         return
     if complete:
         for subject in subjects:
@@ -69,14 +69,14 @@ def taskvec(
     title = ", ".join(s.label for s in subjects)
     if len(subjects) > 1:
         matrix = workflow.matrix(resolved, subjects, store)
-        if as_json:
+        if given.as_json:
             console.out_json({"runs": [s.label for s in subjects], **matrix.as_dict()})
             return
         _matrix(matrix)
         _notes(matrix.notes)
     else:
         found = workflow.run(resolved, subjects[0], store)
-        if as_json:
+        if given.as_json:
             console.out_json({"run": title, **found.as_dict()})
             return
         _tables(found, layers)

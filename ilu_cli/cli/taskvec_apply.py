@@ -2,63 +2,60 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
 from ilu_cli.cli import console
-from ilu_cli.cli.options import DryRunOption, JsonOption, OutOption, RecipeOption, SeedOption, SetOption, given
+from ilu_cli.cli.options import Flags, Given, Sets, shares
 
 
+@shares("seed", "recipe", "set_", "out", "dry_run", "as_json")
 def taskvec_apply(
     runs: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Argument(
             metavar="RUN", help="Runs whose task vectors are added: checkpoint minus parent.", show_default=False
         ),
     ] = None,
     alpha: Annotated[
-        Optional[list[float]],  # noqa: UP045
+        list[float] | None,
         typer.Option("--alpha", help="Coefficient; one for all, or one for each RUN, in order. Default: 1."),
     ] = None,
     onto: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--onto", help="Run or model to add them to; default: their original.", show_default=False),
+        Sets(("onto",)),
     ] = None,
-    merge: Annotated[Optional[str], typer.Option("--merge", help="linear, ties, dare or magnitude.")] = None,  # noqa: UP045
+    merge: Annotated[
+        str | None, typer.Option("--merge", help="linear, ties, dare or magnitude."), Sets(("merge",))
+    ] = None,
     density: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option("--density", help="Share of the entries that ties, dare and magnitude keep."),
+        Sets(("density",)),
     ] = None,
-    seed: SeedOption = None,
-    recipe: RecipeOption = None,
-    set_: SetOption = None,
-    out: OutOption = None,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    *,
+    given: Given,
 ) -> None:
     """Add task vectors to a model: negation, scaling, TIES, DARE."""
     from ilu_cli.recipe.load import find, load
+    from ilu_cli.recipe.schema import ApplyRecipe
     from ilu_cli.runs.store import Store
 
-    flags = given(
-        RUN=(("vectors",), _vectors(runs or [], alpha or [])),
-        onto=(("onto",), onto),
-        merge=(("merge",), merge),
-        density=(("density",), density),
-        seed=(("seed",), seed),
-    )
-    resolved: Any = load("apply", find(recipe) if recipe else None, flags, set_ or [])
+    vectors: Flags = {"RUN": (("vectors",), found)} if (found := _vectors(runs or [], alpha or [])) else {}
+    path = find(given.recipe) if given.recipe else None
+    resolved = load(ApplyRecipe, path, vectors | given.flags, given.sets)
 
     from ilu_cli.workflows import arithmetic as workflow
 
     store = Store()
     plan = workflow.plan(resolved, store)
-    if dry_run:
-        console.out_json(plan.facts) if as_json else console.out(console.plan_text(plan.facts))
+    if given.dry_run:
+        console.out_json(plan.facts) if given.as_json else console.out(console.plan_text(plan.facts))
         return
-    done = workflow.run(plan, store, console.reporter(), out)
-    console.out_json(workflow.describe(done)) if as_json else console.out(str(done.path))
+    done = workflow.run(plan, store, console.reporter(), given.out)
+    console.out_json(workflow.describe(done)) if given.as_json else console.out(str(done.path))
     console.next_step(f"applied: {done.id}", [], f"ilu eval {done.id}")
 
 

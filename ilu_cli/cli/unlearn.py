@@ -3,47 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
 from ilu_cli.cli import complete, console
-from ilu_cli.cli.options import (
-    DataRootOption,
-    DryRunOption,
-    Flags,
-    JsonOption,
-    OutOption,
-    PluginOption,
-    RecipeOption,
-    ResumeOption,
-    SeedOption,
-    SetOption,
-    TrackOption,
-    given,
-    only_resume,
-    unfinished,
-)
+from ilu_cli.cli.options import Flags, Given, Sets, shares, unfinished
 from ilu_cli.errors import UsageError
 
 DEFAULT_METHOD = "rmu"
 
 
+@shares("seed", "track", "data_root", "plugin", "recipe", "set_", "out", "dry_run", "as_json", "resume")
 def unlearn(
     run: Annotated[
         str | None,
         typer.Argument(help="An unfinished run, with --resume.", show_default=False, autocompletion=complete.runs),
     ] = None,
     method: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             "--method",
             help=f"The objective; `ilu list` shows all. Default: {DEFAULT_METHOD}.",
             autocompletion=complete.methods,
         ),
+        Sets(("objective", "name")),
     ] = None,
     irm_env: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             "--irm-env",
             metavar="TASK",
@@ -52,21 +39,22 @@ def unlearn(
         ),
     ] = None,
     irm_variant: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--irm-variant", help="What the penalty is a gradient by: logit, param_scale, or grad_norm."),
     ] = None,
-    irm_weight: Annotated[Optional[float], typer.Option("--irm-weight", help="λ of the penalty.")] = None,  # noqa: UP045
-    irm_batch: Annotated[Optional[int], typer.Option("--irm-batch", help="Sequences per environment and step.")] = None,  # noqa: UP045
+    irm_weight: Annotated[float | None, typer.Option("--irm-weight", help="λ of the penalty.")] = None,
+    irm_batch: Annotated[int | None, typer.Option("--irm-batch", help="Sequences per environment and step.")] = None,
     defence: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             "--defence",
             help="Add a defence: sam, smoothing, averaging, lat, or tar. Repeatable.",
             autocompletion=complete.defences,
         ),
+        Sets(("defences",), lambda names: [{"name": name} for name in names]),
     ] = None,
     lora: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             "--lora", metavar="r=16,targets=…", help="Train an adapter: r, alpha, targets (a+b), layers (5+6)."
         ),
@@ -74,65 +62,46 @@ def unlearn(
     model: Annotated[
         str | None,
         typer.Option("--model", help="Built-in name, folder, hub name, or run.", autocompletion=complete.models),
+        Sets(("model", "ref")),
     ] = None,
     forget: Annotated[
         str | None,
         typer.Option("--forget", help="Forget data: task, file, folder, or hub name.", autocompletion=complete.tasks),
+        Sets(("forget", "data")),
     ] = None,
-    steps: Annotated[Optional[int], typer.Option("--steps", help="Optimiser steps.")] = None,  # noqa: UP045
-    lr: Annotated[Optional[float], typer.Option("--lr", help="Learning rate.")] = None,  # noqa: UP045
-    seed: SeedOption = None,
-    track: TrackOption = None,
-    data_root: DataRootOption = None,
-    plugin: PluginOption = None,
-    recipe: RecipeOption = None,
-    set_: SetOption = None,
-    out: OutOption = None,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
-    resume: ResumeOption = False,
+    steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps."), Sets(("train", "steps"))] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate."), Sets(("train", "lr"))] = None,
+    *,
+    given: Given,
 ) -> None:
     """Make a model forget. Prints the new run's path as the last line of stdout."""
     from ilu_cli.recipe.load import load
+    from ilu_cli.recipe.schema import UnlearnRecipe
     from ilu_cli.runs.store import Store
 
     store, old = Store(), None
-    if resume:
-        only_resume(
-            method=method, irm_env=irm_env, irm_variant=irm_variant, irm_weight=irm_weight, irm_batch=irm_batch,
-            defence=defence, lora=lora, model=model, forget=forget, steps=steps, lr=lr, seed=seed, track=track,
-            recipe=recipe, set=set_, out=out, dry_run=dry_run,
-        )  # fmt: skip
+    if given.resume:
+        given.only_resume()
         old = unfinished(store, "unlearn", run)
-        resolved = load("unlearn", old.path / "recipe.yaml", {}, [])
+        resolved = load(UnlearnRecipe, old.path / "recipe.yaml", {}, [])
     elif run is not None:
         from ilu_cli import registry
 
         hint = f"--method {run}" if run in registry.objective else "--model names the model to start from"
         raise UsageError(f"{run!r}: a RUN is named only with --resume", hint=hint)
     else:
-        path = _recipe_path(recipe, method)
-        flags = given(
-            method=(("objective", "name"), method),
-            model=(("model", "ref"), model),
-            forget=(("forget", "data"), forget),
-            steps=(("train", "steps"), steps),
-            lr=(("train", "lr"), lr),
-            seed=(("seed",), seed),
-            track=(("track",), track),
-            defence=(("defences",), None if defence is None else [{"name": name} for name in defence]),
-        )
-        flags |= _irm_flags(path, irm_env, irm_variant, irm_weight, irm_batch) | _lora_flags(lora)
-        resolved = load("unlearn", path, flags, set_ or [])
+        path = _recipe_path(given.recipe, method)
+        flags = given.flags | _irm_flags(path, irm_env, irm_variant, irm_weight, irm_batch) | _lora_flags(lora)
+        resolved = load(UnlearnRecipe, path, flags, given.sets)
 
     from ilu_cli.engine.accel import backend
     from ilu_cli.workflows import unlearn as workflow
 
-    plan = workflow.plan(resolved, store)  # type: ignore[arg-type]
-    if dry_run:
-        console.out_json(plan.facts) if as_json else console.out(console.plan_text(plan.facts))
+    plan = workflow.plan(resolved, store)
+    if given.dry_run:
+        console.out_json(plan.facts) if given.as_json else console.out(console.plan_text(plan.facts))
         return
-    done = workflow.run(plan, store, console.reporter(), out, old)
+    done = workflow.run(plan, store, console.reporter(), given.out, old)
     if not backend().main:
         return
     changed = done.manifest.result["changed_fraction"]
@@ -141,7 +110,7 @@ def unlearn(
         [f"{changed:.1%} of the weights changed; recipe, manifest and checkpoint are in {done.path}"],
         "ilu attack --task sst2   (or: ilu eval)",
     )
-    if as_json:
+    if given.as_json:
         console.out_json(describe(done))
     else:
         console.out(str(done.path))
@@ -214,15 +183,11 @@ def _irm_flags(
         return {}
     entries = read_layers(path).data.get("regularizers") or []
     at = next((i for i, r in enumerate(entries) if isinstance(r, dict) and r.get("name") == "irm"), len(entries))
-    flags = {} if entries else given(irm=(("regularizers",), []))
+    flags: Flags = {} if entries else {"--irm-env (list)": (("regularizers",), [])}
     if at == len(entries):
         if not env:
             raise UsageError("--irm-variant, --irm-weight and --irm-batch need an --irm-env")
         flags["--irm-env (name)"] = (("regularizers", at, "name"), "irm")
     key = ("regularizers", at)
-    return flags | given(
-        irm_env=((*key, "env"), env),
-        irm_variant=((*key, "variant"), variant),
-        irm_weight=((*key, "weight"), weight),
-        irm_batch=((*key, "batch"), batch),
-    )
+    written = {"env": env, "variant": variant, "weight": weight, "batch": batch}
+    return flags | {f"--irm-{name}": ((*key, name), value) for name, value in written.items() if value is not None}

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from ilu_cli.errors import UsageError
 from ilu_cli.recipe.grid import AttackGrid, PipelineRecipe, SuiteRecipe
@@ -83,7 +83,7 @@ def load_suite(name: str) -> tuple[SuiteRecipe, list[Variant]]:
         UsageError: if there is no such suite.
     """
     path = find_suite(name)
-    recipe = cast(SuiteRecipe, load("suite", path, {}, []))
+    recipe = load(SuiteRecipe, path, {}, [])
     problems = _Problems()
     variants = list(_variants(recipe.attacks, read_layers(path), recipe.eval.model_dump(), problems))
     _check_rows(variants, problems)
@@ -106,7 +106,7 @@ def load_pipeline(name: str, sets: list[str], flags: dict[str, tuple[Key, Any]] 
         RecipeError: with every problem of the pipeline and of the recipes that it makes.
     """
     path = find(name)
-    recipe = cast(PipelineRecipe, load("pipeline", path, flags or {}, sets))
+    recipe = load(PipelineRecipe, path, flags or {}, sets)
     layers, problems = read_layers(path), _Problems()
     methods = list(_methods(recipe, path, layers, problems))
     variants: list[Variant] = []
@@ -144,7 +144,7 @@ def _variants(
                 for key, value in (each | choice).items():
                     origin = layers.origin(("attacks", i))
                     made.put(("attack", *key.split(".")), value, origin)
-                recipe = problems.collect(f"attacks.{i}", lambda made=made: validate("attack", made))
+                recipe = problems.collect(f"attacks.{i}", lambda made=made: validate(AttackRecipe, made))
                 if recipe is not None:
                     label = " ".join([recipe.attack.name, *(_word(k, v) for k, v in each.items())])
                     yield Variant(label, choice, recipe, grid.random, layers.origin(("attacks", i)))
@@ -184,7 +184,7 @@ def _methods(recipe: PipelineRecipe, path: Path, layers: Layers, problems: _Prob
         for env in recipe.environments if open_ else [None]:
             for regularizer in open_:
                 regularizer["env"] = [env]
-            made = problems.collect(here, lambda base=base: validate("unlearn", base))
+            made = problems.collect(here, lambda base=base: validate(UnlearnRecipe, base))
             if made is not None:
                 yield Method(f"{name}({env})" if env else name, env, made)
 

@@ -15,6 +15,14 @@ Choices = dict[str, Annotated[list[Any], Field(min_length=1)]]
 Seeds = Annotated[list[NonNegativeInt], Field(min_length=1)]
 
 
+class AnyRecipe(Spec):
+    """Base of all recipes; `command` tells them apart."""
+
+    def problems(self) -> Iterator[tuple[Key, str]]:
+        """Yield what is impossible although every key is right by itself."""
+        yield from ()
+
+
 class AttackGrid(Spec):
     """One attack of a suite, in the keys of an attack recipe, and the values that it is run with."""
 
@@ -25,7 +33,7 @@ class AttackGrid(Spec):
     random: bool = Field(True, description="false: the attack draws nothing at random, so one seed says all")
 
 
-class SuiteRecipe(Spec):
+class SuiteRecipe(AnyRecipe):
     """What `ilu attack --suite` runs on a model."""
 
     command: Literal["suite"] = "suite"
@@ -57,7 +65,7 @@ class MatchSpec(Spec):
     keep: Literal["all", "chosen"] = Field("all", description="chosen: delete the kept steps that were not chosen")
 
 
-class PipelineRecipe(Spec):
+class PipelineRecipe(AnyRecipe):
     """What `ilu pipeline` runs."""
 
     command: Literal["pipeline"] = "pipeline"

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 import ilu_cli
 from ilu_cli.errors import UsageError, near
+from ilu_cli.recipe.grid import AnyRecipe
 from ilu_cli.recipe.schema import Recipe, schema
 from ilu_cli.recipe.source import Key, Layers, Problem, RecipeError, dotted, parse_scalar, read_layers
+
+R = TypeVar("R", bound=AnyRecipe)
 
 
 def recipes_dir() -> Path:
@@ -48,8 +51,14 @@ def find(name: str) -> Path:
     raise UsageError(f"no recipe {name!r}.{near(name, known)}", hint=f"shipped recipes: {', '.join(known)}; or a file")
 
 
-def load(command: str, path: Path | None, flags: dict[str, tuple[Key, Any]], sets: list[str]) -> Recipe:
+def load(kind: type[R], path: Path | None, flags: dict[str, tuple[Key, Any]], sets: list[str]) -> R:
     """Read `path`, write flags (`{"--lr": (("train", "lr"), 1e-4)}`) and `--set` over it, and validate.
+
+    Args:
+        kind: the recipe's class, as in `ilu_cli.recipe.schema`.
+        path: of the file; None: only flags and `--set`, over the defaults.
+        flags: keys and values by the flag that they come from.
+        sets: texts `key.path=value`.
 
     Raises:
         RecipeError: with every problem found.
@@ -63,20 +72,21 @@ def load(command: str, path: Path | None, flags: dict[str, tuple[Key, Any]], set
             layers.problems.append(Problem(f"--set {text}", "", "write it as key.path=value"))
             continue
         layers.put(tuple(left.split(".")), parse_scalar(right), f"--set {left}")
-    return validate(command, layers)
+    return validate(kind, layers)
 
 
-def validate(command: str, layers: Layers) -> Recipe:
-    """Validate the layers against the schema of `command`.
+def validate(kind: type[R], layers: Layers) -> R:
+    """Validate the layers against the schema of a kind of recipe, with all ideas that are registered.
 
     A key that is wrong is taken out and the rest is validated again, so that impossible combinations are reported in
     the same breath as unknown keys.
     """
+    command: str = kind.model_fields["command"].default
     named = layers.data.get("command", command)
     if named != command:
         message = f"this is a recipe for `ilu {named}`, not for `ilu {command}`"
         raise RecipeError([Problem(layers.origin(("command",)), "command", message)])
-    model, problems, data = schema(command), list(layers.problems), json.loads(json.dumps(layers.data, default=str))
+    model, problems, data = schema(kind), list(layers.problems), json.loads(json.dumps(layers.data, default=str))
     for _ in range(100):  # every round removes at least one key
         try:
             recipe = model.model_validate(data)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, TypeVar, Union
 
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, create_model
 
 from ilu_cli import registry
-from ilu_cli.recipe.grid import PipelineRecipe, SuiteRecipe
+from ilu_cli.recipe.grid import AnyRecipe, PipelineRecipe, SuiteRecipe
 from ilu_cli.recipe.source import Key
 from ilu_cli.recipe.specs import (
     AttackEvalSpec,
@@ -27,18 +27,14 @@ from ilu_cli.recipe.specs import (
     data_problems,
 )
 
-COMMANDS = ("unlearn", "attack", "eval", "taskvec", "pipeline", "suite")
+R = TypeVar("R", bound=AnyRecipe)
 TRACK = "where steps are reported to, besides metrics.jsonl; not part of the recipe's sha256"
 
 
-class Recipe(Spec):
-    """Base of the four recipes."""
+class Recipe(AnyRecipe):
+    """Base of the recipes of a single run."""
 
     seed: NonNegativeInt = 0
-
-    def problems(self) -> Iterator[tuple[Key, str]]:
-        """Yield what is impossible although every key is right by itself."""
-        yield from ()
 
 
 class UnlearnRecipe(Recipe):
@@ -186,14 +182,26 @@ def _component(known: registry.Registry[Any], base: type[Component]) -> Any:
     return Annotated[Union[tuple(specs)], Field(discriminator="name")]  # noqa: UP007
 
 
-def schema(command: str) -> type[Recipe]:
-    """Build the schema of a command's recipe from what is registered now."""
-    return _schema(command, tuple(name for known in registry.ALL for name in known))
+RECIPES: dict[str, type[AnyRecipe]] = {
+    "unlearn": UnlearnRecipe,
+    "attack": AttackRecipe,
+    "eval": EvalRecipe,
+    "taskvec": TaskvecRecipe,
+    "apply": ApplyRecipe,
+    "pipeline": PipelineRecipe,
+    "suite": SuiteRecipe,
+}
+"""The kinds of recipe by their `command`."""
+
+
+def schema(kind: type[R]) -> type[R]:
+    """The schema of a kind of recipe, with the keys of all ideas that are registered now."""
+    return _schema(kind, tuple(name for known in registry.ALL for name in known))
 
 
 @functools.cache
-def _schema(command: str, _registered: tuple[str, ...]) -> type[Recipe]:
-    if command == "unlearn":
+def _schema(kind: type[Any], _registered: tuple[str, ...]) -> type[Any]:
+    if kind is UnlearnRecipe:
         defence: Any = _component(registry.defence, DefenceSpec)
         regularizer: Any = _component(registry.regularizer, RegularizerSpec)
         return create_model(
@@ -205,29 +213,22 @@ def _schema(command: str, _registered: tuple[str, ...]) -> type[Recipe]:
             regularizers=(list[regularizer], []),
             defences=(list[defence], []),
         )
-    if command == "attack":
+    if kind is AttackRecipe:
         return create_model(
             "AttackRecipe",
             __base__=AttackRecipe,
             __doc__=AttackRecipe.__doc__,
             attack=(_component(registry.attack, Component), ...),
         )
-    plain: dict[str, Any] = {
-        "eval": EvalRecipe,
-        "taskvec": TaskvecRecipe,
-        "apply": ApplyRecipe,
-        "suite": SuiteRecipe,
-        "pipeline": PipelineRecipe,
-    }
-    return plain[command]
+    return kind
 
 
 def json_schema(command: str | None = None) -> dict[str, Any]:
     """The JSON Schema of a command's recipe, or of any recipe, told apart by its `command`."""
     if command is not None:
-        found = schema(command).model_json_schema()
+        found = schema(RECIPES[command]).model_json_schema()
     else:
-        any_recipe: Any = Annotated[Union[tuple(map(schema, COMMANDS))], Field(discriminator="command")]  # noqa: UP007
+        any_recipe: Any = Annotated[Union[tuple(map(schema, RECIPES.values()))], Field(discriminator="command")]  # noqa: UP007
         found = TypeAdapter(any_recipe).json_schema()
     title = "a recipe of ilu" if command is None else f"a recipe of `ilu {command}`"
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found, "title": title}

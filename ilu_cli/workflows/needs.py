@@ -18,8 +18,9 @@ from ilu_cli.declarations import reference_bytes
 from ilu_cli.errors import UnavailableError, UsageError, near
 from ilu_cli.models.builtin import MODELS
 from ilu_cli.models.subject import in_mirror
+from ilu_cli.recipe.grid import AnyRecipe
 from ilu_cli.recipe.load import find, load
-from ilu_cli.recipe.schema import AttackRecipe, EvalRecipe, Recipe, UnlearnRecipe
+from ilu_cli.recipe.schema import RECIPES, AttackRecipe, EvalRecipe, UnlearnRecipe
 from ilu_cli.recipe.source import read_layers
 from ilu_cli.recipe.specs import DataRef
 from ilu_cli.runs.files import cache_dir
@@ -48,7 +49,7 @@ class Need:
         return asdict(self)
 
 
-def read_recipe(name: str, sets: list[str]) -> Recipe:
+def read_recipe(name: str, sets: list[str]) -> AnyRecipe:
     """The recipe of a run, whichever command it is for.
 
     Raises:
@@ -59,10 +60,10 @@ def read_recipe(name: str, sets: list[str]) -> Recipe:
     if command not in ("unlearn", "attack", "eval"):
         hint = "name the recipes that it is made of"
         raise UsageError(f"{name} is a recipe for `ilu {command}`, which loads no data of its own", hint=hint)
-    return load(command, path, {}, sets)
+    return load(RECIPES[command], path, {}, sets)
 
 
-def refs_of(recipe: Recipe) -> Iterator[tuple[str, DataRef, str]]:
+def refs_of(recipe: AnyRecipe) -> Iterator[tuple[str, DataRef, str]]:
     """(role, dataset, split) of all that a recipe reads."""
     if isinstance(recipe, UnlearnRecipe):
         yield from (("forget", d, "train") for d in recipe.forget.data)
@@ -81,7 +82,7 @@ def refs_of(recipe: Recipe) -> Iterator[tuple[str, DataRef, str]]:
                 yield f"benchmark {name}", DataRef(name=task, source="hub"), split
 
 
-def needs_of(recipe: Recipe, online: bool) -> list[Need]:
+def needs_of(recipe: AnyRecipe, online: bool) -> list[Need]:
     """Everything that a recipe needs, each thing once."""
     found = [dataset(role, ref, split, online) for role, ref, split in refs_of(recipe)]
     if isinstance(recipe, UnlearnRecipe):
@@ -184,7 +185,7 @@ def hub_in_reach() -> bool:
     return bool(answered)
 
 
-def price(recipe: Recipe, needs: list[Need]) -> dict[str, Any]:
+def price(recipe: AnyRecipe, needs: list[Need]) -> dict[str, Any]:
     """Bytes of memory and disk that a run takes, as far as it can be told without the data.
 
     `memory` is an upper estimate, with every row of full length; None while the model is not here.

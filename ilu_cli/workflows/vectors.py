@@ -10,7 +10,7 @@ from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.models.subject import Subject, parent_of
 from ilu_cli.recipe.load import load
-from ilu_cli.recipe.schema import TaskvecRecipe
+from ilu_cli.recipe.schema import AttackRecipe, TaskvecRecipe
 from ilu_cli.runs.store import Store
 from ilu_cli.taskvec.angles import Gram, Grams, layer_of, measure, type_of
 from ilu_cli.taskvec.delta import Checkpoint, common_names, differences, open_checkpoint
@@ -75,8 +75,8 @@ def complete(subject: Subject, store: Store, reporter: Reporter) -> None:
     target = parent_of(attacked)
     if target is None:
         raise UnavailableError(f"{attacked.label} has no parent")
-    recipe = load("attack", attacked.run.path / "recipe.yaml", {}, [])
-    plan = attack.plan(recipe, target)  # type: ignore[arg-type]
+    recipe = load(AttackRecipe, attacked.run.path / "recipe.yaml", {}, [])
+    plan = attack.plan(recipe, target)
     reporter.note(f"the attack of {attacked.label} on the original, {plan.original.label}")
     made = attack.run(plan, store, reporter, plan.original)
     made.manifest.recipe_sha256 = attacked.run.manifest.recipe_sha256  # that of the recipe as given

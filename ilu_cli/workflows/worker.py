@@ -123,12 +123,12 @@ def _alone(store: Store, digest: str) -> Iterator[None]:
 def _run(task: Task, store: Store, reporter: Reporter) -> Run:
     from ilu_cli.models.subject import find_subject
     from ilu_cli.recipe.load import validate
-    from ilu_cli.recipe.schema import AttackRecipe, UnlearnRecipe
+    from ilu_cli.recipe.schema import RECIPES, AttackRecipe, UnlearnRecipe
     from ilu_cli.recipe.source import Layers
     from ilu_cli.workflows import attack, unlearn
     from ilu_cli.workflows.graph import unfinished_path
 
-    recipe = validate(task.command, Layers(task.recipe))
+    recipe = validate(RECIPES[task.command], Layers(task.recipe))
     if isinstance(recipe, UnlearnRecipe):
         path = unfinished_path(store, "unlearn", unlearn.label_of(recipe), task.hash)
         old = _unfinished(path)

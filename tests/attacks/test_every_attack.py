@@ -34,14 +34,14 @@ def test_it_runs_and_leaves_what_is_promised(unlearned, ilu, kind):
     assert done.code == 0, done.err
     found = json.loads(done.out)
     declared = registry.attack[kind].declared
-    assert (found["kind"], found["axis"], found["parent"]) == (kind, declared["strength"], unlearned.name)
+    assert (found["kind"], found["axis"], found["parent"]) == (kind, declared.strength, unlearned.name)
     assert [f[found["axis"]] for f in found["fq"]] == [p[found["axis"]] for p in found["points"]]
     attacked = {f[found["axis"]]: f["value"] for f in found["fq"] if f[found["axis"]] != found["unattacked"]}
     assert found["worst"] == min(attacked.values())
     assert found["ra"] == pytest.approx(sum(attacked[m] for m in found["marks"]) / len(found["marks"]))
     assert found["reference"]["parent"] != found["parent"]
     manifest = json.loads((Path(found["path"]) / "manifest.json").read_text())
-    assert bool(manifest["weights"]) == (declared["access"] == "training")
+    assert bool(manifest["weights"]) == (declared.access == "training")
     for p in found["points"]:
         for name, summary in p["eval"].items():
             rows = Path(found["path"]) / "eval" / point_name(found["axis"], p[found["axis"]]) / f"{name}.rows.jsonl"

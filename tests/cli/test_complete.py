@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from ilu_cli.recipe.load import shipped
-from ilu_cli.recipe.schema import COMMANDS, json_schema
+from ilu_cli.recipe.schema import RECIPES, json_schema
 from ilu_cli.runs.store import Store
 
 
@@ -83,7 +83,7 @@ def test_schema_prints_descriptions_from_the_code(ilu):
     assert "softplus" in found["$defs"]["Objective_npo"]["description"]  # the whole docstring, not its first line
     assert found["$defs"]["TrainSpec"]["properties"]["warmup"]["description"] == "steps of linear warm-up"
     everything = json.loads(ilu("schema").out)
-    assert set(everything["discriminator"]["mapping"]) == set(COMMANDS)
+    assert set(everything["discriminator"]["mapping"]) == set(RECIPES)
     wrong = ilu("schema", "unlaern")
     assert wrong.code == 2
     assert "Did you mean 'unlearn'?" in wrong.err

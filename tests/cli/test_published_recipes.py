@@ -14,6 +14,7 @@ from mirrors import HUB, mirror_all
 from transformers import LlamaForCausalLM
 
 from ilu_cli.recipe.load import load, shipped
+from ilu_cli.recipe.schema import UnlearnRecipe
 
 PUBLISHED = sorted(n for n in shipped() if n.startswith(("wmdp-", "muse-", "tofu-")))
 
@@ -26,7 +27,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.chat_template = CHAT
     config = tiny_model(len(tokenizer)).config
     config.num_hidden_layers = 8
-    for name in {load("unlearn", shipped()[n], {}, []).model.ref for n in PUBLISHED}:
+    for name in {load(UnlearnRecipe, shipped()[n], {}, []).model.ref for n in PUBLISHED}:
         LlamaForCausalLM(config).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     return folder
@@ -40,7 +41,7 @@ def test_a_published_recipe_trains_on_what_the_doctor_finds(ilu, root, name):
     assert facts["ready"]
     assert {n["state"] for n in facts["needs"]} == {"here"}
     assert facts["memory_bytes"] > 0
-    recipe = load("unlearn", shipped()[name], {}, [])
+    recipe = load(UnlearnRecipe, shipped()[name], {}, [])
     small = ["train.steps=2", "train.accumulation=1", "forget.batch=2", "forget.max_length=32", "retain.batch=2",
              "retain.max_length=32"]  # fmt: skip
     if recipe.regularizers:

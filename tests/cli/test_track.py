@@ -12,6 +12,7 @@ from test_chain import ATTACK, SMALL, npo
 
 from ilu_cli.engine.tracking import plain
 from ilu_cli.recipe.load import digest, load, shipped
+from ilu_cli.recipe.schema import UnlearnRecipe
 
 
 def read(run: Path) -> dict[str, list[tuple[int, float]]]:
@@ -67,6 +68,6 @@ def test_what_is_not_installed_is_said_at_once(tiny, ilu, tmp_path):
 
 def test_tracking_is_a_recipe_key_that_changes_no_identity():
     path = shipped()["quickstart-rmu"]
-    plain, tracked = (load("unlearn", path, {}, sets) for sets in ([], ["track=[tensorboard]"]))
+    plain, tracked = (load(UnlearnRecipe, path, {}, sets) for sets in ([], ["track=[tensorboard]"]))
     assert tracked.track == ["tensorboard"]
     assert digest(plain) == digest(tracked)

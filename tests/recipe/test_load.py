@@ -2,6 +2,7 @@ import pytest
 import yaml
 
 from ilu_cli.recipe.load import digest, dump, load, validate
+from ilu_cli.recipe.schema import RECIPES, AttackRecipe, UnlearnRecipe
 from ilu_cli.recipe.source import Layers, RecipeError, parse_scalar, read_layers
 
 GOOD = """\
@@ -21,14 +22,16 @@ def written(tmp_path, text):
 
 def problems(tmp_path, text, flags=None, sets=(), command="unlearn"):
     with pytest.raises(RecipeError) as caught:
-        load(command, written(tmp_path, text), flags or {}, list(sets))
+        load(RECIPES[command], written(tmp_path, text), flags or {}, list(sets))
     assert caught.value.exit_code == 2
     return [str(p) for p in caught.value.problems]
 
 
 def test_defaults_flags_and_sets_meet_in_one_recipe(tmp_path):
     path = written(tmp_path, GOOD)
-    recipe = load("unlearn", path, {"--lr": (("train", "lr"), 3e-4)}, ["train.steps=7", "retain.data.1=capitals_x"][:1])
+    recipe = load(
+        UnlearnRecipe, path, {"--lr": (("train", "lr"), 3e-4)}, ["train.steps=7", "retain.data.1=capitals_x"][:1]
+    )
     assert (recipe.objective.beta, recipe.train.lr, recipe.train.steps) == (0.2, 3e-4, 7)
     assert recipe.objective.params() == {"beta": 0.2, "reduction": "sum"}
     assert [d.name for d in recipe.retain.data] == ["prose", "elements"]
@@ -37,9 +40,9 @@ def test_defaults_flags_and_sets_meet_in_one_recipe(tmp_path):
 def test_component_keys_reach_the_component(tmp_path):
     """What an idea's signature declares is what its function is called with: nothing is dropped on the way."""
     text = "command: attack\nattack: {name: finetune, task: elements, steps: 3, lr: 1.0e-3}\n"
-    params = load("attack", written(tmp_path, text), {}, []).attack.params()
+    params = load(AttackRecipe, written(tmp_path, text), {}, []).attack.params()
     assert (params["task"].name, params["steps"], params["lr"]) == ("elements", 3, 1e-3)
-    recipe = load("unlearn", written(tmp_path, GOOD), {}, [])
+    recipe = load(UnlearnRecipe, written(tmp_path, GOOD), {}, [])
     assert recipe.retain.params() == {}
 
 
@@ -93,10 +96,10 @@ def test_a_key_written_twice_is_a_problem(tmp_path):
 
 
 def test_the_resolved_recipe_reads_back_as_itself(tmp_path):
-    recipe = load("unlearn", written(tmp_path, GOOD), {}, [])
-    again = load("unlearn", written(tmp_path, dump(recipe)), {}, [])
+    recipe = load(UnlearnRecipe, written(tmp_path, GOOD), {}, [])
+    again = load(UnlearnRecipe, written(tmp_path, dump(recipe)), {}, [])
     assert again == recipe
-    assert digest(again) == digest(recipe) != digest(load("unlearn", written(tmp_path, GOOD), {}, ["seed=1"]))
+    assert digest(again) == digest(recipe) != digest(load(UnlearnRecipe, written(tmp_path, GOOD), {}, ["seed=1"]))
 
 
 def test_numbers_in_scientific_notation_are_numbers():
@@ -110,9 +113,9 @@ def test_set_reaches_into_lists_and_makes_what_is_missing(tmp_path):
     layers.put(("regularizers", "0", "name"), "irm", "--set a")
     layers.put(("regularizers", "0", "env"), ["gsm8k_"], "--set b")
     with pytest.raises(RecipeError, match="unknown task 'gsm8k_'"):
-        validate("unlearn", layers)
+        validate(UnlearnRecipe, layers)
 
 
 def test_an_empty_recipe_says_what_is_required():
     with pytest.raises(RecipeError, match="objective"):
-        validate("unlearn", Layers())
+        validate(UnlearnRecipe, Layers())
