@@ -54,15 +54,30 @@ class UnlearnRecipe(Recipe):
     def problems(self) -> Iterator[tuple[Key, str]]:
         yield from data_problems(self.forget.data, ("forget", "data"))
         yield from self.objective.problems(registry.objective, ("objective",), self)
-        if self.retain:
-            yield from self.retain.problems(registry.retain_term, ("retain",), self)
-            yield from data_problems(self.retain.data, ("retain", "data"))
-            layered = "layer" in type(self.objective).model_fields
-            if "hidden" in registry.retain_term[self.retain.name].declared.needs and not layered:
-                yield (
-                    ("retain", "name"),
-                    f"{self.retain.name} needs an objective with a layer, not {self.objective.name}",
-                )
+        yield from self._retain_problems()
+        yield from self._regularizer_problems()
+        yield from self._defence_problems()
+        if self.lora and self.train.params is not None:
+            yield ("lora",), "an adapter is all that is trained; leave train.params out"
+        if self.train.warmup >= self.train.steps:
+            yield ("train", "warmup"), f"{self.train.warmup} warm-up steps do not fit into {self.train.steps} steps"
+        points = [*self.train.points, self.train.steps]
+        if points != sorted(set(points)):
+            yield (
+                ("train", "points"),
+                f"must rise and stay below {self.train.steps}, the last step, which is kept anyway",
+            )
+
+    def _retain_problems(self) -> Iterator[tuple[Key, str]]:
+        if self.retain is None:
+            return
+        yield from self.retain.problems(registry.retain_term, ("retain",), self)
+        yield from data_problems(self.retain.data, ("retain", "data"))
+        layered = "layer" in type(self.objective).model_fields
+        if "hidden" in registry.retain_term[self.retain.name].declared.needs and not layered:
+            yield ("retain", "name"), f"{self.retain.name} needs an objective with a layer, not {self.objective.name}"
+
+    def _regularizer_problems(self) -> Iterator[tuple[Key, str]]:
         forget = {d.name for d in self.forget.data}
         for i, reg in enumerate(self.regularizers):
             yield from reg.problems(registry.regularizer, ("regularizers", i), self)
@@ -76,17 +91,6 @@ class UnlearnRecipe(Recipe):
         for i, name in enumerate(names):
             if name in names[:i]:
                 yield ("regularizers", i, "name"), f"{name!r} stands twice; give one of them several environments"
-        yield from self._defence_problems()
-        if self.lora and self.train.params is not None:
-            yield ("lora",), "an adapter is all that is trained; leave train.params out"
-        if self.train.warmup >= self.train.steps:
-            yield ("train", "warmup"), f"{self.train.warmup} warm-up steps do not fit into {self.train.steps} steps"
-        points = [*self.train.points, self.train.steps]
-        if points != sorted(set(points)):
-            yield (
-                ("train", "points"),
-                f"must rise and stay below {self.train.steps}, the last step, which is kept anyway",
-            )
 
     def _defence_problems(self) -> Iterator[tuple[Key, str]]:
         names = [d.name for d in self.defences]

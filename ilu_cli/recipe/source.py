@@ -46,6 +46,11 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _has_place(node: Any, part: str | int) -> bool:
+    """Whether something can be written at `part` of it."""
+    return isinstance(node, dict) or (isinstance(node, list) and isinstance(part, int) and part < len(node))
+
+
 @dataclass
 class Layers:
     """A recipe being put together: the raw data and where each key came from."""
@@ -67,23 +72,21 @@ class Layers:
         A path that cannot be is recorded as a problem.
         """
         node: Any = self.data
+        exact = tuple(int(p) if isinstance(p, str) and p.isdigit() else p for p in key)
         for i, part in enumerate(key):
-            last = i == len(key) - 1
-            if isinstance(node, list) and isinstance(part, str) and part.isdigit():
-                part = int(part)
-            if isinstance(node, list) and part == len(node):
-                node.append({})
-            fits = isinstance(node, dict) or (isinstance(node, list) and isinstance(part, int) and part < len(node))
-            if not fits:
+            if isinstance(node, list):
+                part = exact[i]
+                if part == len(node):
+                    node.append({})
+            if not _has_place(node, part):
                 self.problems.append(Problem(origin, dotted(key), f"there is no {dotted(key[: i + 1])} to set"))
                 return
-            if last:
+            if i == len(key) - 1:
                 node[part] = value
                 break
             if isinstance(node, dict) and not isinstance(node.get(part), (dict, list)):
-                node[part] = [] if str(key[i + 1]) == "0" else {}
+                node[part] = [] if exact[i + 1] == 0 else {}
             node = node[part]
-        exact = tuple(int(p) if isinstance(p, str) and p.isdigit() else p for p in key)
         self.origins = {k: v for k, v in self.origins.items() if k[: len(exact)] != exact}
         self.origins[exact] = origin
 

@@ -12,7 +12,7 @@ import yaml
 import ilu_cli
 from ilu_cli.report import figures
 from ilu_cli.report.canvas import MOST, Render
-from ilu_cli.report.care import all_data, all_warnings
+from ilu_cli.report.warnings import all_data, all_warnings
 from ilu_cli.report.document import Block, Code, Document, Notes, Picture, Section, Table, Text
 from ilu_cli.report.family import Family, Member
 from ilu_cli.report.figures import REFERENCE, Look, Panel, Series, looks

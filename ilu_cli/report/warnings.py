@@ -1,15 +1,75 @@
-"""What a reader must know before believing the figures: small pure functions of the data, each one sentence or None."""
+"""What a reader must know before believing the figures: what the data of a family give cause for, a sentence each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
+from ilu_cli.report.family import Family, Point, environments
+from ilu_cli.report.headline import pairs
 from ilu_cli.report.numbers import Estimate, of_summary
 
 TEMPERATURE_SHARE = 0.1  # less of |D|'s fall than this coming with a lower NLL means: re-tempered
 COLLAPSE = 2.0  # perplexity beyond this multiple of the original's
+
+
+def all_warnings(family: Family) -> list[str]:
+    """Every warning that the data give cause for."""
+    there = {a.attack for a in family.attacks if a.method == ""}
+    found = [
+        builtin_data(all_data(family)),
+        *_of_models(family),
+        *_of_pairs(family),
+        *_of_attacks(family),
+        one_seed([(m, len({r.seed for r in family.of_method(m)})) for m in family.methods]),
+        reference_missing([(a, a in there) for a in family.attack_names]),
+    ]
+    return list(dict.fromkeys(w for w in found if w))
+
+
+def _of_models(family: Family) -> Iterator[str | None]:
+    for method in family.methods:
+        for bench in family.benchmarks("forget"):
+            if now := family.before(method, bench):
+                yield over_unlearned(method, now.sources[0].summary)
+        for bench in family.benchmarks("utility"):
+            now, first = family.before(method, bench), family.before(None, bench)
+            if now and first:
+                yield collapsed(method, now.sources[0].summary, first.sources[0].summary)
+    for m in family.unlearned:
+        yield from (temperature_alone(m.method, str(env["name"]), m.steps) for env in environments(m.recipe))
+
+
+def _of_pairs(family: Family) -> Iterator[str | None]:
+    for a, b in pairs(family):
+        for bench in family.benchmarks("utility"):
+            left, right = family.before(a, bench), family.before(b, bench)
+            if left and right and (difference := _difference(left, right)):
+                yield utility_unmatched(a, b, bench, difference)
+
+
+def _of_attacks(family: Family) -> Iterator[str | None]:
+    for attack in family.attacks:
+        target = next((m for m in family.unlearned if m.id == attack.parent), None)
+        if target:
+            trained = [d for d in attack.run.manifest.data if d["role"] == "attack"]
+            yield attack_was_environment(target.method, environments(target.recipe), trained)
+
+
+def _difference(left: Point, right: Point) -> Estimate | None:
+    """Paired where rows are values of the metric; for a perplexity, as two estimates that are apart or not."""
+    if left.sources[0].summary["metric"] == "acc":
+        return left.minus(right)
+    (al, ah), (bl, bh) = left.estimate.bounds, right.estimate.bounds
+    return Estimate(left.estimate.value - right.estimate.value, al - bh, ah - bl)
+
+
+def all_data(family: Family) -> list[dict[str, Any]]:
+    records = [d for m in family.members for d in m.run.manifest.data]
+    results = [s["data"] for m in family.members for s in m.results.values()]
+    results += [s["data"] for m in family.attacks for p in m.points for s in p["eval"].values()]
+    return records + results
 
 
 def builtin_data(records: Iterable[dict[str, Any]]) -> str | None:

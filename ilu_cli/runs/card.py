@@ -43,27 +43,26 @@ def card(
     return "\n\n".join(sections) + "\n"
 
 
+def _ideas(recipe: dict[str, Any]) -> list[str]:
+    """The names of what a recipe is made of."""
+    one = [recipe.get("objective"), recipe.get("attack")]
+    parts = [*one, *(recipe.get("regularizers") or []), *(recipe.get("defences") or [])]
+    return [str(part["name"]) for part in parts if part]
+
+
 def front_matter(m: Manifest, recipe: str, results: dict[str, dict[str, Any]], adapter: bool) -> dict[str, Any]:
     """The metadata that the hub reads. What is not known, as the licence of a local model, is left out."""
     kind, name = m.base.get("kind"), str(m.base.get("id", ""))
     base, license_ = KNOWN.get(name, (name if kind == "hub" else None, None))
-    keys = yaml.safe_load(recipe) or {}
-    method = (keys.get("objective") or keys.get("attack") or {}).get("name")
-    parts = [
-        method,
-        *(r["name"] for r in keys.get("regularizers") or []),
-        *(d["name"] for d in keys.get("defences") or []),
-    ]
     found: dict[str, Any] = {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "text-generation"}
     if license_:
         found["license"] = license_
     if base:
         found |= {"base_model": base, "base_model_relation": "adapter" if adapter else "finetune"}
-    hub = sorted({str(d.get("hub") or d["name"]) for d in m.data if d["source"] == "hub"})
-    hub = [d for d in hub if "/" in d]
-    if hub:
-        found["datasets"] = hub
-    found["tags"] = list(dict.fromkeys(["ilu", "unlearning", *(str(p) for p in parts if p)]))
+    hub = {str(d.get("hub") or d["name"]) for d in m.data if d["source"] == "hub"}
+    if datasets := sorted(name for name in hub if "/" in name):
+        found["datasets"] = datasets
+    found["tags"] = list(dict.fromkeys(["ilu", "unlearning", *_ideas(yaml.safe_load(recipe) or {})]))
     if results:
         found["model-index"] = [{"name": m.id, "results": [_index(s) for s in results.values()]}]
     return found

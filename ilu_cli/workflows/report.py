@@ -28,34 +28,49 @@ def find_runs(names: list[str], store: Store) -> list[Run]:
     if not names:
         newest = store.latest(lambda r: r.complete, "finished run")
         return [r for r in everything if r.manifest.base.get("weights") == newest.manifest.base.get("weights")]
-    named: list[Run] = []
-    for name in names:
-        if pipeline := pipeline_runs(store, name):
-            named += pipeline
-        elif (run := store.find(name)) is not None:
-            named.append(run)
-        else:
-            raise UnavailableError(f"there is no run or pipeline {name!r}.{store.near(name)}", hint="see `ilu runs`")
+    named, whole = _named(names, store)
     bases = {combined(r.manifest.base.get("weights", {})) for r in named}
     if len(bases) > 1:
         raise UsageError("the runs go back to different original models", hint="make one report for each")
     by_id = {r.id: r for r in [*everything, *named]}
-    wanted = {r.id for r in named}
-    for r in named:
-        while r.manifest.parents and (parent := by_id.get(r.manifest.made_from[0])) is not None:
-            wanted.add(parent.id)
-            r = parent
-    pipelines = any(pipeline_runs(store, n) for n in names)
-    for r in everything:  # oldest first, so that parents come before children
-        if not pipelines and r.manifest.parents and r.manifest.made_from[0] in wanted:
-            wanted.add(r.id)
+    wanted = {r.id for r in named} | _ancestors(named, by_id)
+    if not whole:
+        for r in everything:  # oldest first, so that parents come before children
+            if r.manifest.parents and r.manifest.made_from[0] in wanted:
+                wanted.add(r.id)
     recipes = {by_id[i].manifest.recipe_sha256 for i in wanted if by_id[i].manifest.command == "attack"}
-    for r in everything:
-        m = r.manifest
-        same = m.command == "attack" and m.recipe_sha256 in recipes and combined(m.base.get("weights", {})) in bases
-        if same and m.parents[0]["kind"] != "run":
-            wanted.add(r.id)
+    wanted |= {r.id for r in everything if r.manifest.recipe_sha256 in recipes and _is_reference(r, bases)}
     return [r for r in by_id.values() if r.id in wanted]
+
+
+def _named(names: list[str], store: Store) -> tuple[list[Run], bool]:
+    """The runs of these names; and whether a pipeline is among them, which says by itself what belongs to it."""
+    found: list[Run] = []
+    whole = False
+    for name in names:
+        if pipeline := pipeline_runs(store, name):
+            found, whole = found + pipeline, True
+        elif (run := store.find(name)) is not None:
+            found.append(run)
+        else:
+            raise UnavailableError(f"there is no run or pipeline {name!r}.{store.near(name)}", hint="see `ilu runs`")
+    return found, whole
+
+
+def _ancestors(runs: list[Run], by_id: dict[str, Run]) -> set[str]:
+    found = set()
+    for r in runs:
+        while r.manifest.parents and (parent := by_id.get(r.manifest.made_from[0])) is not None:
+            found.add(parent.id)
+            r = parent
+    return found
+
+
+def _is_reference(run: Run, bases: set[str]) -> bool:
+    """Whether it is an attack on one of these original models itself."""
+    m = run.manifest
+    of_original = m.command == "attack" and m.parents[0]["kind"] != "run"
+    return of_original and combined(m.base.get("weights", {})) in bases
 
 
 def nodes_of(store: Store, name: str) -> list[dict[str, Any]]:
