@@ -11,7 +11,7 @@ from test_methods import moved, penalty
 
 from ilu_cli import registry
 from ilu_cli.data.encode import collate
-from ilu_cli.engine.drive import drive
+from ilu_cli.engine.job import drive
 from ilu_cli.engine.loop import Term
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.view import View

@@ -22,11 +22,11 @@ from ilu_cli.cli import (
     report,
     runs,
     schema,
-    show,
     taskvec,
     taskvec_apply,
     unlearn,
 )
+from ilu_cli.cli import list as list_
 from ilu_cli.errors import IluError, RunFailed
 
 
@@ -57,7 +57,7 @@ app.command("fetch")(fetch.fetch)
 app.command("doctor")(doctor.doctor)
 app.command("report")(report.report)
 app.command("push")(push.push)
-app.command("list")(show.list_)
+app.command("list")(list_.list_)
 app.add_typer(runs.app, name="runs")
 app.command("schema")(schema.schema)
 

@@ -12,13 +12,13 @@ import yaml
 import ilu_cli
 from ilu_cli.report import figures
 from ilu_cli.report.canvas import MOST, Render
-from ilu_cli.report.warnings import all_data, all_warnings
 from ilu_cli.report.document import Block, Code, Document, Notes, Picture, Section, Table, Text
 from ilu_cli.report.family import Family, Member
 from ilu_cli.report.figures import REFERENCE, Look, Panel, Series, looks
 from ilu_cli.report.headline import headline, pairs
 from ilu_cli.report.numbers import Estimate
 from ilu_cli.report.outcomes import returned, traded
+from ilu_cli.report.warnings import all_data, all_warnings
 
 TREE = 40  # runs that the lineage shows one by one
 Vectors = dict[str, Any]

@@ -15,7 +15,7 @@ from ilu_cli.attacks import has_answers
 from ilu_cli.benchmarks import Row, mean_and_error, number, own_choices
 from ilu_cli.data.sources import Dataset
 from ilu_cli.engine.accel import backend
-from ilu_cli.engine.drive import drive
+from ilu_cli.engine.job import drive
 from ilu_cli.engine.loop import Term, Trainer
 from ilu_cli.engine.probe import changed
 from ilu_cli.engine.reporter import Reporter

@@ -12,7 +12,7 @@ from typing import Any
 from ilu_cli import registry
 from ilu_cli.declarations import reference_bytes
 from ilu_cli.engine.accel import backend
-from ilu_cli.engine.drive import drive
+from ilu_cli.engine.job import drive
 from ilu_cli.engine.loop import Penalty, Term, Trainer
 from ilu_cli.engine.reference import fill, median_norm
 from ilu_cli.engine.reporter import Reporter

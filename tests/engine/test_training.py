@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import items_of, stream, tiny_model, trainer
 
-from ilu_cli.engine.drive import drive
+from ilu_cli.engine.job import drive
 from ilu_cli.engine.loop import Term, learning_rate
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import RunFailed, UnavailableError
