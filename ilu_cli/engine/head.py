@@ -20,9 +20,10 @@ CHUNK = 256  # rows of whole logits held at a time; at V = 49,152 that is 50 MB 
 def token_stats(hidden: Tensor, head: LMHead, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Negative log-likelihood and predictive entropy of every token, both float32 [N] and differentiable.
 
-    With z = f(u) the logits, u = h Wᵀ + b, and p = softmax(z): NLL = logsumexp(z) − z_y and H = −Σ p log p. Their gap D_t = NLL − H is
-    d/dw of the loss of w·z at w = 1, the quantity whose squared mean IRMv1 penalises (arXiv 1907.02893, eq. 4), and
-    ∂D_t/∂z_v = p_v (1 + log p_v + H) − 1[v=y]; f′ takes the gradient on to u. One pass over the logits gives both.
+    With z = f(h Wᵀ + b) the logits and p = softmax(z): NLL = logsumexp(z) − z_y and H = −Σ p log p. Their gap
+    D_t = NLL − H is d/dw of the loss of w·z at w = 1, the quantity whose squared mean IRMv1 penalises (arXiv
+    1907.02893, eq. 4), and ∂D_t/∂z_v = p_v (1 + log p_v + H) − 1[v=y]; f′ carries gradients further. Both come from
+    one pass over the logits.
 
     Args:
         hidden: [N, D], the states that predict `targets`.
