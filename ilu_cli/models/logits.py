@@ -133,11 +133,11 @@ class _Given(BaseModelOutputWithPast):
 def _known(linear: nn.Linear) -> tuple[Tensor, Tensor]:
     """States [1, T, D], and logits [1, T, V]: −1000 to 1000, dense around 0, at every position; with TINY and HUGE."""
     d, v = linear.in_features, linear.out_features
-    h = torch.arange(TOKENS * d, dtype=torch.float64).remainder(31).sub(15).div(8).view(1, TOKENS, d)  # exact in bf16
-    u = 1000 * torch.linspace(-1, 1, TOKENS * v, dtype=torch.float64) ** 3
+    h = torch.arange(TOKENS * d, dtype=torch.float64, device="cpu").remainder(31).sub(15).div(8)  # exact in bf16
+    u = 1000 * torch.linspace(-1, 1, TOKENS * v, dtype=torch.float64, device="cpu") ** 3
     u = u.view(v, TOKENS).t()[None].contiguous()
     u[..., 0], u[..., 1] = TINY, HUGE
-    return h, u
+    return h.view(1, TOKENS, d), u
 
 
 @contextmanager
@@ -156,7 +156,7 @@ def _instead(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
 def _map(z: Tensor) -> LogitMap:
     """The f whose values are z at TINY and HUGE."""
     scale, end = _rounded(z[0, 0, 0].double() / TINY), _rounded(z[0, 0, 1])
-    return LogitMap(scale, None if abs(end) > abs(scale) * HUGE / 2 else end)
+    return LogitMap(scale, end if 0 < abs(end) < abs(scale) * HUGE / 2 else None)
 
 
 def _rounded(x: Tensor) -> float:

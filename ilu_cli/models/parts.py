@@ -61,7 +61,10 @@ def parts_of(model: Any) -> Parts:
     """
     config, name = model.config, type(model).__name__
     if config.get_text_config() is not config or config.is_encoder_decoder:
-        raise UsageError(f"{name} is not supported: it is not a language model alone")
+        raise UsageError(
+            f"{name} is not supported: it is more than a decoder of texts",
+            hint="save its language model by itself, in its family's ForCausalLM class, and give that folder",
+        )
     decoder, head, depth = model.get_decoder(), model.get_output_embeddings(), config.num_hidden_layers
     layers = next((m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth), None)
     if not isinstance(head, nn.Linear) or layers is None or decoder is model:

@@ -72,6 +72,7 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
         for reg in recipe.regularizers
     ]
     model = empty_model(parent.root)
+    parts_of(model)  # refuses what we cannot compute
     total = sum(p.numel() for p in model.parameters())
     if recipe.lora:
         add_adapter(model, recipe.lora, recipe.seed)
