@@ -20,8 +20,11 @@ from ilu_cli.data.encode import collate
 from ilu_cli.data.sampling import seed_of
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.loop import Penalty, Term
+from ilu_cli.engine.probe import Lens
 from ilu_cli.engine.reference import ReferenceCache, fill
+from ilu_cli.engine.scoring import Scorer
 from ilu_cli.engine.stream import TrainStream
+from ilu_cli.engine.tokens import token_scores
 from ilu_cli.engine.view import View
 from ilu_cli.models.parts import parts_of
 
@@ -79,6 +82,26 @@ def test_tokens(family):
     torch.testing.assert_close(nll, plain.nll[plain.scored], rtol=ROUNDING, atol=ROUNDING)
     torch.testing.assert_close(entropy, (plain.entropy * plain.scored).sum(-1), rtol=ROUNDING, atol=0)
     assert nll.mean().item() == pytest.approx(loss.item(), rel=ROUNDING)
+
+
+def test_token_scores_and_lens(family):
+    """What membership attacks read of every token; and the logits of a model that ends after its second layer."""
+    model, plain = family[0], Plain(family[0])
+    scorer = Scorer(model, parts_of(model), None, backend())
+    with torch.no_grad():
+        for b, found in enumerate(token_scores(scorer, ITEMS)):
+            logp = plain.logp[b][plain.scored[b]].detach()
+            mean = (logp.exp() * logp).sum(-1)
+            std = (logp.exp() * (logp - mean[:, None]).square()).sum(-1).sqrt()
+            expected = (-plain.nll[b][plain.scored[b]].detach(), mean, std)
+            for ours, theirs in zip((found.logp, found.mean, found.std), expected):
+                torch.testing.assert_close(torch.as_tensor(ours), theirs.double(), rtol=ROUNDING, atol=ROUNDING)
+        batch, lens = collate(ITEMS), Lens.of(scorer.parts, 2)
+        ours = scorer.parts.head(lens.final(batch.ids, batch.mask.long()))
+        short = copy.deepcopy(model)
+        del parts_of(short).layers[2:]
+        theirs = short(input_ids=batch.ids, attention_mask=batch.mask.long(), use_cache=False).logits
+    torch.testing.assert_close(ours[batch.mask], theirs[batch.mask], rtol=ROUNDING, atol=ROUNDING)
 
 
 def undialled(now: Plain, old: Plain) -> Tensor:
