@@ -23,7 +23,8 @@ class Parts:
     @property
     def width(self) -> int:
         """D, the units of a layer's output."""
-        return int(self.decoder.config.hidden_size)
+        config: Any = self.decoder.config
+        return int(config.hidden_size)
 
     def hidden_at(self, layer: int, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Run the decoder up to and including `layer` and no further; return its output [B, T, D]."""
