@@ -13,6 +13,7 @@ import torch
 from ilu_cli import registry
 from ilu_cli.data.encode import Batch
 from ilu_cli.engine.view import Reference, View
+from ilu_cli.models.logits import LMHead
 from ilu_cli.models.parts import Parts
 
 HEAD = torch.nn.Linear(1, 2, bias=False)
@@ -27,10 +28,10 @@ def view(reference: float = log(1 / 16), teacher: float = log(3), norm: float = 
         hidden=torch.tensor([[[9.0], [1.0], [1.0]]]),
         norm=norm,
         final=torch.tensor([[teacher], [teacher]]),
-        head=HEAD.weight,
+        head=LMHead(HEAD.weight),
     )
     batch = Batch(torch.tensor([[1, 0, 1]]), torch.ones_like(scored), scored)
-    found = View(Parts(HEAD, torch.nn.ModuleList(), HEAD), batch, 0, 0, original)
+    found = View(Parts(HEAD, torch.nn.ModuleList(), LMHead(HEAD.weight)), batch, 0, 0, original)
     found.__dict__ |= {"final": torch.full((2, 1), log(3)), "hidden": torch.tensor([[[5.0], [2.0], [4.0]]])}
     return found
 

@@ -377,6 +377,7 @@ def test_rmu_runs_no_layer_above_its_own_and_no_head():
     model.lm_head.register_forward_hook(lambda *_: calls.__setitem__("head", calls["head"] + 1))
     parts = parts_of(model)
     t = trainer(model, [term("objective", "rmu", items()), term("retain", "hidden_mse", items())], [])
+    calls.update(dict.fromkeys(calls, 0))  # to take a model apart is to try it on a short text
     from ilu_cli.engine import head
 
     used = []

@@ -22,6 +22,7 @@ from ilu_cli.engine.environments import Environments
 from ilu_cli.engine.head import token_stats
 from ilu_cli.engine.loop import Trainer
 from ilu_cli.models.load import load_model, load_tokenizer
+from ilu_cli.models.logits import LMHead
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import find_model
 from ilu_cli.recipe.specs import DEFAULT_MODEL, DataRef, Form, TrainSpec
@@ -52,7 +53,7 @@ def head_memory() -> None:
 
         def fused(precision: str = precision) -> object:
             with backend().autocast(precision):
-                nll, entropy = token_stats(hidden, weight, targets)
+                nll, entropy = token_stats(hidden, LMHead(weight), targets)
                 return torch.autograd.grad((nll - entropy).mean().square(), [hidden, weight])
 
         found = peak(fused)

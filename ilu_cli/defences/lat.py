@@ -56,7 +56,7 @@ class LAT(Defence):
         """δ [B, T, D], detached. Every sequence's δ depends on that sequence alone."""
         import torch
 
-        width, mask = view.parts.head.in_features, view.hidden_mask[..., None]
+        width, mask = view.parts.width, view.hidden_mask[..., None]
         delta = torch.zeros(*view.batch.ids.shape, width, device=mask.device, requires_grad=True)
         optimizer = torch.optim.Adam([delta], lr=self.inner_lr)
         for _ in range(self.inner_steps):

@@ -14,6 +14,7 @@ from ilu_cli.engine.accel import Backend
 from ilu_cli.engine.head import wide
 from ilu_cli.engine.stream import RowKey, TrainStream
 from ilu_cli.engine.view import Reference, View
+from ilu_cli.models.logits import LMHead
 from ilu_cli.models.parts import Parts
 
 CACHE_BATCH = 16  # sequences per forward pass while the cache is filled
@@ -28,7 +29,7 @@ class ReferenceCache:
     hidden: dict[RowKey, Tensor] = field(default_factory=dict)
     norm: float | None = None
     final: dict[RowKey, Tensor] = field(default_factory=dict)
-    head: Tensor | None = None
+    head: LMHead | None = None
     chosen: ReferenceCache | None = None
 
     def of(self, keys: list[RowKey], device: torch.device) -> Reference:
@@ -55,8 +56,7 @@ def fill(
     if stream.chosen is not None:
         cache.chosen = fill(stream.chosen, needs, layer, steps, parts, backend, precision)
     if "reference.final" in needs:
-        head = parts.head.weight
-        cache.head = head.detach().clone() if head.requires_grad else head.detach()
+        cache.head = parts.head.kept()
     keys = stream.visited(steps)
     for i in range(0, len(keys), CACHE_BATCH):
         part = keys[i : i + CACHE_BATCH]

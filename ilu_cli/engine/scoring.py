@@ -135,7 +135,7 @@ class Scorer:
 
     def _forward(self, rows: list[Row], requests: list[Request]) -> list[tuple[int, float, bool]]:
         """(request, log-probability, greedy) of every request in the rows."""
-        device, head = self.backend.device, self.parts.head
+        device = self.backend.device
         ids, positions, seen = (t.to(device) for t in as_tensors(rows))
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         bias = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, torch.finfo(dtype).min)
@@ -150,7 +150,7 @@ class Scorer:
         places.sort()
         nodes, states = torch.tensor([p for p, _, _ in places], device=device).unique_consecutive(return_inverse=True)
         targets = torch.tensor([token for _, _, token in places], device=device)
-        logps, greedy = picked_logps(final.flatten(0, 1)[nodes], head.weight, states, targets, head.bias)
+        logps, greedy = picked_logps(final.flatten(0, 1)[nodes], self.parts.head, states, targets)
         total = {i: (0.0, True) for row in rows for i in row.requests}
         for (_, i, _), logp, best in zip(places, logps.tolist(), greedy.tolist()):
             total[i] = total[i][0] + logp, total[i][1] and best

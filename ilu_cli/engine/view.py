@@ -12,6 +12,7 @@ from torch import Tensor
 from ilu_cli.data.encode import Batch
 from ilu_cli.data.sampling import seed_of
 from ilu_cli.engine.head import distillation, token_stats, wide
+from ilu_cli.models.logits import LMHead
 from ilu_cli.models.parts import Parts
 
 
@@ -20,14 +21,14 @@ class Reference:
     """The same sequences under the original model, from the cache.
 
     logps: [B], summed log-probability of each target. hidden: [B, T, D] at the layer. norm: median ‖hidden‖ over
-    retain tokens, a number. final: [N, D], the last hidden states that predict the N scored tokens. head: [V, D].
+    retain tokens, a number. final: [N, D], the last hidden states that predict the N scored tokens. head: its LM head.
     """
 
     logps: Tensor | None = None
     hidden: Tensor | None = None
     norm: float | None = None
     final: Tensor | None = None
-    head: Tensor | None = None
+    head: LMHead | None = None
 
 
 @dataclass
@@ -69,8 +70,7 @@ class View:
 
     @functools.cached_property
     def _stats(self) -> tuple[Tensor, Tensor]:
-        head = self.parts.head
-        return token_stats(self.final, head.weight, self.targets, head.bias)
+        return token_stats(self.final, self.parts.head, self.targets)
 
     @property
     def token_nll(self) -> Tensor:
@@ -87,11 +87,10 @@ class View:
 
         q has `shift` taken off the logit of the target; see `ilu_cli.engine.head.distillation`.
         """
-        teacher, head = self.reference, self.parts.head
+        teacher = self.reference
         assert teacher.final is not None and teacher.head is not None
-        return distillation(
-            self.final, head.weight, teacher.final.to(self.final.dtype), teacher.head, self.targets, shift, head.bias
-        )
+        states = teacher.final.to(self.final.dtype)
+        return distillation(self.final, self.parts.head, states, teacher.head, self.targets, shift)
 
     @property
     def lengths(self) -> Tensor:

@@ -86,7 +86,7 @@ def add_adapter(model: Any, spec: LoraSpec, seed: int) -> Any:
         The peft model around it, which saves the adapter.
 
     Raises:
-        UsageError: if a target names no module of the model.
+        UsageError: if a target names no module of the model, or the LM head.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -99,10 +99,18 @@ def add_adapter(model: Any, spec: LoraSpec, seed: int) -> Any:
         layers_to_transform=spec.layers,
     )
     torch.manual_seed(seed_of(seed, "lora"))  # A is drawn at random
+    tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     try:
-        return get_peft_model(model, config).eval()
+        adapted = get_peft_model(model, config).eval()
     except ValueError as error:
         raise UsageError(f"lora.targets: {str(error).splitlines()[0]}") from error
+    shared = tied and not isinstance(model.get_input_embeddings(), nn.Embedding)
+    if shared or not isinstance(model.get_output_embeddings(), nn.Linear):
+        raise UsageError(
+            "lora.targets: the LM head, and embeddings that are the LM head too, take no adapter",
+            hint="leave them out of lora.targets",
+        )
+    return adapted
 
 
 def trained_params(

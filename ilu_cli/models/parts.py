@@ -9,15 +9,22 @@ import torch
 from torch import nn
 
 from ilu_cli.errors import UsageError
+from ilu_cli.models.logits import LMHead, check_states, head_of
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A causal language model taken apart: decoder, its layers, and the LM head as a plain matrix."""
+    """A causal language model taken apart: decoder, its layers, and the LM head."""
 
     decoder: nn.Module
     layers: nn.ModuleList
-    head: nn.Linear
+    head: LMHead
+
+    @property
+    def width(self) -> int:
+        """D, the units of a layer's output."""
+        config: Any = self.decoder.config
+        return int(config.hidden_size)
 
     def hidden_at(self, layer: int, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Run the decoder up to and including `layer` and no further; return its output [B, T, D]."""
@@ -48,30 +55,22 @@ class _Reached(Exception):
 
 
 def parts_of(model: Any) -> Parts:
-    """Take a model apart.
+    """Take a model apart, after checking that its logits are what we compute from the parts.
 
     Raises:
-        UsageError: if it has no plain LM head or no list of layers.
+        UsageError: if it has no list of layers, no plain LM head, or does more to its states or logits than we know.
     """
-    decoder, head, depth = model.get_decoder(), model.get_output_embeddings(), model.config.num_hidden_layers
-    layers = next((m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth), None)
-    if not isinstance(head, nn.Linear) or layers is None:
+    config, name = model.config, type(model).__name__
+    if config.get_text_config() is not config or config.is_encoder_decoder:
         raise UsageError(
-            f"{type(model).__name__} is not supported: it has no plain LM head or no list of {depth} layers"
+            f"{name} is not supported: it is more than a decoder of texts",
+            hint="save its language model by itself, in its family's ForCausalLM class, and give that folder",
         )
-    return Parts(decoder, layers, head)
-
-
-@torch.no_grad()
-def check_plain_head(model: Any, parts: Parts) -> None:
-    """Check that logits are the LM head's product and nothing more (no soft cap, no scale), as our loss assumes.
-
-    Raises:
-        UsageError: if they are not.
-    """
-    ids = torch.arange(4, device=parts.head.weight.device).remainder(parts.head.out_features)[None]
-    mask = torch.ones_like(ids)
-    ours = parts.head(parts.final(ids, mask))
-    theirs = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
-        raise UsageError(f"{type(model).__name__} is not supported: it transforms its logits after the LM head")
+    decoder, head, depth = model.get_decoder(), model.get_output_embeddings(), config.num_hidden_layers
+    layers = next((m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth), None)
+    if not isinstance(head, nn.Linear) or layers is None or decoder is model:
+        raise UsageError(f"{name} is not supported: it has no plain LM head or no list of {depth} layers")
+    parts = Parts(decoder, layers, head_of(model, decoder, head))
+    if head.weight.device.type != "meta":
+        check_states(model, head, parts.final)
+    return parts

@@ -17,6 +17,7 @@ from ilu_cli.engine.state import drop_state
 from ilu_cli.engine.tracking import Tracked
 from ilu_cli.errors import UsageError
 from ilu_cli.models.load import add_adapter, empty_model, load_tokenizer, save_checkpoint, trained_params
+from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject, original_of
 from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import AttackRecipe
@@ -65,6 +66,7 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[dict[str, Any]
     lineage = unlearning_recipes(subject)
     filled, environments = fill(recipe, lineage, subject), Environments([*lineage, *beside])
     model = empty_model(subject.root)
+    parts_of(model)  # refuses what we cannot compute
     total = sum(p.numel() for p in model.parameters())
     facts: dict[str, Any] = {
         "command": "attack",

@@ -22,7 +22,7 @@ from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.scoring import Question, Scorer
 from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.models.load import add_adapter, load_model, load_tokenizer, trained_params
-from ilu_cli.models.parts import check_plain_head, parts_of
+from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.specs import EvalSpec, Form, LoraSpec, TrainSpec
 from ilu_cli.runs.store import Run
@@ -83,7 +83,6 @@ class Attempted:
         self.run.manifest.precision = spec.precision
         self.chat = form.chat
         self.taught = [e.prompt + e.target for d in data for e in d.examples()]
-        check_plain_head(self.model, self.scorer.parts)
         if lora is not None:
             self.saved = add_adapter(self.model, lora, self.seed)
         params = trained_params(self.model, spec.params, lora is not None, "attack.weights")

@@ -151,7 +151,9 @@ def plan_facts(recipe: EvalRecipe, subject: Subject, recipe_sha256: str) -> dict
     from ilu_cli.models.load import empty_model
 
     evaluation = Evaluation(recipe.eval, Reporter())
-    total = sum(p.numel() for p in empty_model(subject.folder).parameters())
+    model = empty_model(subject.root)
+    parts_of(model)  # refuses what we cannot compute
+    total = sum(p.numel() for p in model.parameters())
     return {
         "command": "eval",
         "recipe": recipe.model_dump(),

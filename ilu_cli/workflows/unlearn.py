@@ -20,7 +20,7 @@ from ilu_cli.engine.state import drop_state
 from ilu_cli.engine.tracking import Tracked
 from ilu_cli.errors import UsageError
 from ilu_cli.models.load import add_adapter, empty_model, load_model, load_tokenizer, save_checkpoint, trained_params
-from ilu_cli.models.parts import Parts, check_plain_head, parts_of
+from ilu_cli.models.parts import Parts, parts_of
 from ilu_cli.models.subject import Subject, find_subject
 from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import UnlearnRecipe
@@ -73,6 +73,7 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
         for reg in recipe.regularizers
     ]
     model = empty_model(parent.root)
+    parts_of(model)  # refuses what we cannot compute
     total = sum(p.numel() for p in model.parameters())
     if recipe.lora:
         add_adapter(model, recipe.lora, recipe.seed)
@@ -195,7 +196,6 @@ def build_trainer(plan: UnlearnPlan, model: Any) -> Trainer:
     """Put objective, retain term and regularisers on the model, with their reference caches filled."""
     b, recipe = backend(), plan.recipe
     parts = parts_of(model)
-    check_plain_head(model, parts)
     params = trained_params(model, recipe.train.params, recipe.lora is not None)
     layer = getattr(recipe.objective, "layer", None)
     terms = [_term("forget", registry.objective, recipe.objective, 1.0, plan.forget, layer, parts, plan)]

@@ -4,26 +4,47 @@ import pytest
 import torch
 
 from ilu_cli.engine import head
-from ilu_cli.engine.head import token_stats
+from ilu_cli.engine.head import distillation, picked_logps, token_moments, token_stats
+from ilu_cli.models.logits import LMHead, LogitMap
+
+MAPS = [LogitMap(), LogitMap(0.25), LogitMap(1.0, 2.0), LogitMap(-3.0, 1.5)]
 
 
-def naive(hidden, weight, targets, bias=None):
-    z = hidden @ weight.t() + (0 if bias is None else bias)
-    logp = z.log_softmax(-1)
+def logits(hidden, head):
+    """By the definition, cap · tanh(scale · (h Wᵀ + b) / cap)."""
+    u = head.map.scale * (hidden @ head.weight.t() + (0 if head.bias is None else head.bias))
+    return u if head.map.cap is None else head.map.cap * torch.tanh(u / head.map.cap)
+
+
+def naive(hidden, head, targets):
+    logp = logits(hidden, head).log_softmax(-1)
     return -logp.gather(-1, targets[:, None])[:, 0], -(logp.exp() * logp).sum(-1)
 
 
 def test_two_tokens_by_hand():
     """Logits (ln 3, 0): p = (3/4, 1/4), so NLL of token 0 is ln 4/3 and H = ln 4 − 3/4 ln 3."""
     hidden = torch.tensor([[math.log(3.0)]])
-    nll, entropy = token_stats(hidden, torch.tensor([[1.0], [0.0]]), torch.tensor([0]))
+    nll, entropy = token_stats(hidden, LMHead(torch.tensor([[1.0], [0.0]])), torch.tensor([0]))
     assert nll.item() == pytest.approx(math.log(4 / 3), abs=1e-6)
     assert entropy.item() == pytest.approx(math.log(4) - 0.75 * math.log(3), abs=1e-6)
 
 
+def test_a_cap_by_hand():
+    """u = (atanh ½, 0) under a cap of 2 ln 3: z = (ln 3, 0), f′ = (1 − ¼, 1); dNLL/du = (¾ − 1, ¼) · f′."""
+    hidden, bias = torch.zeros(1, 1), torch.zeros(2, requires_grad=True)
+    cap = 2 * math.log(3)
+    weight = torch.tensor([[cap * math.atanh(0.5)], [0.0]])
+    nll, entropy = token_stats(hidden + 1, LMHead(weight, bias, LogitMap(1.0, cap)), torch.tensor([0]))
+    nll.sum().backward()
+    assert nll.item() == pytest.approx(math.log(4 / 3), abs=1e-6)
+    assert entropy.item() == pytest.approx(math.log(4) - 0.75 * math.log(3), abs=1e-6)
+    torch.testing.assert_close(bias.grad, torch.tensor([-0.25 * 0.75, 0.25]))
+
+
+@pytest.mark.parametrize("f", MAPS)
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("tile", [(3, 2), (4, 7), (512, 8192)])
-def test_values_and_gradients_are_those_of_autograd(float64, monkeypatch, tile, with_bias):
+def test_values_and_gradients_are_those_of_autograd(float64, monkeypatch, tile, with_bias, f):
     monkeypatch.setattr(head, "ROWS", tile[0])
     monkeypatch.setattr(head, "TILE", tile[1])
     torch.manual_seed(0)
@@ -31,7 +52,8 @@ def test_values_and_gradients_are_those_of_autograd(float64, monkeypatch, tile, 
     bias = torch.randn(7, requires_grad=True) if with_bias else None
     targets, a, b = torch.randint(0, 7, (10,)), torch.randn(10), torch.randn(10)
     leaves = [t for t in (hidden, weight, bias) if t is not None]
-    ours, theirs = token_stats(hidden, weight, targets, bias), naive(hidden, weight, targets, bias)
+    lm = LMHead(weight, bias, f)
+    ours, theirs = token_stats(hidden, lm, targets), naive(hidden, lm, targets)
     for x, y in zip(ours, theirs):
         torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-12)
     found, expected = (torch.autograd.grad((a * n + b * h).sum(), leaves) for n, h in (ours, theirs))
@@ -39,15 +61,16 @@ def test_values_and_gradients_are_those_of_autograd(float64, monkeypatch, tile, 
         torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-10)
 
 
-def test_the_gap_is_the_derivative_by_a_scale_on_the_logits(float64):
+@pytest.mark.parametrize("f", MAPS)
+def test_the_gap_is_the_derivative_by_a_scale_on_the_logits(float64, f):
     """d/dw NLL(w·z) at w = 1 by double backward (the definition of IRMv1), and the gradient of its square."""
     torch.manual_seed(1)
     hidden, weight, targets = torch.randn(9, 4, requires_grad=True), torch.randn(6, 4), torch.randint(0, 6, (9,))
     w = torch.ones((), requires_grad=True)
-    loss = torch.nn.functional.cross_entropy(w * (hidden @ weight.t()), targets)
+    loss = torch.nn.functional.cross_entropy(w * logits(hidden, LMHead(weight, map=f)), targets)
     (d,) = torch.autograd.grad(loss, w, create_graph=True)
     (expected,) = torch.autograd.grad(d.square(), hidden)
-    nll, entropy = token_stats(hidden, weight, targets)
+    nll, entropy = token_stats(hidden, LMHead(weight, map=f), targets)
     ours = (nll - entropy).mean()
     (found,) = torch.autograd.grad(ours.square(), hidden)
     torch.testing.assert_close(ours, d, rtol=1e-12, atol=1e-12)
@@ -59,7 +82,44 @@ def test_a_large_shift_of_all_logits_changes_nothing_in_bf16():
     hidden, weight, targets = torch.randn(8, 4), torch.randn(32, 4), torch.randint(0, 32, (8,))
     shifted = torch.cat([hidden, torch.ones(8, 1)], 1), torch.cat([weight, torch.full((32, 1), 64.0)], 1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        plain, moved = token_stats(hidden, weight, targets), token_stats(*shifted, targets)
+        plain = token_stats(hidden, LMHead(weight), targets)
+        moved = token_stats(shifted[0], LMHead(shifted[1]), targets)
     for x, y in zip(plain, moved):  # logits near 64 in bf16 are rounded to 1/4 at worst; NLL − H stays in range
         assert x.dtype == y.dtype == torch.float32
         torch.testing.assert_close(x, y, atol=0.3, rtol=0.0)
+
+
+@pytest.mark.parametrize("shift", [0.0, 2.0])
+@pytest.mark.parametrize("f", MAPS)
+def test_distillation_is_that_of_autograd_with_a_teacher_that_has_a_head_of_its_own(float64, monkeypatch, f, shift):
+    monkeypatch.setattr(head, "CHUNK", 4)
+    torch.manual_seed(3)
+    hidden, states = torch.randn(10, 5, requires_grad=True), torch.randn(10, 5)
+    weight, bias = torch.randn(7, 5, requires_grad=True), torch.randn(7, requires_grad=True)
+    student, teacher = LMHead(weight, bias, f), LMHead(torch.randn(7, 5), torch.randn(7), f)
+    targets, g = torch.randint(0, 7, (10,)), torch.randn(10)
+    zt = logits(states, teacher) - shift * torch.nn.functional.one_hot(targets, 7)
+    q, logq = zt.softmax(-1), zt.log_softmax(-1)
+    expected = -(q * logits(hidden, student).log_softmax(-1)).sum(-1), -(q * logq).sum(-1)
+    ours = distillation(hidden, student, states, teacher, targets, shift)
+    for x, y in zip(ours, expected):
+        torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-12)
+    found, wanted = (torch.autograd.grad((g * ce).sum(), (hidden, weight, bias)) for ce in (ours[0], expected[0]))
+    for x, y in zip(found, wanted):
+        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("f", MAPS)
+def test_scores_are_those_of_the_logits(float64, monkeypatch, f):
+    monkeypatch.setattr(head, "CHUNK", 4)
+    torch.manual_seed(4)
+    hidden, targets = torch.randn(10, 5), torch.randint(0, 7, (10,))
+    lm = LMHead(torch.randn(7, 5), torch.randn(7), f)
+    logp = logits(hidden, lm).log_softmax(-1)
+    picked, best = logp[torch.arange(10), targets], logp.argmax(-1) == targets
+    found, greedy = picked_logps(hidden, lm, torch.arange(10), targets)
+    torch.testing.assert_close(found, picked)
+    assert greedy.tolist() == best.tolist()
+    mean = (logp.exp() * logp).sum(-1)
+    std = (logp.exp() * logp.square()).sum(-1).sub(mean.square()).sqrt()
+    torch.testing.assert_close(token_moments(hidden, lm, targets), torch.stack([picked, mean, std, best.double()]))

@@ -1,0 +1,164 @@
+"""The LM head, and what a model does to its logits afterwards: z = f(h Wᵀ + b), f elementwise.
+
+f is not read from a configuration, whose keys mean different things in different families (`logits_scaling` divides in
+Granite and multiplies in HyperCLOVA X): it is read off the model, known states and logits put in place of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from ilu_cli.errors import UsageError
+
+TOKENS = 4  # of the text that a model is tried on
+TINY, HUGE = 2.0**-20, 2.0**100  # where f is linear, and where it has reached its cap
+ROUNDING = 1e-4  # of the largest value; what a model adds to its states is far larger
+
+
+@dataclass(frozen=True)
+class LogitMap:
+    """f(u) = cap · tanh(scale · u / cap), or scale · u without a cap.
+
+    Gemma-2 has a cap of 30; Granite divides, Cohere and Falcon-H1 multiply; most models do nothing.
+    """
+
+    scale: float = 1.0
+    cap: float | None = None
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """f(u), in place."""
+        if self.cap is not None:
+            return u.mul_(self.scale / self.cap).tanh_().mul_(self.cap)
+        return u if self.scale == 1 else u.mul_(self.scale)
+
+    def slope(self, z: Tensor) -> Tensor | float:
+        """f′(u) where f(u) = z: scale · (1 − (z/cap)²)."""
+        if self.cap is None:
+            return self.scale
+        return (z / self.cap).square_().neg_().add_(1).mul_(self.scale)
+
+
+@dataclass(frozen=True)
+class LMHead:
+    """Logits z = f(h Wᵀ + b) of hidden states h. weight: [V, D]; bias: [V] or None; map: f."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    map: LogitMap = LogitMap()
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """All logits [..., V] at once, for few tokens; `ilu_cli.engine.head` goes over many."""
+        return self.map(nn.functional.linear(hidden, self.weight, self.bias))
+
+    def kept(self) -> LMHead:
+        """The head as it is now: without gradients, and copied where it is trained."""
+
+        def keep(t: Tensor) -> Tensor:
+            return t.detach().clone() if t.requires_grad else t.detach()
+
+        return replace(self, weight=keep(self.weight), bias=None if self.bias is None else keep(self.bias))
+
+
+@torch.no_grad()
+def head_of(model: Any, decoder: nn.Module, linear: nn.Linear) -> LMHead:
+    """The LM head of a model, after checking that it and f are all there is between last hidden states and logits.
+
+    Needs no weights, so a plan can ask as well: decoder and head are left out, and their outputs given.
+
+    Raises:
+        UsageError: if states or logits are changed in another way.
+    """
+    refuse = f"{type(model).__name__} is not supported: "
+    if type(linear).forward is not nn.Linear.forward:
+        raise UsageError(f"{refuse}its LM head is more than a matrix and a bias")
+    ids = torch.arange(TOKENS, device=linear.weight.device).remainder(linear.out_features)[None]
+    h, u = _known(linear)
+    entered: list[Tensor] = []
+
+    def project(states: Tensor) -> Tensor:
+        entered.append(states)
+        return u.clone()
+
+    try:
+        with _instead(decoder, lambda *_, **__: _Given(h)), _instead(linear, project):
+            logits = model(input_ids=ids, use_cache=False).logits
+    except Exception as error:  # whatever a model may raise that does something else here
+        raise UsageError(f"{refuse}its logits do not come from its decoder's states alone ({error})") from error
+    if len(entered) != 1 or logits.shape != u.shape:
+        raise UsageError(f"{refuse}its logits are not the output of one LM head")
+    factor = _rounded((entered[0].to(h) * h).sum() / h.square().sum())
+    if not torch.allclose(entered[0].to(h), factor * h) or (factor != 1 and linear.bias is not None):
+        raise UsageError(f"{refuse}it changes its hidden states before the LM head")
+    f = _map(logits)
+    if not torch.allclose(logits.to(u), f(u.clone()), rtol=1e-6, atol=1e-9):
+        raise UsageError(f"{refuse}its logits are not the LM head's, scaled or softly capped alike at all words")
+    return LMHead(linear.weight, linear.bias, replace(f, scale=factor * f.scale))
+
+
+@torch.no_grad()
+def check_states(model: Any, linear: nn.Linear, decode: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Check on a short text that what enters the LM head is what `decode` gives of ids and mask, up to f's scale.
+
+    Raises:
+        UsageError: if it is not.
+    """
+    ids = torch.arange(TOKENS, device=linear.weight.device).remainder(linear.out_features)[None]
+    mask = torch.ones_like(ids)
+    entered: list[Tensor] = []
+    handle = linear.register_forward_pre_hook(lambda _, args: entered.append(args[0]))
+    try:
+        model(input_ids=ids, attention_mask=mask, use_cache=False)
+    finally:
+        handle.remove()
+    theirs, ours = (t / t.norm() for t in (entered[0], decode(ids, mask)))
+    if bool((theirs - ours).abs().max() > ROUNDING * ours.abs().max()):  # not so of NaN, which is for others to find
+        raise UsageError(f"{type(model).__name__} is not supported: its decoder alone gives other hidden states")
+
+
+class _Given(BaseModelOutputWithPast):
+    """What a decoder returns: its last hidden states, and None for whatever else a model passes on."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+
+def _known(linear: nn.Linear) -> tuple[Tensor, Tensor]:
+    """States [1, T, D], and logits [1, T, V]: −1000 to 1000, dense around 0, at every position; with TINY and HUGE."""
+    d, v = linear.in_features, linear.out_features
+    h = torch.arange(TOKENS * d, dtype=torch.float64, device="cpu").remainder(31).sub(15).div(8)  # exact in bf16
+    u = 1000 * torch.linspace(-1, 1, TOKENS * v, dtype=torch.float64, device="cpu") ** 3
+    u = u.view(v, TOKENS).t()[None].contiguous()
+    u[..., 0], u[..., 1] = TINY, HUGE
+    return h.view(1, TOKENS, d), u
+
+
+@contextmanager
+def _instead(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Run `forward` instead of the module."""
+    own = module.__dict__.get("forward")
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        del module.__dict__["forward"]
+        if own is not None:
+            module.__dict__["forward"] = own
+
+
+def _map(z: Tensor) -> LogitMap:
+    """The f whose values are z at TINY and HUGE."""
+    scale, end = _rounded(z[0, 0, 0].double() / TINY), _rounded(z[0, 0, 1])
+    return LogitMap(scale, end if 0 < abs(end) < abs(scale) * HUGE / 2 else None)
+
+
+def _rounded(x: Tensor) -> float:
+    """To 12 digits, more than float32 holds: 1, not 1 and an ulp."""
+    return float(f"{x.item():.12g}")

@@ -1,0 +1,176 @@
+"""What a model does around its LM head is read off the model, or the model is refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers as T
+from conftest import tiny_model
+from families import COMMON, FAMILIES, family_model, family_tokenizer
+from torch import nn
+
+from ilu_cli.errors import UsageError
+from ilu_cli.models.load import add_adapter
+from ilu_cli.models.logits import LogitMap
+from ilu_cli.models.parts import parts_of
+from ilu_cli.recipe.specs import LoraSpec
+
+VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+          "image_size": 28, "patch_size": 14}  # fmt: skip
+KNOWN = {
+    "gemma2": (FAMILIES["gemma2"], LogitMap(1.0, 5.0)),
+    "gemma2, logits far below the cap": (
+        lambda: T.Gemma2Config(**COMMON | {"initializer_range": 1e-3}, head_dim=8), LogitMap(1.0, 30.0)
+    ),
+    "granite": (FAMILIES["granite"], LogitMap(0.25)),
+    "granite, by what no float holds": (lambda: T.GraniteConfig(**COMMON, logits_scaling=3.0), LogitMap(1 / 3)),
+    "hyperclova multiplies": (lambda: T.HyperCLOVAXConfig(**COMMON, logits_scaling=4.0), LogitMap(4.0)),
+    "cohere": (FAMILIES["cohere"], LogitMap(0.25)),
+    "cohere2": (FAMILIES["cohere2"], LogitMap(0.25)),
+    "falcon-h1": (
+        lambda: T.FalconH1Config(**COMMON, lm_head_multiplier=0.5, mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8,
+                                 mamba_n_groups=1, mamba_d_state=8),
+        LogitMap(0.5),
+    ),
+    "granite-moe": (
+        lambda: T.GraniteMoeConfig(**COMMON, logits_scaling=8.0, num_local_experts=4, num_experts_per_tok=2),
+        LogitMap(0.125),
+    ),
+    "minicpm3 divides hidden states": (
+        lambda: T.MiniCPM3Config(**COMMON | {"num_key_value_heads": 4}, q_lora_rank=16, kv_lora_rank=16,
+                                 qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=8, dim_model_base=8),
+        LogitMap(0.25),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*KNOWN, *(n for n in FAMILIES if n not in KNOWN)])
+def test_logits_are_those_of_the_model(name):
+    make, f = KNOWN.get(name, (FAMILIES.get(name), LogitMap()))
+    torch.manual_seed(0)
+    model = T.AutoModelForCausalLM.from_config(make()).float().eval()
+    parts, ids = parts_of(model), torch.arange(3, 40)[None]
+    found = parts.head.map
+    assert found.cap == f.cap
+    assert found.scale == pytest.approx(f.scale, rel=1e-11)
+    mask = torch.ones_like(ids)
+    torch.testing.assert_close(
+        parts.head(parts.final(ids, mask)), model(input_ids=ids, attention_mask=mask).logits, rtol=1e-5, atol=1e-5
+    )
+    with torch.device("meta"):
+        empty = T.AutoModelForCausalLM.from_config(make())
+    assert parts_of(empty).head.map == found  # a plan knows as well
+
+
+class Odd(T.LlamaForCausalLM):
+    """Llama that does something to its logits."""
+
+    def forward(self, input_ids: Any = None, attention_mask: Any = None, **kwargs: Any) -> Any:
+        out = super().forward(input_ids, attention_mask, **kwargs)
+        out.logits = self.odd(out.logits)
+        return out
+
+
+AFTER = {
+    "cut off": lambda z: z.clamp(-30, 30),
+    "cut off far out": lambda z: z.clamp(-900, 900),
+    "another cap": lambda z: z / (1 + z.abs() / 30),
+    "shifted": lambda z: z + 0.1,
+    "squared": lambda z: z * z.abs(),
+    "a scale for each word": lambda z: z * torch.linspace(0.9, 1.1, z.shape[-1]),
+    "a scale for each position": lambda z: z / torch.arange(1, z.shape[1] + 1)[None, :, None],
+    "words left out": lambda z: z.index_fill(-1, torch.tensor([7]), -torch.inf),
+    "fewer words": lambda z: z[..., :-3],
+    "normalised": lambda z: z.log_softmax(-1),
+    "no odd thing": lambda z: z,
+}
+
+
+@pytest.mark.parametrize("what", AFTER)
+def test_other_changes_of_logits_are_refused(what):
+    model = Odd(tiny_model().config).eval()
+    model.odd = AFTER[what]
+    if what == "no odd thing":
+        parts_of(model)
+        return
+    with pytest.raises(UsageError, match="Odd is not supported: its logits are not the"):
+        parts_of(model)
+
+
+class Head(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * 1.001
+
+
+class Embedded(T.LlamaForCausalLM):
+    """Llama that does something to its embeddings, outside its decoder."""
+
+    def forward(self, input_ids: Any = None, attention_mask: Any = None, **kwargs: Any) -> Any:
+        return super().forward(None, attention_mask, inputs_embeds=2 + self.model.embed_tokens(input_ids), **kwargs)
+
+
+def test_what_else_a_model_does_is_refused():
+    config = tiny_model().config
+    model = tiny_model()
+    model.lm_head.register_forward_pre_hook(lambda _, args: (nn.functional.rms_norm(args[0], (16,)),))
+    with pytest.raises(UsageError, match="LlamaForCausalLM is not supported: it changes its hidden states before"):
+        parts_of(model)
+    model = tiny_model()
+    model.lm_head.__class__ = Head
+    with pytest.raises(UsageError, match="its LM head is more than a matrix and a bias"):
+        parts_of(model)
+    with pytest.raises(UsageError, match="Embedded is not supported: its decoder alone gives other hidden states"):
+        parts_of(Embedded(config).eval())
+    phi = family_model("phi")
+    phi.lm_head.register_forward_pre_hook(lambda _, args: (args[0] / 2,))  # W h / 2 + b is no f(W h + b)
+    with pytest.raises(UsageError, match="it changes its hidden states before"):
+        parts_of(phi)
+
+
+REFUSED = {
+    "Gemma3ForConditionalGeneration": lambda: T.Gemma3Config(
+        text_config=T.Gemma3TextConfig(**COMMON, head_dim=8, query_pre_attn_scalar=8), vision_config=VISION,
+        mm_tokens_per_image=4,
+    ),
+    "BertLMHeadModel": lambda: T.BertConfig(vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+                                            intermediate_size=48, is_decoder=True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_plan_refuses_by_name(name, ilu, tmp_path):
+    torch.manual_seed(0)
+    T.AutoModelForCausalLM.from_config(REFUSED[name]()).save_pretrained("model")
+    family_tokenizer().save_pretrained("model")
+    for command in (
+        ["unlearn", "--model", "model", "--method", "npo", "--dry-run"],
+        ["attack", "model", "--task", "sst2", "--dry-run"],
+        ["eval", "model", "--bench", "capitals", "--dry-run"],
+        ["eval", "model", "--bench", "capitals"],
+    ):
+        done = ilu(*command)
+        assert done.code == 2, done.err
+        assert f"{name} is not supported" in done.err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "targets", "fits"),
+    [
+        ("llama", ["lm_head"], False),
+        ("llama-tied", ["embed_tokens", "q_proj"], False),
+        ("llama", ["embed_tokens"], True),
+        ("llama-tied", ["q_proj"], True),
+        ("gemma", ["all-linear"], True),
+    ],
+)
+def test_an_adapter_of_the_lm_head_is_refused(family, targets, fits):
+    """Losses read the head's own matrix; a merge would change a tied head that training never saw."""
+    spec = LoraSpec(r=2, targets=targets)
+    if fits:
+        add_adapter(family_model(family), spec, 0)
+        return
+    with pytest.raises(UsageError, match=r"lora\.targets: the LM head"):
+        add_adapter(family_model(family), spec, 0)
