@@ -13,8 +13,10 @@ from ilu_cli import registry
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.drive import drive
 from ilu_cli.engine.loop import Penalty, Term, Trainer
+from ilu_cli.engine.parity import check
 from ilu_cli.engine.reference import fill, median_norm
 from ilu_cli.engine.reporter import Reporter
+from ilu_cli.engine.scoring import Scorer
 from ilu_cli.engine.state import drop_state
 from ilu_cli.engine.tracking import Tracked
 from ilu_cli.errors import UsageError
@@ -172,6 +174,7 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
             if c.truncated:
                 reporter.note(f"{s.stream.name}: {c.truncated} of {len(c.items)} examples of {d.ref.name} were cut")
     model = load_model(plan.parent, b.device)
+    m.result["parity"] = check(Scorer(model, parts_of(model), plan.tokenizer, b), reporter.note).facts()
     adapted = add_adapter(model, recipe.lora, recipe.seed) if recipe.lora else None
     trainer = build_trainer(plan, model)
     for done in drive(trainer, new, reporter, label_of(recipe)):
