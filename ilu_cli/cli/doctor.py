@@ -8,7 +8,7 @@ import typer
 
 from ilu_cli.cli import complete, console
 from ilu_cli.cli.options import DataRootOption, JsonOption, PluginOption, SetOption
-from ilu_cli.errors import UsageError
+from ilu_cli.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from ilu_cli.models.subject import Subject
@@ -19,8 +19,10 @@ def doctor(
     recipe: Annotated[
         str,
         typer.Argument(
-            metavar="RECIPE|MODEL", help="A shipped recipe's name or a YAML file; or a run or model.",
-            show_default=False, autocompletion=complete.recipes,
+            metavar="RECIPE|MODEL",
+            help="A shipped recipe's name or a YAML file; or a run or model.",
+            show_default=False,
+            autocompletion=complete.recipes,
         ),
     ],
     data_root: DataRootOption = None,
@@ -86,13 +88,11 @@ def _check_model(subject: Subject, as_json: bool) -> None:
         console.out_table(table)
         shared = "run once (packed trees)" if facts["trees"] else f"run for every request: {facts['why']}"
         console.out(f"beginnings that requests share are {shared}")
-        verdict = "is scored as plain transformers would" if facts["holds"] else "is not supported: its numbers differ"
-        console.next_step(
-            f"{facts['model']} {verdict}", [], f"ilu eval {facts['model']}" if facts["holds"] else "ilu list",
-            done=facts["holds"],
-        )  # fmt: skip
     if not facts["holds"]:
-        raise typer.Exit(3)
+        error = UnavailableError(f"{facts['class']} is not supported: its numbers are not those of plain transformers")
+        console.err().print(f"error: {error}", markup=False, soft_wrap=True)
+        raise typer.Exit(error.exit_code)
+    console.next_step(f"{facts['model']} is scored as plain transformers would", [], f"ilu eval {facts['model']}")
 
 
 def _table(needs: list[Need], facts: dict[str, Any]) -> None:

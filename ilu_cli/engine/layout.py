@@ -44,7 +44,9 @@ class Layout:
         for kind in sorted(set(longer), reverse=True):
             yield in_rows(requests, [i for i, long in enumerate(longer) if long is kind], trees=self.trees)
 
-    def inputs(self, rows: list[Row], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Any, dict[str, Tensor]]:
+    def inputs(
+        self, rows: list[Row], dtype: torch.dtype, device: torch.device
+    ) -> tuple[Tensor, Any, dict[str, Tensor]]:
         """Ids [B, T], the mask or masks, and what else the decoder gets; masks are 2-D for plain rows."""
         ids, positions, end = (t.to(device) for t in as_tensors(rows))
         if not self.trees:

@@ -79,7 +79,10 @@ def compare(scorer: Scorer) -> Parity:
 
     The scorer's layout is the one that was right.
     """
-    exact, layout = replace(scorer, precision="fp32", tokens=1), scorer.layout  # tokens=1: a row by itself, as in theirs
+    exact, layout = (
+        replace(scorer, precision="fp32", tokens=1),
+        scorer.layout,
+    )  # tokens=1: a row by itself, as in theirs
     requests = _requests(scorer.tokenizer)
     loss, *first, largest = _plain(scorer, requests[0])
     theirs = [*first, *(_plain(scorer, r)[1] for r in requests[1:])]

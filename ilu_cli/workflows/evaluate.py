@@ -110,13 +110,13 @@ class Evaluation:
 
 
 def load_scorer(
-    subject: Subject, precision: str, *, chat: bool = False, note: Callable[[str], None] = Reporter().note
+    subject: Subject, precision: str, *, chat: bool = False, note: Callable[[str], None] | None = None
 ) -> Scorer:
     """Load a subject for scoring, compared with plain transformers; `chat` and `note` hold for the original as well."""
     b = backend()
     model = load_model(subject, b.device)
     scorer = Scorer(model, parts_of(model), load_tokenizer(subject.folder), b, precision, chat=chat)
-    check(scorer, note)
+    check(scorer, note or Reporter().note)
     scorer.original = functools.cache(
         lambda: load_scorer(original_of(subject), precision, chat=chat, note=note) if subject.run else scorer
     )
