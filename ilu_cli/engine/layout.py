@@ -7,7 +7,7 @@ state spaces, and biases by distance (alibi) follow the order of the row instead
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -40,9 +40,15 @@ class Layout:
 
     def rows(self, requests: list[Request]) -> Iterator[list[Row]]:
         """Lists of rows, the shortest row first; rows of different lists must not meet in a batch."""
-        longer = [self.bound is not None and len(r.ids) - 1 > self.bound for r in requests]
-        for kind in sorted(set(longer), reverse=True):
-            yield in_rows(requests, [i for i, long in enumerate(longer) if long is kind], trees=self.trees)
+        for chosen in self.apart(range(len(requests)), [len(r.ids) - 1 for r in requests]):
+            yield in_rows(requests, chosen, trees=self.trees)
+
+    def apart(self, order: Iterable[int], lengths: list[int]) -> list[list[int]]:
+        """Part the indices in `order` into those that may meet in a batch; `lengths` are the tokens read of each."""
+        found: dict[bool, list[int]] = {}
+        for i in order:
+            found.setdefault(self.bound is not None and lengths[i] > self.bound, []).append(i)
+        return list(found.values())
 
     def inputs(
         self, rows: list[Row], dtype: torch.dtype, device: torch.device

@@ -58,7 +58,8 @@ class Scorer:
 
     @property
     def context_length(self) -> int:
-        return int(getattr(self.model.config, "max_position_embeddings", 1 << 30))
+        config = self.model.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "max_seq_len", 1 << 30))
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """The token ids of a text, with what the tokenizer puts around it if `special`; a text is encoded once."""

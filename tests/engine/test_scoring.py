@@ -168,3 +168,9 @@ def test_other_windows_and_rotations(name):
         requests = [r for r in requests if len(r.ids) != 2 * WINDOW + 1]
     found, wanted = scorer_of(model).score(requests), one_at_a_time(model, requests)
     assert [f[0] for f in found] == pytest.approx([w[0] for w in wanted], abs=1e-4)
+
+
+def test_the_context_is_that_of_the_configuration():
+    assert scorer_of(family_model("mpt")).context_length == 512  # MPT calls it max_seq_len
+    assert scorer_of(family_model("llama")).context_length == 512
+    assert scorer_of(family_model("bloom")).context_length == 1 << 30  # alibi has no end
