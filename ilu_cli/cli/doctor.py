@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ilu_cli.cli import console
-from ilu_cli.cli.options import DataRootOption, JsonOption, PluginOption, RecipeArgument, SetOption
+from ilu_cli.cli import complete, console
+from ilu_cli.cli.options import DataRootOption, JsonOption, PluginOption, SetOption
+from ilu_cli.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
+    from ilu_cli.models.subject import Subject
     from ilu_cli.workflows.needs import Need
 
 
 def doctor(
-    recipe: RecipeArgument,
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE|MODEL",
+            help="A shipped recipe's name or a YAML file; or a run or model.",
+            show_default=False,
+            autocompletion=complete.recipes,
+        ),
+    ],
     data_root: DataRootOption = None,
     plugin: PluginOption = None,
     set_: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a recipe needs, and what of it is here.
+    """Say what a recipe needs and what of it is here; or check a model.
 
-    And what it will take. Exit code 3 if something is missing.
+    Of a recipe also what it will take; exit code 3 if something is missing. Of a run or model: how far its losses and
+    scores are from plain transformers'; exit code 3 if that is more than rounding.
     """
     from ilu_cli.data.root import data_root as root
+    from ilu_cli.workflows.checkup import model_named
     from ilu_cli.workflows.needs import ABSENT, hub_in_reach, needs_of, price, read_recipe
 
+    if (subject := model_named(recipe)) is not None:
+        if set_:
+            raise UsageError(f"--set changes a recipe, and {recipe} is a model")
+        _check_model(subject, as_json)
+        return
     resolved = read_recipe(recipe, set_ or [])
     online = hub_in_reach()
     needs = needs_of(resolved, online)
@@ -51,6 +68,31 @@ def doctor(
             console.next_step(f"{recipe} is ready", [], console.command_for(facts["command"], recipe))
     if absent:
         raise typer.Exit(3)
+
+
+def _check_model(subject: Subject, as_json: bool) -> None:
+    from rich.table import Table
+
+    from ilu_cli.workflows.checkup import parity_facts
+
+    facts = parity_facts(subject)
+    if as_json:
+        console.out_json(facts)
+    else:
+        table = Table(title=f"{facts['model']} ({facts['class']}) against plain transformers", title_justify="left")
+        for column in ("compared", "largest difference, nats a token", "tolerance"):
+            table.add_column(column, overflow="fold", justify="left" if column == "compared" else "right")
+        for name, key in (("loss of a text", "loss"), ("log-probabilities of its tokens", "logps")):
+            shown = "not finite" if facts[key] is None else f"{facts[key]:.1e}"
+            table.add_row(name, shown, f"{facts['tolerance']:.1e}")
+        console.out_table(table)
+        shared = "run once (packed trees)" if facts["trees"] else f"run for every request: {facts['why']}"
+        console.out(f"beginnings that requests share are {shared}")
+    if not facts["holds"]:
+        error = UnavailableError(f"{facts['class']} is not supported: its numbers are not those of plain transformers")
+        console.err().print(f"error: {error}", markup=False, soft_wrap=True)
+        raise typer.Exit(error.exit_code)
+    console.next_step(f"{facts['model']} is scored as plain transformers would", [], f"ilu eval {facts['model']}")
 
 
 def _table(needs: list[Need], facts: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Log-likelihoods of candidate answers, perplexity, and greedy answers.
 
-What requests share at their beginning is run once (`ilu_cli.engine.tree`); the LM head runs on the scored tokens only.
+What requests share at their beginning is run once (`ilu_cli.engine.tree`) where the decoder can be told who sees whom
+(`ilu_cli.engine.layout`); the LM head runs on the scored tokens only.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from transformers import StoppingCriteria
 from ilu_cli.data.encode import Batch, Encoded, chat_pair, split_pair
 from ilu_cli.engine.accel import Backend
 from ilu_cli.engine.head import picked_logps
-from ilu_cli.engine.tree import Request, Row, as_tensors, halves, in_rows, take
+from ilu_cli.engine.layout import Layout, layout_of
+from ilu_cli.engine.parity import Parity
+from ilu_cli.engine.tree import Request, Row, halves, take
 from ilu_cli.errors import UsageError
 from ilu_cli.models.parts import Parts
 
@@ -47,10 +50,16 @@ class Scorer:
     known: dict[tuple[str, bool], list[int]] = field(default_factory=dict)
     chat: bool = False
     original: Callable[[], Scorer] | None = None  # loads the model that everything began with
+    layout: Layout = None  # type: ignore[assignment]  # the decoder's, unless one is given
+    parity: Parity | None = None  # how far from plain transformers it was when it was loaded
+
+    def __post_init__(self) -> None:
+        self.layout = self.layout or layout_of(self.parts.decoder)
 
     @property
     def context_length(self) -> int:
-        return int(getattr(self.model.config, "max_position_embeddings", 1 << 30))
+        config = self.model.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "max_seq_len", 1 << 30))
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """The token ids of a text, with what the tokenizer puts around it if `special`; a text is encoded once."""
@@ -118,28 +127,33 @@ class Scorer:
 
         What does not fit into memory is tried again in halves, and all later batches are that much smaller.
         """
-        rows = in_rows(requests)[self.backend.rank :: self.backend.world]
         found: list[tuple[int, float, bool]] = []
         with self.backend.autocast(self.precision):  # one context, so that weights are cast once
-            while rows:
-                batch = take(rows, min(TOKENS, self.tokens))
-                try:
-                    found += self._forward(batch, requests)
-                except RuntimeError as error:
-                    if not _memory_ran_out(error) or (len(batch) == 1 == len(batch[0].requests)):
-                        raise
-                    self.tokens = max(1, len(batch) * max(map(len, batch)) // 2)
-                    rows += batch if len(batch) > 1 else halves(batch[0], requests)
-                    torch.cuda.empty_cache()
+            for rows in self.layout.rows(requests):
+                found += self._run(rows[self.backend.rank :: self.backend.world], requests)
         return [(logp, greedy) for _, logp, greedy in sorted(self.backend.gather(found))]
 
+    def _run(self, rows: list[Row], requests: list[Request]) -> list[tuple[int, float, bool]]:
+        """(request, log-probability, greedy) of every request in the rows, which are used up."""
+        found: list[tuple[int, float, bool]] = []
+        while rows:
+            batch = take(rows, min(TOKENS, self.tokens))
+            try:
+                found += self._forward(batch, requests)
+            except RuntimeError as error:
+                if not _memory_ran_out(error) or (len(batch) == 1 == len(batch[0].requests)):
+                    raise
+                self.tokens = max(1, len(batch) * max(map(len, batch)) // 2)
+                rows += batch if len(batch) > 1 else halves(batch[0], requests)
+                torch.cuda.empty_cache()
+        return found
+
     def _forward(self, rows: list[Row], requests: list[Request]) -> list[tuple[int, float, bool]]:
-        """(request, log-probability, greedy) of every request in the rows."""
+        """(request, log-probability, greedy) of every request in a batch of rows."""
         device = self.backend.device
-        ids, positions, seen = (t.to(device) for t in as_tensors(rows))
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        bias = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, torch.finfo(dtype).min)
-        final = self.parts.final(ids, bias[:, None], position_ids=positions)
+        dtype = torch.bfloat16 if self.precision == "bf16" else self.parts.head.weight.dtype
+        ids, mask, extra = self.layout.inputs(rows, dtype, device)
+        final = self.parts.final(ids, mask, **extra)
         width = ids.shape[1]
         places = [
             (b * width + node, i, token)

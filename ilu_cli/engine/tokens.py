@@ -26,15 +26,16 @@ def encode_pair(scorer: Scorer, prompt: str, target: str, *, limit: int | None =
 def token_scores(scorer: Scorer, items: list[Encoded]) -> list[TokenScores]:
     """Score the target tokens of each item, in the order given."""
     b = scorer.backend
-    order = sorted(range(len(items)), key=lambda i: len(items[i].ids))[b.rank :: b.world]
-    found = []
-    for group in _packed(order, [len(e.ids) for e in items], scorer.tokens):
+    lengths, found = [len(e.ids) for e in items], []
+    order = sorted(range(len(items)), key=lengths.__getitem__)[b.rank :: b.world]
+    parts = scorer.layout.apart(order, lengths)
+    for group in (group for part in parts for group in _packed(part, lengths, scorer.tokens)):
         batch = collate([items[i] for i in group]).to(b.device)
         with b.autocast(scorer.precision):
             final = scorer.parts.final(batch.ids, batch.mask.long())
             scored = batch.scored[:, 1:]
             moments = token_moments(final[:, :-1][scored], scorer.parts.head, batch.ids[:, 1:][scored])
-        parts = moments.cpu().split([items[i].targets for i in group], dim=1)
-        found += [(i, part.double().numpy()) for i, part in zip(group, parts)]
+        each = moments.cpu().split([items[i].targets for i in group], dim=1)
+        found += [(i, part.double().numpy()) for i, part in zip(group, each)]
     by_item = dict(b.gather(found))
     return [TokenScores(logp, mean, std, hit > 0) for logp, mean, std, hit in (by_item[i] for i in range(len(items)))]

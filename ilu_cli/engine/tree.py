@@ -3,7 +3,8 @@
 A request is a sequence of tokens of which the last ones are scored. Sorted by their tokens, requests that begin alike
 stand beside each other; a row holds the tokens of neighbours in pre-order, each shared beginning once. What comes
 before a token is then told by two numbers: j is i or one of its ancestors if j ≤ i < end[j]. Several trees in one row
-do not see each other, so a row has no padding.
+do not see each other, so a row has no padding. For decoders that cannot be told (`ilu_cli.engine.layout`), a row is a
+single path.
 """
 
 from __future__ import annotations
@@ -54,6 +55,10 @@ class Row:
         longest = max(self.longest, len(request.ids) - 1)
         return len(self) + len(request.ids) - 1 - self.shared(request) <= max(WIDTH, 2 * longest)
 
+    def one_path(self, request: Request) -> bool:
+        """Whether the row has no branch with this request either: one of the two begins with the other."""
+        return self.shared(request) == min(len(self), len(request.ids) - 1)
+
     def add(self, index: int, request: Request) -> None:
         """Append what the row does not have yet of a request."""
         inputs, common = request.ids[:-1], self.shared(request)
@@ -71,11 +76,11 @@ class Row:
         return len(self.ids)
 
 
-def in_rows(requests: list[Request]) -> list[Row]:
-    """Lay requests out in rows, neighbours together, the shortest row first."""
+def in_rows(requests: list[Request], chosen: list[int], *, trees: bool = True) -> list[Row]:
+    """Lay the chosen requests out in rows, neighbours together, the shortest row first; without `trees` in paths."""
     rows: list[Row] = []
-    for i in sorted(range(len(requests)), key=lambda i: requests[i].ids):
-        if not rows or not rows[-1].fits(requests[i]):
+    for i in sorted(chosen, key=lambda i: requests[i].ids):
+        if not rows or not (rows[-1].fits if trees else rows[-1].one_path)(requests[i]):
             rows.append(Row())
         rows[-1].add(i, requests[i])
     return sorted(rows, key=len)
@@ -100,12 +105,17 @@ def take(rows: list[Row], tokens: int) -> list[Row]:
 
 
 def as_tensors(rows: list[Row]) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids [B, T], positions [B, T], and who sees whom [B, T, T]; padding sees itself only."""
+    """Ids, positions, and where each token's descendants end, [B, T] each; padding has none."""
     length = max(map(len, rows))
     ids, positions = (torch.zeros(len(rows), length, dtype=torch.long) for _ in range(2))
-    place = torch.arange(length)
-    end = (place + 1).repeat(len(rows), 1)
+    end = torch.arange(1, length + 1).repeat(len(rows), 1)
     for b, row in enumerate(rows):
         n = len(row)
         ids[b, :n], positions[b, :n], end[b, :n] = map(torch.tensor, (row.ids, row.positions, row.end))
-    return ids, positions, (place[:, None] >= place) & (place[:, None] < end[:, None, :])
+    return ids, positions, end
+
+
+def who_sees_whom(end: Tensor) -> Tensor:
+    """[B, T, T] from `end` [B, T]: whether token i sees j, itself or one of its ancestors."""
+    place = torch.arange(end.shape[1], device=end.device)
+    return (place[:, None] >= place) & (place[:, None] < end[:, None, :])

@@ -17,6 +17,7 @@ from ilu_cli.data.sources import Dataset
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.job import drive
 from ilu_cli.engine.loop import Term, Trainer
+from ilu_cli.engine.parity import check
 from ilu_cli.engine.probe import changed
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.scoring import Question, Scorer
@@ -60,7 +61,9 @@ class Attempted:
         self.saved = self.model
         precision, chat = self.spec.precision, self.spec.chat
         self.scorer = Scorer(self.model, parts_of(self.model), self.tokenizer, backend(), precision, chat=chat)
-        self.scorer.original = functools.cache(lambda: load_scorer(self.origin, precision, chat=chat))
+        note = self.reporter.note
+        self.scorer.original = functools.cache(lambda: load_scorer(self.origin, precision, chat=chat, note=note))
+        self.run.manifest.result["parity"] = check(self.scorer, note).facts()
 
     @functools.cached_property
     def evaluation(self) -> Evaluation:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ilu_cli import registry
 from ilu_cli.benchmarks import Benchmark, number
 from ilu_cli.engine.accel import backend
+from ilu_cli.engine.parity import check
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.scoring import Scorer
 from ilu_cli.harness.task import HarnessTask
@@ -83,6 +84,7 @@ class Evaluation:
             "n": sum("metric" not in r for r in rows),
             "chance": bench.chance,
             "precision": self.spec.precision,
+            "parity": scorer.parity.facts() if scorer.parity else None,
             "data": {"name": name, "source": bench.source, "fingerprint": bench.fingerprint(items)},
             **bench.details(rows),
             "key": self.key(name, digest),
@@ -101,19 +103,22 @@ class Evaluation:
         missing = [name for name, summary in found.items() if summary is None]
         if missing:
             self.reporter.note(f"evaluating {subject.label}: {', '.join(missing)}")
-            scorer = load_scorer(subject, self.spec.precision, chat=self.spec.chat)
+            scorer = load_scorer(subject, self.spec.precision, chat=self.spec.chat, note=self.reporter.note)
             for name in missing:
                 found[name] = self.score(name, digest, scorer, folder)
         return {name: summary for name, summary in found.items() if summary is not None}
 
 
-def load_scorer(subject: Subject, precision: str, *, chat: bool = False) -> Scorer:
-    """Load a subject for scoring; `chat` holds for the original as well."""
+def load_scorer(
+    subject: Subject, precision: str, *, chat: bool = False, note: Callable[[str], None] | None = None
+) -> Scorer:
+    """Load a subject for scoring, compared with plain transformers; `chat` and `note` hold for the original as well."""
     b = backend()
     model = load_model(subject, b.device)
     scorer = Scorer(model, parts_of(model), load_tokenizer(subject.folder), b, precision, chat=chat)
+    check(scorer, note or Reporter().note)
     scorer.original = functools.cache(
-        lambda: load_scorer(original_of(subject), precision, chat=chat) if subject.run else scorer
+        lambda: load_scorer(original_of(subject), precision, chat=chat, note=note) if subject.run else scorer
     )
     return scorer
 

@@ -14,8 +14,10 @@ from ilu_cli.declarations import reference_bytes
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.job import drive
 from ilu_cli.engine.loop import Penalty, Term, Trainer
+from ilu_cli.engine.parity import check
 from ilu_cli.engine.reference import fill, median_norm
 from ilu_cli.engine.reporter import Reporter
+from ilu_cli.engine.scoring import Scorer
 from ilu_cli.engine.state import drop_state
 from ilu_cli.engine.tracking import Tracked
 from ilu_cli.errors import UsageError
@@ -155,6 +157,8 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
     """
     b, recipe, began = backend(), plan.recipe, time.monotonic()
     check_disk(out or (resume.path if resume else store.root), plan.disk)
+    model = load_model(plan.parent, b.device)
+    parity = check(Scorer(model, parts_of(model), plan.tokenizer, b), reporter.note)
     new = resume or (store.create("unlearn", label_of(recipe), out) if b.main else None)
     new = b.share(new)
     m = new.manifest
@@ -163,6 +167,7 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
     m.base = plan.parent.run.manifest.base if plan.parent.run else plan.parent.record("original")
     m.base |= {"revision": recipe.model.revision} if not plan.parent.run else {}
     m.data, m.inputs = [record for s in plan.streams for record in s.records()], inputs_of(recipe)
+    m.result["parity"] = parity.facts()
     if b.main:
         write_text(new.path / "recipe.yaml", dump(recipe))
         new.save()
@@ -171,7 +176,6 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
         for d, c in zip(s.datasets, s.corpora):
             if c.truncated:
                 reporter.note(f"{s.stream.name}: {c.truncated} of {len(c.items)} examples of {d.ref.name} were cut")
-    model = load_model(plan.parent, b.device)
     adapted = add_adapter(model, recipe.lora, recipe.seed) if recipe.lora else None
     trainer = build_trainer(plan, model)
     for done in drive(trainer, new, reporter, label_of(recipe)):

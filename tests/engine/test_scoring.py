@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers as T
 from conftest import tiny_tokenizer
+from families import COMMON, FAMILIES, WINDOW, family_model, family_tokenizer
 
 from ilu_cli.data.encode import Encoded
 from ilu_cli.engine import scoring
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.scoring import Question, Scorer
+from ilu_cli.engine.tree import Request
 from ilu_cli.errors import UsageError
 from ilu_cli.models.load import load_model, load_tokenizer
 from ilu_cli.models.parts import parts_of
@@ -77,3 +80,93 @@ def test_the_tiny_tokenizer_splits_at_the_choice():
     context, choice = split_pair(tiny_tokenizer(), "The symbol is", " Fe")
     assert tiny_tokenizer().decode(context) == "The symbol is"
     assert tiny_tokenizer().decode(choice) == " Fe"
+
+
+def branching(vocab: int) -> list[Request]:
+    """Requests longer than a window that share beginnings, part in the middle, continue one another, or stand alone."""
+    g = torch.Generator().manual_seed(3)
+
+    def some(n: int) -> list[int]:
+        return torch.randint(2, vocab, (n,), generator=g).tolist()
+
+    made = []
+    for length in (WINDOW + 9, 2 * WINDOW + 3, 5):
+        stem = some(length)
+        made += [(stem + some(n), length) for n in (1, 1, 4, WINDOW + 5)]
+        made += [(stem[: length // 2] + some(WINDOW), length // 2), (stem, 1)]
+    made += [(some(3 * WINDOW), 1), (some(2), 1)]
+    return [Request(tuple(ids), start) for ids, start in made]
+
+
+def one_at_a_time(model, requests: list[Request]) -> list[tuple[float, bool]]:
+    """The same of plain transformers, one request after the other, without padding."""
+    found = []
+    for r in requests:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([r.ids])).logits[0, :-1].double()
+        logps, places = logits.log_softmax(-1), range(r.start, len(r.ids))
+        total = sum(logps[t - 1, r.ids[t]].item() for t in places)
+        found.append((total, all(logps[t - 1].argmax() == r.ids[t] for t in places)))
+    return found
+
+
+def scorer_of(model, **keys) -> Scorer:
+    return Scorer(model, parts_of(model), family_tokenizer(), backend(), **keys)
+
+
+@pytest.mark.parametrize("tokens", [150, 2048])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_every_family_scores_as_plain_transformers_does(family, tokens):
+    model = family_model(family)
+    requests = branching(model.config.vocab_size)
+    found, wanted = scorer_of(model, tokens=tokens).score(requests), one_at_a_time(model, requests)
+    assert [f[0] for f in found] == pytest.approx([w[0] for w in wanted], abs=1e-4)
+    assert [f[1] for f in found] == [w[1] for w in wanted]
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_every_family_answers_questions_and_reads_texts_as_plain_transformers_does(family):
+    model = family_model(family)
+    scorer = scorer_of(model)
+    asked = [Question(q.context * 3, q.choices) for q in QUESTIONS]
+    pairs = [scorer.pair(q.context, c) for q in asked for c in q.choices]
+    assert max(len(p.ids) for p in pairs) > 3 * WINDOW
+    wanted = iter(one_at_a_time(model, pairs))
+    for q, scores in zip(asked, scorer.loglikelihoods(asked)):
+        assert scores == pytest.approx([next(wanted)[0] for _ in q.choices], abs=1e-4)
+    texts = [Request(p.ids, 1) for p in pairs]
+    nll = scorer.nll([Encoded(list(t.ids), t.start) for t in texts])
+    assert nll == pytest.approx([-logp for logp, _ in one_at_a_time(model, texts)], rel=1e-6, abs=1e-4)
+
+
+OTHERS = {
+    "qwen2 with windows in half of its layers": lambda: T.Qwen2Config(
+        **COMMON, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2
+    ),
+    "gpt_neo, whose window lies in the row": lambda: T.GPTNeoConfig(
+        vocab_size=400, hidden_size=32, num_layers=2, num_heads=4, max_position_embeddings=512, window_size=WINDOW,
+        attention_types=[[["global", "local"], 1]], initializer_range=0.15, bos_token_id=1, eos_token_id=0,
+    ),
+    "phi3 with LongRoPE": lambda: T.Phi3Config(
+        **COMMON | {"max_position_embeddings": 512}, original_max_position_embeddings=2 * WINDOW,
+        rope_parameters={"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4,
+                         "long_factor": [4.0] * 4, "original_max_position_embeddings": 2 * WINDOW},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_windows_and_rotations(name):
+    torch.manual_seed(0)
+    model = T.AutoModelForCausalLM.from_config(OTHERS[name]()).float().eval()
+    requests = branching(400)
+    if "LongRoPE" in name:  # plain transformers must see as many tokens as are read, else it may turn otherwise
+        requests = [r for r in requests if len(r.ids) != 2 * WINDOW + 1]
+    found, wanted = scorer_of(model).score(requests), one_at_a_time(model, requests)
+    assert [f[0] for f in found] == pytest.approx([w[0] for w in wanted], abs=1e-4)
+
+
+def test_the_context_is_that_of_the_configuration():
+    assert scorer_of(family_model("mpt")).context_length == 512  # MPT calls it max_seq_len
+    assert scorer_of(family_model("llama")).context_length == 512
+    assert scorer_of(family_model("bloom")).context_length == 1 << 30  # alibi has no end

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers as T
 from conftest import CHAT
+from families import COMMON, family_tokenizer
 
 from ilu_cli.data.encode import Encoded
+from ilu_cli.engine.accel import backend
+from ilu_cli.engine.scoring import Scorer
 from ilu_cli.engine.tokens import encode_pair, token_scores
+from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import find_model
 from ilu_cli.workflows.evaluate import load_scorer
 
@@ -51,3 +56,17 @@ def test_pairs_fit_into_the_context(scorer):
     empty = encode_pair(scorer, "A prompt", "")
     assert empty.targets == 0
     assert isinstance(empty, Encoded)
+
+
+def test_token_scores_of_every_length_are_right_under_long_rope():
+    """A short text beside a long one in a batch would be turned by the long factors."""
+    torch.manual_seed(0)
+    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "original_max_position_embeddings": 24}
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, **factors}
+    config = T.Phi3Config(**COMMON, original_max_position_embeddings=24, rope_parameters=rope)
+    model = T.AutoModelForCausalLM.from_config(config).eval()
+    scorer = Scorer(model, parts_of(model), family_tokenizer(), backend())
+    items = [Encoded(torch.randint(2, 400, (n,)).tolist(), 1) for n in (30, 24, 10, 25)]
+    for item, found in zip(items, token_scores(scorer, items)):
+        logp = model(input_ids=torch.tensor([item.ids])).logits[0, :-1].log_softmax(-1)
+        assert found.logp == pytest.approx(logp[range(len(logp)), item.ids[1:]].tolist(), abs=1e-4)

@@ -6,6 +6,7 @@ import logging
 
 import pytest
 import torch
+from families import make_family
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 from lm_eval.models.huggingface import HFLM
@@ -45,6 +46,18 @@ def test_log_likelihoods_and_greedy_flags(both):
     ids = both[0].tok_encode("The capital")
     best = int(both[0].scorer.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
     assert both[0]._loglikelihood_tokens([(("", ""), ids, [best])])[0][1]
+
+
+@pytest.mark.parametrize("family", ["mistral", "gpt_oss", "lfm2", "bloom", "qwen2_moe"])
+def test_families_with_windows_convolutions_and_alibi(family, tmp_path):
+    folder = str(make_family(family, tmp_path / family))
+    lms = get_model("ilu")(pretrained=folder), HFLM(pretrained=folder, device="cpu", batch_size=1)
+    found = [lm.loglikelihood(instances("loglikelihood", PAIRS), disable_tqdm=True) for lm in lms]
+    assert [o[0] for o in found[0]] == pytest.approx([t[0] for t in found[1]], abs=1e-4)
+    assert [o[1] for o in found[0]] == [t[1] for t in found[1]]
+    texts = instances("loglikelihood_rolling", [(PREFIX,), ("Iron is a metal. " * 20,)])
+    ours, theirs = (lm.loglikelihood_rolling(texts, disable_tqdm=True) for lm in lms)
+    assert ours == pytest.approx(theirs, rel=1e-6)
 
 
 def test_what_is_too_long_loses_its_beginning_or_is_refused(both):

@@ -1,0 +1,141 @@
+"""The model at hand against plain transformers: what is lost by our own ways of computing, looked at when it is loaded.
+
+Losses come from the fused head, scores from packed trees; both are compared with `model(input_ids, labels)` and the
+log-softmax of its logits, on a few short texts, each by itself, in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ilu_cli.data.encode import Encoded, collate
+from ilu_cli.engine.layout import Layout, short_window
+from ilu_cli.engine.tree import Request
+from ilu_cli.engine.view import View
+from ilu_cli.errors import UnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from ilu_cli.engine.scoring import Scorer
+
+TOLERANCE = 1e-3  # nats; float32 leaves 1e-5 to 1e-4 on trained models
+TEXT = (
+    "In the year 1848 a small town by the river built its first bridge of iron, and people came from 12 villages to "
+    "see it. Some said that it would never stand; others danced on it all night."
+)
+STEM, BRANCHES, OTHER = 6, (6, 4), 5  # tokens: what two requests share, how they go on, and one that shares nothing
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The largest differences from plain transformers, in nats a token. `why` says what speaks against trees, if so."""
+
+    loss: float
+    logps: float
+    tolerance: float
+    trees: bool
+    why: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether all that differs is rounding; numbers that are not finite never hold."""
+        return self.loss <= self.tolerance and self.logps <= self.tolerance
+
+    def facts(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check(scorer: Scorer, note: Callable[[str], None]) -> Parity:
+    """Compare a model that was just loaded; where trees are not right, it is scored in plain rows from here on.
+
+    Raises:
+        UnavailableError: if they are not finite.
+        UsageError: if its losses or scores are not those of plain transformers either way.
+    """
+    wanted = scorer.layout.trees
+    found = scorer.parity = compare(scorer)
+    name = type(scorer.model).__name__
+    if not math.isfinite(found.loss + found.logps):
+        raise UnavailableError(f"this {name} answers a short text with numbers that are not finite: it is damaged")
+    if not found.holds:
+        raise UsageError(
+            f"{name} is not supported: on a short text its loss differs from plain transformers' by {found.loss:.3g} "
+            f"nats and its log-probabilities by up to {found.logps:.3g} (tolerance {found.tolerance:.1g})",
+            hint="`ilu doctor MODEL` shows the comparison",
+        )
+    if wanted and not found.trees:
+        note(f"{name}: shared beginnings are run again for every request, since {found.why}")
+    return found
+
+
+@torch.no_grad()
+def compare(scorer: Scorer) -> Parity:
+    """Losses and scores against plain transformers: with trees if the layout has them, else, or if that fails, without.
+
+    The scorer's layout is the one that was right.
+    """
+    exact, layout = (
+        replace(scorer, precision="fp32", tokens=1),
+        scorer.layout,
+    )  # tokens=1: a row by itself, as in theirs
+    requests = _requests(scorer.tokenizer)
+    loss, *first, largest = _plain(scorer, requests[0])
+    theirs = [*first, *(_plain(scorer, r)[1] for r in requests[1:])]
+    tolerance = TOLERANCE * max(1.0, largest / 100)  # float32 keeps 7 digits of a logit
+    loss, why = abs(loss - _fused(scorer, requests[0])), layout.why
+    if layout.trees:
+        packed, failure = _packed_difference(exact, requests, theirs)
+        if packed <= tolerance:
+            return Parity(loss, packed, tolerance, trees=True)
+        why = failure or f"with trees they would differ from plain transformers' by up to {packed:.3g} nats a token"
+        scorer.layout = exact.layout = Layout(layout.config, why=why, bound=layout.bound)
+    return Parity(loss, _difference(exact, requests, theirs), tolerance, trees=False, why=why)
+
+
+def _packed_difference(exact: Scorer, requests: list[Request], theirs: list[Tensor]) -> tuple[float, str]:
+    """How far trees are from plain rows, with a window that is shorter than the requests; or why they do not run."""
+    with short_window(exact.layout.config) as shorter:
+        theirs = [_plain(exact, r)[1] for r in requests] if shorter else theirs
+        try:
+            return _difference(exact, requests, theirs), ""
+        except (TypeError, ValueError, IndexError, KeyError, AttributeError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            return torch.inf, f"the model takes no tree: {type(error).__name__}: {str(error).splitlines()[0][:80]}"
+
+
+def _requests(tokenizer: Any) -> list[Request]:
+    """Two requests with a shared beginning and a third with its own, of any tokenizer's tokens."""
+    ids = tokenizer(TEXT, add_special_tokens=False)["input_ids"]
+    ids = (ids * (1 + 64 // max(1, len(ids))))[: STEM + sum(BRANCHES) + OTHER]
+    stem, rest = ids[:STEM], ids[STEM:]
+    rows = [stem + rest[: BRANCHES[0]], stem + rest[BRANCHES[0] : sum(BRANCHES)], rest[sum(BRANCHES) :]]
+    return [Request(tuple(row), 1) for row in rows]
+
+
+def _plain(scorer: Scorer, request: Request) -> tuple[float, Tensor, float]:
+    """Plain transformers on one text: its loss, the log-probability of each token [T − 1], the largest |logit|."""
+    ids = torch.tensor([request.ids], device=scorer.backend.device)
+    extra = {"output_router_logits": False} if hasattr(scorer.model.config, "output_router_logits") else {}
+    out = scorer.model(input_ids=ids, labels=ids, use_cache=False, **extra)
+    logits = out.logits[0, :-1].float()
+    logps = logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+    return float(out.loss), logps, float(logits.abs().max())
+
+
+def _fused(scorer: Scorer, request: Request) -> float:
+    """Our training loss of the same text."""
+    batch = collate([Encoded(list(request.ids), 1)]).to(scorer.backend.device)
+    return float(View(scorer.parts, batch, 0).token_nll.mean())
+
+
+def _difference(scorer: Scorer, requests: list[Request], theirs: list[Tensor]) -> float:
+    """The largest difference of a token's log-probability; every token of a request is scored by itself."""
+    single = [Request(r.ids[: t + 1], t) for r in requests for t in range(1, len(r.ids))]
+    ours = torch.tensor([logp for logp, _ in scorer.score(single)])
+    return float((ours - torch.cat(theirs).cpu()).abs().max())
