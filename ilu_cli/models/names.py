@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -58,3 +59,9 @@ def places(model: Any) -> dict[str, int]:
             early = id(p) in embedded or any(word in name for word in EARLY)
             found[name] = -1 if early else len(layers)
     return found
+
+
+def first_place(model: Any, trained: Iterable[str]) -> int:
+    """The lowest of the `places` of some parameters."""
+    where = places(model)
+    return min(where[name] for name in trained)

@@ -18,6 +18,7 @@ from ilu_cli.engine.tracking import Tracked
 from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.models.load import add_adapter, empty_model, load_tokenizer, save_checkpoint, trained_params
 from ilu_cli.models.matrices import matrices
+from ilu_cli.models.names import first_place
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject, original_of
 from ilu_cli.recipe.load import digest, dump
@@ -89,10 +90,11 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[dict[str, Any]
                 add_adapter(model, lora, recipe.seed)
             params = trained_params(model, spec.params, lora is not None, "attack.weights")
             trainable = sum(p.numel() for p in params.values())
+            first = max(first_place(model, params), 0)
             facts |= {
                 "steps": spec.steps,
                 "trainable_parameters": trainable,
-                "peak_memory_bytes": peak_memory(model, trainable, 0, [stream.stream], spec, 0),
+                "peak_memory_bytes": peak_memory(model, trainable, first, [stream.stream], spec, 0),
                 "data": stream.records(),
             }
             kept += len(quartiles(spec.steps)) if filled.keep == "points" else 0

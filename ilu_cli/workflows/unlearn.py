@@ -19,7 +19,7 @@ from ilu_cli.engine.state import drop_state
 from ilu_cli.engine.tracking import Tracked
 from ilu_cli.errors import UsageError
 from ilu_cli.models.load import add_adapter, empty_model, load_model, load_tokenizer, save_checkpoint, trained_params
-from ilu_cli.models.names import places
+from ilu_cli.models.names import first_place
 from ilu_cli.models.parts import Parts, check_plain_head, parts_of
 from ilu_cli.models.subject import Subject, find_subject
 from ilu_cli.recipe.load import digest, dump
@@ -118,8 +118,7 @@ def _check_layer(recipe: UnlearnRecipe, model: Any, names: list[str]) -> int:
     for key, n in named.items():
         if n is not None and n >= depth:
             raise UsageError(f"{key}: {n} does not exist, the model has layers 0 to {depth - 1}")
-    where = places(model)
-    first = min(where[name] for name in names)
+    first = first_place(model, names)
     if layer is not None and first > layer:
         key = "lora" if recipe.lora else "train.params"
         raise UsageError(f"{key}: no trained weight lies at or below layer {layer}, so nothing can be unlearned")

@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, make_family
+from families import FAMILIES, family_model, make_family
 from transformers import AutoModelForCausalLM
 
 from ilu_cli import registry
 from ilu_cli.data.sampling import seed_of
+from ilu_cli.engine.probe import Lens
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import UsageError
 from ilu_cli.models.load import empty_model
 from ilu_cli.models.matrices import matrices
+from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import find_model
 from ilu_cli.recipe.specs import EvalSpec
 from ilu_cli.runs.store import Store
@@ -146,6 +148,23 @@ def test_a_tensor_whose_inputs_are_not_known_is_refused_in_the_plan(ilu, tmp_pat
         assert done.code == 2
         assert "JetMoeParallelExperts" in done.err
     assert not (tmp_path / "runs").is_dir() or not list((tmp_path / "runs").iterdir())
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_lens_is_the_model_with_fewer_layers(family):
+    """The shorter model is made from its own configuration, and takes the weights that it has."""
+    whole, config = family_model(family), FAMILIES[family]()
+    config.num_hidden_layers = 2
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:2]
+    short = AutoModelForCausalLM.from_config(config).float().eval()
+    assert short.load_state_dict(whole.state_dict(), strict=False).missing_keys == []
+    ids, mask = torch.tensor([[5, 9, 7, 30, 12, 44]]), torch.ones(1, 6, dtype=torch.long)
+    parts = parts_of(whole)
+    before = parts.final(ids, mask)
+    with torch.no_grad():
+        torch.testing.assert_close(Lens.of(parts, 2).final(ids, mask), parts_of(short).final(ids, mask))
+    assert parts.final(ids, mask).equal(before)
 
 
 @pytest.mark.parametrize("family", ["gpt_neox", "mixtral", "phi", "llama-tied", "gpt2"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+
 import pytest
 import torch
 import transformers as T
@@ -113,3 +116,15 @@ def test_a_defence_at_a_layer_that_does_not_exist_is_refused(ilu, tmp_path):
 
 def test_position_embeddings_act_before_the_layers():
     assert places(T.GPT2LMHeadModel(FAMILIES["gpt2"]()))["transformer.wpe.weight"] == -1
+
+
+def test_an_attack_on_the_last_layer_keeps_activations_of_that_one_only(ilu, tmp_path):
+    model = make_family("gpt2", tmp_path / "m")
+    memory = []
+    for n in range(DEPTH):
+        args = ["--kind", "finetune", "--set", f'attack.weights=["transformer.h.{n}.*"]', "--set", "attack.steps=1"]
+        memory.append(json.loads(ilu("attack", model, *args, "--dry-run", "--json").out)["peak_memory_bytes"])
+    steps = {a - b for a, b in itertools.pairwise(memory[1:])}
+    assert len(steps) == 1
+    assert steps.pop() > 0
+    assert memory[0] > memory[1]
