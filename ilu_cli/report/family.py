@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,8 +12,7 @@ from typing import Any
 
 import yaml
 
-from ilu_cli.metrics.figure import value_of
-from ilu_cli.report.numbers import Estimate, of_pairs, of_runs, of_seeds
+from ilu_cli.report.numbers import Estimate, of_differences, of_pairs, of_runs
 from ilu_cli.runs.store import Run, read_results
 
 Summary = dict[str, Any]
@@ -111,9 +109,7 @@ class Point:
         mine = {s.seed: s for s in self.sources}
         pairs = [(mine[s.seed], s) for s in other.sources if s.seed in mine]
         if len(pairs) > 1:
-            values = [(value_of(a.summary), value_of(b.summary)) for a, b in pairs]
-            infinite = any(math.isinf(x) for pair in values for x in pair)
-            return None if infinite else of_seeds([x - y for x, y in values])
+            return of_differences([(a.summary, b.summary) for a, b in pairs])
         a, b = pairs[0] if pairs else (self.sources[0], other.sources[0])
         same = a.summary["data"]["fingerprint"] == b.summary["data"]["fingerprint"]
         left, right = a.values(), b.values()

@@ -70,6 +70,13 @@ def of_seeds(values: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - half, mean + half, over="seeds")
 
 
+def of_differences(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Estimate | None:
+    """a − b of two results, over seeds; None if one of the results is infinite."""
+    values = [(value_of(a), value_of(b)) for a, b in pairs]
+    infinite = any(math.isinf(x) for pair in values for x in pair)
+    return None if infinite else of_seeds([a - b for a, b in values])
+
+
 def of_runs(summaries: Sequence[dict[str, Any]]) -> Estimate:
     """The same benchmark on runs that differ in their seed: over seeds, or for one run over its examples."""
     if len(summaries) == 1:

@@ -16,7 +16,7 @@ from ilu_cli.errors import UnavailableError
 from ilu_cli.harness.task import HarnessTask
 from ilu_cli.metrics.figure import number, shown, strict, value_of
 from ilu_cli.recipe.requirement import parse
-from ilu_cli.report.numbers import of_runs, of_seeds, of_summary
+from ilu_cli.report.numbers import of_differences, of_runs, of_seeds, of_summary
 from ilu_cli.report.warnings import collapsed
 from ilu_cli.runs.card import _results
 from ilu_cli.runs.files import write_json
@@ -107,6 +107,9 @@ def test_intervals_warnings_tables_and_matching_know_infinity(tmp_path):
     assert (of_summary(lost).value, of_summary(lost).low, of_summary(lost).high) == (math.inf, None, None)
     assert of_runs([lost, fine]) == of_seeds([math.inf, 1.0])
     assert (of_runs([lost, fine]).value, of_runs([lost, fine]).low) == (math.inf, None)
+    assert of_differences([(lost, fine), (fine, fine)]) is None
+    assert of_differences([(lost, lost), (fine, fine)]) is None
+    assert of_differences([(fine, fine), (fine, fine)]) == of_seeds([0.0, 0.0])
     assert "a perplexity of ∞, the original with 12.2" in (collapsed("It", lost, fine) or "")
     assert collapsed("It", fine, lost) is None
     assert interval([math.inf, 2.0], 0.1) == {
