@@ -67,7 +67,8 @@ class Regularizer(Declaration):
 class Attack(Declaration):
     """`strength` names the axis, and `unattacked` is where nothing is changed yet; None: there is no such point.
 
-    `access` is what the attacker needs; `utility`: whether the attack changes what the utility benchmarks measure.
+    `access` is what the attacker needs, and `original` whether that includes the original's weights; `utility`: whether
+    the attack changes what the utility benchmarks measure.
     """
 
     positional = 1
@@ -76,3 +77,4 @@ class Attack(Declaration):
     access: Literal["training", "weights", "activations", "prompts"]
     unattacked: int | float | None = None
     utility: bool = True
+    original: bool = False

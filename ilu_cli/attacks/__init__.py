@@ -7,6 +7,7 @@ strength whenever evaluation should look. It declares
 - `access`: what the attacker needs, `training`, `weights`, `activations` or `prompts`;
 - `unattacked`: the strength at which nothing is changed. That point is evaluated before the attack begins;
 - `utility`: False if what else the model knows cannot change (other prompts) or means nothing (a probe);
+- `original`: True if it looks at the original's weights, which must then have the shapes of the model's;
 - `problems`: what is impossible in a recipe of it although every key is right by itself, as `(key, message)`.
 """
 
@@ -57,7 +58,11 @@ class Attempt(Protocol):
         """Name in the run's manifest a dataset that is read and not trained on. The role `attack` is for training."""
 
     def transform(self, change: Callable[[Tensor, str], Tensor]) -> None:
-        """Put `change(weight, name)` for every matrix of the decoder's layers, from the weights before the attack."""
+        """Put `change(weight, name)` for every matrix of the decoder's layers, from the weights before the attack.
+
+        Matrices are those of linear maps and convolutions, and each expert's, seen as [outputs, inputs]. Norms, biases,
+        routers, embeddings and the LM head are left as they are.
+        """
 
     def questions(self, *, needed: bool = True) -> dict[str, list[Row]]:
         """The items of the multiple-choice forget benchmarks, by benchmark: `question`, `choices`, `answer`.

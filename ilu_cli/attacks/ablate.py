@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 CHANGED = 1e-4  # a layer is changed if ‖mean difference‖ exceeds this share of the mean ‖h‖
 
 
-@attack(strength="directions", access="activations", unattacked=0)
+@attack(strength="directions", access="activations", unattacked=0, original=True)
 def ablate(
     attempt: Attempt,
     *,

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 def noise(attempt: Attempt, *, sigmas: Some[PositiveFloat] = [0.02, 0.05, 0.1, 0.2]) -> Iterator[float]:
     """Add Gaussian noise to the weights: is the forgetting a fragile place in weight space?
 
-    Each matrix of the decoder's layers gets noise of σ times its own standard deviation, drawn by the seed; the same
-    draw is scaled for every σ. Injected noise as a test for hidden capabilities: arXiv 2412.01784.
+    Each matrix of the decoder's layers, each expert's too but no router, gets noise of σ times its own standard
+    deviation, drawn by the seed; the same draw is scaled for every σ. Injected noise as a test for hidden
+    capabilities: arXiv 2412.01784.
     """
     for sigma in sigmas:
         attempt.transform(functools.partial(noisy, sigma=sigma, seed=attempt.seed))

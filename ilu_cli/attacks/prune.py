@@ -21,8 +21,8 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 def prune(attempt: Attempt, *, fractions: Some[Fraction] = [0.1, 0.2, 0.3, 0.5]) -> Iterator[float]:
     """Set the smallest weights to zero: is the forgetting carried by weights that do little else?
 
-    Magnitude pruning (arXiv 1506.02626) of every matrix of the decoder's layers by itself, without retraining; as an
-    attack on safety and unlearning it stands in arXiv 2402.05162.
+    Magnitude pruning (arXiv 1506.02626) of every matrix of the decoder's layers by itself, each expert's too but no
+    router, without retraining; as an attack on safety and unlearning it stands in arXiv 2402.05162.
     """
     for fraction in fractions:
         attempt.transform(functools.partial(_pruned, fraction=fraction))

@@ -22,7 +22,8 @@ def quantize(attempt: Attempt, *, bits: Some[Bits] = [8, 4], group: PositiveInt 
     """Round the weights to a few bits: changes smaller than half a step of the grid are undone.
 
     Round-to-nearest quantisation of the matrices of the decoder's layers, arXiv 2410.16454, eq. 3. `group` inputs of
-    an output channel share a scale (null: all of them). The weights are evaluated as what they stand for, in float32.
+    an output channel share a scale (null: all of them), whichever way round the model stores a matrix, and each expert
+    is quantised as a matrix of its own; routers are not. The weights are evaluated as what they stand for, in float32.
     """
     for b in bits:
         attempt.transform(functools.partial(_rounded, bits=b, group=group))

@@ -8,13 +8,14 @@ import math
 from typing import TYPE_CHECKING, Any, Literal
 
 from ilu_cli.errors import UsageError
+from ilu_cli.metrics.figure import number as number
 
 if TYPE_CHECKING:
     from ilu_cli.engine.scoring import Scorer
     from ilu_cli.recipe.specs import EvalSpec
 
 Row = dict[str, Any]
-Number = dict[str, float | None]  # value and stderr
+Number = dict[str, Any]  # value and stderr
 
 
 class Benchmark:
@@ -113,11 +114,6 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
     return mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
 
 
-def number(value: float, error: float) -> Number:
-    """As a summary holds it: an error that is not known is None."""
-    return {"value": value, "stderr": None if math.isnan(error) else error}
-
-
 def by_metric(rows: list[Row]) -> dict[str, list[Row]]:
     """The rows by the number they belong to; "" is the headline."""
     groups: dict[str, list[Row]] = {}
@@ -142,9 +138,16 @@ def estimate(rows: list[Row]) -> tuple[float, float]:
 
 
 def perplexity(rows: list[Row]) -> tuple[float, float]:
-    """exp of the ratio, where `value` is a summed NLL and `weight` its tokens; error by the delta method."""
+    """exp of the ratio, where `value` is a summed NLL and `weight` its tokens; error by the delta method.
+
+    Infinite, with an error that is not known, where it is beyond any floating-point number.
+    """
     loss, error = estimate(rows)
-    return math.exp(loss), math.exp(loss) * error
+    try:
+        value = math.exp(loss)
+    except OverflowError:
+        return math.inf, math.nan
+    return value, value * error
 
 
 def interleave(parts: list[list[Row]]) -> list[Row]:

@@ -8,6 +8,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from ilu_cli.metrics.figure import shown, strict, value_of
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -38,7 +40,7 @@ def out(text: str) -> None:
 
 def out_json(value: Any, indent: int | None = None) -> None:
     """Print one JSON object."""
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent), flush=True)
+    print(json.dumps(strict(value), ensure_ascii=False, allow_nan=False, indent=indent), flush=True)
 
 
 def stdout() -> Console:
@@ -81,8 +83,8 @@ def measured(summary: dict[str, Any] | None) -> str:
     """A number with its standard error, for a table."""
     if summary is None:
         return "-"
-    error = f" ±{summary['stderr']:.3f}" if summary["stderr"] is not None else ""
-    return f"{summary['value']:.3f}{error}"
+    error = f" ±{shown(summary['stderr'])}" if summary["stderr"] is not None else ""
+    return f"{shown(value_of(summary))}{error}"
 
 
 def next_step(title: str, lines: list[str], command: str, *, done: bool = True) -> None:

@@ -123,13 +123,15 @@ def _table(stages: list[dict[str, Any]]) -> None:
 def _verdict_table(checked: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
+    from ilu_cli.metrics.figure import shown
+
     if not checked:
         return
     table = Table(title="requirements", title_justify="left")
     for title in ("", "requirement", "left", "right", "measured"):
         table.add_column(title, overflow="fold")
     for v in checked:
-        left, right = ("not known" if v[side] is None else f"{v[side]:.4g}" for side in ("left", "right"))
-        measured = ", ".join(f"{n} = {'not known' if x is None else f'{x:.4g}'}" for n, x in v["values"].items())
+        left, right = ("not known" if v[side] is None else shown(v[side], ".4g") for side in ("left", "right"))
+        measured = ", ".join(f"{n} = {'not known' if x is None else shown(x, '.4g')}" for n, x in v["values"].items())
         table.add_row("passed" if v["passed"] else "FAILED", v["require"], left, right, measured)
     console.out_table(table)

@@ -124,8 +124,7 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
     lines.append(("seed", f"{m.seed}, {m.world_size} process(es), {m.precision or 'no'} autocast"))
     lines += [("result", f"{key} {value}") for key, value in m.result.items() if isinstance(value, (int, float))]
     for name, s in results.items():
-        error = "" if s["stderr"] is None else f" ± {s['stderr']:.3f}"
-        lines.append(("eval", f"{name} ({s['role']}): {s['metric']} {s['value']:.3f}{error}, n={s['n']}"))
+        lines.append(("eval", f"{name} ({s['role']}): {s['metric']} {console.measured(s)}, n={s['n']}"))
     lines.append(("recipe", f"sha256 {m.recipe_sha256[:16]}"))
     for label, text in lines:
         console.out(f"{label:<10} {text}")

@@ -38,6 +38,8 @@ def cells(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 def _range(value: dict[str, Any] | None) -> str:
     if value is None:
         return "-"
+    if value["mean"] is None:
+        return "∞"
     spread = "" if value["low"] is None else f" [{value['low']:.3f}, {value['high']:.3f}]"
     return f"{value['mean']:.3f}{spread}"
 

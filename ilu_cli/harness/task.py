@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ilu_cli.benchmarks import Benchmark, Row, mean_and_error
+from ilu_cli.benchmarks import Benchmark, Row, mean_and_error, number, perplexity
 from ilu_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -136,11 +136,14 @@ class HarnessTask(Benchmark):
         """lm-eval's aggregate. The error is s/√n of a mean, by the delta method of a perplexity; else it has none."""
         aggregate = next(iter(self.tasks.values())).aggregation()[self.metric]
         if aggregate.__name__ == "weighted_perplexity":
-            return perplexity_and_error(rows)
+            return perplexity(rows)
         if aggregate.__name__ in ("mean", "nanmean"):
             return mean_and_error([r["value"] for r in rows])
         raw = [r["metrics"][self.measure] for r in rows]
-        return float(aggregate([tuple(x) if isinstance(x, list) else x for x in raw])), math.nan
+        try:
+            return float(aggregate([tuple(x) if isinstance(x, list) else x for x in raw])), math.nan
+        except OverflowError:  # a perplexity
+            return math.inf, math.nan
 
     def details(self, rows: list[Row]) -> dict[str, Any]:
         """What an lm-eval result carries beside the value."""
@@ -155,7 +158,7 @@ class HarnessTask(Benchmark):
         }
         if len(self.tasks) > 1:
             by = {name: [r for r in rows if r["task"] == name] for name in self.tasks}
-            found["tasks"] = {n: dict(zip(("value", "stderr"), _finite(self.summarise(r)))) for n, r in by.items() if r}
+            found["tasks"] = {n: number(*self.summarise(r)) for n, r in by.items() if r}
         return found
 
     def fingerprint(self, items: list[Row]) -> str:
@@ -171,16 +174,6 @@ def _question(task: Any, doc: Any, made: list[Any]) -> Row:
     return {"question": contexts.pop(), "choices": [r.args[1] for r in made], "answer": answer}
 
 
-def perplexity_and_error(rows: list[Row]) -> tuple[float, float]:
-    """exp(ΣNLL / Σweight); the error of this ratio over texts by the delta method."""
-    weight = sum(r["weight"] for r in rows)
-    loss, n = sum(r["value"] for r in rows) / weight, len(rows)
-    if n < 2:
-        return math.exp(loss), math.nan
-    spread = sum((r["value"] - loss * r["weight"]) ** 2 for r in rows) * n / (n - 1)
-    return math.exp(loss), math.exp(loss) * math.sqrt(spread) / weight
-
-
 def as_test_split(rows: list[Row]) -> dict[str, Any]:
     """Rows of ours as the dataset of an lm-eval task."""
     from ilu_cli.data.read import library
@@ -190,7 +183,3 @@ def as_test_split(rows: list[Row]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=lambda x: x.item() if hasattr(x, "item") else str(x)))
-
-
-def _finite(pair: tuple[float, float]) -> list[float | None]:
-    return [None if math.isnan(x) else x for x in pair]

@@ -12,10 +12,13 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as hf_logging
 
 from ilu_cli.data.sampling import seed_of
 from ilu_cli.errors import UnavailableError, UsageError
+from ilu_cli.models.names import name_of
+from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.specs import LoraSpec
 
@@ -86,17 +89,21 @@ def add_adapter(model: Any, spec: LoraSpec, seed: int) -> Any:
         The peft model around it, which saves the adapter.
 
     Raises:
-        UsageError: if a target names no module of the model, or the LM head.
+        UsageError: if a target names no module of the model, or the LM head; or one of the layers does not exist.
     """
     from peft import LoraConfig, get_peft_model
 
+    depth = model.config.num_hidden_layers
+    if missing := [n for n in spec.layers or [] if n >= depth]:
+        raise UsageError(f"lora.layers: {missing[0]} does not exist, the model has layers 0 to {depth - 1}")
     targets: Any = "all-linear" if spec.targets == ["all-linear"] else spec.targets
+    by_name = targets == "all-linear" and spec.layers is not None  # peft knows "all-linear" of whole models only
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=spec.r,
         lora_alpha=spec.alpha,
-        target_modules=targets,
-        layers_to_transform=spec.layers,
+        target_modules=_linear_in(model, spec.layers or []) if by_name else targets,
+        layers_to_transform=None if by_name else spec.layers,
     )
     torch.manual_seed(seed_of(seed, "lora"))  # A is drawn at random
     tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
@@ -111,6 +118,18 @@ def add_adapter(model: Any, spec: LoraSpec, seed: int) -> Any:
             hint="leave them out of lora.targets",
         )
     return adapted
+
+
+def _linear_in(model: nn.Module, numbers: list[int]) -> list[str]:
+    """The names of all linear modules in some layers."""
+    layers = parts_of(model).layers
+    inside = [name_of(model, layers[n]) for n in numbers]
+    return [
+        name
+        for prefix, n in zip(inside, numbers)
+        for name, module in layers[n].named_modules(prefix=prefix)
+        if isinstance(module, (nn.Linear, Conv1D))
+    ]
 
 
 def trained_params(

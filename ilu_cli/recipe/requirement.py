@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -58,12 +59,13 @@ class Requirement:
     def check(self, lookup: Callable[[Name], float | None]) -> dict[str, Any]:
         """Evaluate it: both sides, the numbers read, and the verdict.
 
-        A number that is not known (the error of a single row, a division by 0) fails the requirement.
+        A number that is not known (the error of a single row, a division by 0) fails the requirement, and so does
+        comparing an infinite number, as the perplexity of a collapsed model, with another.
         """
         values = {label(n): lookup(n) for n in self.names}
         sign, left, right = self.tree
         sides = [_value(side, lookup) for side in (left, right)]
-        known = None not in sides
+        known = None not in sides and not all(map(math.isinf, sides))  # type: ignore[arg-type]
         passed = known and bool(OPERATORS[sign](*sides))  # type: ignore[arg-type]
         return {"require": self.text, "left": sides[0], "right": sides[1], "values": values, "passed": passed}
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from ilu_cli.report.numbers import Estimate, of_pairs, of_runs, of_seeds
+from ilu_cli.report.numbers import Estimate, of_differences, of_pairs, of_runs
 from ilu_cli.runs.store import Run, read_results
 
 Summary = dict[str, Any]
@@ -109,7 +109,7 @@ class Point:
         mine = {s.seed: s for s in self.sources}
         pairs = [(mine[s.seed], s) for s in other.sources if s.seed in mine]
         if len(pairs) > 1:
-            return of_seeds([a.summary["value"] - b.summary["value"] for a, b in pairs])
+            return of_differences([(a.summary, b.summary) for a, b in pairs])
         a, b = pairs[0] if pairs else (self.sources[0], other.sources[0])
         same = a.summary["data"]["fingerprint"] == b.summary["data"]["fingerprint"]
         left, right = a.values(), b.values()

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
 from typing import Any
 
+from ilu_cli.metrics.figure import value_of
+
 Z = NormalDist().inv_cdf(0.975)
 T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # 97.5% of Student's t, 1 to 10 d.o.f.
 
@@ -51,7 +53,7 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 def of_summary(summary: dict[str, Any]) -> Estimate:
     """A benchmark's result: Wilson's interval for an accuracy, else the normal one; over the examples."""
-    value, error = summary["value"], summary["stderr"]
+    value, error = value_of(summary), summary["stderr"]
     if summary["metric"] == "acc":
         return Estimate(value, *wilson(value, summary["n"]), over="examples")
     if error is None:
@@ -60,19 +62,26 @@ def of_summary(summary: dict[str, Any]) -> Estimate:
 
 
 def of_seeds(values: Sequence[float]) -> Estimate:
-    """Mean and Student interval over seeds; a single seed has no interval."""
+    """Mean and Student interval over seeds; a single seed has no interval, nor have values of which one is infinite."""
     mean, n = fmean(values), len(values)
-    if n < 2:
+    if n < 2 or math.isinf(mean):
         return Estimate(mean)
     half = student(n - 1) * stdev(values) / math.sqrt(n)
     return Estimate(mean, mean - half, mean + half, over="seeds")
+
+
+def of_differences(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Estimate | None:
+    """a − b of two results, over seeds; None if one of the results is infinite."""
+    values = [(value_of(a), value_of(b)) for a, b in pairs]
+    infinite = any(math.isinf(x) for pair in values for x in pair)
+    return None if infinite else of_seeds([a - b for a, b in values])
 
 
 def of_runs(summaries: Sequence[dict[str, Any]]) -> Estimate:
     """The same benchmark on runs that differ in their seed: over seeds, or for one run over its examples."""
     if len(summaries) == 1:
         return of_summary(summaries[0])
-    return of_seeds([s["value"] for s in summaries])
+    return of_seeds([value_of(s) for s in summaries])
 
 
 def of_pairs(a: Sequence[float], b: Sequence[float]) -> Estimate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
+from ilu_cli.metrics.figure import shown
 from ilu_cli.report import figures
 from ilu_cli.report.canvas import MOST, Render
 from ilu_cli.report.document import Block, Picture, Table
@@ -54,7 +55,7 @@ def _cell(point: Point | None) -> str:
     e = point.estimate
     if point.sources[0].summary["metric"] == "acc":
         return percent(e)
-    return f"{e.value:.4g}" + (f" ({e.low:.4g}–{e.high:.4g})" if e.low is not None and e.high is not None else "")
+    return shown(e.value, ".4g") + (f" ({e.low:.4g}–{e.high:.4g})" if e.low is not None and e.high is not None else "")
 
 
 def overview(family: Family, render: Render) -> list[Block]:

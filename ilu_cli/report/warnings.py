@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
+from ilu_cli.metrics.figure import shown, value_of
 from ilu_cli.report.family import Family, Point, environments
 from ilu_cli.report.headline import pairs
 from ilu_cli.report.numbers import Estimate, of_summary
@@ -96,11 +97,13 @@ def over_unlearned(what: str, forget: dict[str, Any]) -> str | None:
 
 def collapsed(what: str, after: dict[str, Any], before: dict[str, Any]) -> str | None:
     """Perplexity of ordinary text has left the original's order of magnitude."""
-    if not after["metric"].endswith(("ppl", "perplexity")) or of_summary(after).bounds[0] <= COLLAPSE * before["value"]:
+    if not after["metric"].endswith(("ppl", "perplexity")) or of_summary(after).bounds[0] <= COLLAPSE * value_of(
+        before
+    ):
         return None
     return (
-        f"Over-unlearning: {what} reads {after['benchmark']} with a perplexity of {after['value']:.3g}, the original "
-        f"with {before['value']:.3g}. A model that babbles forgets everything."
+        f"Over-unlearning: {what} reads {after['benchmark']} with a perplexity of {shown(value_of(after), '.3g')}, "
+        f"the original with {shown(value_of(before), '.3g')}. A model that babbles forgets everything."
     )
 
 

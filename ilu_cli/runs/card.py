@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ilu_cli.metrics.figure import shown, value_of
+
 if TYPE_CHECKING:
     from ilu_cli.runs.store import Manifest
 
@@ -64,7 +66,9 @@ def front_matter(m: Manifest, recipe: str, results: dict[str, dict[str, Any]], a
         found["datasets"] = datasets
     found["tags"] = list(dict.fromkeys(["ilu", "unlearning", *_ideas(yaml.safe_load(recipe) or {})]))
     if results:
-        found["model-index"] = [{"name": m.id, "results": [_index(s) for s in results.values()]}]
+        found["model-index"] = [
+            {"name": m.id, "results": [_index(s) for s in results.values() if s["value"] is not None]}
+        ]
     return found
 
 
@@ -87,7 +91,7 @@ def _results(results: dict[str, dict[str, Any]]) -> str:
     if not results:
         return ""
     rows = [
-        f"| {s['benchmark']} ({s['data']['source']}) | {s['role']} | {s['metric']} | {s['value']:.4g} | "
+        f"| {s['benchmark']} ({s['data']['source']}) | {s['role']} | {s['metric']} | {shown(value_of(s), '.4g')} | "
         f"{'–' if s['stderr'] is None else format(s['stderr'], '.2g')} | {s['n']} |"
         for s in results.values()
     ]

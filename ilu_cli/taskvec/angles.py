@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,16 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ilu_cli.models.names import stored_layer
 from ilu_cli.taskvec.delta import Checkpoint
 from ilu_cli.taskvec.stream import products
-
-LAYER = re.compile(r"(?:layers|h|blocks)\.(\d+)\.")
 
 
 def layer_of(name: str) -> str:
     """`layer 7` for a weight of decoder layer 7, `other` for embeddings, final norm and head."""
-    match = LAYER.search(name)
-    return f"layer {match[1]}" if match else "other"
+    layer = stored_layer(name)
+    return "other" if layer is None else f"layer {layer}"
 
 
 def type_of(name: str) -> str:

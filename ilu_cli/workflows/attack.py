@@ -15,8 +15,10 @@ from ilu_cli.engine.accel import backend
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.state import drop_state
 from ilu_cli.engine.tracking import Tracked
-from ilu_cli.errors import UsageError
+from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.models.load import add_adapter, empty_model, load_tokenizer, save_checkpoint, trained_params
+from ilu_cli.models.matrices import matrices
+from ilu_cli.models.names import first_place
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject, original_of
 from ilu_cli.recipe.load import digest, dump
@@ -78,7 +80,7 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[dict[str, Any]
     }
     entry, kept = registry.attack[recipe.attack.name], 1 if filled.keep != "none" else 0
     spec, trainable = TrainSpec(save_every=0), 0
-    _check_layers(filled, model.config.num_hidden_layers)
+    _check_model(filled, model, subject, origin := original_of(subject))
     if entry.declared.access == "training":
         priced = Priced(environments, load_tokenizer(subject.folder), recipe.seed)
         if unknown := price(filled.attack, priced):
@@ -89,29 +91,42 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[dict[str, Any]
                 add_adapter(model, lora, recipe.seed)
             params = trained_params(model, spec.params, lora is not None, "attack.weights")
             trainable = sum(p.numel() for p in params.values())
+            first = max(first_place(model, params), 0)
             facts |= {
                 "steps": spec.steps,
                 "trainable_parameters": trainable,
-                "peak_memory_bytes": peak_memory(model, trainable, 0, [stream.stream], spec, 0),
+                "peak_memory_bytes": peak_memory(model, trainable, first, [stream.stream], spec, 0),
                 "data": stream.records(),
             }
             kept += len(quartiles(spec.steps)) if filled.keep == "points" else 0
+    kept += entry.declared.access == "weights" or entry.declared.original  # as they were before
     disk = state_bytes(total, trainable, spec) + 4 * total * (kept - 1)
     return AttackPlan(
-        facts, recipe=recipe, filled=filled, subject=subject, original=original_of(subject), environments=environments,
+        facts, recipe=recipe, filled=filled, subject=subject, original=origin, environments=environments,
         fingerprints=[d["fingerprint"] for d in facts["data"]], disk=disk,
     )  # fmt: skip
 
 
-def _check_layers(recipe: AttackRecipe, depth: int) -> None:
-    """Check the layers that an attack names.
+def _check_model(recipe: AttackRecipe, model: Any, subject: Subject, original: Subject) -> None:
+    """Check that an attack can do to the model what it does.
 
     Raises:
-        UsageError: if one does not exist.
+        UsageError: if a layer that it names does not exist, or a weight cannot be changed matrix by matrix.
+        UnavailableError: if it looks at the original, and that has other weights.
     """
+    declared, depth = registry.attack[recipe.attack.name].declared, len(parts_of(model).layers)
     for n in recipe.attack.params().get("layers") or []:
         if n >= depth:
             raise UsageError(f"attack.layers: {n} does not exist, the model has layers 0 to {depth - 1}")
+    if declared.access == "weights":
+        matrices(model)
+    if declared.original and original.root != subject.root:
+        ours, theirs = ({n: p.shape for n, p in m.named_parameters()} for m in (model, empty_model(original.root)))
+        if other := [n for n in ours | theirs if ours.get(n) != theirs.get(n)]:
+            raise UnavailableError(
+                f"{recipe.attack.name} puts the weights of the original, {original.label}, into {subject.label}, "
+                f"and they do not fit: {', '.join(other[:3])}"
+            )
 
 
 def fill(recipe: AttackRecipe, lineage: list[dict[str, Any]], subject: Subject) -> AttackRecipe:

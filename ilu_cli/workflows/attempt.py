@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import torch
@@ -21,13 +22,13 @@ from ilu_cli.engine.parity import check
 from ilu_cli.engine.probe import changed
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.scoring import Question, Scorer
-from ilu_cli.errors import UnavailableError, UsageError
+from ilu_cli.errors import UsageError
 from ilu_cli.models.load import add_adapter, load_model, load_tokenizer, trained_params
+from ilu_cli.models.matrices import matrices
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.specs import EvalSpec, Form, LoraSpec, TrainSpec
 from ilu_cli.runs.store import Run
-from ilu_cli.taskvec.delta import Checkpoint, open_checkpoint
 from ilu_cli.workflows.disjoint import Environments
 from ilu_cli.workflows.evaluate import Evaluation, load_scorer
 from ilu_cli.workflows.plan import stream_of
@@ -119,10 +120,10 @@ class Attempted:
 
     @torch.no_grad()
     def transform(self, change: Callable[[Tensor, str], Tensor]) -> None:
-        layers, before = {id(p) for p in self.scorer.parts.layers.parameters()}, open_checkpoint(self.subject)
-        for name, p in self.model.named_parameters():
-            if p.ndim >= 2 and id(p) in layers:
-                p.copy_(change(_weight(before, name).to(p), name))
+        params = dict(self.model.named_parameters())
+        for matrix in matrices(self.model):
+            now = matrix.of(params[matrix.param])
+            now.copy_(change(matrix.of(self.before[matrix.param]).contiguous().to(now), matrix.name))
 
     def questions(self, *, needed: bool = True) -> dict[str, list[Row]]:
         known = self.evaluation.benchmarks
@@ -154,18 +155,21 @@ class Attempted:
         self.hooks.close()
         self.hooks.enter_context(changed(self.scorer.parts.layers, changes))
 
+    @functools.cached_property
+    def before(self) -> dict[str, Tensor]:
+        """The weights before the attack, in a file that is gone when the process is: only what is read takes memory."""
+        with NamedTemporaryFile(dir=self.run.path, suffix=".pt") as file:
+            torch.save(self.model.state_dict(), file.name)
+            return torch.load(file.name, map_location="cpu", mmap=True, weights_only=True)
+
     @contextmanager
     def original(self) -> Iterator[None]:
-        self._put(open_checkpoint(self.origin))
+        before = self.before
+        self.model.load_state_dict(load_model(self.origin).state_dict())
         try:
             yield
         finally:
-            self._put(open_checkpoint(self.subject))
-
-    @torch.no_grad()
-    def _put(self, weights: Checkpoint) -> None:
-        for name, p in self.model.named_parameters():
-            p.copy_(_weight(weights, name))
+            self.model.load_state_dict(before)
 
     def name(self, label: str) -> None:
         self.label = label
@@ -190,9 +194,3 @@ def _answer_tokens(scorer: Scorer, targets: list[str]) -> int:
     """New tokens for an answer: half as many again as the longest target has, and at most half of the context."""
     longest = max(len(scorer.encode(t, special=False)) for t in targets)
     return min(max(SHORT, 3 * longest // 2), scorer.context_length // 2)
-
-
-def _weight(checkpoint: Checkpoint, name: str) -> Tensor:
-    if name not in checkpoint.names:
-        raise UnavailableError(f"{checkpoint.folder} names its weights otherwise: it has no {name}")
-    return checkpoint.tensor(name)

@@ -152,6 +152,7 @@ def _resilience(run: Run, evaluation: Evaluation) -> dict[str, Rows]:
     return found
 
 
+@np.errstate(over="ignore")  # the perplexity of a collapsed model is infinite
 def _compared(a: Measured, b: Measured) -> dict[str, Any]:
     """Arm b against arm a. A perplexity's difference is that of its logarithm, shown as a relative change."""
     d = compare(a.rows, b.rows)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ilu_cli.errors import UsageError
+from ilu_cli.metrics.figure import value_of
 from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.requirement import Name
 from ilu_cli.recipe.specs import GateSpec
@@ -38,6 +39,6 @@ def verdicts(spec: GateSpec, lineage: Sequence[dict[str, dict[str, Any]]]) -> li
         if name.part == "chance":
             return summary["chance"]
         numbers = summary if name.metric == summary["metric"] else summary.get("also", {}).get(name.metric, {})
-        return numbers.get(name.part)
+        return value_of(numbers) if numbers and name.part == "value" else numbers.get(name.part)
 
     return [requirement.check(lookup) for requirement in spec.requirements]

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ilu_cli.metrics.figure import value_of
 from ilu_cli.models.subject import Subject
 from ilu_cli.runs.files import combined, sha256, write_json
 from ilu_cli.runs.store import Run, Store, open_run
@@ -200,7 +201,7 @@ class Graph:
         if match["of"] == "value":
             return match["target"]
         original = self.nodes[node.needs[1]].result or {}
-        return match["target"] * original["eval"][match["benchmark"]]["value"]
+        return match["target"] * value_of(original["eval"][match["benchmark"]])
 
     def _hash(self, node: Node) -> str | None:
         parent = self.parent(node)

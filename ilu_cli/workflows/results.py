@@ -7,6 +7,7 @@ import math
 from statistics import NormalDist
 from typing import Any
 
+from ilu_cli.metrics.figure import strict, value_of
 from ilu_cli.runs.files import write_json
 from ilu_cli.workflows.graph import Graph, Node
 
@@ -24,6 +25,9 @@ def interval(values: list[float], stderr: float | None = None) -> dict[str, Any]
 
     if not values:
         return None
+    if infinite := sum(map(math.isinf, values)):
+        how = f"none: infinite for {infinite} of {len(values)} seeds"
+        return {"mean": None, "low": None, "high": None, "values": strict(values), "how": how}
     n, mean = len(values), sum(values) / len(values)
     if n > 1:
         sd = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
@@ -132,7 +136,7 @@ def utility(models: list[dict[str, Any]]) -> dict[str, Any]:
     models = models if len(_distinct(models)) > 1 else models[:1]
     found = {}
     for name, first in models[0]["eval"].items():
-        values = [m["eval"][name]["value"] for m in models]
+        values = [value_of(m["eval"][name]) for m in models]
         found[name] = {"role": first["role"], "metric": first["metric"], **(interval(values, first["stderr"]) or {})}
     return found
 

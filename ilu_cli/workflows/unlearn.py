@@ -22,6 +22,7 @@ from ilu_cli.engine.state import drop_state
 from ilu_cli.engine.tracking import Tracked
 from ilu_cli.errors import UsageError
 from ilu_cli.models.load import add_adapter, empty_model, load_model, load_tokenizer, save_checkpoint, trained_params
+from ilu_cli.models.names import first_place
 from ilu_cli.models.parts import Parts, parts_of
 from ilu_cli.models.subject import Subject, find_subject
 from ilu_cli.recipe.load import digest, dump
@@ -110,19 +111,22 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
 
 
 def _check_layer(recipe: UnlearnRecipe, model: Any, names: list[str]) -> int:
-    """Check the objective's layer against the model; return the first layer that is trained (0: embeddings too).
+    """Check the layers that the recipe names; return the first one that is trained (0: embeddings too).
 
     Raises:
-        UsageError: if the layer does not exist, or nothing at or below it is trained.
+        UsageError: if one does not exist, or nothing at or below the objective's is trained.
     """
     depth = model.config.num_hidden_layers
-    numbers = [int(m[1]) if (m := re.search(r"layers\.(\d+)\.", name)) else 0 for name in names]
-    layer = getattr(recipe.objective, "layer", None)
-    if layer is not None and layer >= depth:
-        raise UsageError(f"objective.layer: {layer} does not exist, the model has layers 0 to {depth - 1}")
-    if layer is not None and min(numbers) > layer:
-        raise UsageError(f"train.params: no trained weight lies at or below layer {layer}, so nothing can be unlearned")
-    return min(numbers)
+    named = {f"defences.{i}.layer": d.params().get("layer") for i, d in enumerate(recipe.defences)}
+    layer = named["objective.layer"] = recipe.objective.params().get("layer")
+    for key, n in named.items():
+        if n is not None and n >= depth:
+            raise UsageError(f"{key}: {n} does not exist, the model has layers 0 to {depth - 1}")
+    first = first_place(model, names)
+    if layer is not None and first > layer:
+        key = "lora" if recipe.lora else "train.params"
+        raise UsageError(f"{key}: no trained weight lies at or below layer {layer}, so nothing can be unlearned")
+    return max(first, 0)
 
 
 def _cache_bytes(recipe: UnlearnRecipe, forget: StreamPlan, retain: StreamPlan | None, model: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ilu_cli.errors import IluError, UnavailableError
+from ilu_cli.metrics.figure import value_of
 from ilu_cli.runs.store import Run, Store, open_run
 
 if TYPE_CHECKING:
@@ -171,7 +173,7 @@ def _select(task: Task, store: Store, reporter: Reporter) -> None:
         best = nearest(measured, cast(float, task.target))
         if best != chosen.run.manifest.result["steps"]:
             chosen = _kept(chosen.run, best)
-        distance = measured[best]["value"] - cast(float, task.target)
+        distance = value_of(measured[best]) - cast(float, task.target)
         found = {
             "step": best,
             "target": task.target,
@@ -221,8 +223,13 @@ def nearest(measured: dict[int, dict[str, Any]], target: float) -> int:
 
     Those are no farther from the target than the nearest and one standard error of its utility: a single question must
     not make an early step, which has forgotten less, out of a late one.
+
+    Raises:
+        UnavailableError: if the utility is infinite at every step (the perplexity of a collapsed model), or the target.
     """
-    distance = {step: abs(summary["value"] - target) for step, summary in measured.items()}
+    distance = {step: abs(value_of(summary) - target) for step, summary in measured.items()}
+    if not any(map(math.isfinite, distance.values())):
+        raise UnavailableError("no step can be matched: the utility of all steps, or of the original, is infinite")
     first = min(distance, key=distance.__getitem__)
     reach = distance[first] + (measured[first]["stderr"] or 0.0)
     return max(step for step in distance if distance[step] <= reach)

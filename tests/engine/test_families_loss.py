@@ -132,7 +132,7 @@ def test_value_and_gradient(family, kind, name, keys, definition):
         t = trainer(model, [], [Penalty(name, [data], registry.regularizer[name].obj)])
     else:
         entry = (registry.objective if kind == "objective" else registry.retain_term)[name]
-        per = entry.declared["per"]
+        per = entry.declared.per
         t = trainer(model, [Term(name, data, lambda v: entry.obj(v, **keys), per, 1.0, LAYER, cache)], [])
     found, value = gradient(t), t.gradients()[name]
     loss = definition(Plain(model), old)

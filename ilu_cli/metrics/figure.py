@@ -1,0 +1,36 @@
+"""A measured number as results keep it. JSON has no infinity: an infinite number is null there and `infinite` says so.
+
+The perplexity of a model that unlearning has wrecked is e to the power of a loss of hundreds of nats and more, beyond
+any floating-point number. It is a result, and the worst there is; its standard error is not known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def number(value: float, error: float) -> dict[str, Any]:
+    """As a summary holds it, `{value, stderr}`: an error that is not known is None, an infinite value null."""
+    kept = {"value": value, "stderr": error if math.isfinite(error) else None}
+    return {"value": None, "stderr": None, "infinite": True} if math.isinf(value) else kept
+
+
+def value_of(summary: Mapping[str, Any]) -> float:
+    """The value that a summary holds, infinity included."""
+    return math.inf if summary.get("infinite") else summary["value"]
+
+
+def shown(value: float, form: str = ".3f") -> str:
+    """A value for people: ∞, and no hundred digits."""
+    return "∞" if math.isinf(value) else format(value, form if abs(value) < 1e6 else ".3g")
+
+
+def strict(value: Any) -> Any:
+    """The same with null for infinite numbers, as JSON needs it. A NaN stays: it is a mistake, and writing it fails."""
+    if isinstance(value, Mapping):
+        return {k: strict(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [strict(v) for v in value]
+    return None if isinstance(value, float) and math.isinf(value) else value
