@@ -19,12 +19,12 @@ from pydantic import (
 
 from ilu_cli import registry
 from ilu_cli.errors import UsageError
+from ilu_cli.recipe.chat import ChatDate, ChatSystem
 from ilu_cli.recipe.requirement import Requirement, benches_of, parse
 from ilu_cli.recipe.source import Key
 
 DEFAULT_MODEL = "smollm2-135m"
 Precision = Literal["bf16", "fp32"]
-
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
 T = TypeVar("T")
@@ -58,9 +58,7 @@ def _as_refs(value: Any) -> Any:
 
 
 def _as_ref(item: Any) -> Any:
-    if not isinstance(item, str):
-        return item
-    return {"name": item}
+    return {"name": item} if isinstance(item, str) else item
 
 
 AnyRef = DataRef | str  # how it may be written, for the JSON Schema
@@ -77,6 +75,8 @@ class Form(Spec):
 
     max_length: PositiveInt = Field(128, description="tokens per sequence; longer ones are cut and counted")
     chat: bool = Field(False, description="put prompt and answer into the tokenizer's chat template")
+    chat_system: ChatSystem = None
+    chat_date: ChatDate = None
     long: Literal["cut", "split"] = Field(
         "cut", description="a text without a prompt that is too long is cut, or split into rows of max_length"
     )
@@ -188,6 +188,8 @@ class EvalSpec(Spec):
     benchmarks: list[str] = Field(["capitals", "elements", "prose"], min_length=1)
     precision: Precision = "fp32"
     chat: bool = Field(False, description="put every prompt into the tokenizer's chat template")
+    chat_system: ChatSystem = None
+    chat_date: ChatDate = None
     limit: PositiveInt | None = Field(None, description="score only the first rows of each benchmark")
     fewshot: NonNegativeInt | None = Field(None, description="solved examples before each question; null: the task's")
     retain_run: str | None = Field(

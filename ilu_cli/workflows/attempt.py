@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ilu_cli.attacks import has_answers
 from ilu_cli.benchmarks import Row, mean_and_error, number, own_choices
+from ilu_cli.data.chat import Chat, chat_of, check_template
 from ilu_cli.data.sources import Dataset
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.drive import drive
@@ -51,14 +52,16 @@ class Attempted:
     items: dict[str, list[Row]] | None = None
     reader: Scorer | None = None
     label: str | None = None
-    chat: bool = False  # of the data that is trained on, and so of its test
+    chat: Chat | None = None  # of the data that is trained on, and so of its test
     hooks: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
-        self.tokenizer = load_tokenizer(self.subject.folder)
+        self.tokenizer, chat = load_tokenizer(self.subject.folder), chat_of(self.spec)
+        if chat is not None:
+            check_template(self.tokenizer, chat)
         self.model = load_model(self.subject, backend().device)
         self.saved = self.model
-        precision, chat = self.spec.precision, self.spec.chat
+        precision = self.spec.precision
         self.scorer = Scorer(self.model, parts_of(self.model), self.tokenizer, backend(), precision, chat=chat)
         self.scorer.original = functools.cache(lambda: load_scorer(self.origin, precision, chat=chat))
 
@@ -81,7 +84,7 @@ class Attempted:
         stream = stream_of("attack", list(data), batch, form, self.seed, self.tokenizer)
         self.run.manifest.data += stream.records()
         self.run.manifest.precision = spec.precision
-        self.chat = form.chat
+        self.chat = chat_of(form)
         self.taught = [e.prompt + e.target for d in data for e in d.examples()]
         check_plain_head(self.model, self.scorer.parts)
         if lora is not None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import CHAT
 
+from ilu_cli.data.chat import Chat
 from ilu_cli.data.encode import Encoded
 from ilu_cli.engine.tokens import encode_pair, token_scores
 from ilu_cli.models.subject import find_model
@@ -33,7 +34,7 @@ def test_token_scores_are_those_of_a_plain_pass(scorer):
 
 
 def test_pairs_are_in_the_chat_template_if_the_scorer_is(scorer):
-    scorer.chat, scorer.tokenizer.chat_template = True, CHAT
+    scorer.chat, scorer.tokenizer.chat_template = Chat(), CHAT
     item = encode_pair(scorer, "Who?", " Nobody.")
     assert scorer.tokenizer.decode(item.ids) == "[user] Who?<eos>\n[assistant] Nobody."
     assert scorer.tokenizer.decode(item.ids[item.start :]) == " Nobody."  # ` N` is one token, and the answer's
