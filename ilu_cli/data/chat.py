@@ -10,6 +10,11 @@ from ilu_cli.errors import UsageError
 from ilu_cli.recipe.specs import EvalSpec, Form
 
 DAYS = (date(2001, 2, 3), date(2014, 5, 6))  # two that no format writes alike
+CODES = [f"%{c}" for c in "aAbBcdDeFHIjmMpSTuUwxXyYzZ"]
+# transformers hands a template nothing that can be called, so its clock is replaced from within the template.
+CLOCK = """{%- macro strftime_now(format) -%}{%- set told = namespace(text=format) -%}
+{%- for code, text in day_codes.items() %}{% set told.text = told.text.replace(code, text) %}{% endfor -%}
+{{ told.text }}{%- endmacro %}{{ '' }}"""
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,20 @@ def _render(tokenizer: Any, messages: list[dict[str, str]], system: str | None, 
 
     if system is not None and not any(m["role"] == "system" for m in messages):
         messages = [{"role": "system", "content": system}, *messages]
-    clock = {"date_string": day.strftime("%d %b %Y"), "strftime_now": day.strftime} if day else {}
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, **clock, **how))
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **(_told(tokenizer, day) | how)))
     except TemplateError as error:
         told = " with a system prompt" if system is not None else ""
         raise UsageError(f"the chat template refuses a conversation{told}: {error}") from error
+
+
+def _told(tokenizer: Any, day: date | None, *, named: bool = True) -> dict[str, Any]:
+    """What a template is given so that it takes `day` for today; if `named` also as `date_string`, Llama-3's way."""
+    if day is None:
+        return {}
+    codes = {"%-d": str(day.day), "%-m": str(day.month), **{code: day.strftime(code) for code in CODES}}
+    found = {"chat_template": CLOCK + tokenizer.get_chat_template(), "day_codes": codes}
+    return found | ({"date_string": day.strftime("%d %b %Y")} if named else {})
 
 
 def check_template(tokenizer: Any, chat: Chat) -> None:
@@ -64,13 +77,17 @@ def check_template(tokenizer: Any, chat: Chat) -> None:
     """
     if not getattr(tokenizer, "chat_template", None):
         raise UsageError("chat: true, but the tokenizer has no chat template", hint="leave `chat` out for a base model")
+    try:
+        template = tokenizer.get_chat_template()
+    except ValueError as error:  # it has several, and none for this
+        raise UsageError(f"chat: true, but {error}") from error
 
     def told(system: str | None, day: date | None, **clock: Any) -> str:
         messages = [{"role": "user", "content": "a"}]
         return _render(tokenizer, messages, system, day, add_generation_prompt=True, **clock)
 
-    if chat.date is None and "strftime_now" in str(tokenizer.chat_template):
-        early, late = (told(chat.system, None, strftime_now=day.strftime) for day in DAYS)
+    if chat.date is None and "strftime_now" in template:
+        early, late = (told(chat.system, None, **_told(tokenizer, day, named=False)) for day in DAYS)
         if early != late:
             raise UsageError(
                 "the chat template writes today's date into every prompt, so that no two days give the same numbers",
