@@ -7,7 +7,7 @@ the text itself begins so, as data and chat templates may write it. What it puts
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ilu_cli.errors import UnavailableError, UsageError
@@ -103,22 +103,25 @@ def _shared(a: list[int], b: list[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
-def continued(tokenizer: Any, context: str, continuation: str) -> tuple[list[int], list[int]]:
+def continued(
+    encode: Callable[[str], list[int]], context: str, continuation: str, white: str | None = None
+) -> tuple[list[int], list[int]]:
     """The ids of a context and of what is scored after it, so that all continuations follow the same tokens.
 
-    lm-eval's convention: white space at the end of the context is the continuation's, both are encoded together and
-    parted where the context alone would end. Where a token reaches over that place, lm-eval scores less than the
-    continuation, or nothing; here the continuation is then encoded by itself.
+    lm-eval's convention: white space (or what `white` names) at the end of the context is the continuation's, both are
+    encoded together and parted where the context alone would end. Where a token reaches over that place, lm-eval scores
+    less than the continuation, or nothing; here the continuation is then encoded by itself. `encode` gives the ids of a
+    text with nothing around them.
     """
-    stem = context.rstrip()
+    stem = context.rstrip(white)
     rest = context[len(stem) :] + continuation
-    alone, whole = bodies(tokenizer, [stem, stem + rest])
+    alone, whole = encode(stem), encode(stem + rest)
     if whole[: len(alone)] == alone and len(whole) > len(alone):
         return alone, whole[len(alone) :]
-    return alone, inside(tokenizer, rest)
+    return alone, inside(encode, rest)
 
 
-def inside(tokenizer: Any, text: str) -> list[int]:
+def inside(encode: Callable[[str], list[int]], text: str) -> list[int]:
     """The ids of a text within another, so without the space that SentencePiece puts before a text."""
-    line, both = bodies(tokenizer, ["\n", f"\n{text}"])
-    return both[len(line) :] if line and both[: len(line)] == line else bodies(tokenizer, [text])[0]
+    line, both = encode("\n"), encode(f"\n{text}")
+    return both[len(line) :] if line and both[: len(line)] == line else encode(text)

@@ -103,22 +103,22 @@ class Scorer:
         Raises:
             UsageError: if there is no token to score.
         """
-        before = self.before
+        before, white, plain = self.before, None, functools.partial(self.encode, special=False)
         if self.chat is not None and context:
-            before, context = [], chat_pair(self.tokenizer, context, chat=self.chat)[0]
-            continuation = continuation.lstrip()
+            before, white, continuation = [], " ", continuation.lstrip()  # a template's line end is its own
+            context = chat_pair(self.tokenizer, context, chat=self.chat)[0]
         if not continuation:
             raise UsageError(f"an empty answer has no probability: the question is {context[:60]!r}")
         if context.strip():
-            ids, answer = continued(self.tokenizer, context, continuation)
+            ids, answer = continued(plain, context, continuation, white)
             ids = framed(before, ids)
         else:
             first = self.before or [first_token(self.tokenizer)]
-            ids = framed(first, self.encode(context + continuation, special=False))
-            ids, answer = ids[: len(first)], ids[len(first) :]
+            whole = framed(first, plain(context + continuation))
+            ids, answer = whole[: len(first)], whole[len(first) :]
         if not answer:
             raise UsageError(f"the tokenizer has no token for the answer {continuation[:60]!r}")
-        return Request(tuple(self._checked([*ids, *answer])), len(ids))
+        return Request((*ids, *answer), len(ids))
 
     def cut(self, ids: list[int], room: int) -> list[int]:
         """At most `room` ids: what is too long loses its beginning, but for the special tokens that it begins with."""

@@ -65,6 +65,10 @@ def tokenizer(request):
     return KINDS[request.param]()
 
 
+def encoder(tokenizer):
+    return lambda text: bodies(tokenizer, [text])[0]
+
+
 def plain(tokenizer, text: str) -> list[int]:
     """The tokenizer's own encoding, without the EOS that it appends."""
     ids = tokenizer(text)["input_ids"]
@@ -184,10 +188,10 @@ def test_what_is_scored_after_a_context(tokenizer):
     """Where both are encoded together as one would read on, that is lm-eval's cut; else each by itself."""
     context = "The chemical symbol for iron is"
     for answer in (" Fe", " Unknown metal"):
-        alone, scored = continued(tokenizer, context, answer)
+        alone, scored = continued(encoder(tokenizer), context, answer)
         whole = bodies(tokenizer, [context + answer])[0]
         assert (alone + scored, alone) == (whole, bodies(tokenizer, [context])[0])
-    spaces = continued(tokenizer, context + "  ", "Fe")
+    spaces = continued(encoder(tokenizer), context + "  ", "Fe")
     assert spaces[0] == bodies(tokenizer, [context])[0]
 
 
@@ -196,7 +200,7 @@ def test_a_choice_that_melts_into_its_context_keeps_its_own_tokens():
     word = next(w for w in sorted(tokenizer.get_vocab()) if len(w) > 3 and w.isascii() and w.isalpha())
     context, answer = word[:2], word[2:]
     assert len(bodies(tokenizer, [word])[0]) == 1  # one token of both: nothing is left behind the context
-    alone, scored = continued(tokenizer, context, answer)
+    alone, scored = continued(encoder(tokenizer), context, answer)
     assert alone == bodies(tokenizer, [context])[0]
     assert scored == bodies(tokenizer, [answer])[0] != []
     assert parted(tokenizer, [], context, answer) == (
@@ -208,8 +212,8 @@ def test_a_choice_that_melts_into_its_context_keeps_its_own_tokens():
 def test_a_text_within_another_has_no_space_of_its_own():
     llama2, byte_level = sentencepiece("llama2"), family_tokenizer()
     assert llama2.convert_ids_to_tokens(bodies(llama2, ["Fe"])[0])[0].startswith("▁")
-    assert not llama2.convert_ids_to_tokens(inside(llama2, "Fe"))[0].startswith("▁")
-    assert inside(byte_level, "Fe") == bodies(byte_level, ["Fe"])[0]
+    assert not llama2.convert_ids_to_tokens(inside(encoder(llama2), "Fe"))[0].startswith("▁")
+    assert inside(encoder(byte_level), "Fe") == bodies(byte_level, ["Fe"])[0]
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused_in_the_plan(tmp_path, ilu):

@@ -7,7 +7,7 @@ import torch
 from conftest import tiny_tokenizer
 
 from ilu_cli.data.encode import Encoded
-from ilu_cli.data.special import continued
+from ilu_cli.data.special import bodies, continued
 from ilu_cli.engine import scoring
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.scoring import Question, Scorer
@@ -76,6 +76,7 @@ def test_completions_are_greedy_and_do_not_depend_on_the_batch(scorer):
 
 def test_the_tiny_tokenizer_splits_at_the_choice():
     """The cut between context and choice is lm-eval's: encode both together, part where the context ends."""
-    context, choice = continued(tiny_tokenizer(), "The symbol is", " Fe")
+    tokenizer = tiny_tokenizer()
+    context, choice = continued(lambda text: bodies(tokenizer, [text])[0], "The symbol is", " Fe")
     assert tiny_tokenizer().decode(context) == "The symbol is"
     assert tiny_tokenizer().decode(choice) == " Fe"

@@ -12,6 +12,7 @@ from families import family_model, family_tokenizer, make_family
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
+from ilu_cli.data.chat import Chat
 from ilu_cli.data.special import bodies
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.scoring import Question, Scorer
@@ -89,6 +90,21 @@ def test_a_choice_without_a_context_is_scored_whole(plain):
     scorer = Scorer(model, parts_of(model), bare, backend())
     expected = [logp(model, [0, *bodies(bare, [c])[0]], 1) for c in choices]
     assert scorer.loglikelihoods([Question("", choices)])[0] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("space", ["\n", " "])
+def test_choices_of_a_chat_follow_the_same_tokens(plain, space):
+    """A space at the end of the template belongs to the answer's first token, a line end to the template."""
+    _, model, tokenizer = plain
+    tokenizer.chat_template = TEMPLATE.replace("<assistant>\n", f"<assistant>{space}")
+    scorer = Scorer(model, parts_of(model), tokenizer, backend(), chat=Chat())
+    opening, kept = f"<bos><user>Who?<eos>\n<assistant>{space}", space if space == "\n" else ""
+    choices = (" Fe", "Ada", " 7")
+    head = bodies(tokenizer, [opening.removesuffix(space) + kept])[0]
+    whole = [bodies(tokenizer, [opening + c.strip()])[0] for c in choices]
+    assert all(ids[: len(head)] == head for ids in whole)
+    expected = [logp(model, ids, len(head)) for ids in whole]
+    assert scorer.loglikelihoods([Question("Who?", choices)])[0] == pytest.approx(expected, abs=1e-4)
 
 
 def test_an_empty_choice_is_refused(plain):
