@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import CHAT
+from families import family_tokenizer
 
 from ilu_cli.data.chat import Chat
 from ilu_cli.data.encode import Encoded
@@ -49,6 +50,13 @@ def test_pairs_fit_into_the_context(scorer):
     assert scorer.tokenizer.decode(long.ids[long.start :]) == " and an answer"
     assert encode_pair(scorer, "", "word " * 500).targets == n - 1
     assert encode_pair(scorer, "A prompt", " of words " * 20, limit=5).targets == 5
+    for head in ([], [1]):
+        scorer.tokenizer, scorer.known = family_tokenizer(bos=bool(head)), {}
+        vars(scorer).pop("before", None)
+        words, answer = (scorer.encode(text, special=False) for text in ("word " * 500 + "and", " an answer"))
+        cut = encode_pair(scorer, "word " * 500 + "and", " an answer")
+        assert cut.ids == head + words[len(words) - (n - len(answer) - len(head)) :] + answer
+        assert cut.start == n - len(answer)
     empty = encode_pair(scorer, "A prompt", "")
     assert empty.targets == 0
     assert isinstance(empty, Encoded)
