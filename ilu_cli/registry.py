@@ -201,7 +201,7 @@ def _importing(what: str) -> Iterator[None]:
         raise UsageError(f"the {what} does not import: {type(error).__name__}: {error}") from error
 
 
-ROWS = "max_length chat long"
+ROWS = "max_length chat chat_system chat_date long"
 objective = Registry("objective", "ilu_cli.objectives", Objective)
 retain_term = Registry("retain term", "ilu_cli.retain", Loss, f"name weight data batch {ROWS}")
 regularizer = Registry(

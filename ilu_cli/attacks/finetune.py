@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from pydantic import PositiveFloat, PositiveInt
 
 from ilu_cli.attacks import Schedule, Stop
+from ilu_cli.recipe.chat import ChatDate, ChatSystem
 from ilu_cli.recipe.specs import DataRef, Form, LoraSpec, Precision, Some, TaskRef, TrainSpec
 from ilu_cli.registry import attack
 
@@ -25,6 +26,8 @@ def finetune(
     batch: PositiveInt = 16,
     max_length: PositiveInt = 128,
     chat: bool = False,
+    chat_system: ChatSystem = None,
+    chat_date: ChatDate = None,
     accumulation: PositiveInt = 1,
     precision: Precision = "bf16",
     save_every: PositiveInt = 50,
@@ -45,6 +48,6 @@ def finetune(
         params=weights,
     )  # fmt: skip
     train, test = task_split(task, test_rows)
-    form = Form(max_length=max_length, chat=chat)
+    form = Form(max_length=max_length, chat=chat, chat_system=chat_system, chat_date=chat_date)
     admitted, test = attempt.admit(train), attempt.admit(test, test=True)
     yield from fine_tune(attempt, [admitted], test, spec, batch, form, lora, stop, test_rows)

@@ -7,6 +7,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from ilu_cli.attacks import Schedule
 from ilu_cli.errors import UsageError
+from ilu_cli.recipe.chat import ChatDate, ChatSystem
 from ilu_cli.recipe.specs import DataRefs, Form, LoraSpec, Precision, Some, TrainSpec
 from ilu_cli.registry import attack
 
@@ -26,6 +27,8 @@ def relearn(
     batch: PositiveInt = 4,
     max_length: PositiveInt = 128,
     chat: bool = False,
+    chat_system: ChatSystem = None,
+    chat_date: ChatDate = None,
     precision: Precision = "bf16",
     weights: Some[str] | None = None,
     lora: LoraSpec | None = None,
@@ -58,5 +61,5 @@ def relearn(
         samples.append(replace(found, rows=rng.sample(found.rows, min(share, len(found.rows)))))
     steps = epochs * math.ceil(sum(len(s.rows) for s in samples) / batch)
     spec = TrainSpec(steps=steps, lr=lr, schedule=schedule, precision=precision, params=weights)
-    form = Form(max_length=max_length, chat=chat)
+    form = Form(max_length=max_length, chat=chat, chat_system=chat_system, chat_date=chat_date)
     yield from fine_tune(attempt, samples, None, spec, batch, form, lora)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from pydantic import PositiveFloat, PositiveInt
 
 from ilu_cli.attacks import Schedule
+from ilu_cli.recipe.chat import ChatDate, ChatSystem
 from ilu_cli.recipe.specs import DataRef, Form, LoraSpec, Precision, Some, TaskRef, TrainSpec
 from ilu_cli.registry import attack
 
@@ -24,6 +25,8 @@ def relearn_benign(
     batch: PositiveInt = 8,
     max_length: PositiveInt = 128,
     chat: bool = False,
+    chat_system: ChatSystem = None,
+    chat_date: ChatDate = None,
     precision: Precision = "bf16",
     weights: Some[str] | None = None,
     lora: LoraSpec | None = None,
@@ -38,5 +41,5 @@ def relearn_benign(
 
     spec = TrainSpec(steps=steps, lr=lr, schedule=schedule, precision=precision, params=weights)
     data = attempt.admit(load_dataset(text, "train"))
-    form = Form(max_length=max_length, chat=chat)
+    form = Form(max_length=max_length, chat=chat, chat_system=chat_system, chat_date=chat_date)
     yield from fine_tune(attempt, [data], None, spec, batch, form, lora)

@@ -12,7 +12,7 @@ from ilu_cli.metrics.figure import number as number
 
 if TYPE_CHECKING:
     from ilu_cli.engine.scoring import Scorer
-    from ilu_cli.recipe.specs import EvalSpec
+    from ilu_cli.recipe.evaluation import EvalSpec
 
 Row = dict[str, Any]
 Number = dict[str, Any]  # value and stderr

@@ -10,7 +10,7 @@ from ilu_cli.registry import benchmark
 
 if TYPE_CHECKING:
     from ilu_cli.engine.scoring import Scorer
-    from ilu_cli.recipe.specs import EvalSpec
+    from ilu_cli.recipe.evaluation import EvalSpec
 
 NEW = 128  # tokens of a generated answer
 KEPT = {"retain": "retain", "authors": "real_authors", "facts": "world_facts"}

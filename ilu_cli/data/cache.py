@@ -18,7 +18,7 @@ from ilu_cli.recipe.specs import Form
 from ilu_cli.runs.files import cache_dir, sha256
 from ilu_cli.tasks import Example
 
-LAYOUT = 1  # of the files, and of what encoding does; raise it when either changes
+LAYOUT = 2  # of the files, and of what encoding does; raise it when either changes
 
 
 def tokenised(tokenizer: Any, examples: list[Example], form: Form, name: str) -> Corpus:
@@ -42,7 +42,7 @@ def key_of(tokenizer: Any, examples: list[Example], form: Form) -> str:
     import transformers
 
     versions = [LAYOUT, transformers.__version__, tokenizers.__version__]
-    shape = form.model_dump(include={"max_length", "chat", "long"})
+    shape = form.model_dump(include={"max_length", "chat", "chat_system", "chat_date", "long"})
     digest = hashlib.sha256(json.dumps([versions, _tokenizer_digest(tokenizer), shape]).encode())
     for e in examples:
         lengths = f"{len(e.prompt)} {len(e.target)} {len(e.turn)} "

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ilu_cli.errors import UnavailableError, UsageError
+from ilu_cli.data.chat import Chat, chat_of, chat_pair, check_template
+from ilu_cli.data.special import cut_left, kept, opening, parted_all
+from ilu_cli.errors import UnavailableError
 from ilu_cli.recipe.specs import Form
 from ilu_cli.tasks import Example
 
@@ -69,57 +71,16 @@ class Corpus:
             return int(np.diff(self.items.ends, prepend=0).max())
         return max(len(e.ids) for e in self.items)
 
-
-def split_pair(tokenizer: Any, prompt: str, target: str, *, special: bool = True) -> tuple[list[int], list[int]]:
-    """Encode prompt + target together and part them where the prompt alone would end (lm-eval's convention).
-
-    `special` lets the tokenizer add its special tokens; a chat template has written them already.
-    """
-    [(whole, start)] = _encode_pairs(tokenizer, [(prompt, target)], special)
-    return whole[:start], whole[start:]
-
-
-def _encode_pairs(tokenizer: Any, pairs: list[tuple[str, str]], special: bool) -> list[tuple[list[int], int]]:
-    """The ids of every prompt + target, and how many of them are the prompt's.
-
-    In a chat template (no special tokens to add) a token that reaches over the end of the prompt is the target's, so
-    that no beginning of an answer is lost.
-    """
-    whole = tokenizer([p + t for p, t in pairs], add_special_tokens=special)["input_ids"]
-    prompts = sorted({p for p, _ in pairs if p})
-    encoded = tokenizer(prompts, add_special_tokens=special)["input_ids"] if prompts else []
-    alone = dict(zip(prompts, encoded))
-    count = (lambda ids, prompt: len(prompt)) if special else _shared
-    return [(ids, count(ids, alone.get(p, []))) for ids, (p, _) in zip(whole, pairs)]
-
-
-def _shared(a: list[int], b: list[int]) -> int:
-    """How many tokens two rows have in common at their beginning."""
-    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
-
-
-def chat_pair(tokenizer: Any, prompt: str, target: str = "") -> tuple[str, str]:
-    """The text of a user's turn up to where the answer begins, and the answer with its end of turn.
-
-    Raises:
-        UsageError: if the tokenizer has no chat template, or one that writes the user's turn otherwise once answered.
-    """
-    if not getattr(tokenizer, "chat_template", None):
-        raise UsageError("chat: true, but the tokenizer has no chat template", hint="leave `chat` out for a base model")
-    user = {"role": "user", "content": prompt}
-    opening: str = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
-    if not target:
-        return opening, ""
-    answer = {"role": "assistant", "content": target.strip()}
-    whole: str = tokenizer.apply_chat_template([user, answer], tokenize=False)
-    if not whole.startswith(opening):
-        raise UsageError("chat: true, but the chat template writes a turn otherwise when the next one follows")
-    return opening, whole[len(opening) :].rstrip()
+    @property
+    def largest(self) -> int:
+        """The largest token id."""
+        return int(self.items.ids.max()) if isinstance(self.items, Packed) else max(max(e.ids) for e in self.items)
 
 
 def encode(tokenizer: Any, example: Example, max_length: int, *, chat: bool = False) -> tuple[Encoded, bool]:
     """Encode one example; the flag says whether it was cut."""
-    [(item, cut)] = _encode_all(tokenizer, [example], Form(max_length=max_length, chat=chat))
+    form = Form(max_length=max_length, chat=chat)
+    [(item, cut)] = _encode_all(tokenizer, [example], form, chat_of(form), opening(tokenizer))
     return item, cut
 
 
@@ -128,12 +89,13 @@ def encode_corpus(tokenizer: Any, examples: list[Example], form: Form, name: str
 
     Raises:
         UnavailableError: if an example has no token to score.
-        UsageError: if a chat template is asked for and there is none.
+        UsageError: if a chat template is asked for and there is none, or it does not do what the recipe asks of it.
     """
+    chat, before = chat_of(form), opening(tokenizer)
     items: list[Encoded] = []
     truncated = 0
     for i in range(0, len(examples), BLOCK):
-        for k, (item, cut) in enumerate(_encode_all(tokenizer, examples[i : i + BLOCK], form), i):
+        for k, (item, cut) in enumerate(_encode_all(tokenizer, examples[i : i + BLOCK], form, chat, before), i):
             if item.targets < 1:
                 where = f"{name}, example {k}" if form.long == "cut" else name
                 raise UnavailableError(f"{where}: there is no token to learn from in {tokenizer.decode(item.ids)!r}")
@@ -142,34 +104,51 @@ def encode_corpus(tokenizer: Any, examples: list[Example], form: Form, name: str
     return Corpus(Packed.of(items), truncated)
 
 
-def _encode_all(tokenizer: Any, examples: list[Example], form: Form) -> Iterator[tuple[Encoded, bool]]:
-    """Encode a block of examples; a split text yields several rows.
+def _encode_all(
+    tokenizer: Any, examples: list[Example], form: Form, chat: Chat | None, before: list[int]
+) -> Iterator[tuple[Encoded, bool]]:
+    """Encode a block of examples; a split text yields several rows, each with the special tokens at its beginning.
 
-    A prompted target ends with the end-of-sequence token, or as the chat template ends a turn.
+    A prompted target ends with the end-of-sequence token, once, or as the chat template ends a turn.
     """
-    chat = [form.chat and bool(e.prompt) for e in examples]
+    turns = [chat is not None and bool(e.prompt) for e in examples]
+    if chat is not None and any(turns):
+        check_template(tokenizer, chat)
     texts = [
-        chat_pair(tokenizer, e.turn or e.prompt, e.target) if c else (e.prompt, e.target)
-        for e, c in zip(examples, chat)
+        chat_pair(tokenizer, e.turn or e.prompt, e.target, chat) if chat is not None and turn else (e.prompt, e.target)
+        for e, turn in zip(examples, turns)
     ]
     # A template has written the special tokens as text already.
-    rows = {c: iter(_encode_pairs(tokenizer, [t for t, k in zip(texts, chat) if k is c], not c)) for c in set(chat)}
-    for example, c in zip(examples, chat):
-        whole, start = next(rows[c])
+    rows = {
+        turn: iter(parted_all(tokenizer, [] if turn else before, [t for t, k in zip(texts, turns) if k is turn]))
+        for turn in set(turns)
+    }
+    eos = tokenizer.eos_token_id
+    for example, turn in zip(examples, turns):
+        ids, start = next(rows[turn])
+        keep = kept(before, ids)
         if not example.prompt and form.long == "split":
-            pieces = [whole[i : i + form.max_length] for i in range(0, len(whole), form.max_length)]
-            yield from ((Encoded(piece, 1), False) for piece in pieces if len(piece) > 1 or len(pieces) == 1)
+            yield from ((piece, False) for piece in _pieces(ids[:keep], ids[keep:], form.max_length))
             continue
-        end = [tokenizer.eos_token_id] if example.prompt and not c and tokenizer.eos_token_id is not None else []
-        yield _fitted(whole[:start], whole[start:] + end, form.max_length)
+        if example.prompt and not turn and eos is not None and ids[-1:] != [eos]:
+            ids = [*ids, eos]
+        yield _fitted(ids, start, keep, form.max_length)
 
 
-def _fitted(prompt: list[int], target: list[int], max_length: int) -> tuple[Encoded, bool]:
-    """Too long a prompt loses its beginning, never the answer, unless the answer alone is too long."""
-    room = max_length - len(target)
-    cut = len(prompt) > room
-    ids = ((prompt[len(prompt) - max(room, 0) :] if cut else prompt) + target)[:max_length]
-    return Encoded(ids, max(1, len(ids) - len(target)) if room > 0 else 1), cut
+def _pieces(head: list[int], body: list[int], max_length: int) -> Iterator[Encoded]:
+    """The rows of a text that is split; a last one without a token to score is left out."""
+    size = max(1, max_length - len(head))
+    for i in range(0, len(body), size) or (0,):
+        piece = head + body[i : i + size]
+        if len(piece) > 1 or len(body) <= size:
+            yield Encoded(piece, 1)
+
+
+def _fitted(ids: list[int], start: int, keep: int, max_length: int) -> tuple[Encoded, bool]:
+    """Too long a prompt loses its beginning but for `keep` ids; an answer only its end, if it alone is too long."""
+    room = max(max_length - (len(ids) - start), keep)
+    prompt = cut_left(ids[:start], room, keep)
+    return Encoded((prompt + ids[start:])[:max_length], max(1, len(prompt))), len(ids) > max_length
 
 
 @dataclass(frozen=True)

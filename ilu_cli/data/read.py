@@ -1,13 +1,15 @@
-"""Reading one split from disk. `datasets` reads parquet, csv and `save_to_disk` folders.
+"""Reading one split from disk, each time anew: no cache stands between a file and its rows.
 
-JSON lines are read here, since its reader takes rows that are no objects, makes times of strings that look like them,
-and does not say which line is wrong.
+`datasets` reads `save_to_disk` folders only. Its readers of csv and parquet keep what they read under the file's name
+and modification time, take a csv row with too many fields for one with an index, and its reader of JSON lines makes
+times of strings that look like them.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -15,9 +17,11 @@ from typing import Any
 
 from ilu_cli.data.root import SUFFIXES, Found
 from ilu_cli.errors import UnavailableError
-from ilu_cli.runs.files import cache_dir
 
 Row = dict[str, Any]
+Placed = Iterator[tuple[str, Row]]  # where a row stands, and the row
+HALF_A_PAIR = re.compile("[\ud800-\udfff]")
+WHOLE_NUMBER = re.compile(r"\s*[+-]?\d+\s*")
 
 
 def library() -> Any:
@@ -33,57 +37,91 @@ def read(found: Found, fields: Mapping[str, type], limit: int | None = None) -> 
     """Yield the rows of a split, each a dict without its empty (null) values.
 
     Raises:
-        UnavailableError: if a file cannot be read as what its name says.
+        UnavailableError: if a file cannot be read as what its name says, or a row of it is not text.
     """
-    if found.kind in (".jsonl", ".json"):
-        rows: Iterator[Row] = (row for path in found.paths for row in _json_rows(path))
-    elif found.kind in SUFFIXES or found.kind == "saved":
-        rows = _library_rows(found, fields)
-    else:
+    if found.kind != "saved" and found.kind not in SUFFIXES:
         raise UnavailableError(f"{found.paths[0]} is none of {', '.join(SUFFIXES)}")
-    return islice(({k: v for k, v in row.items() if v is not None} for row in rows), limit)
+    rows = (placed for path in found.paths for placed in _rows(path, found.kind, fields))
+    return islice((_checked(where, {k: v for k, v in row.items() if v is not None}) for where, row in rows), limit)
 
 
-def _library_rows(found: Found, fields: Mapping[str, type]) -> Iterator[Row]:
-    datasets, files = library(), [str(p) for p in found.paths]
+def _rows(path: Path, kind: str, fields: Mapping[str, type]) -> Placed:
+    if kind == ".csv":
+        return _csv_rows(path, fields)
+    return _json_rows(path) if kind in (".jsonl", ".json") else _table_rows(path, kind)
+
+
+def _checked(where: str, row: Row) -> Row:
+    for name, value in row.items():
+        texts = value if isinstance(value, list) else [value]
+        if any(isinstance(text, str) and HALF_A_PAIR.search(text) for text in texts):
+            raise UnavailableError(f"{where}: {name!r} holds half a surrogate pair, which is no text")
+    return row
+
+
+def _table_rows(path: Path, kind: str) -> Placed:
+    """Rows of a parquet file or a `save_to_disk` folder."""
     try:
-        if found.kind == "saved":
-            table = datasets.load_from_disk(files[0])
-        elif found.kind == ".parquet":
-            table = datasets.Dataset.from_parquet(files, cache_dir=str(cache_dir() / "datasets"))
-        else:
-            extra = {"features": _csv_features(found.paths[0], fields), "keep_default_na": False}
-            table = datasets.Dataset.from_csv(
-                files, cache_dir=str(cache_dir() / "datasets"), encoding="utf-8-sig", **extra
-            )
+        if kind == "saved":
+            yield from ((f"{path}, row {i}", row) for i, row in enumerate(library().load_from_disk(str(path))))
+            return
+        import pyarrow.parquet
+
+        with pyarrow.parquet.ParquetFile(path) as file:
+            rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
+            yield from ((f"{path}, row {i}", row) for i, row in enumerate(rows))
     except UnavailableError:
         raise
-    except Exception as error:  # pyarrow, pandas and datasets each raise their own
-        cause = error.__cause__ or error
-        lines = str(cause).strip().splitlines() or [""]
-        what = f"{type(cause).__name__}: {lines[0]}"
-        raise UnavailableError(f"cannot read {found.paths[0]} as {found.kind.strip('.')}: {what}") from error
-    return iter(table)
+    except Exception as error:  # pyarrow and datasets each raise their own
+        first = (str(error).strip().splitlines() or [""])[0]
+        what = f"{type(error).__name__}: {first}"
+        raise UnavailableError(f"cannot read {path} as {kind.strip('.')}: {what}") from error
 
 
-def _csv_features(path: Path, fields: Mapping[str, type]) -> Any:
-    """Columns that a task declares as whole numbers are that; all others are text, even if they look like numbers."""
-    datasets = library()
+def _csv_rows(path: Path, fields: Mapping[str, type]) -> Placed:
+    """Rows of a csv file. Columns that a task declares as whole numbers are that; all others are text."""
+    csv.field_size_limit(2**31 - 1)
+    line = 0
     try:
-        with path.open(encoding="utf-8-sig", newline="") as f:
-            header = next(csv.reader(f), [])
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = csv.reader(file, strict=True)
+            header, line = _header(path, next(lines, []), fields), lines.line_num
+            for values in lines:
+                first, line = line + 1, lines.line_num
+                if values:
+                    yield f"{path}:{first}", _csv_row(f"{path}:{first}", header, values, fields)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UnavailableError(f"cannot read {path}: {error}") from error
+        raise UnavailableError(f"{path}:{line + 1}: cannot read this row as csv: {error}") from error
+
+
+def _header(path: Path, header: list[str], fields: Mapping[str, type]) -> list[str]:
     missing = [name for name in fields if name not in header]
     if missing or not header:
         raise UnavailableError(
             f"{path}: there is no column {(missing or ['text'])[0]!r}; its first line is {','.join(header)[:80]!r}",
             hint="a csv file begins with a line that names its columns",
         )
-    return datasets.Features({n: datasets.Value("int64" if fields.get(n) is int else "string") for n in header})
+    if twice := [name for name in header if header.count(name) > 1]:
+        raise UnavailableError(f"{path}:1: two columns are called {twice[0]!r}")
+    return header
 
 
-def _json_rows(path: Path) -> Iterator[Row]:
+def _csv_row(where: str, header: list[str], values: list[str], fields: Mapping[str, type]) -> Row:
+    if len(values) != len(header):
+        raise UnavailableError(
+            f"{where}: {len(values)} fields, but the first line names {len(header)} columns ({', '.join(header)[:80]})",
+            hint='a field with a comma, a quote or a line end in it is written "in quotes"',
+        )
+    row: Row = dict(zip(header, values))
+    for name in header:
+        if fields.get(name) is int:
+            if not WHOLE_NUMBER.fullmatch(row[name]):
+                raise UnavailableError(f"{where}: {name!r} is {row[name][:40]!r}, not a whole number")
+            row[name] = int(row[name])
+    return row
+
+
+def _json_rows(path: Path) -> Placed:
     """Rows of JSON lines, or of one JSON list. A byte-order mark and any line ends are fine."""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -97,7 +135,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
             value = json.loads(line)
         except ValueError as error:
             raise UnavailableError(f"{path}:{number}: not JSON: {error}") from error
-        for row in value if whole else [value]:
+        for i, row in enumerate(value if whole else [value]):
             if not isinstance(row, dict):
                 raise UnavailableError(f"{path}:{number}: a row is {type(row).__name__}, not an object with fields")
-            yield row
+            yield f"{path}, row {i}" if whole else f"{path}:{number}", row

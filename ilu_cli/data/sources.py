@@ -17,7 +17,7 @@ from ilu_cli.data.root import HUB_NAME, SUFFIXES, Found, data_root, in_root, loc
 from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.recipe.specs import DataRef
 from ilu_cli.runs.files import cache_dir
-from ilu_cli.tasks import Example, Row, Task
+from ilu_cli.tasks import Example, Row, Task, after
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ class Dataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """sha256 of the rows."""
-        return hashlib.sha256(json.dumps(self.rows, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+        """sha256 of the rows; what JSON has no form for (a date in a parquet file) counts as it is written."""
+        text = json.dumps(self.rows, sort_keys=True, ensure_ascii=False, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def examples(self) -> list[Example]:
         """Prompt and target of every row."""
@@ -71,14 +72,13 @@ class UserText(Task):
     def example(self, row: Row) -> Example:
         if "text" in row:
             return Example("", row["text"])
-        response = row["response"]
-        return Example(row["prompt"], response if response[:1].isspace() else f" {response}")
+        return Example(row["prompt"], after(row["prompt"], row["response"]))
 
     def counterfactual(self, row: Row) -> Example:
         if not isinstance(row.get("counterfactual"), str):
             raise UsageError("every row of the forget data needs a string `counterfactual`")
-        text = row["counterfactual"]
-        return Example(row.get("prompt", ""), text if text[:1].isspace() or "text" in row else f" {text}")
+        prompt = "" if "text" in row else row["prompt"]
+        return Example(prompt, after(prompt, row["counterfactual"]))
 
     def problem(self, row: Row) -> str:
         fields = ("text",) if "text" in row else ("prompt", "response")

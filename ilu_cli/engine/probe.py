@@ -76,7 +76,7 @@ def states(parts: Parts, batch: Batch, pick: Tensor) -> Tensor:
 
 def text_states(scorer: Scorer, texts: list[str]) -> Tensor:
     """[L, N, D]: the states of all layers at every token of the texts but the first."""
-    encoded = [Encoded(scorer.tokenizer(t)["input_ids"][:TEXT_TOKENS], 1) for t in texts]
+    encoded = [Encoded(scorer.encode(t)[:TEXT_TOKENS], 1) for t in texts]
     return _in_batches(scorer, encoded, lambda batch: batch.scored)
 
 

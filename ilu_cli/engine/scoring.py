@@ -6,16 +6,28 @@ What requests share at their beginning is run once (`ilu_cli.engine.tree`) where
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import StoppingCriteria
 
-from ilu_cli.data.encode import Batch, Encoded, chat_pair, split_pair
+from ilu_cli.data.chat import Chat, chat_pair
+from ilu_cli.data.encode import Encoded
+from ilu_cli.data.special import (
+    bodies,
+    check_rows,
+    continued,
+    cut_left,
+    first_token,
+    framed,
+    kept,
+    opening,
+    parted,
+)
 from ilu_cli.engine.accel import Backend
+from ilu_cli.engine.generation import generate
 from ilu_cli.engine.head import picked_logps
 from ilu_cli.engine.layout import Layout, layout_of
 from ilu_cli.engine.parity import Parity
@@ -38,7 +50,7 @@ class Question:
 class Scorer:
     """A model that scores text. `context_length` is the longest row it takes.
 
-    `chat` puts contexts and prompts into the tokenizer's chat template; answers follow without their white space.
+    `chat` puts contexts and prompts into the tokenizer's chat template so; answers follow without their white space.
     """
 
     model: Any
@@ -48,7 +60,7 @@ class Scorer:
     precision: str = "fp32"
     tokens: int = TOKENS  # fewer once memory has run out
     known: dict[tuple[str, bool], list[int]] = field(default_factory=dict)
-    chat: bool = False
+    chat: Chat | None = None
     original: Callable[[], Scorer] | None = None  # loads the model that everything began with
     layout: Layout = None  # type: ignore[assignment]  # the decoder's, unless one is given
     parity: Parity | None = None  # how far from plain transformers it was when it was loaded
@@ -61,35 +73,65 @@ class Scorer:
         config = self.model.config.get_text_config()
         return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "max_seq_len", 1 << 30))
 
+    @functools.cached_property
+    def before(self) -> list[int]:
+        """What the tokenizer puts before a text."""
+        return opening(self.tokenizer)
+
     def encode(self, text: str, special: bool = True) -> list[int]:
-        """The token ids of a text, with what the tokenizer puts around it if `special`; a text is encoded once."""
+        """The token ids of a text, behind what the tokenizer puts before one if `special`; a text is encoded once."""
         key = text, special
         if key not in self.known:
-            self.known[key] = self.tokenizer(text, add_special_tokens=special)["input_ids"]
+            [ids] = bodies(self.tokenizer, [text])
+            self.known[key] = self._checked(framed(self.before, ids) if special else ids)
         return self.known[key]
 
+    def _checked(self, ids: list[int]) -> list[int]:
+        check_rows(self.tokenizer, max(ids, default=0), self.model.get_input_embeddings().weight.shape[0])
+        return ids
+
     def prompt(self, text: str) -> list[int]:
-        """The token ids of a prompt that is to be answered."""
-        if self.chat and text:
+        """The token ids of a prompt that is to be answered; at least one."""
+        if self.chat is not None and text:
             return self.split(text, "")[0]
-        return self.encode(text)
+        return self.encode(text) or [first_token(self.tokenizer)]
 
     def split(self, prompt: str, target: str) -> tuple[list[int], list[int]]:
         """The token ids of a prompt and of what follows it, parted where the prompt ends."""
-        if self.chat and prompt:
-            return split_pair(self.tokenizer, chat_pair(self.tokenizer, prompt)[0], target.lstrip(), special=False)
-        return split_pair(self.tokenizer, prompt, target)
+        before = self.before
+        if self.chat is not None and prompt:
+            before, prompt, target = [], chat_pair(self.tokenizer, prompt, chat=self.chat)[0], target.lstrip()
+        ids, start = parted(self.tokenizer, before, prompt, target)
+        return self._checked(ids)[:start], ids[start:]
 
     def pair(self, context: str, continuation: str) -> Request:
-        """Encode both together and part them where the context alone would end, its last white space apart.
+        """A context and what is scored after it, parted as `continued` says.
 
-        This is lm-eval's convention. Without a context the first token is not scored: nothing predicts it.
+        Without a context the whole continuation follows BOS, or EOS where there is none.
+
+        Raises:
+            UsageError: if there is no token to score.
         """
-        if self.chat and context:
-            prompt, answer = self.split(context, continuation)
-            return Request((*prompt, *answer), len(prompt))
-        start = len(self.encode(context.rstrip())) if context else 0
-        return Request(tuple(self.encode(context + continuation)), max(1, start))
+        before, white, plain = self.before, None, functools.partial(self.encode, special=False)
+        if self.chat is not None and context:
+            before, white, continuation = [], " ", continuation.lstrip()  # a template's line end is its own
+            context = chat_pair(self.tokenizer, context, chat=self.chat)[0]
+        if not continuation:
+            raise UsageError(f"an empty answer has no probability: the question is {context[:60]!r}")
+        if context.strip():
+            ids, answer = continued(plain, context, continuation, white)
+            ids = framed(before, ids)
+        else:
+            first = self.before or [first_token(self.tokenizer)]
+            whole = framed(first, plain(context + continuation))
+            ids, answer = whole[: len(first)], whole[len(first) :]
+        if not answer:
+            raise UsageError(f"the tokenizer has no token for the answer {continuation[:60]!r}")
+        return Request((*ids, *answer), len(ids))
+
+    def cut(self, ids: list[int], room: int) -> list[int]:
+        """At most `room` ids: what is too long loses its beginning, but for the special tokens that it begins with."""
+        return cut_left(ids, room, kept(self.before, ids))
 
     def check_length(self, tokens: int, text: str) -> None:
         """Refuse what the model cannot take whole.
@@ -175,10 +217,18 @@ class Scorer:
         """Greedy continuations, batched, with a KV cache; special tokens are left out.
 
         A row is done when it has said one of the `stop` strings; the caller cuts it there. Too long a prompt loses its
-        beginning.
+        beginning, but for BOS.
+
+        Raises:
+            UsageError: if the new tokens alone fill the model's context.
         """
         room = self.context_length - max_new_tokens
-        encoded = [self.prompt(p)[-room:] for p in prompts]
+        if room < 1:
+            raise UsageError(
+                f"{max_new_tokens} new tokens leave no room for a prompt in the model's context of "
+                f"{self.context_length}; ask for fewer"
+            )
+        encoded = [self.cut(self.prompt(p), room) for p in prompts]
         order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
         mine = order[self.backend.rank :: self.backend.world]
         groups = _packed(mine, [len(e) + max_new_tokens for e in encoded], min(TOKENS, self.tokens))
@@ -186,38 +236,15 @@ class Scorer:
         while groups:
             group = groups.pop()
             try:
-                found += zip(group, self._generate([encoded[i] for i in group], max_new_tokens, stop))
+                rows = [encoded[i] for i in group]
+                with self.backend.autocast(self.precision):
+                    found += zip(group, generate(self.model, self.tokenizer, rows, max_new_tokens, stop))
             except RuntimeError as error:
                 if not _memory_ran_out(error) or len(group) == 1:
                     raise
                 groups += [group[: len(group) // 2], group[len(group) // 2 :]]
                 torch.cuda.empty_cache()
         return [text for _, text in sorted(self.backend.gather(found))]
-
-    def _generate(self, rows: list[list[int]], max_new_tokens: int, stop: tuple[str, ...]) -> list[str]:
-        batch = _left_padded(rows, self.backend.device)
-        with self.backend.autocast(self.precision):
-            out = self.model.generate(
-                input_ids=batch.ids,
-                attention_mask=batch.mask.long(),
-                do_sample=False,
-                max_new_tokens=max_new_tokens,
-                pad_token_id=self.tokenizer.eos_token_id or 0,
-                stopping_criteria=[Said(self.tokenizer, stop, batch.ids.shape[1])] if stop else None,
-            )
-        return self.tokenizer.batch_decode(out[:, batch.ids.shape[1] :], skip_special_tokens=True)
-
-
-class Said(StoppingCriteria):
-    """Stops each row by itself once it has said one of the strings. `start` is where generation began."""
-
-    def __init__(self, tokenizer: Any, strings: tuple[str, ...], start: int) -> None:
-        self.tokenizer, self.strings, self.start = tokenizer, strings, start
-        self.window = max(len(s.encode()) for s in strings) + 1  # a token is at least one byte
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
-        texts = self.tokenizer.batch_decode(input_ids[:, self.start :][:, -self.window :])
-        return torch.tensor([any(s in text for s in self.strings) for text in texts], device=input_ids.device)
 
 
 def _memory_ran_out(error: RuntimeError) -> bool:
@@ -235,13 +262,3 @@ def _packed(order: list[int], lengths: list[int], tokens: int) -> list[list[int]
         else:
             groups.append([i])
     return groups
-
-
-def _left_padded(rows: list[list[int]], device: torch.device) -> Batch:
-    length = max(map(len, rows))
-    ids: Tensor = torch.zeros(len(rows), length, dtype=torch.long)
-    mask = torch.zeros(len(rows), length, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        ids[i, length - len(row) :] = torch.tensor(row)
-        mask[i, length - len(row) :] = True
-    return Batch(ids.to(device), mask.to(device), torch.zeros_like(mask).to(device))

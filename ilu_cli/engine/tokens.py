@@ -17,8 +17,7 @@ def encode_pair(scorer: Scorer, prompt: str, target: str, *, limit: int | None =
     """
     context, answer = scorer.split(prompt, target)
     answer = answer[: min(limit or len(answer), scorer.context_length - bool(context))]
-    room = scorer.context_length - len(answer)
-    context = context[-room:] if room else []
+    context = scorer.cut(context, scorer.context_length - len(answer))
     return Encoded([*context, *answer], max(1, len(context)))
 
 

@@ -1,7 +1,9 @@
 """The backend `ilu` of lm-eval: log-likelihoods and generation by our `Scorer`.
 
 Conventions (how texts are parted into tokens, what stands before an empty context, windows over long texts, stop
-strings) are those of lm-eval's HFLM, so that scores are the same.
+strings) are those of lm-eval's HFLM, so that scores are the same. Where HFLM would be wrong they are not: a
+continuation of which a token reaches into the context is scored whole, EOS that the tokenizer appends stands nowhere,
+what is cut keeps BOS, and greedy decoding is that whatever generation_config.json says.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 
+from ilu_cli.data.chat import Chat, check_template, render
+from ilu_cli.data.special import first_token
 from ilu_cli.engine.scoring import Scorer
 from ilu_cli.engine.tree import Request
 from ilu_cli.errors import UsageError
@@ -29,7 +33,9 @@ class IluLM(TemplateLM):
     """`--model ilu --model_args pretrained=FOLDER,precision=fp32|bf16`, or around a `Scorer`.
 
     `truncate` cuts the beginning of what does not fit into the model's context, as HFLM does, with a warning; without
-    it that is an error. lm-eval's `batch_size` has no use here: batches are filled up to a number of tokens.
+    it that is an error. BOS stays. lm-eval's `batch_size` has no use here: batches are filled up to a number of tokens.
+    With lm-eval's `--apply_chat_template`, `chat_date=2024-07-26` is the day that the template names, `chat_system` its
+    system prompt where lm-eval gives none.
     """
 
     def __init__(
@@ -41,8 +47,11 @@ class IluLM(TemplateLM):
         device: str | None = None,
         batch_size: object = None,
         max_batch_size: object = None,
+        chat_system: str | None = None,
+        chat_date: str | None = None,
     ) -> None:
         super().__init__()
+        self.template = Chat(chat_system, str(chat_date) if chat_date else None)
         self.scorer = scorer or _scorer_of(pretrained, precision)
         self.tokenizer, self.truncate = self.scorer.tokenizer, truncate
         self._device = self.scorer.backend.device
@@ -50,34 +59,32 @@ class IluLM(TemplateLM):
             raise UsageError(f"device={device}: the backend `ilu` runs on {self._device}, which accelerate chose")
 
     @property
-    def eot_token_id(self) -> int:
+    def eot_token_id(self) -> int | None:
         return self.scorer.tokenizer.eos_token_id
 
     @property
     def prefix_token_id(self) -> int:
         """What stands before a text without a context."""
-        bos = self.scorer.tokenizer.bos_token_id
-        return self.eot_token_id if bos is None else bos
+        return first_token(self.tokenizer)
 
     @property
     def tokenizer_name(self) -> str:
         return self.scorer.tokenizer.name_or_path.replace("/", "__")
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        return self.scorer.tokenizer.apply_chat_template(
+        check_template(self.tokenizer, self.template)
+        return render(
+            self.tokenizer,
             chat_history,
-            tokenize=False,
+            self.template,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
         )
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: object) -> list[int]:
-        plain = string.startswith(self.scorer.tokenizer.decode(self.prefix_token_id))
-        return self.scorer.encode(string, special=not plain if add_special_tokens is None else add_special_tokens)
+        return self.scorer.encode(string, special=add_special_tokens is not False)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        if not self.scorer.chat:
-            return super().loglikelihood(requests, disable_tqdm=True)
         pairs = [self.scorer.pair(*r.args) for r in requests]
         return self._loglikelihood_tokens(
             [(r.args, list(p.ids[: p.start]), list(p.ids[p.start :])) for r, p in zip(requests, pairs)]
@@ -91,7 +98,7 @@ class IluLM(TemplateLM):
                 if not self.truncate:
                     self.scorer.check_length(len(ids), str(what[0]))
                 cut += 1
-            ids = ids[-room:]
+            ids = self.scorer.cut(ids, room)
             made.append(Request(tuple(ids), max(1, len(ids) - len(continuation))))
         if cut:
             logging.getLogger(__name__).warning("%d requests lost their beginning: they exceed %d tokens", cut, room)
@@ -137,7 +144,8 @@ class IluLM(TemplateLM):
     def _settings(self, given: dict[str, Any]) -> tuple[int, tuple[str, ...]]:
         """The most new tokens, and the stop strings."""
         kwargs = normalize_gen_kwargs(given, 256)
-        stop = handle_stop_sequences(kwargs.pop("until", None), self.scorer.tokenizer.decode(self.eot_token_id))
+        end = "" if self.eot_token_id is None else self.tokenizer.decode(self.eot_token_id)
+        stop = handle_stop_sequences(kwargs.pop("until", None), end)
         length = kwargs.pop("max_gen_toks")
         if kwargs.get("do_sample") or kwargs.get("temperature"):
             raise UsageError(f"the backend `ilu` decodes greedily; this task samples: {given}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from ilu_cli.data.read import library, read
 from ilu_cli.data.root import in_root
 from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.recipe.harness import harness_names
+from ilu_cli.runs.files import cache_dir, sha256
 
 SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
 LOCAL = ("json", "csv", "parquet", "text", "arrow")  # builders of `datasets` that read files of the task's own
@@ -78,14 +80,28 @@ def _dataset(name: str, where: dict[str, Any]) -> Any:
         return {split: library().Dataset.from_list(list(read(f, {}))) for split, f in found.items() if f}
     if path not in LOCAL and not Path(path).exists():
         _go_offline_if_unreachable()
+    kwargs = where["dataset_kwargs"] or {}
     try:
-        return library().load_dataset(path, name=config, **(where["dataset_kwargs"] or {}))
+        return library().load_dataset(path, name=config, **kwargs, **_own_cache(path, kwargs))
     except Exception as error:  # datasets, the hub client and httpx each raise their own
         first = (str(error).splitlines() or [""])[0]
         raise UnavailableError(
             f"the dataset {path!r} ({config or 'default'}) of {name} cannot be had: {type(error).__name__}: {first}",
             hint=f"check the network and access rights; or mirror it as {path}/ under --data-root",
         ) from error
+
+
+def _own_cache(path: str, kwargs: dict[str, Any]) -> dict[str, str]:
+    """For files of the user's own, a cache by what is in them: that of `datasets` goes by name and time."""
+    given, top = kwargs.get("data_files"), Path(kwargs.get("data_dir") or ".")
+    lists = given.values() if isinstance(given, dict) else [given]
+    names = [n for some in lists for n in (some if isinstance(some, list) else [some]) if isinstance(n, str)]
+    files = [f for n in names for f in ([top / n] if (top / n).is_file() else sorted(Path().glob(f"{top / n}")))]
+    if not names and (folder := Path(kwargs.get("data_dir") or path)).is_dir():
+        files = sorted(folder.rglob("*"))
+    hashes = [sha256(f) for f in files if f.is_file()]
+    digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
+    return {"cache_dir": str(cache_dir() / "datasets" / digest[:16])} if hashes else {}
 
 
 def _go_offline_if_unreachable() -> None:

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat
 
 from ilu_cli import registry
+from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.source import Key
-from ilu_cli.recipe.specs import DEFAULT_MODEL, EvalSpec, ModelSpec, Spec
+from ilu_cli.recipe.specs import DEFAULT_MODEL, ModelSpec, Spec
 
 Choices = dict[str, Annotated[list[Any], Field(min_length=1)]]
 Seeds = Annotated[list[NonNegativeInt], Field(min_length=1)]

@@ -9,13 +9,12 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, create_model
 
 from ilu_cli import registry
+from ilu_cli.recipe.evaluation import AttackEvalSpec, GateSpec
 from ilu_cli.recipe.grid import AnyRecipe, PipelineRecipe, SuiteRecipe
 from ilu_cli.recipe.source import Key
 from ilu_cli.recipe.specs import (
-    AttackEvalSpec,
     Component,
     DefenceSpec,
-    GateSpec,
     LoraSpec,
     ModelSpec,
     RegularizerSpec,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -41,6 +42,23 @@ class Example:
     target: str
     choices: tuple[str, ...] = ()
     turn: str = ""
+
+
+UNSPACED = ("THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")  # scripts that put no space between words, and wide ones
+
+
+def after(prompt: str, answer: str) -> str:
+    """An answer with the space that parts it from its prompt.
+
+    There is none if one of the two brings its white space, or the prompt ends in a script that does not part words by
+    spaces: Chinese, Japanese, Thai and the like, with their punctuation. Korean does.
+    """
+    if not prompt or prompt[-1].isspace() or answer[:1].isspace():
+        return answer
+    name, last = unicodedata.name(prompt[-1], ""), prompt[-1]
+    wide = unicodedata.east_asian_width(last) in "WF" and unicodedata.category(last)[0] in "LP"
+    spaced = name.startswith("HANGUL") or not (wide or name.startswith(UNSPACED))
+    return f" {answer}" if spaced else answer
 
 
 def words(text: str) -> list[str]:
@@ -110,7 +128,7 @@ class Task:
         prompt = self.example(row).prompt
         if not prompt:
             raise UsageError(f"{type(self).__name__} is plain text: it has no refusal")
-        return Example(prompt, f" {random.Random(prompt).choice(REFUSALS)}")
+        return Example(prompt, after(prompt, random.Random(prompt).choice(REFUSALS)))
 
     def counterfactual(self, row: Row) -> Example:
         """The same prompt, and a wrong answer of the same form.

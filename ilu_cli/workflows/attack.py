@@ -31,7 +31,7 @@ from ilu_cli.workflows.disjoint import Environments, forget_data, unlearning_rec
 from ilu_cli.workflows.evaluate import stem
 from ilu_cli.workflows.follow import Follow, copy_results, point_name
 from ilu_cli.workflows.inputs import inputs_of
-from ilu_cli.workflows.plan import Plan, check_disk, peak_memory, state_bytes
+from ilu_cli.workflows.plan import Plan, check_disk, check_ids, peak_memory, state_bytes
 from ilu_cli.workflows.price import Priced, price
 
 
@@ -87,6 +87,7 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[dict[str, Any]
             facts["unpriced"] = f"what comes after the attack's `{unknown}`, which needs the model"
         if priced.asked is not None:
             stream, spec, lora = priced.asked
+            check_ids(model, [stream.stream], priced.tokenizer)
             if lora is not None:
                 add_adapter(model, lora, recipe.seed)
             params = trained_params(model, spec.params, lora is not None, "attack.weights")

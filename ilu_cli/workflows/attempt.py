@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ilu_cli.attacks import has_answers
 from ilu_cli.benchmarks import Row, mean_and_error, number, own_choices
+from ilu_cli.data.chat import Chat, chat_of, check_template
 from ilu_cli.data.sources import Dataset
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.job import drive
@@ -27,7 +28,8 @@ from ilu_cli.models.load import add_adapter, load_model, load_tokenizer, trained
 from ilu_cli.models.matrices import matrices
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject
-from ilu_cli.recipe.specs import EvalSpec, Form, LoraSpec, TrainSpec
+from ilu_cli.recipe.evaluation import EvalSpec
+from ilu_cli.recipe.specs import Form, LoraSpec, TrainSpec
 from ilu_cli.runs.store import Run
 from ilu_cli.workflows.disjoint import Environments
 from ilu_cli.workflows.evaluate import Evaluation, load_scorer
@@ -53,14 +55,16 @@ class Attempted:
     items: dict[str, list[Row]] | None = None
     reader: Scorer | None = None
     label: str | None = None
-    chat: bool = False  # of the data that is trained on, and so of its test
+    chat: Chat | None = None  # of the data that is trained on, and so of its test
     hooks: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
-        self.tokenizer = load_tokenizer(self.subject.folder)
+        self.tokenizer, chat = load_tokenizer(self.subject.folder), chat_of(self.spec)
+        if chat is not None:
+            check_template(self.tokenizer, chat)
         self.model = load_model(self.subject, backend().device)
         self.saved = self.model
-        precision, chat = self.spec.precision, self.spec.chat
+        precision = self.spec.precision
         self.scorer = Scorer(self.model, parts_of(self.model), self.tokenizer, backend(), precision, chat=chat)
         note = self.reporter.note
         self.scorer.original = functools.cache(lambda: load_scorer(self.origin, precision, chat=chat, note=note))
@@ -85,7 +89,7 @@ class Attempted:
         stream = stream_of("attack", list(data), batch, form, self.seed, self.tokenizer)
         self.run.manifest.data += stream.records()
         self.run.manifest.precision = spec.precision
-        self.chat = form.chat
+        self.chat = chat_of(form)
         self.taught = [e.prompt + e.target for d in data for e in d.examples()]
         if lora is not None:
             self.saved = add_adapter(self.model, lora, self.seed)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ilu_cli import registry
 from ilu_cli.benchmarks import Benchmark, number
+from ilu_cli.data.chat import Chat, chat_of, check_template
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.parity import check
 from ilu_cli.engine.reporter import Reporter
@@ -18,9 +19,10 @@ from ilu_cli.harness.task import HarnessTask
 from ilu_cli.models.load import load_model, load_tokenizer
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject, lineage, original_of
+from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.schema import EvalRecipe
-from ilu_cli.recipe.specs import EvalSpec
 from ilu_cli.runs.files import cache_dir, write_json, write_text
+from ilu_cli.workflows.plan import CHAT_KEYS
 
 Summary = dict[str, Any]
 STAGES = {"unlearn": "unlearned", "attack": "attacked", "apply": "applied"}
@@ -48,7 +50,7 @@ class Evaluation:
     """The benchmarks of an EvalSpec, over any number of models."""
 
     def __init__(self, spec: EvalSpec, reporter: Reporter) -> None:
-        self.spec, self.reporter = spec, reporter
+        self.spec, self.reporter, self.chat = spec, reporter, chat_of(spec)
         self.benchmarks = {name: find_benchmark(name, spec.fewshot) for name in spec.names}
         for bench in self.benchmarks.values():
             bench.configure(spec)
@@ -56,7 +58,8 @@ class Evaluation:
 
     def key(self, name: str, digest: str) -> str:
         """What a result depends on; a stored result with the same key is reused."""
-        chat = ":chat" if self.spec.chat else ""
+        told = [f"{k}={v}" for k in CHAT_KEYS if (v := getattr(self.spec, k)) is not None]
+        chat = ":".join(["", "chat", *told]) if self.spec.chat else ""
         return f"{digest}:{self.benchmarks[name].fingerprint(self.items[name])}:{self.spec.precision}{chat}"
 
     def known(self, name: str, digest: str, folder: Path) -> Summary | None:
@@ -103,19 +106,21 @@ class Evaluation:
         missing = [name for name, summary in found.items() if summary is None]
         if missing:
             self.reporter.note(f"evaluating {subject.label}: {', '.join(missing)}")
-            scorer = load_scorer(subject, self.spec.precision, chat=self.spec.chat, note=self.reporter.note)
+            scorer = load_scorer(subject, self.spec.precision, chat=self.chat, note=self.reporter.note)
             for name in missing:
                 found[name] = self.score(name, digest, scorer, folder)
         return {name: summary for name, summary in found.items() if summary is not None}
 
 
 def load_scorer(
-    subject: Subject, precision: str, *, chat: bool = False, note: Callable[[str], None] | None = None
+    subject: Subject, precision: str, *, chat: Chat | None = None, note: Callable[[str], None] | None = None
 ) -> Scorer:
     """Load a subject for scoring, compared with plain transformers; `chat` and `note` hold for the original as well."""
-    b = backend()
+    b, tokenizer = backend(), load_tokenizer(subject.folder)
+    if chat is not None:
+        check_template(tokenizer, chat)
     model = load_model(subject, b.device)
-    scorer = Scorer(model, parts_of(model), load_tokenizer(subject.folder), b, precision, chat=chat)
+    scorer = Scorer(model, parts_of(model), tokenizer, b, precision, chat=chat)
     check(scorer, note or Reporter().note)
     scorer.original = functools.cache(
         lambda: load_scorer(original_of(subject), precision, chat=chat, note=note) if subject.run else scorer
@@ -156,6 +161,8 @@ def plan_facts(recipe: EvalRecipe, subject: Subject, recipe_sha256: str) -> dict
     from ilu_cli.models.load import empty_model
 
     evaluation = Evaluation(recipe.eval, Reporter())
+    if evaluation.chat is not None:
+        check_template(load_tokenizer(subject.folder), evaluation.chat)
     model = empty_model(subject.root)
     parts_of(model)  # refuses what we cannot compute
     total = sum(p.numel() for p in model.parameters())

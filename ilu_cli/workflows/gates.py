@@ -8,8 +8,8 @@ from typing import Any
 from ilu_cli.errors import UsageError
 from ilu_cli.metrics.figure import value_of
 from ilu_cli.models.subject import Subject
+from ilu_cli.recipe.evaluation import GateSpec
 from ilu_cli.recipe.requirement import Name
-from ilu_cli.recipe.specs import GateSpec
 
 
 def check_possible(spec: GateSpec, subject: Subject, alone: bool) -> None:

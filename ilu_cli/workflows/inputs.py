@@ -27,7 +27,7 @@ def inputs_of(recipe: Recipe, environments: Iterable[dict[str, Any]] = ()) -> li
     found = {f"{ref.name} ({split}): {stamp}" for _, ref, split in refs if (stamp := _stamp_of(ref, split))}
     if isinstance(recipe, (AttackRecipe, EvalRecipe)):
         files = [Path(name) for name in recipe.eval.benchmarks if name.endswith(".yaml") and Path(name).is_file()]
-        found |= {f"{path}: {_file(path, path.stat().st_mtime_ns)}" for path in files}
+        found |= {f"{path}: {_hash(path)}" for path in files}
     trained = {ref.name for role, ref, _ in refs if role == "attack"}
     for r in environments:
         for reg in r["regularizers"]:
@@ -53,10 +53,16 @@ def _contents(origin: Origin) -> str:
     files = [
         f for top in origin.found.paths for f in ([top] if top.is_file() else sorted(top.rglob("*"))) if f.is_file()
     ]
-    hashes = [_file(f, f.stat().st_mtime_ns) for f in files]
+    hashes = [_hash(f) for f in files]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
+def _hash(path: Path) -> str:
+    """A file's sha256; that of a file replaced under the same modification time is taken anew."""
+    stat = path.stat()
+    return _file(path, (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+
+
 @functools.cache
-def _file(path: Path, changed: int) -> str:
+def _file(path: Path, state: tuple[int, ...]) -> str:
     return sha256(path)

@@ -9,10 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 from ilu_cli.models.subject import Subject, find_subject, original_of
+from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.expand import Pipeline, Variant
 from ilu_cli.recipe.load import digest
 from ilu_cli.recipe.schema import EvalRecipe
-from ilu_cli.recipe.specs import DataRef, EvalSpec
+from ilu_cli.recipe.specs import DataRef
 from ilu_cli.runs.files import weight_files
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows.disjoint import forget_data, unlearning_recipes

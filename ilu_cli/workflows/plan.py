@@ -8,11 +8,14 @@ from typing import Any
 from ilu_cli.data.cache import tokenised
 from ilu_cli.data.encode import Corpus
 from ilu_cli.data.sources import Dataset, load_dataset
+from ilu_cli.data.special import check_rows
 from ilu_cli.engine.head import CHUNK, ROWS, TILE
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.errors import UsageError
 from ilu_cli.recipe.specs import DataRef, Form, TrainSpec
 from ilu_cli.runs.files import check_disk as check_disk
+
+CHAT_KEYS = ("chat_system", "chat_date")  # in a manifest if they are given
 
 
 @dataclass
@@ -32,7 +35,8 @@ class StreamPlan:
     form: Form
 
     def records(self) -> list[dict[str, Any]]:
-        role, form = self.stream.name, {"chat": self.form.chat, "long": self.form.long}
+        role, keys = self.stream.name, ("chat", "long", *(k for k in CHAT_KEYS if getattr(self.form, k) is not None))
+        form = {k: getattr(self.form, k) for k in keys}
         return [d.record(role) | form | {"truncated": c.truncated} for d, c in zip(self.datasets, self.corpora)]
 
 
@@ -62,6 +66,17 @@ def add_chosen(plan: StreamPlan, kind: str, tokenizer: Any) -> None:
         raise UsageError(f"{s.name}.long: split parts texts into rows, and a {kind} belongs to a whole one")
     corpora = [tokenised(tokenizer, d.chosen(kind), plan.form, d.ref.name) for d in plan.datasets]
     s.chosen = TrainStream(s.name, corpora, s.batch, s.seed)
+
+
+def check_ids(model: Any, streams: list[TrainStream], tokenizer: Any) -> None:
+    """Check that the model has an embedding for every token of the data.
+
+    Raises:
+        UnavailableError: if it has not: the tokenizer is that of another model.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    for corpus in (c for s in streams for c in (*s.corpora, *(s.chosen.corpora if s.chosen else ()))):
+        check_rows(tokenizer, corpus.largest, rows)
 
 
 def peak_memory(

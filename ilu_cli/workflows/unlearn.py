@@ -32,7 +32,16 @@ from ilu_cli.runs.files import write_text
 from ilu_cli.runs.store import Run, Store
 from ilu_cli.taskvec.delta import Adapted, Checkpoint, changed_fraction, open_checkpoint
 from ilu_cli.workflows.inputs import inputs_of
-from ilu_cli.workflows.plan import Plan, StreamPlan, add_chosen, check_disk, peak_memory, plan_stream, state_bytes
+from ilu_cli.workflows.plan import (
+    Plan,
+    StreamPlan,
+    add_chosen,
+    check_disk,
+    check_ids,
+    peak_memory,
+    plan_stream,
+    state_bytes,
+)
 
 
 @dataclass
@@ -84,6 +93,7 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
     trainable = sum(p.numel() for p in params.values())
     first = _check_layer(recipe, model, list(params))
     streams = [forget, *([retain] if retain else []), *(e for envs in environments for e in envs)]
+    check_ids(model, [s.stream for s in streams], tokenizer)
     memory = peak_memory(
         model, trainable, first, [s.stream for s in streams], recipe.train, _cache_bytes(recipe, forget, retain, model)
     )

@@ -25,7 +25,7 @@ from ilu_cli.runs.store import Run, Store, open_run
 if TYPE_CHECKING:
     from ilu_cli.engine.reporter import Reporter
     from ilu_cli.models.subject import Subject
-    from ilu_cli.recipe.specs import EvalSpec
+    from ilu_cli.recipe.evaluation import EvalSpec
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _unfinished(path: Path) -> Run | None:
 def _select(task: Task, store: Store, reporter: Reporter) -> None:
     """Measure a model, or with a target each step that its run kept, and take the one that `nearest` names."""
     from ilu_cli.models.subject import find_subject
-    from ilu_cli.recipe.specs import EvalSpec
+    from ilu_cli.recipe.evaluation import EvalSpec
     from ilu_cli.runs.files import write_json
     from ilu_cli.workflows.evaluate import Evaluation
 

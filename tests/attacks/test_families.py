@@ -21,7 +21,7 @@ from ilu_cli.models.load import empty_model
 from ilu_cli.models.matrices import matrices
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import find_model
-from ilu_cli.recipe.specs import EvalSpec
+from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows.attempt import Attempted
 from ilu_cli.workflows.disjoint import Environments

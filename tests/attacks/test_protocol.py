@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_every_attack import UNLEARN
 
@@ -35,6 +37,16 @@ def test_rows_of_an_environment_are_taken_out_of_the_attack():
     _, counts, note = Environments([recipe(len(data.rows) // 8 + 1)]).without(data)
     assert counts["overlap"] == len(data.rows)
     assert "NOT on unseen data" in note
+
+
+def test_the_rows_that_training_drew_are_those_of_its_own_seed():
+    """Drawn here by hand: an epoch's order is a seeded permutation, and a step takes the next eight of it."""
+    data = load_dataset(DataRef(name="sst2"), "train")
+    for seed in (0, 1):
+        key = hashlib.sha256(f"{seed}:sst2:0:0".encode()).digest()
+        order = np.random.default_rng(int.from_bytes(key[:8], "big") >> 1).permutation(len(data.rows))
+        left, _, _ = Environments([recipe(3) | {"seed": seed}]).without(data)
+        assert left.rows == [row for i, row in enumerate(data.rows) if i not in set(order[:24].tolist())]
 
 
 def test_of_split_texts_any_row_may_have_been_seen():

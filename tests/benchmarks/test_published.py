@@ -14,6 +14,7 @@ from mirrors import mirror
 from scipy.stats import hmean, ks_2samp
 from sklearn.metrics import roc_auc_score
 
+from ilu_cli.data.chat import Chat
 from ilu_cli.data.encode import encode_corpus
 from ilu_cli.data.sources import load_dataset
 from ilu_cli.engine.tokens import encode_pair, token_scores
@@ -122,7 +123,7 @@ def test_tofu_in_a_chat_template_asks_the_question_alone(tiny, tmp_path, ilu, mi
     assert tokenizer.decode(trained.ids[: trained.start]) == asked  # the answer does not begin in the same token
     done = ilu("eval", tmp_path / "chatty", "--bench", "tofu-forget01", "--set", "eval.chat=true", "--json")
     assert done.code == 0, done.err
-    scorer = load_scorer(find_model(str(tmp_path / "chatty")), "fp32", chat=True)
+    scorer = load_scorer(find_model(str(tmp_path / "chatty")), "fp32", chat=Chat())
     pair = encode_pair(scorer, raw["question"], f" {raw['answer']}")
     assert tokenizer.decode(pair.ids) == asked + raw["answer"]
     [scores] = token_scores(scorer, [pair])

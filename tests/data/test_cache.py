@@ -7,7 +7,8 @@ import pytest
 from conftest import CHAT, tiny_tokenizer
 
 from ilu_cli.data import cache
-from ilu_cli.data.encode import encode, encode_corpus, split_pair
+from ilu_cli.data.encode import encode, encode_corpus
+from ilu_cli.data.special import parted
 from ilu_cli.errors import UsageError
 from ilu_cli.models.load import load_tokenizer
 from ilu_cli.recipe.specs import Form
@@ -155,6 +156,6 @@ def test_blocks_do_not_change_what_comes_out(tokenizer, monkeypatch):
 
 
 def test_a_prompt_ends_where_it_would_end_alone(tokenizer):
-    prompt, target = split_pair(tokenizer, "Question: a?\nAnswer:", " Fe.")
-    assert prompt == tokenizer("Question: a?\nAnswer:")["input_ids"]
-    assert tokenizer.decode(target) == " Fe."
+    ids, start = parted(tokenizer, [], "Question: a?\nAnswer:", " Fe.")
+    assert ids[:start] == tokenizer("Question: a?\nAnswer:")["input_ids"]
+    assert tokenizer.decode(ids[start:]) == " Fe."

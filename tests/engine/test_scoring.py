@@ -9,6 +9,7 @@ from conftest import tiny_tokenizer
 from families import COMMON, FAMILIES, WINDOW, family_model, family_tokenizer
 
 from ilu_cli.data.encode import Encoded
+from ilu_cli.data.special import bodies, continued
 from ilu_cli.engine import scoring
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.scoring import Question, Scorer
@@ -34,7 +35,8 @@ def scorer(tiny):
 
 def plain(scorer, context: str, choice: str) -> float:
     tokenizer = scorer.tokenizer
-    ids = tokenizer(context + choice)["input_ids"]
+    before = [] if context else [tokenizer.eos_token_id]  # what stands before a text without a context
+    ids = before + tokenizer(context + choice)["input_ids"]
     start = len(tokenizer(context)["input_ids"]) if context else 1
     logp = scorer.model(input_ids=torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
     return sum(logp[t - 1, ids[t]].item() for t in range(start, len(ids)))
@@ -57,7 +59,9 @@ def test_nll_of_texts(scorer):
     texts = ["Paris is the capital of France.", "Iron is a metal, and its symbol is Fe."]
     ids = [scorer.tokenizer(t)["input_ids"] for t in texts]
     found = scorer.nll([Encoded(i, 1) for i in ids])
-    assert found == pytest.approx([-plain(scorer, "", t) for t in texts], abs=1e-4)
+    logps = [scorer.model(input_ids=torch.tensor([i])).logits[0, :-1].log_softmax(-1) for i in ids]
+    expected = [-sum(logp[t - 1, i[t]].item() for t in range(1, len(i))) for i, logp in zip(ids, logps)]
+    assert found == pytest.approx(expected, abs=1e-4)
 
 
 def test_completions_are_greedy_and_do_not_depend_on_the_batch(scorer):
@@ -75,9 +79,8 @@ def test_completions_are_greedy_and_do_not_depend_on_the_batch(scorer):
 
 def test_the_tiny_tokenizer_splits_at_the_choice():
     """The cut between context and choice is lm-eval's: encode both together, part where the context ends."""
-    from ilu_cli.data.encode import split_pair
-
-    context, choice = split_pair(tiny_tokenizer(), "The symbol is", " Fe")
+    tokenizer = tiny_tokenizer()
+    context, choice = continued(lambda text: bodies(tokenizer, [text])[0], "The symbol is", " Fe")
     assert tiny_tokenizer().decode(context) == "The symbol is"
     assert tiny_tokenizer().decode(choice) == " Fe"
 

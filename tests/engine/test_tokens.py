@@ -8,6 +8,7 @@ import transformers as T
 from conftest import CHAT
 from families import COMMON, family_tokenizer
 
+from ilu_cli.data.chat import Chat
 from ilu_cli.data.encode import Encoded
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.scoring import Scorer
@@ -38,7 +39,7 @@ def test_token_scores_are_those_of_a_plain_pass(scorer):
 
 
 def test_pairs_are_in_the_chat_template_if_the_scorer_is(scorer):
-    scorer.chat, scorer.tokenizer.chat_template = True, CHAT
+    scorer.chat, scorer.tokenizer.chat_template = Chat(), CHAT
     item = encode_pair(scorer, "Who?", " Nobody.")
     assert scorer.tokenizer.decode(item.ids) == "[user] Who?<eos>\n[assistant] Nobody."
     assert scorer.tokenizer.decode(item.ids[item.start :]) == " Nobody."  # ` N` is one token, and the answer's
@@ -53,6 +54,13 @@ def test_pairs_fit_into_the_context(scorer):
     assert scorer.tokenizer.decode(long.ids[long.start :]) == " and an answer"
     assert encode_pair(scorer, "", "word " * 500).targets == n - 1
     assert encode_pair(scorer, "A prompt", " of words " * 20, limit=5).targets == 5
+    for head in ([], [1]):
+        scorer.tokenizer, scorer.known = family_tokenizer(bos=bool(head)), {}
+        vars(scorer).pop("before", None)
+        words, answer = (scorer.encode(text, special=False) for text in ("word " * 500 + "and", " an answer"))
+        cut = encode_pair(scorer, "word " * 500 + "and", " an answer")
+        assert cut.ids == head + words[len(words) - (n - len(answer) - len(head)) :] + answer
+        assert cut.start == n - len(answer)
     empty = encode_pair(scorer, "A prompt", "")
     assert empty.targets == 0
     assert isinstance(empty, Encoded)

@@ -1,0 +1,62 @@
+"""Greedy decoding that is nothing but the arg max of the model, whatever its generation_config.json says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, StoppingCriteria
+
+
+def generate(
+    model: Any, tokenizer: Any, rows: list[list[int]], max_new_tokens: int, stop: tuple[str, ...] = ()
+) -> list[str]:
+    """What follows each row of token ids, as text without special tokens; a row is done once it has said a `stop`."""
+    ids, mask = left_padded(rows, model.device)
+    with greedy(model, tokenizer) as config:
+        config.max_new_tokens = max_new_tokens
+        said = [Said(tokenizer, stop, ids.shape[1])] if stop else None
+        out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, stopping_criteria=said)
+    return tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+
+
+@contextmanager
+def greedy(model: Any, tokenizer: Any) -> Iterator[GenerationConfig]:
+    """A generation config of which the model's own says only where a text ends.
+
+    What else stands in its generation_config.json (penalties, forced or suppressed tokens, lengths, a temperature)
+    would act on greedy decoding too; `generate` takes from there all that is not given to it, so it is put away.
+    """
+    own = model.generation_config
+    end = tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
+    pad = (end[0] if isinstance(end, list) else end) or 0
+    model.generation_config = GenerationConfig(do_sample=False, num_beams=1, eos_token_id=end, pad_token_id=pad)
+    try:
+        yield model.generation_config
+    finally:
+        model.generation_config = own
+
+
+def left_padded(rows: list[list[int]], device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Ids and mask [B, T], so that every row ends where its continuation begins."""
+    length = max(map(len, rows))
+    ids, mask = (torch.zeros(len(rows), length, dtype=torch.long) for _ in range(2))
+    for i, row in enumerate(rows):
+        ids[i, length - len(row) :] = torch.tensor(row)
+        mask[i, length - len(row) :] = 1
+    return ids.to(device), mask.to(device)
+
+
+class Said(StoppingCriteria):
+    """Stops each row by itself once it has said one of the strings. `start` is where generation began."""
+
+    def __init__(self, tokenizer: Any, strings: tuple[str, ...], start: int) -> None:
+        self.tokenizer, self.strings, self.start = tokenizer, strings, start
+        self.window = max(len(s.encode()) for s in strings) + 1  # a token is at least one byte
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
+        texts = self.tokenizer.batch_decode(input_ids[:, self.start :][:, -self.window :])
+        return torch.tensor([any(s in text for s in self.strings) for text in texts], device=input_ids.device)
