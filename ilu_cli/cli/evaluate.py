@@ -70,7 +70,7 @@ def evaluate(
     if dry_run:
         from ilu_cli.workflows.evaluate import plan_facts
 
-        facts = plan_facts(resolved, subject, digest(resolved))  # type: ignore[arg-type]
+        facts = plan_facts(resolved, subject, digest(resolved), alone=alone)  # type: ignore[arg-type]
         console.out_json(facts) if as_json else console.out(console.plan_text(facts))
         return
 

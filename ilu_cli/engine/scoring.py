@@ -5,6 +5,7 @@ What requests share at their beginning is run once (`ilu_cli.engine.tree`); the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ from ilu_cli.data.encode import Batch, Encoded, chat_pair, split_pair
 from ilu_cli.engine.accel import Backend
 from ilu_cli.engine.head import picked_logps
 from ilu_cli.engine.tree import Request, Row, as_tensors, halves, in_rows, take
-from ilu_cli.errors import UsageError
+from ilu_cli.errors import RunFailed, UsageError
 from ilu_cli.models.parts import Parts
 
 TOKENS = 2048  # tokens per forward pass, padding included
@@ -117,6 +118,9 @@ class Scorer:
         """Per request the summed log-probability of its scored tokens, and whether each was the most probable one.
 
         What does not fit into memory is tried again in halves, and all later batches are that much smaller.
+
+        Raises:
+            RunFailed: if a log-probability is not finite.
         """
         rows = in_rows(requests)[self.backend.rank :: self.backend.world]
         found: list[tuple[int, float, bool]] = []
@@ -131,7 +135,12 @@ class Scorer:
                     self.tokens = max(1, len(batch) * max(map(len, batch)) // 2)
                     rows += batch if len(batch) > 1 else halves(batch[0], requests)
                     torch.cuda.empty_cache()
-        return [(logp, greedy) for _, logp, greedy in sorted(self.backend.gather(found))]
+        scores = [(logp, greedy) for _, logp, greedy in sorted(self.backend.gather(found))]
+        if odd := [logp for logp, _ in scores if not math.isfinite(logp)]:
+            raise RunFailed(
+                f"the model gives {len(odd)} of {len(scores)} texts a log-probability of {odd[0]}: it is broken"
+            )
+        return scores
 
     def _forward(self, rows: list[Row], requests: list[Request]) -> list[tuple[int, float, bool]]:
         """(request, log-probability, greedy) of every request in the rows."""

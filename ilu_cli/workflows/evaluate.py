@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from ilu_cli.engine.accel import backend
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.scoring import Scorer
 from ilu_cli.harness.task import HarnessTask
-from ilu_cli.models.load import load_model, load_tokenizer
+from ilu_cli.models.load import checked_model, load_model, load_tokenizer
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject, lineage, original_of
 from ilu_cli.recipe.schema import EvalRecipe
@@ -26,7 +26,7 @@ STAGES = {"unlearn": "unlearned", "attack": "attacked", "apply": "applied"}
 
 
 def results_folder(subject: Subject) -> Path:
-    """Where a subject's results are kept: in its run, or for other models in the cache under their hash."""
+    """Where a subject's results are kept: in its run, or for other models in the cache under their digest."""
     return subject.results or cache_dir() / "eval" / subject.digest[:16]
 
 
@@ -56,7 +56,10 @@ class Evaluation:
     def key(self, name: str, digest: str) -> str:
         """What a result depends on; a stored result with the same key is reused."""
         chat = ":chat" if self.spec.chat else ""
-        return f"{digest}:{self.benchmarks[name].fingerprint(self.items[name])}:{self.spec.precision}{chat}"
+        bench = self.benchmarks[name]
+        scorers = ("ilu", "transformers", *(["lm_eval"] if isinstance(bench, HarnessTask) else []))
+        by = ":".join(map(version, scorers))
+        return f"{digest}:{bench.fingerprint(self.items[name])}:{self.spec.precision}{chat}:{by}"
 
     def known(self, name: str, digest: str, folder: Path) -> Summary | None:
         path = folder / f"{stem(name)}.json"
@@ -118,10 +121,10 @@ def load_scorer(subject: Subject, precision: str, *, chat: bool = False) -> Scor
     return scorer
 
 
-def stages(subject: Subject) -> list[tuple[str, Subject]]:
-    """The lineage with a word for each stage: original, unlearned, attacked."""
+def stages(subject: Subject, *, alone: bool = False) -> list[tuple[str, Subject]]:
+    """The lineage with a word for each stage: original, unlearned, attacked; with `alone` the subject's only."""
     named = []
-    for s in lineage(subject):
+    for s in [subject] if alone else lineage(subject):
         command = s.run.manifest.command if s.run else ""
         named.append((STAGES.get(command, "original"), s))
     return named
@@ -135,29 +138,24 @@ def run(
     Returns:
         (stage, subject, summary by benchmark), the original first.
     """
-    evaluation = Evaluation(recipe.eval, reporter)
-    wanted: Sequence[tuple[str, Subject]] = stages(subject)
-    wanted = wanted[-1:] if alone else wanted
-    found = []
-    for stage, s in wanted:
+    evaluation, found = Evaluation(recipe.eval, reporter), []
+    for stage, s in stages(subject, alone=alone):
         found.append((stage, s, evaluation.subject(s)))
         if s.run and backend().main:
             s.run.write_card()
     return found
 
 
-def plan_facts(recipe: EvalRecipe, subject: Subject, recipe_sha256: str) -> dict[str, Any]:
+def plan_facts(recipe: EvalRecipe, subject: Subject, recipe_sha256: str, *, alone: bool = False) -> dict[str, Any]:
     """What `ilu eval --dry-run` prints: the models, the benchmarks, and which results are known already."""
-    from ilu_cli.models.load import empty_model
-
-    evaluation = Evaluation(recipe.eval, Reporter())
-    total = sum(p.numel() for p in empty_model(subject.folder).parameters())
+    evaluation, chain = Evaluation(recipe.eval, Reporter()), stages(subject, alone=alone)
+    total = [sum(p.numel() for p in checked_model(s).parameters()) for _, s in chain][-1]
     return {
         "command": "eval",
         "recipe": recipe.model_dump(),
         "recipe_sha256": recipe_sha256,
         "model": {"ref": subject.label, "kind": subject.kind, "folder": str(subject.folder), "parameters": total},
-        "parents": [s.record(stage) for stage, s in stages(subject)[:-1]],
+        "parents": [s.record(stage) for stage, s in chain[:-1]],
         "data": [
             {
                 "role": "benchmark, known"

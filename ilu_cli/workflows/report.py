@@ -12,7 +12,7 @@ from ilu_cli.report.canvas import Draw, render
 from ilu_cli.report.document import to_html, to_markdown
 from ilu_cli.report.family import Family, Member, read_member
 from ilu_cli.report.sections import Vectors, build, paths_of
-from ilu_cli.runs.files import cache_dir, combined, write_text
+from ilu_cli.runs.files import cache_dir, combined, same_model, write_text
 from ilu_cli.runs.store import Run, Store, read_results
 
 
@@ -27,7 +27,7 @@ def find_runs(names: list[str], store: Store) -> list[Run]:
     everything = store.runs()
     if not names:
         newest = store.latest(lambda r: r.complete, "finished run")
-        return [r for r in everything if r.manifest.base.get("weights") == newest.manifest.base.get("weights")]
+        return [r for r in everything if same_model(r.manifest.base, newest.manifest.base)]
     named: list[Run] = []
     for name in names:
         if pipeline := pipeline_runs(store, name):
@@ -36,8 +36,8 @@ def find_runs(names: list[str], store: Store) -> list[Run]:
             named.append(run)
         else:
             raise UnavailableError(f"there is no run or pipeline {name!r}.{store.near(name)}", hint="see `ilu runs`")
-    bases = {combined(r.manifest.base.get("weights", {})) for r in named}
-    if len(bases) > 1:
+    base = named[0].manifest.base
+    if not all(same_model(r.manifest.base, base) for r in named):
         raise UsageError("the runs go back to different original models", hint="make one report for each")
     by_id = {r.id: r for r in [*everything, *named]}
     wanted = {r.id for r in named}
@@ -52,7 +52,7 @@ def find_runs(names: list[str], store: Store) -> list[Run]:
     recipes = {by_id[i].manifest.recipe_sha256 for i in wanted if by_id[i].manifest.command == "attack"}
     for r in everything:
         m = r.manifest
-        same = m.command == "attack" and m.recipe_sha256 in recipes and combined(m.base.get("weights", {})) in bases
+        same = m.command == "attack" and m.recipe_sha256 in recipes and same_model(m.base, base)
         if same and m.parents[0]["kind"] != "run":
             wanted.add(r.id)
     return [r for r in by_id.values() if r.id in wanted]
@@ -83,7 +83,7 @@ def gather(names: list[str], store: Store) -> Family:
     if not finished:
         raise UnavailableError("none of these runs is finished", hint="continue one with --resume")
     base = finished[-1].manifest.base
-    folder = cache_dir() / "eval" / combined(base.get("weights", {}))[:16]
+    folder = cache_dir() / "eval" / (base.get("digest") or combined(base.get("weights", {})))[:16]
     results = read_results(folder)
     original = (folder, results) if results else None
     chosen = chosen_models(store, names)
