@@ -138,8 +138,11 @@ def run(
     Returns:
         (stage, subject, summary by benchmark), the original first.
     """
+    chain = stages(subject, alone=alone)
+    for _, s in chain:
+        checked_model(s)
     evaluation, found = Evaluation(recipe.eval, reporter), []
-    for stage, s in stages(subject, alone=alone):
+    for stage, s in chain:
         found.append((stage, s, evaluation.subject(s)))
         if s.run and backend().main:
             s.run.write_card()
