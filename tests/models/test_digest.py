@@ -16,6 +16,7 @@ from ilu_cli.errors import UnavailableError
 from ilu_cli.models.subject import find_model, find_subject, lineage
 from ilu_cli.runs.files import ADAPTER, INDEX, WEIGHTS, same_model, stray_files, weight_files
 from ilu_cli.runs.store import Store
+from ilu_cli.workflows.graph import Graph, Node
 
 SMALL = ["--method", "npo", "--set", "train.params=['*']", "--steps", 1, "--set", "forget.batch=2"]
 SMALL += ["--set", "retain.batch=2"]
@@ -165,3 +166,25 @@ def test_a_damaged_index_is_said_to_be_damaged(tmp_path):
     (folder / INDEX).write_text("[")
     with pytest.raises(UnavailableError, match=r"index\.json is damaged"):
         find_model(str(folder))
+
+
+def test_a_pipeline_takes_runs_of_the_same_parent_and_old_ones_of_the_same_weights(tmp_path):
+    model = find_model(str(make_family("llama-tied", tmp_path / "model")))
+    record = model.record("parent")
+
+    def status(parent: dict, store: Store) -> str:
+        run = store.create("unlearn", "npo")
+        run.manifest.parents, run.manifest.recipe_sha256 = [parent], "recipe"
+        odd.copy(model.folder, run.checkpoint)
+        run.finish()
+        node = Node("npo", "unlearn", {"method": "npo"}, {}, "recipe")
+        Graph("grid", [node], {"original": model}, store, {}).refresh()
+        return node.status
+
+    cases = {
+        "same": record,
+        "old": {k: v for k, v in record.items() if k != "digest"},
+        "other": record | {"digest": "x"},
+    }
+    found = {name: status(parent, Store(tmp_path / name)) for name, parent in cases.items()}
+    assert found == {"same": "done", "old": "done", "other": "waiting"}
