@@ -68,7 +68,7 @@ def evaluate(
     if given.dry_run:
         from ilu_cli.workflows.evaluate import plan_facts
 
-        facts = plan_facts(resolved, subject, digest(resolved))
+        facts = plan_facts(resolved, subject, digest(resolved), alone=alone)
         console.out_json(facts) if given.as_json else console.out(console.plan_text(facts))
         return
 

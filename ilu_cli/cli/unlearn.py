@@ -105,9 +105,10 @@ def unlearn(
     if not backend().main:
         return
     changed = done.manifest.result["changed_fraction"]
+    share = "an unknown share" if changed is None else f"{changed:.1%}"
     console.next_step(
         f"unlearned: {done.id}",
-        [f"{changed:.1%} of the weights changed; recipe, manifest and checkpoint are in {done.path}"],
+        [f"{share} of the weights changed; recipe, manifest and checkpoint are in {done.path}"],
         "ilu attack --task sst2   (or: ilu eval)",
     )
     if given.as_json:

@@ -7,6 +7,7 @@ What requests share at their beginning is run once (`ilu_cli.engine.tree`) where
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +33,7 @@ from ilu_cli.engine.head import picked_logps
 from ilu_cli.engine.layout import Layout, layout_of
 from ilu_cli.engine.parity import Parity
 from ilu_cli.engine.tree import Request, Row, halves, take
-from ilu_cli.errors import UsageError
+from ilu_cli.errors import RunFailed, UsageError
 from ilu_cli.models.parts import Parts
 
 TOKENS = 2048  # tokens per forward pass, padding included
@@ -168,12 +169,20 @@ class Scorer:
         """Per request the summed log-probability of its scored tokens, and whether each was the most probable one.
 
         What does not fit into memory is tried again in halves, and all later batches are that much smaller.
+
+        Raises:
+            RunFailed: if a log-probability is not finite.
         """
         found: list[tuple[int, float, bool]] = []
         with self.backend.autocast(self.precision):  # one context, so that weights are cast once
             for rows in self.layout.rows(requests):
                 found += self._run(rows[self.backend.rank :: self.backend.world], requests)
-        return [(logp, greedy) for _, logp, greedy in sorted(self.backend.gather(found))]
+        scores = [(logp, greedy) for _, logp, greedy in sorted(self.backend.gather(found))]
+        if odd := [logp for logp, _ in scores if not math.isfinite(logp)]:
+            raise RunFailed(
+                f"the model gives {len(odd)} of {len(scores)} texts a log-probability of {odd[0]}: it is broken"
+            )
+        return scores
 
     def _run(self, rows: list[Row], requests: list[Request]) -> list[tuple[int, float, bool]]:
         """(request, log-probability, greedy) of every request in the rows, which are used up."""

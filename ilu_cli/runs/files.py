@@ -1,4 +1,4 @@
-"""Hashes, atomic writes, and the cache folder."""
+"""Which files a model is, their hashes, atomic writes, and the cache folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from typing import Any
 
 import platformdirs
 
-from ilu_cli.errors import RunFailed
+from ilu_cli.errors import RunFailed, UnavailableError
+
+WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
+BESIDE = (
+    "config.json", "generation_config.json", "adapter_config.json", "tokenizer*", "special_tokens_map.json",
+    "added_tokens.json", "vocab.*", "merges.txt", "*.model", "*.tiktoken", "chat_template*",
+    "additional_chat_templates/*",
+)  # fmt: skip
+"""What decides an answer beside the weights: configuration, tokenizer, chat templates, defaults of generation."""
 
 
 def cache_dir() -> Path:
@@ -44,18 +52,102 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files of a checkpoint folder, sorted by name."""
-    return sorted(folder.glob("*.safetensors"))
+    """The files that transformers, or peft for an adapter, reads the weights of a folder from, sorted by name.
+
+    A single file goes before an index and its shards. Whatever else lies beside them is not read (`stray_files`).
+
+    Raises:
+        UnavailableError: if the index is damaged, or a shard that it names is missing.
+    """
+    if (folder / "adapter_config.json").is_file():
+        return [p for p in (folder / ADAPTER,) if p.is_file()]
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    named = config.get("transformers_weights")
+    first = next((folder / n for n in filter(None, (named, WEIGHTS, INDEX)) if (folder / n).is_file()), None)
+    if first is None or first.suffix != ".json":
+        return [first] if first else []
+    shards = [folder / name for name in sorted(set(read_json(first).get("weight_map", {}).values()))]
+    if lost := [p.name for p in shards if not p.is_file()]:
+        raise UnavailableError(
+            f"{folder} lacks {', '.join(lost)}: {first.name} names {len(shards)} files of weights, {len(lost)} missing",
+            hint="copy or download the missing files",
+        )
+    return shards
+
+
+def stray_files(folder: Path) -> list[str]:
+    """The other files of weights in a folder: old copies, shards of an earlier save, a vendor's own format."""
+    return sorted({p.name for p in folder.glob("*.safetensors")} - {p.name for p in weight_files(folder)})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object in a JSON file.
+
+    Raises:
+        UnavailableError: if it is none.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UnavailableError(f"{path} is damaged: {error}") from error
+    if not isinstance(found, dict):
+        raise UnavailableError(f"{path} is damaged: it holds no object")
+    return found
+
+
+def tensors_of(path: Path) -> dict[str, dict[str, Any]]:
+    """What a safetensors file holds, by name, without reading it: `{dtype, shape, start}`, the place of its first byte.
+
+    Raises:
+        UnavailableError: if the file is damaged or cut off.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np"):  # checks the header and that the file has all bytes it announces
+            pass
+        with path.open("rb") as f:
+            length = int.from_bytes(f.read(8), "little")
+            header = json.loads(f.read(length))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UnavailableError(f"{path} is damaged: {error}") from error
+    header.pop("__metadata__", None)
+    return {
+        name: {"dtype": t["dtype"], "shape": tuple(t["shape"]), "start": 8 + length + t["data_offsets"][0]}
+        for name, t in header.items()
+    }
 
 
 def weight_hashes(folder: Path) -> dict[str, str]:
-    """sha256 of every weight file in a checkpoint folder."""
+    """sha256 of every file of weights in a checkpoint folder."""
     return {p.name: sha256(p) for p in weight_files(folder)}
 
 
+def beside_hashes(folder: Path) -> dict[str, str]:
+    """sha256 of every file in a checkpoint folder that decides an answer beside the weights."""
+    files = {p for pattern in BESIDE for p in folder.glob(pattern) if p.is_file()}
+    return {p.relative_to(folder).as_posix(): sha256(p) for p in sorted(files)}
+
+
 def combined(hashes: dict[str, str]) -> str:
-    """One digest for a set of weight files."""
+    """One digest for a set of files."""
     return hashlib.sha256(json.dumps(sorted(hashes.items())).encode()).hexdigest()
+
+
+def digest_of(weights: dict[str, str], beside: dict[str, str], base: str | None = None) -> str:
+    """One hash of everything that decides an answer of a model; of an adapter its base's digest is a part."""
+    return combined(weights | beside | ({"base": base} if base else {}))
+
+
+def same_model(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two records of parents are the same model. What was recorded without a digest is known by its weights.
+
+    The configuration of a built-in model names the version of transformers that wrote it; its weights tell it.
+    """
+    a, b = one.get("digest"), other.get("digest")
+    if a and b and "builtin" not in (one.get("kind"), other.get("kind")):
+        return bool(a == b)
+    return bool(one.get("weights") == other.get("weights"))
 
 
 def check_disk(folder: Path, needed: int) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from ilu_cli.errors import UnavailableError, UsageError, near
 from ilu_cli.runs.card import card
-from ilu_cli.runs.files import weight_hashes, write_json, write_text
+from ilu_cli.runs.files import beside_hashes, digest_of, weight_hashes, write_json, write_text
 
 FORMAT = 1
 PACKAGES = ("ilu", "torch", "transformers", "accelerate", "datasets", "safetensors")
@@ -27,8 +27,9 @@ PACKAGES = ("ilu", "torch", "transformers", "accelerate", "datasets", "safetenso
 
 @dataclass
 class Manifest:
-    """What a run was made from. `parents` are `{role, id, path, weights}`; `weights` maps file name to sha256.
+    """What a run was made from. `parents` are `{role, kind, id, path, weights, digest}`.
 
+    `weights` maps file name to sha256, and `beside` the other files of the checkpoint that decide an answer.
     `inputs` are the files and hub datasets that it read (`ilu_cli.workflows.inputs`). `points` are the weights at the
     intermediate steps that were kept, by step.
     """
@@ -46,12 +47,19 @@ class Manifest:
     data: list[dict[str, Any]] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
     weights: dict[str, str] = field(default_factory=dict)
+    beside: dict[str, str] = field(default_factory=dict)
     points: dict[str, dict[str, str]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     seed: int = 0
     world_size: int = 1
     precision: str = ""
     result: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str | None:
+        """One hash of everything that decides the model's answers; None for a run that recorded its weights only."""
+        base = self.parents[0].get("digest") if "adapter_config.json" in self.beside else None
+        return digest_of(self.weights, self.beside, base) if self.beside else None
 
     @property
     def made_from(self) -> list[str]:
@@ -103,8 +111,9 @@ class Run:
         write_json(self.path / "manifest.json", asdict(self.manifest))
 
     def finish(self) -> None:
-        """Hash the weights and mark the run complete. Everything else must be on disk already."""
+        """Hash the checkpoint and mark the run complete. Everything else must be on disk already."""
         self.manifest.weights = weight_hashes(self.checkpoint)
+        self.manifest.beside = beside_hashes(self.checkpoint)
         steps = [folder.name.rpartition("-")[2] for folder in sorted((self.path / "points").glob("step-*"))]
         self.manifest.points = {str(int(step)): weight_hashes(self.point(step)) for step in steps}
         self.write_card()
@@ -123,7 +132,7 @@ class Run:
         write_text(self.path / "README.md", self.card())
 
     def verify(self, step: int | None = None) -> None:
-        """Compare every weight file of the checkpoint, or of the point at `step`, with the manifest.
+        """Compare every file of the checkpoint that decides an answer, or the weights at `step`, with the manifest.
 
         Raises:
             UnavailableError: if the run is not complete, has no such point, or a file is missing or was changed.
@@ -145,6 +154,8 @@ class Run:
                 hint="name its parent; or, if it changed weights, make it again with --set keep=final",
             )
         found = weight_hashes(folder)
+        if step is None:
+            recorded, found = recorded | self.manifest.beside, found | beside_hashes(folder)
         for name, expected in recorded.items():
             if name not in found:
                 raise UnavailableError(f"run {self.id}: {folder / name} is missing")
@@ -152,8 +163,10 @@ class Run:
                 raise UnavailableError(
                     f"run {self.id}: {folder / name} was changed or damaged: its sha256 is "
                     f"{found[name][:12]}…, the manifest says {expected[:12]}…",
-                    hint="restore the file, or make the run again from its recipe.yaml",
+                    hint="restore the file; or copy the folder and name the copy, which is a model of its own",
                 )
+        if added := sorted(set(found) - set(recorded)) if self.manifest.beside else []:
+            raise UnavailableError(f"run {self.id}: {folder / added[0]} is not the run's", hint="take the file away")
 
 
 def split_step(text: str) -> tuple[str, int | None]:

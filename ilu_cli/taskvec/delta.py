@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import fnmatch
-import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from ilu_cli.errors import UnavailableError, UsageError
+from ilu_cli.models.checking import own_names
+from ilu_cli.models.load import empty_model, merged
 from ilu_cli.models.subject import Subject
-from ilu_cli.runs.files import weight_files
+from ilu_cli.runs.files import read_json, tensors_of, weight_files
 from ilu_cli.taskvec.stored import Stored, index
 
 SHOWN = 12  # differences that an error lists
@@ -49,19 +53,30 @@ class Weight:
 
 
 class Checkpoint:
-    """The tensors of a checkpoint folder. Tied weights are counted once, even if both are stored."""
+    """The weights of a checkpoint folder, under the names that transformers gives them.
+
+    What the files hold beside them (masks, rotary frequencies) is no weight. Tied weights are counted once, even if
+    both are stored, unless they differ: then transformers does not tie them.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._stored: dict[str, Stored] = {}
-        for path in weight_files(folder):
-            self._stored |= index(path)
-        if not self._stored:
+        files = weight_files(folder)
+        names = {name: name for path in files for name in tensors_of(path)}
+        tied = dict[str, str]()
+        if names and (folder / "config.json").is_file():
+            model = empty_model(folder)
+            names, tied = own_names(folder, model, names), model.all_tied_weights_keys
+        if not names:
             raise UnavailableError(f"{folder} has no *.safetensors weights")
-        config = folder / "config.json"
-        tied = config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("tie_word_embeddings")
-        if tied and any("embed" in n for n in self._stored):
-            self._stored.pop("lm_head.weight", None)
+        self._stored = {names[key]: stored for path in files for key, stored in index(path, names).items()}
+        for copy, source in tied.items():
+            if copy in self._stored and self._same(copy, source):
+                self._stored.setdefault(source, self._stored.pop(copy))
+
+    def _same(self, copy: str, source: str) -> bool:
+        both = [self._stored[n].tensor() for n in (copy, source) if n in self._stored]
+        return all(torch.equal(both[0], other) for other in both)
 
     @property
     def names(self) -> set[str]:
@@ -89,11 +104,9 @@ class Adapted(Checkpoint):
 
     def __init__(self, base: Checkpoint, folder: Path) -> None:
         super().__init__(folder)
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        odd = [k for k in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern") if config.get(k)]
-        odd += sorted(n for n in self._stored if "lora_A" not in n and "lora_B" not in n)
-        if config.get("peft_type") != "LORA" or odd:
-            raise UnavailableError(f"{folder} is not a plain LoRA adapter: {', '.join(odd) or config.get('peft_type')}")
+        config = read_json(folder / "adapter_config.json")
+        if odd := oddities(config, self._stored):
+            raise UnavailableError(f"{folder} is not a plain LoRA adapter: {', '.join(odd)}")
         rank = config["r"] ** 0.5 if config.get("use_rslora") else config["r"]
         self.base, scale, transposed = base, config["lora_alpha"] / rank, bool(config.get("fan_in_fan_out"))
         self._factors = {
@@ -118,9 +131,21 @@ class Adapted(Checkpoint):
         return Weight(below.stored, (*below.added, mine)) if mine else below
 
 
+def oddities(config: dict[str, Any], names: Iterable[str]) -> list[str]:
+    """What about an adapter is not W + s·B·A with one s: its configuration, and the names of its tensors."""
+    keys = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "target_parameters")
+    odd = [k for k in keys if config.get(k)] or [n for n in names if "lora_A" not in n and "lora_B" not in n]
+    return sorted(odd) if config.get("peft_type") == "LORA" else [str(config.get("peft_type"))]
+
+
 def open_checkpoint(subject: Subject) -> Checkpoint:
-    """The tensors of a model, with its adapter if it has one."""
-    return Adapted(open_checkpoint(subject.base), subject.folder) if subject.base else Checkpoint(subject.folder)
+    """The weights of a model, with its adapter if it has one. What is more than plain LoRA, peft merges into a copy."""
+    if subject.base is None:
+        return Checkpoint(subject.folder)
+    names = [name for path in weight_files(subject.folder) for name in tensors_of(path)]
+    if oddities(read_json(subject.folder / "adapter_config.json"), names):
+        return Checkpoint(merged(subject))
+    return Adapted(open_checkpoint(subject.base), subject.folder)
 
 
 def differences(checkpoints: list[Checkpoint]) -> dict[str, str]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 
 from ilu_cli.errors import UnavailableError
+from ilu_cli.runs.files import tensors_of
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -96,25 +95,13 @@ def _fill(file: Any, view: memoryview, path: Path) -> None:
         done += got
 
 
-def index(path: Path) -> dict[str, Stored]:
-    """The tensors of a safetensors file.
+def index(path: Path, names: Container[str]) -> dict[str, Stored]:
+    """Those tensors of a safetensors file that have one of the names.
 
     Raises:
         UnavailableError: if the file is damaged, cut off, or holds weights of a type that has no differences.
     """
-    try:
-        with safe_open(path, framework="pt"):  # checks the header and that the file has all bytes it announces
-            pass
-        with path.open("rb") as f:
-            length = int.from_bytes(f.read(8), "little")
-            header: dict[str, Any] = json.loads(f.read(length))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UnavailableError(f"{path} is damaged: {error}") from error
-    header.pop("__metadata__", None)
-    if odd := {f"{name} ({t['dtype']})" for name, t in header.items() if t["dtype"] not in DTYPES}:
+    held = {name: t for name, t in tensors_of(path).items() if name in names}
+    if odd := {f"{name} ({t['dtype']})" for name, t in held.items() if t["dtype"] not in DTYPES}:
         raise UnavailableError(f"{path} has weights that are no floating-point numbers: {', '.join(sorted(odd))}")
-    start = 8 + length
-    return {
-        name: Stored(path.resolve(), tuple(t["shape"]), DTYPES[t["dtype"]], start + t["data_offsets"][0])
-        for name, t in header.items()
-    }
+    return {n: Stored(path.resolve(), t["shape"], DTYPES[t["dtype"]], t["start"]) for n, t in held.items()}

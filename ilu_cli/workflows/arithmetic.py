@@ -17,21 +17,12 @@ from ilu_cli.errors import UsageError
 from ilu_cli.models.subject import Subject, find_subject, original_of, parent_of
 from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import ApplyRecipe
-from ilu_cli.runs.files import write_json, write_text
+from ilu_cli.runs.files import BESIDE, INDEX, WEIGHTS, write_json, write_text
 from ilu_cli.runs.store import Run, Store
 from ilu_cli.taskvec.arithmetic import combine
 from ilu_cli.taskvec.delta import Checkpoint, common_names, open_checkpoint
 from ilu_cli.taskvec.stream import Difference
 from ilu_cli.workflows.plan import Plan, check_disk
-
-BESIDE = (
-    "*.json",
-    "*.jinja",
-    "tokenizer*",
-    "*.model",
-    "merges.txt",
-    "vocab.*",
-)  # beside the weights
 
 
 @dataclass
@@ -96,7 +87,9 @@ def run(plan: ApplyPlan, store: Store, reporter: Reporter, out: Path | None = No
     part = new.path / ".checkpoint.part"
     part.mkdir()
     for path in {p for pattern in BESIDE for p in onto.root.glob(pattern) if p.is_file()}:
-        shutil.copy(path, part / path.name)
+        copy = part / path.relative_to(onto.root)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(path, copy)
     m.result = {"norm": _write(plan, part, reporter)}
     part.rename(new.checkpoint)
     new.finish()
@@ -121,8 +114,8 @@ def _write(plan: ApplyPlan, folder: Path, reporter: Reporter) -> float:
             widest = torch.promote_types(widest, tensors[name].dtype)
         save_file(tensors, folder / file, metadata={"format": "pt"})
     where = {name: file for file, names in files.items() for name in names}
-    if len(files) > 1:
-        write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": where})
+    if set(files) != {WEIGHTS}:
+        write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": where})
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["torch_dtype" if "torch_dtype" in config else "dtype"] = str(widest).removeprefix("torch.")
     write_json(folder / "config.json", config)

@@ -16,7 +16,7 @@ from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.state import drop_state
 from ilu_cli.engine.tracking import Tracked
 from ilu_cli.errors import UnavailableError, UsageError
-from ilu_cli.models.load import add_adapter, empty_model, load_tokenizer, save_checkpoint, trained_params
+from ilu_cli.models.load import add_adapter, checked_model, empty_model, load_tokenizer, save_checkpoint, trained_params
 from ilu_cli.models.matrices import matrices
 from ilu_cli.models.names import first_place
 from ilu_cli.models.parts import parts_of
@@ -24,7 +24,7 @@ from ilu_cli.models.subject import Subject, original_of
 from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import AttackRecipe
 from ilu_cli.recipe.specs import TrainSpec
-from ilu_cli.runs.files import combined, weight_hashes, write_json, write_text
+from ilu_cli.runs.files import beside_hashes, digest_of, same_model, weight_hashes, write_json, write_text
 from ilu_cli.runs.store import Run, Store
 from ilu_cli.workflows.attempt import Attempted
 from ilu_cli.workflows.disjoint import Environments, forget_data, unlearning_recipes
@@ -67,8 +67,7 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[dict[str, Any]
     backend().check_trackers(recipe.track)
     lineage = unlearning_recipes(subject)
     filled, environments = fill(recipe, lineage, subject), Environments([*lineage, *beside])
-    model = empty_model(subject.root)
-    parts_of(model)  # refuses what we cannot compute
+    model = checked_model(subject)
     total = sum(p.numel() for p in model.parameters())
     facts: dict[str, Any] = {
         "command": "attack",
@@ -148,12 +147,12 @@ def label_of(recipe: AttackRecipe) -> str:
 
 def find_reference(plan: AttackPlan, store: Store) -> Run | None:
     """A finished run of the same attack, on the same rows, on the original model."""
-    wanted = digest(plan.recipe)
+    wanted, record = digest(plan.recipe), plan.original.record("original")
     for run in reversed(store.runs()):
         m = run.manifest
         same = run.complete and m.command == "attack" and m.recipe_sha256 == wanted
         rows = [d["fingerprint"] for d in m.data if d["role"] == "attack"]
-        original = m.parents[0]["kind"] != "run" and m.parents[0]["weights"] == plan.original.weights
+        original = m.parents[0]["kind"] != "run" and same_model(m.parents[0], record)
         if same and original and rows == plan.fingerprints:
             return run
     return None
@@ -208,12 +207,12 @@ def run(
 
 def _keep_final(attempt: Attempted, run: Run, point: dict[str, Any], adapter: bool) -> None:
     """The results of the checkpoint that is kept serve `ilu eval` too."""
-    hashes = weight_hashes(run.checkpoint)
-    weights = combined(hashes | ({"base": attempt.subject.digest} if adapter else {}))
+    base = attempt.subject.digest if adapter else None
+    known = digest_of(weight_hashes(run.checkpoint), beside_hashes(run.checkpoint), base)
     axis = run.manifest.result["axis"]
     for name, summary in point["eval"].items():
         copy_results(name, run.eval / point_name(axis, point[axis]), run.eval)
-        write_json(run.eval / f"{stem(name)}.json", summary | {"key": attempt.evaluation.key(name, weights)})
+        write_json(run.eval / f"{stem(name)}.json", summary | {"key": attempt.evaluation.key(name, known)})
 
 
 def reference_run(plan: AttackPlan, store: Store, reporter: Reporter) -> Run | None:

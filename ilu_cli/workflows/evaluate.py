@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ilu_cli.engine.parity import check
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.scoring import Scorer
 from ilu_cli.harness.task import HarnessTask
-from ilu_cli.models.load import load_model, load_tokenizer
+from ilu_cli.models.load import checked_model, load_model, load_tokenizer
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject, lineage, original_of
 from ilu_cli.recipe.evaluation import EvalSpec
@@ -29,7 +30,7 @@ STAGES = {"unlearn": "unlearned", "attack": "attacked", "apply": "applied"}
 
 
 def results_folder(subject: Subject) -> Path:
-    """Where a subject's results are kept: in its run, or for other models in the cache under their hash."""
+    """Where a subject's results are kept: in its run, or for other models in the cache under their digest."""
     return subject.results or cache_dir() / "eval" / subject.digest[:16]
 
 
@@ -60,7 +61,10 @@ class Evaluation:
         """What a result depends on; a stored result with the same key is reused."""
         told = [f"{k}={v}" for k in CHAT_KEYS if (v := getattr(self.spec, k)) is not None]
         chat = ":".join(["", "chat", *told]) if self.spec.chat else ""
-        return f"{digest}:{self.benchmarks[name].fingerprint(self.items[name])}:{self.spec.precision}{chat}"
+        bench = self.benchmarks[name]
+        scorers = ("ilu", "transformers", *(["lm_eval"] if isinstance(bench, HarnessTask) else []))
+        by = ":".join(map(version, scorers))
+        return f"{digest}:{bench.fingerprint(self.items[name])}:{self.spec.precision}{chat}:{by}"
 
     def known(self, name: str, digest: str, folder: Path) -> Summary | None:
         path = folder / f"{stem(name)}.json"
@@ -128,10 +132,10 @@ def load_scorer(
     return scorer
 
 
-def stages(subject: Subject) -> list[tuple[str, Subject]]:
-    """The lineage with a word for each stage: original, unlearned, attacked."""
+def stages(subject: Subject, *, alone: bool = False) -> list[tuple[str, Subject]]:
+    """The lineage with a word for each stage: original, unlearned, attacked; with `alone` the subject's only."""
     named = []
-    for s in lineage(subject):
+    for s in [subject] if alone else lineage(subject):
         command = s.run.manifest.command if s.run else ""
         named.append((STAGES.get(command, "original"), s))
     return named
@@ -145,33 +149,29 @@ def run(
     Returns:
         (stage, subject, summary by benchmark), the original first.
     """
-    evaluation = Evaluation(recipe.eval, reporter)
-    wanted: Sequence[tuple[str, Subject]] = stages(subject)
-    wanted = wanted[-1:] if alone else wanted
-    found = []
-    for stage, s in wanted:
+    chain = stages(subject, alone=alone)
+    for _, s in chain:
+        checked_model(s)
+    evaluation, found = Evaluation(recipe.eval, reporter), []
+    for stage, s in chain:
         found.append((stage, s, evaluation.subject(s)))
         if s.run and backend().main:
             s.run.write_card()
     return found
 
 
-def plan_facts(recipe: EvalRecipe, subject: Subject, recipe_sha256: str) -> dict[str, Any]:
+def plan_facts(recipe: EvalRecipe, subject: Subject, recipe_sha256: str, *, alone: bool = False) -> dict[str, Any]:
     """What `ilu eval --dry-run` prints: the models, the benchmarks, and which results are known already."""
-    from ilu_cli.models.load import empty_model
-
-    evaluation = Evaluation(recipe.eval, Reporter())
+    evaluation, chain = Evaluation(recipe.eval, Reporter()), stages(subject, alone=alone)
     if evaluation.chat is not None:
         check_template(load_tokenizer(subject.folder), evaluation.chat)
-    model = empty_model(subject.root)
-    parts_of(model)  # refuses what we cannot compute
-    total = sum(p.numel() for p in model.parameters())
+    total = [sum(p.numel() for p in checked_model(s).parameters()) for _, s in chain][-1]
     return {
         "command": "eval",
         "recipe": recipe.model_dump(),
         "recipe_sha256": recipe_sha256,
         "model": {"ref": subject.label, "kind": subject.kind, "folder": str(subject.folder), "parameters": total},
-        "parents": [s.record(stage) for stage, s in stages(subject)[:-1]],
+        "parents": [s.record(stage) for stage, s in chain[:-1]],
         "data": [
             {
                 "role": "benchmark, known"

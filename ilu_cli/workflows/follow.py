@@ -98,7 +98,7 @@ class Follow:
                 summary["unseen"] = left
 
     def _unattacked(self) -> dict[str, Any]:
-        """The subject's own results, from its eval folder if they are known there by weight hash, else kept there."""
+        """The subject's own results, from its eval folder if they are known there by its digest, else kept there."""
         attempt, subject, found = self.attempt, self.attempt.subject, {}
         assert self.entry.declared.unattacked is not None, "asked only where the axis has such a point"
         folder = self.run.eval / point_name(self.axis, self.entry.declared.unattacked)

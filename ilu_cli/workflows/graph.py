@@ -1,8 +1,9 @@
 """A graph of runs: what is to be made, from what, and how far it is. Its state is read from the runs on disk.
 
-A node is known by the hash of its resolved recipe, its parent's weights and the data that it reads. It is done when a
-finished run (or, for a node that chooses a model, a small file in the pipeline's folder) with that hash is there,
-whoever made it.
+A node is known by the hash of its resolved recipe, its parent (its weights and what else decides its answers) and the
+data that it reads. It is done when a finished run (or, for a node that chooses a model, a small file in the pipeline's
+folder) with that hash is there, whoever made it. Runs that recorded no more of their parent than its weights are
+known by those.
 """
 
 from __future__ import annotations
@@ -47,16 +48,16 @@ class Node:
     result: dict[str, Any] | None = None
 
 
-def hash_of(command: str, recipe_sha256: str, weights: dict[str, str], *extra: Any) -> str:
-    """What tells one piece of work from another: what is done, to which weights, with which data."""
-    parts = [command, recipe_sha256, combined(weights), *filter(None, extra)]
+def hash_of(command: str, recipe_sha256: str, digest: str, *extra: Any) -> str:
+    """What tells one piece of work from another: what is done, to which model, with which data."""
+    parts = [command, recipe_sha256, digest, *filter(None, extra)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def hash_of_run(run: Run) -> str:
     """The hash of the node that a run is the outcome of."""
-    m = run.manifest
-    return hash_of(m.command, m.recipe_sha256, m.parents[0]["weights"], m.inputs)
+    m, parent = run.manifest, run.manifest.parents[0]
+    return hash_of(m.command, m.recipe_sha256, parent.get("digest") or combined(parent["weights"]), m.inputs)
 
 
 def unfinished_path(store: Store, command: str, label: str, digest: str) -> Path:
@@ -156,26 +157,32 @@ class Graph:
 
     def settle(self, node: Node, path: Path | None = None) -> None:
         """Work out the node's hash, if its parents are done, and whether it is done (by the run at `path`)."""
-        node.hash = self._hash(node)
-        if node.hash is None:
-            return
+        known = self._hashes(node)
+        node.hash = known[0] if known else None
+        node.hash = next((digest for digest in known if self._done(node, digest, path)), node.hash)
+
+    def _done(self, node: Node, digest: str, path: Path | None) -> bool:
+        """Take over the outcome that has this hash, if there is one."""
         if node.command == "select":
-            file = self.result_file(node)
+            file = self.folder / "nodes" / f"{digest}.json"
             if file.is_file():
                 node.status, node.result = "done", json.loads(file.read_text(encoding="utf-8"))
-            return
-        run = open_run(path) if path else self._runs.get(node.hash)
-        if run is not None and run.complete and hash_of_run(run) == node.hash:
-            self._runs[node.hash], m = run, run.manifest
-            node.status, node.run, node.seconds = "done", run.id, m.result.get("seconds")
-            node.result = {
-                "subject": self._name(run),
-                "weights": m.weights,
-                "points": m.points,
-                "manifest_sha256": sha256(run.path / "manifest.json"),
-                **{k: m.result.get(k) for k in ("fa", "fq", "ra", "axis", "unattacked")},
-                "data": m.data,
-            }
+            return file.is_file()
+        run = open_run(path) if path else self._runs.get(digest)
+        if run is None or not run.complete or hash_of_run(run) != digest:
+            return False
+        self._runs[digest], m = run, run.manifest
+        node.status, node.run, node.seconds = "done", run.id, m.result.get("seconds")
+        node.result = {
+            "subject": self._name(run),
+            "weights": m.weights,
+            "digest": m.digest,
+            "points": m.points,
+            "manifest_sha256": sha256(run.path / "manifest.json"),
+            **{k: m.result.get(k) for k in ("fa", "fq", "ra", "axis", "unattacked")},
+            "data": m.data,
+        }
+        return True
 
     def result_file(self, node: Node) -> Path:
         """Where the outcome of a node that makes no run is kept."""
@@ -185,13 +192,13 @@ class Graph:
         return run.id if (self.store.root / run.id) == run.path else str(run.path.absolute())
 
     def parent(self, node: Node) -> dict[str, Any] | None:
-        """The `subject` and `weights` that the node starts from; None until they are there."""
+        """The `subject`, `weights` and `digest` that the node starts from; None until they are there."""
         if node.needs:
             return self.nodes[node.needs[0]].result if self.nodes[node.needs[0]].status == "done" else None
         subject = self.subjects[node.tags["method"] if node.command == "select" else "original"]
         name = subject.label if subject.run is None else self._name(subject.run)
         step = f"@{subject.step}" if subject.step is not None else ""
-        return {"subject": name + step, "weights": subject.weights, "points": {}}
+        return {"subject": name + step, "weights": subject.weights, "digest": subject.digest, "points": {}}
 
     def target(self, node: Node) -> float | None:
         """The utility that a `select` node is to match, once the original's is known."""
@@ -203,12 +210,14 @@ class Graph:
         original = self.nodes[node.needs[1]].result or {}
         return match["target"] * value_of(original["eval"][match["benchmark"]])
 
-    def _hash(self, node: Node) -> str | None:
+    def _hashes(self, node: Node) -> list[str]:
+        """The node's hash, and that of runs that know their parent by its weights; none until its parents are done."""
         parent = self.parent(node)
         if parent is None or any(self.nodes[k].status != "done" for k in node.needs):
-            return None
+            return []
         points = [parent["points"], self.target(node)] if node.command == "select" else None
-        return hash_of(node.command, node.recipe_sha256, parent["weights"], points, node.inputs)
+        digests = dict.fromkeys(filter(None, (parent.get("digest"), combined(parent["weights"]))))
+        return [hash_of(node.command, node.recipe_sha256, d, points, node.inputs) for d in digests]
 
     def counts(self) -> dict[str, int]:
         """How many nodes there are of each status."""

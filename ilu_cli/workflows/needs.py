@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import threading
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from ilu_cli.data.sources import Origin, find_origin
 from ilu_cli.declarations import reference_bytes
 from ilu_cli.errors import UnavailableError, UsageError, near
 from ilu_cli.models.builtin import MODELS
-from ilu_cli.models.subject import in_mirror
+from ilu_cli.models.subject import base_of, in_mirror
 from ilu_cli.recipe.grid import AnyRecipe
 from ilu_cli.recipe.load import find, load
 from ilu_cli.recipe.schema import RECIPES, AttackRecipe, EvalRecipe, UnlearnRecipe
@@ -225,6 +224,6 @@ def _config_folder(need: Need) -> Path | None:
     """The folder with a model's configuration, if it can be read without making anything."""
     folder = cache_dir() / "models" / need.name if need.state == "builtin" else Path(need.where)
     if (folder / "adapter_config.json").is_file():
-        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        base = base_of(folder)
         folder = in_mirror(base) or Path(base)
     return folder if (folder / "config.json").is_file() else None

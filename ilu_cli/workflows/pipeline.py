@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from ilu_cli.recipe.expand import Pipeline, Variant
 from ilu_cli.recipe.load import digest
 from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.recipe.specs import DataRef
-from ilu_cli.runs.files import weight_files
+from ilu_cli.runs.files import tensors_of, weight_files
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows.disjoint import forget_data, unlearning_recipes
 from ilu_cli.workflows.graph import Graph, Node
@@ -101,16 +102,8 @@ def _attacks(
 
 def bytes_needed(graph: Graph, jobs: int) -> int:
     """Bytes that what is left will write at most: float32 checkpoints, and the resumable states of those at work."""
-    from safetensors import safe_open
-
-    total = 0
-    for path in weight_files(graph.subjects[ORIGINAL].root):
-        with safe_open(path, framework="numpy") as f:
-            for name in f.keys():  # noqa: SIM118
-                size = 1
-                for n in f.get_slice(name).get_shape():
-                    size *= n
-                total += size
+    files = weight_files(graph.subjects[ORIGINAL].root)
+    total = sum(math.prod(t["shape"]) for path in files for t in tensors_of(path).values())
     left = [n for n in graph if n.status != "done"]
     checkpoints = sum(1 + len(n.recipe["train"]["points"]) for n in left if n.command == "unlearn")
     return 4 * total * checkpoints + min(jobs, len(left)) * 2 * 12 * total

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ilu_cli.errors import UnavailableError
+from ilu_cli.runs.files import stray_files
 from ilu_cli.runs.store import Run
 
 TIMEOUT = 8.0  # seconds to wait for the hub's first answer
@@ -38,8 +39,9 @@ def plan(run: Run, name: str) -> Push:
     run.verify()
     if not run.manifest.weights:
         raise UnavailableError(f"run {run.id} kept no weights", hint="make it again with its checkpoint kept")
-    files = {p.name: p for p in sorted(run.checkpoint.iterdir()) if p.is_file()}
-    files.pop("README.md", None)
+    folder, left_out = run.checkpoint, {"README.md", *stray_files(run.checkpoint)}
+    found = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
+    files = {name: p for name, p in found.items() if name not in left_out}
     files["recipe.yaml"] = run.path / "recipe.yaml"
     return Push(run, name, files, run.card(name))
 

@@ -12,7 +12,7 @@ from ilu_cli.report.canvas import Draw, render
 from ilu_cli.report.document import to_html, to_markdown
 from ilu_cli.report.family import Family, Member, read_member
 from ilu_cli.report.sections import Vectors, build, paths_of
-from ilu_cli.runs.files import cache_dir, combined, write_text
+from ilu_cli.runs.files import cache_dir, combined, same_model, write_text
 from ilu_cli.runs.store import Run, Store, read_results
 
 
@@ -27,10 +27,10 @@ def find_runs(names: list[str], store: Store) -> list[Run]:
     everything = store.runs()
     if not names:
         newest = store.latest(lambda r: r.complete, "finished run")
-        return [r for r in everything if r.manifest.base.get("weights") == newest.manifest.base.get("weights")]
+        return [r for r in everything if same_model(r.manifest.base, newest.manifest.base)]
     named, whole = _named(names, store)
-    bases = {combined(r.manifest.base.get("weights", {})) for r in named}
-    if len(bases) > 1:
+    base = named[0].manifest.base
+    if not all(same_model(r.manifest.base, base) for r in named):
         raise UsageError("the runs go back to different original models", hint="make one report for each")
     by_id = {r.id: r for r in [*everything, *named]}
     wanted = {r.id for r in named} | _ancestors(named, by_id)
@@ -39,7 +39,7 @@ def find_runs(names: list[str], store: Store) -> list[Run]:
             if r.manifest.parents and r.manifest.made_from[0] in wanted:
                 wanted.add(r.id)
     recipes = {by_id[i].manifest.recipe_sha256 for i in wanted if by_id[i].manifest.command == "attack"}
-    wanted |= {r.id for r in everything if r.manifest.recipe_sha256 in recipes and _is_reference(r, bases)}
+    wanted |= {r.id for r in everything if r.manifest.recipe_sha256 in recipes and _is_reference(r, base)}
     return [r for r in by_id.values() if r.id in wanted]
 
 
@@ -66,11 +66,10 @@ def _ancestors(runs: list[Run], by_id: dict[str, Run]) -> set[str]:
     return found
 
 
-def _is_reference(run: Run, bases: set[str]) -> bool:
-    """Whether it is an attack on one of these original models itself."""
+def _is_reference(run: Run, base: dict[str, Any]) -> bool:
+    """Whether it is an attack on this original model itself."""
     m = run.manifest
-    of_original = m.command == "attack" and m.parents[0]["kind"] != "run"
-    return of_original and combined(m.base.get("weights", {})) in bases
+    return m.command == "attack" and m.parents[0]["kind"] != "run" and same_model(m.base, base)
 
 
 def nodes_of(store: Store, name: str) -> list[dict[str, Any]]:
@@ -98,7 +97,7 @@ def gather(names: list[str], store: Store) -> Family:
     if not finished:
         raise UnavailableError("none of these runs is finished", hint="continue one with --resume")
     base = finished[-1].manifest.base
-    folder = cache_dir() / "eval" / combined(base.get("weights", {}))[:16]
+    folder = cache_dir() / "eval" / (base.get("digest") or combined(base.get("weights", {})))[:16]
     results = read_results(folder)
     original = (folder, results) if results else None
     chosen = chosen_models(store, names)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ilu_cli.errors import UnavailableError
 from ilu_cli.models.subject import Subject, is_adapter, lineage, of_run, original_of
+from ilu_cli.runs.files import beside_hashes, same_model, weight_hashes
 from ilu_cli.runs.store import Run, Store
 
 UNLEARNS = ("unlearn", "apply")  # commands whose result is taken for an unlearned model
@@ -62,7 +63,8 @@ def find_roles(subject: Subject, store: Store) -> Roles:
         return roles
     same = [r for r in attacks if r.manifest.recipe_sha256 == attacked.manifest.recipe_sha256]
     parents = [(r, r.manifest.parents[0]) for r in same]
-    on_original = [r for r, p in parents if p["kind"] == original.kind != "run" and p["weights"] == original.weights]
+    record = original.record("original")
+    on_original = [r for r, p in parents if p["kind"] == original.kind != "run" and same_model(p, record)]
     finetuned = _first_with_weights(on_original, roles)
     if finetuned:
         roles.by_name["finetuned"] = of_run(finetuned)
@@ -97,7 +99,9 @@ def _point(role: str, path: Path, subject: Subject) -> Point:
         raise UnavailableError(f"{path} is no checkpoint of an attack: its name should be like steps-0000015")
     label = f"{subject.label}@{int(digits)}"
     base = subject.base if is_adapter(path) else None
-    return Point(role, axis, int(digits), replace(subject, label=label, folder=path, weights={}, base=base))
+    weights = weight_hashes(path) if base else {}  # of an adapter a merged copy is known by them
+    point = replace(subject, label=label, folder=path, weights=weights, beside=beside_hashes(path), base=base)
+    return Point(role, axis, int(digits), point)
 
 
 def forget_accuracy(subject: Subject) -> dict[int, float]:

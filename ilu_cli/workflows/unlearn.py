@@ -20,17 +20,17 @@ from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.scoring import Scorer
 from ilu_cli.engine.state import drop_state
 from ilu_cli.engine.tracking import Tracked
-from ilu_cli.errors import UsageError
-from ilu_cli.models.load import add_adapter, empty_model, load_model, load_tokenizer, save_checkpoint, trained_params
+from ilu_cli.errors import IluError, UsageError
+from ilu_cli.models.load import add_adapter, checked_model, load_model, load_tokenizer, save_checkpoint, trained_params
 from ilu_cli.models.names import first_place
 from ilu_cli.models.parts import Parts, parts_of
-from ilu_cli.models.subject import Subject, find_subject
+from ilu_cli.models.subject import Subject, find_subject, is_adapter
 from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.specs import Component
 from ilu_cli.runs.files import write_text
 from ilu_cli.runs.store import Run, Store
-from ilu_cli.taskvec.delta import Adapted, Checkpoint, changed_fraction, open_checkpoint
+from ilu_cli.taskvec.delta import changed_fraction, open_checkpoint
 from ilu_cli.workflows.inputs import inputs_of
 from ilu_cli.workflows.plan import (
     Plan,
@@ -84,8 +84,7 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
         [plan_stream(d.name, [d], reg.batch, reg, recipe.seed, tokenizer) for d in reg.env]
         for reg in recipe.regularizers
     ]
-    model = empty_model(parent.root)
-    parts_of(model)  # refuses what we cannot compute
+    model = checked_model(parent)
     total = sum(p.numel() for p in model.parameters())
     if recipe.lora:
         add_adapter(model, recipe.lora, recipe.seed)
@@ -199,15 +198,25 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
         defence.finish(trainer)
     if b.main:
         save_checkpoint(adapted or model, plan.tokenizer, new.checkpoint)
-        before = open_checkpoint(plan.parent)
-        after = Checkpoint(new.checkpoint) if adapted is None else Adapted(before, new.checkpoint)
-        m.result["changed_fraction"] = changed_fraction(before, after)
         m.result |= {"steps": trainer.step, "seconds": round(time.monotonic() - began, 1)}
         m.result["peak_memory_bytes"] = b.peak_memory()
         new.finish()
         drop_state(new.state)
+        m.result["changed_fraction"] = _changed(plan.parent, new, reporter)
+        new.save()
     b.wait()
     return new
+
+
+def _changed(parent: Subject, run: Run, reporter: Reporter) -> float | None:
+    """The share of weights that a finished run changed; None, with a note, if the files cannot be compared."""
+    m, base = run.manifest, parent if is_adapter(run.checkpoint) else None
+    after = Subject(run.id, "run", run.checkpoint, m.weights, m.beside, run, base)
+    try:
+        return changed_fraction(open_checkpoint(parent), open_checkpoint(after))
+    except (IluError, OSError) as error:
+        reporter.note(f"the run is complete; the share of its weights that changed is not known: {error}")
+        return None
 
 
 def build_trainer(plan: UnlearnPlan, model: Any) -> Trainer:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ilu_cli.errors import IluError, UnavailableError
 from ilu_cli.metrics.figure import value_of
+from ilu_cli.runs.files import same_model
 from ilu_cli.runs.store import Run, Store, open_run
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Task:
     recipe: dict[str, Any]
     hash: str
     subject: str
-    weights: dict[str, str]
+    parent: dict[str, Any]  # its `weights` and `digest`
     target: float | None
     result_file: Path
     unlearned: list[dict[str, Any]]
@@ -144,7 +145,7 @@ def _run(task: Task, store: Store, reporter: Reporter) -> Run:
     if old and old.complete:
         return old
     subject = find_subject(task.subject, store)
-    if subject.weights != task.weights:
+    if not same_model(task.parent, subject.record("target")):
         raise IluError(f"{task.subject} has changed since the pipeline was planned")
     return attack.run(
         attack.plan(recipe, subject, task.unlearned), store, reporter, subject, None if old else path, old
@@ -184,7 +185,8 @@ def _select(task: Task, store: Store, reporter: Reporter) -> None:
     subject = task.subject if chosen.step is None else f"{task.subject}@{chosen.step}"
     results = Evaluation(spec, reporter).subject(chosen)
     task.result_file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(task.result_file, {"subject": subject, "weights": chosen.weights, "eval": results, **found})
+    known = {"subject": subject, "weights": chosen.weights, "digest": chosen.digest}
+    write_json(task.result_file, {**known, "eval": results, **found})
     if match and match["keep"] == "chosen" and chosen.run:
         for step in chosen.run.manifest.points:
             if int(step) != chosen.step:

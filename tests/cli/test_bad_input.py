@@ -109,7 +109,7 @@ def test_a_model_without_weights_tokenizer_or_sense(ilu, tiny, tmp_path):
     shutil.copytree(tiny, copy)
     (copy / "model.safetensors").write_bytes(b"not weights")
     done = ilu("unlearn", "--model", copy, "--set", "objective.layer=1", "--set", "train.params=['*']")
-    assert (done.code, "does not load" in done.err) == (3, True)
+    assert (done.code, "model.safetensors is damaged" in done.err) == (3, True)
     (copy / "model.safetensors").unlink()
     done = ilu("eval", copy)
     assert (done.code, "no *.safetensors weights" in done.err) == (3, True)
