@@ -46,8 +46,8 @@ TESTS = {
     "engine/tree.py": "engine/test_*",
     "metrics/*": "metrics/test_*",
     "taskvec/*": "taskvec/test_* attacks/test_transforms cli/test_taskvec",
-    "workflows/results.py": "workflows/test_*",
-    "workflows/compare.py": "workflows/test_compare* cli/test_compare*",
+    "workflows/results.py": "workflows/test_results*",
+    "workflows/compare.py": "workflows/test_compare",
     "report/outcomes.py": "report/test_outcomes",
 }
 HEAVY = [  # imported before the forks
