@@ -14,7 +14,6 @@ and explains what survives.
 from __future__ import annotations
 
 import argparse
-import difflib
 import gc
 import hashlib
 import importlib
@@ -36,10 +35,10 @@ TESTS = {
     "objectives/*": "test_declared test_methods test_by_hand",
     "retain/*": "test_declared test_methods test_by_hand",
     "regularizers/*": "test_declared test_methods test_by_hand",
-    "defences/*": "test_declared test_defences",
+    "defences/*": "test_declared test_defence*",
     "engine/head.py": "engine/test_* test_methods",
     "engine/view.py": "engine/test_* test_methods test_by_hand",
-    "engine/loop.py": "engine/test_* test_methods",
+    "engine/loop.py": "engine/test_* test_methods test_defence_steps",
     "engine/environments.py": "engine/test_* test_methods test_by_hand test_defences",
     "engine/reference.py": "engine/test_* test_methods",
     "engine/scoring.py": "engine/test_* harness/test_lm",
@@ -143,8 +142,11 @@ class File:
 
     def describe(self, key: str) -> tuple[str, str]:
         """The lines that a mutant changes, before and after."""
-        diff = list(difflib.ndiff(self.source.splitlines(), self.mutants[key][1].splitlines()))
-        old, new = (" ".join(d[2:].strip() for d in diff if d.startswith(sign)) for sign in ("- ", "+ "))
+        before, after = self.source.splitlines(), self.mutants[key][1].splitlines()
+        same = [a == b for a, b in zip(before, after)]
+        first = same.index(False) if False in same else len(same)
+        last = next((i for i in range(len(same) - first) if before[-1 - i] != after[-1 - i]), len(same) - first)
+        old, new = (" ".join(map(str.strip, lines[first : len(lines) - last])) for lines in (before, after))
         return old, new
 
     def write(self, key: str, outcome: str, seconds: float) -> None:
@@ -205,22 +207,19 @@ def report(files: list[File]) -> float:
     explained = {}
     for section in (ROOT / "tests/mutants.md").read_text().split("\n## ")[1:]:
         explained[section.partition("\n")[0].strip()] = section
-    killed = tried = 0
-    unexplained = []
+    killed = tried = open_ = 0
     for file in files:
         known = file.known()
-        alive = [r for r in known.values() if not r["killed"]]
-        new = [r for r in alive if f"`{r['old']}` → `{r['new']}`" not in explained.get(file.name, "")]
-        unexplained += [
-            f"{file.name}:{r['line']}: `{r['old']}` → `{r['new']}`" for r in sorted(new, key=lambda r: r["line"])
-        ]
-        killed, tried = killed + len(known) - len(alive), tried + len(known)
+        alive = sorted((r for r in known.values() if not r["killed"]), key=lambda r: r["line"])
+        new = [line for r in alive if (line := f"`{r['old']}` → `{r['new']}`") not in explained.get(file.name, "")]
+        killed, tried, open_ = killed + len(known) - len(alive), tried + len(known), open_ + len(new)
         share = f"{1 - len(alive) / len(known):6.1%}" if known else "     –"
         rest = f", {len(file.mutants) - len(known)} not tried" if len(known) < len(file.mutants) else ""
         print(f"{file.name:28} {share} of {len(known):4}: {len(alive)} survive, {len(new)} unexplained{rest}")
-    print(*unexplained, sep="\n")
+        print(*(f"- {line}" for line in new), sep="\n", end="\n" * bool(new), flush=True)
     share = killed / max(tried, 1)
-    print(f"{killed} of {tried} mutants are killed: {share:.1%}; {len(unexplained)} survivors are not explained")
+    if len(files) > 1:
+        print(f"{killed} of {tried} mutants are killed: {share:.1%}; {open_} survivors are not explained")
     return share
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.abc
 import importlib.util
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ UNTOUCHED_CALLS = {"len", "isinstance", "cast", "TypeVar"}
 def mutants_of(source: str) -> Iterator[tuple[int, str]]:
     """(line, changed source) of every mutant of a file."""
     import libcst as cst
-    from libcst.metadata import MetadataWrapper, PositionProvider
+    from libcst.metadata import MetadataWrapper, PositionProvider, WhitespaceInclusivePositionProvider
     from mutmut.mutation.mutators import mutation_operators
 
     def untouched(node: cst.CSTNode) -> bool:
@@ -33,11 +34,11 @@ def mutants_of(source: str) -> Iterator[tuple[int, str]]:
         return isinstance(node, (cst.Annotation, cst.Import, cst.ImportFrom, cst.Raise, cst.Assert))
 
     class Changes(cst.CSTVisitor):
-        METADATA_DEPENDENCIES = (PositionProvider,)
+        METADATA_DEPENDENCIES = (PositionProvider, WhitespaceInclusivePositionProvider)
 
         def __init__(self) -> None:
             super().__init__()
-            self.found: list[tuple[int, cst.CSTNode, cst.CSTNode]] = []
+            self.found: list[tuple[int, int, int, str]] = []  # line, span that is replaced, by what
 
         def on_visit(self, node: cst.CSTNode) -> bool:
             if untouched(node):
@@ -45,14 +46,18 @@ def mutants_of(source: str) -> Iterator[tuple[int, str]]:
             for kind, operator in mutation_operators:
                 for new in operator(node) if isinstance(node, kind) else ():
                     if not isinstance(new, cst.SimpleString) or ("XX" in new.value and " " not in new.value):
-                        self.found.append((self.get_metadata(PositionProvider, node).start.line, node, new))
+                        span = self.get_metadata(WhitespaceInclusivePositionProvider, node)
+                        ends = (starts[at.line - 1] + at.column for at in (span.start, span.end))
+                        line = self.get_metadata(PositionProvider, node).start.line
+                        self.found.append((line, *ends, wrapper.module.code_for_node(new)))
             return True
 
     wrapper, changes = MetadataWrapper(cst.parse_module(source)), Changes()
+    starts = [0, *itertools.accumulate(map(len, source.splitlines(keepends=True)))]
     wrapper.visit(changes)
     seen = {source}
-    for line, old, new in changes.found:
-        changed = wrapper.module.deep_replace(old, new).code
+    for line, start, end, new in changes.found:
+        changed = source[:start] + new + source[end:]
         if changed not in seen:
             seen.add(changed)
             yield line, changed

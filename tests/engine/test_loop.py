@@ -81,6 +81,7 @@ def test_rates_by_hand():
     )
     assert rates([0, 1, 2], steps=2, warmup=2, schedule="cosine") == pytest.approx([1, 2, 2])
     assert rates([3], steps=3, warmup=3, schedule="linear") == [2]  # nothing is left to decay over
+    assert rates([0, 1], steps=1, schedule="linear") == [2, 0]
 
 
 def test_a_log_counts_steps_and_the_tokens_of_terms_and_environments():
@@ -166,6 +167,39 @@ def test_a_penalty_knows_the_step_and_counts_its_environments_alike_unless_told(
     ]
     list(trainer(tiny_model(), [term()], penalties, steps=2).run())
     assert seen == [(1.0, [1.0, 1.0]), (0.0, [0.5, 2.0]), (1.0, [1.0, 1.0]), (10.0, [0.5, 2.0])]
+
+
+def test_every_term_and_penalty_is_in_the_log_in_float64():
+    """A share of 1e-9 beside one of 1 is not lost."""
+    environment = [stream(items_of([4, 5]), name="a")]
+    penalties = [Penalty(name, environment, lambda envs, v=v: v) for name, v in (("one", 1.0), ("two", 2.0))]
+    t = trainer(tiny_model(), [term()], penalties)
+    found = t.gradients()
+    assert list(found) == ["loss", "one", "two"]
+    assert (found["one"], found["two"]) == (1.0, 2.0)
+    assert t.accumulate(t.terms[0].stream, lambda view: view.nll, "token", 1.0).dtype == torch.float64
+    seen = []
+    t.penalties = [Penalty("x", environment, lambda envs: seen.append(envs.weights) or 0.0, env_weights=[0.1])]
+    t.gradients()
+    assert (seen[0].dtype, seen[0].tolist()) == (torch.float64, [0.1])
+
+
+def test_only_what_is_defended_is_given_to_the_defences():
+    class Watch:
+        log = {"watched": 1.0}
+        seen: list = []
+
+        def gradient(self, trainer, compute):
+            self.seen.append(trainer)
+            return compute()
+
+    t = trainer(tiny_model(), [term(), Term("other", term().stream, lambda view: view.nll, "token")], [])
+    t.defences = [Watch()]
+    t.terms[1].defended = True
+    found = t.gradients()
+    assert Watch.seen == [t]
+    assert found["loss"] == pytest.approx(found["other"])
+    assert found["watched"] == 1.0
 
 
 def test_taking_the_gradient_leaves_none_and_tells_its_norm(float64):

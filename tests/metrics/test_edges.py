@@ -26,11 +26,16 @@ def test_a_fifth_of_the_tokens_unless_told():
 
 def test_the_lowest_are_found_in_any_order():
     rng = np.random.default_rng(0)
-    for n in (1, 2, 7, 40):
+    for n in (1, 2, 7, 40, 5000):
         values = rng.normal(size=n)
         for share in (0.05, 0.5, 0.95):
             lowest = sorted(values)[: max(1, math.floor(share * n))]
             assert membership.min_k(scores(values), share) == pytest.approx(np.mean(lowest))
+
+
+def test_a_deviation_that_is_hardly_one_counts_as_none():
+    assert membership.min_k_plus(scores([-2.5], std=1e-6)) == 0
+    assert membership.min_k_plus(scores([-2.5], std=1e-3)) == pytest.approx(-500)
 
 
 def test_what_a_text_adds_to_an_auc():
@@ -55,6 +60,7 @@ def test_one_token_is_coherent_or_not_by_its_likelihood():
 
 
 def test_rouge_is_f1_without_stems_unless_told():
+    assert rouge_l("cats sat", "cat sat here now", recall=True) == pytest.approx(1 / 2)
     assert rouge_l("cats sat", "cat sat here now") == pytest.approx(2 * (1 / 4) * (1 / 2) / (1 / 4 + 1 / 2))
 
 
