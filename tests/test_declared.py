@@ -62,7 +62,8 @@ def test_what_is_declared(entry, declared, defaults):
     }
     assert found.get("chosen") == declared.get("chosen")
     assert words(found.get("needs", "")) == words(declared.get("needs", ""))
-    assert {key: default for key, (_, default) in entry.keys().items()} == defaults
+    keys = {key: default for key, (_, default) in entry.keys().items()}
+    assert {key: keys[key] for key in defaults} == defaults
 
 
 def test_every_idea_is_in_a_table():

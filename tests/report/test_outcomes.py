@@ -185,6 +185,19 @@ def test_an_overview_of_the_original_alone_has_an_order(folder, drawn):
     assert drawn.calls["overview"][1][0] == ["the strongest of all", "prune", "noise", "lens"]
 
 
+def test_what_was_tried_on_the_original_alone_stands_last_and_has_its_curve(folder, drawn):
+    rmu = folder.unlearned("rmu")
+    folder.attack("base", "lens", [(0, forget(0.5))], worst=0.0)
+    for attack, worst in (("prune", 0.9), ("noise", 0.5)):
+        folder.attack(rmu, attack, [(0, forget(0.5))], worst=worst)
+    glance, first, *_ = returned(folder.family(forget(0.5)), STYLES, drawn)
+    assert (glance.name, glance.wide) == ("overview", "overview wide")
+    assert drawn.calls["overview"][1][0] == ["the strongest of all", "noise", "prune", "lens"]
+    assert first.title == "Under lens"
+    (panel,) = drawn.calls["recovery-1"][1][0]
+    assert ([s.name for s in panel.series], panel.share) == (["base"], True)
+
+
 def attacked(folder: Folder, seeds: int = 1) -> Family:
     """Two methods and the original under one attack; what is known at its end differs between the methods."""
     high, low = [1.0] * 6 + [0.0] * 4, [1.0] * 1 + [0.0] * 9
