@@ -128,6 +128,16 @@ def test_what_was_not_measured_is_a_dash_and_one_model_is_no_figure(folder, draw
     assert not drawn.calls
 
 
+def test_one_model_with_both_is_no_figure_and_without_a_forget_benchmark_there_is_none(folder, drawn):
+    folder.unlearned("rmu", forget(0.5), elements(0.5))
+    assert [type(b) for b in traded(folder.family(), STYLES, drawn)] == [Table]
+    other = Folder(folder.path / "other")
+    other.unlearned("npo", elements(0.5))
+    (table,) = traded(other.family(elements(0.5)), STYLES, drawn)
+    assert table.head == ["model", "elements (keep)"]
+    assert not drawn.calls
+
+
 def test_two_models_are_a_figure_whichever_they_are(folder, drawn):
     folder.unlearned("rmu", forget(0.5), elements(0.5))
     folder.unlearned("npo", forget(0.0, 10), elements(0.5))
