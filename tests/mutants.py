@@ -44,7 +44,7 @@ TESTS = {
     "engine/scoring.py": "engine/test_* harness/test_lm",
     "engine/tree.py": "engine/test_*",
     "metrics/*": "metrics/test_*",
-    "taskvec/*": "taskvec/test_* attacks/test_transforms cli/test_taskvec",
+    "taskvec/*": "taskvec/test_*",
     "workflows/results.py": "workflows/test_results*",
     "workflows/compare.py": "workflows/test_compare",
     "report/outcomes.py": "report/test_outcomes",
@@ -167,9 +167,9 @@ def trial(file: File, key: str, tests: list[str], slot: int) -> int:
 
     def work() -> int:
         sys.meta_path.insert(0, Instead(path, changed))
-        return pytest_in_here(["-x", "--basetemp", str(FOUND / f"tmp{slot}"), *tests])
+        return pytest_in_here(["-x", "--basetemp", str(file.folder / f"tmp{slot}"), *tests])
 
-    return fork(work, FOUND / f"log{slot}")
+    return fork(work, file.folder / f"log{slot}")
 
 
 def run(file: File, jobs: int, every: int) -> None:
