@@ -46,7 +46,7 @@ TESTS = {
     "metrics/*": "metrics/test_*",
     "taskvec/*": "taskvec/test_*",
     "workflows/results.py": "workflows/test_results*",
-    "workflows/compare.py": "workflows/test_compare",
+    "workflows/compare.py": "workflows/test_compar*",
     "report/outcomes.py": "report/test_outcomes",
 }
 HEAVY = [  # imported before the forks
