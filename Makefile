@@ -20,7 +20,7 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
-# An hour on two cores; goes on where it was stopped. Not part of `test`.
+# Long, and no part of `test`; goes on where it was stopped.
 mutants: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutants]'
 	$(BIN)/python tests/mutants.py

@@ -63,6 +63,9 @@ def test_groups_stand_in_the_order_of_the_layers_and_others_last():
         [[1, 2], [2, 3]],
         [[100, 0], [0, 7]],
     ]
+    mixed = {"embed": "norms", "x.layers.10": "layer 10", "x.layers.2": "layer 0"}
+    found = grams().by(lambda name: next(g for start, g in mixed.items() if name.startswith(start)))
+    assert list(found) == ["norms", "layer 0", "layer 10"]
     assert list(grams().by(lambda name: "norms" if "embed" in name else "attention")) == ["attention", "norms"]
 
 
