@@ -68,7 +68,12 @@ def test_runs_are_arms_by_recipe_whatever_their_seed(place):
         ("rmu", [r.id for r in rmu]),
         ("npo", [npo.id]),
     ]
+    turned = made("rmu", 2)
+    (turned.path / "recipe.yaml").write_text(
+        yaml.safe_dump({"train": {"lr": 1.0}, "objective": {"name": "rmu"}}, sort_keys=False)
+    )
     other = made("rmu", 0, train={"lr": 1.0})
+    assert len(arms_of([turned, other, npo], [])) == 2  # the order of keys says nothing
     assert [[r.id for r in a.runs] for a in arms_of([rmu[0], other], [])] == [[rmu[0].id], [other.id]]
     assert [a.label for a in arms_of([rmu[0], other], [])] == [rmu[0].id, other.id]  # one label would name both
 

@@ -201,3 +201,14 @@ def test_results_in_full(tmp_path):
     assert [r["method"] for r in found["methods"]] == ["RMU"]
     g.folder.mkdir()
     assert save(g) == json.loads((g.folder / "results.json").read_text())
+
+
+def test_one_model_has_one_utility_with_the_interval_of_its_questions():
+    """The same weights, whatever the order in which their files are named."""
+    models = [model(f"m{s}", "RMU", s) for s in (0, 1)]
+    for m, names in zip(models, (("a", "b"), ("b", "a"))):
+        m.result["weights"] = dict.fromkeys(names, "0")
+    (row,) = rows(graph(*models, *(attack(m, [0.5], s) for s, m in enumerate(models))))
+    found = row["utility"]["elements"]
+    assert found["values"] == [0.9]
+    assert (found["low"], found["high"]) == pytest.approx((0.9 - 1.95996 * 0.03, 0.9 + 1.95996 * 0.03), abs=1e-6)
