@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(CURDIR)/$(VENV)/bin
 STAMP  := $(VENV)/.ready
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test mutants lint clean
 
 setup: $(STAMP)
 
@@ -20,10 +20,15 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
+# Long, and no part of `test`; goes on where it was stopped.
+mutants: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutants]'
+	$(BIN)/python tests/mutants.py
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .mutants

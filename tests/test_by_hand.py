@@ -56,6 +56,7 @@ VALUES = [
     ("objective", "undial", view, {"strength": log(3)}, log(16 / 3) / 2 + 0.9 * log(4 / 3) + 0.1 * log(4)),
     ("objective", "rmu", view, {"coefficient": 3.0, "adaptive": False}, 1.0 + 1.0),
     ("objective", "rmu", view, {"coefficient": 1.0, "adaptive": True}, 0.0 + 4.0),
+    ("objective", "rmu", lambda: view(norm=0.0), {"coefficient": 1.0, "adaptive": True}, 4.0 + 16.0),
     ("retain", "nll", view, {}, log(16 / 3)),
     ("retain", "kl", lambda: view(teacher=0.0), {}, log(4 / 3)),
     ("retain", "hidden_mse", view, {}, 1.0 + 9.0),

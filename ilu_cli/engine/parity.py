@@ -60,8 +60,6 @@ def check(scorer: Scorer, note: Callable[[str], None]) -> Parity:
     wanted = scorer.layout.trees
     found = scorer.parity = compare(scorer)
     name = type(scorer.model).__name__
-    if not math.isfinite(found.loss + found.logps):
-        raise UnavailableError(f"this {name} answers a short text with numbers that are not finite: it is damaged")
     if not found.holds:
         raise UsageError(
             f"{name} is not supported: on a short text its loss differs from plain transformers' by {found.loss:.3g} "
@@ -78,14 +76,18 @@ def compare(scorer: Scorer) -> Parity:
     """Losses and scores against plain transformers: with trees if the layout has them, else, or if that fails, without.
 
     The scorer's layout is the one that was right.
+
+    Raises:
+        UnavailableError: if plain transformers' numbers are not finite.
     """
-    exact, layout = (
-        replace(scorer, precision="fp32", tokens=1),
-        scorer.layout,
-    )  # tokens=1: a row by itself, as in theirs
+    layout = scorer.layout
+    exact = replace(scorer, precision="fp32", tokens=1)  # a row by itself, as in theirs
     requests = _requests(scorer.tokenizer)
     loss, *first, largest = _plain(scorer, requests[0])
     theirs = [*first, *(_plain(scorer, r)[1] for r in requests[1:])]
+    if not math.isfinite(loss) or not all(t.isfinite().all() for t in theirs):
+        name = type(scorer.model).__name__
+        raise UnavailableError(f"this {name} answers a short text with numbers that are not finite: it is damaged")
     tolerance = TOLERANCE * max(1.0, largest / 100)  # float32 keeps 7 digits of a logit
     loss, why = abs(loss - _fused(scorer, requests[0])), layout.why
     if layout.trees:

@@ -1,59 +1,131 @@
-"""The norm that adaptive RMU steers by, against hidden states that plain transformers gives, row by row."""
+"""What is kept of the original model: which rows, which numbers, of which length, and the norm that RMU scales by."""
 
 from __future__ import annotations
-
-import statistics
 
 import pytest
 import torch
 from conftest import items_of, stream, tiny_model
 
+from ilu_cli.data.encode import collate
+from ilu_cli.engine import reference
 from ilu_cli.engine.accel import backend
-from ilu_cli.engine.reference import NORM_ROWS, median_norm
+from ilu_cli.engine.reference import ReferenceCache, fill, median_norm
 from ilu_cli.models.parts import parts_of
 
-
-@torch.no_grad()
-def norms(model, items, layer: int) -> list[float]:
-    """‖h‖ after a layer at every token but the first, each row by itself: no padding at all."""
-    found = []
-    for item in items:
-        states = model(input_ids=torch.tensor([item.ids]), output_hidden_states=True).hidden_states[layer + 1][0]
-        found += states.norm(dim=-1)[1:].tolist()
-    return found
+LAYER = 1
+CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("layer", [0, 1])
-def test_it_is_the_median_over_real_tokens_but_the_first(layer):
-    model = tiny_model()
-    with torch.no_grad():  # a few tokens of a huge norm part the median from the mean
-        model.model.embed_tokens.weight[1:16] *= 50
-    items = items_of([3, 17, 9, 30, 4, 12])  # 75 tokens, 69 of which count; in one batch, with padding
-    exact = norms(model, items, layer)
-    found = median_norm(stream(items), layer, parts_of(model), backend(), "fp32")
-    assert found == pytest.approx(statistics.median(exact), rel=1e-5)
-    assert abs(found - statistics.fmean(exact)) > 0.1 * found
+def filled(needs: str, data, model=None, steps: int = 1, layer: int | None = LAYER) -> ReferenceCache:
+    return fill(data, set(needs.split()), layer, steps, parts_of(model or tiny_model()), backend(), "fp32")
 
 
-def test_padding_and_the_first_token_would_change_it():
-    """What must not count is made to be most of the batch."""
-    model = tiny_model()
-    items = items_of([2, 2, 2, 2, 40], seed=3)
-    exact = norms(model, items, 1)
-    found = median_norm(stream(items), 1, parts_of(model), backend(), "fp32")
-    assert found == pytest.approx(statistics.median(exact), rel=1e-5)
-    padded = torch.zeros(5, 40, dtype=torch.long)
-    for row, item in zip(padded, items):
-        row[: len(item.ids)] = torch.tensor(item.ids)
-    with torch.no_grad():
-        states = model(input_ids=padded, output_hidden_states=True).hidden_states[2].norm(dim=-1)
-    wrong = [states.median().item(), states[:, 1:].median().item()]
-    assert all(abs(w - found) > 1e-3 * found for w in wrong)
+def matrix(head) -> torch.Tensor:
+    """[V, D] of what is kept of an LM head."""
+    return getattr(head, "weight", head)
 
 
-def test_it_is_over_the_first_rows_that_training_visits():
-    model, items = tiny_model(), items_of([6] * (NORM_ROWS + 40))
-    s = stream(items, batch=NORM_ROWS - 14)
-    rows = [s.item(k) for k in [*s.keys(0), *s.keys(1)[:14]]]
-    found = median_norm(s, 1, parts_of(model), backend(), "fp32")
-    assert found == pytest.approx(statistics.median_low(norms(model, rows, 1)), rel=1e-5)
+def states(model, item, layer: int) -> torch.Tensor:
+    """[T, D], the layer's output for one row alone."""
+    out = model(input_ids=torch.tensor([item.ids]), output_hidden_states=True)
+    return out.hidden_states[layer + 1][0]
+
+
+def test_log_probabilities_of_each_row(float64, monkeypatch):
+    monkeypatch.setattr(reference, "CACHE_BATCH", 2)  # several passes
+    model, data = tiny_model(), stream(items_of([5, 9, 7, 4, 6], start=2))
+    known = filled("reference.logps", data, model).of(data.keys(0), CPU)
+    for key, found in zip(data.keys(0), known.logps.tolist()):
+        ids = data.item(key).ids
+        logp = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+        assert found == pytest.approx(sum(logp[t - 1, ids[t]].item() for t in range(2, len(ids))), rel=1e-6)
+    assert (known.hidden, known.final, known.head, known.norm) == (None, None, None, None)
+
+
+def test_hidden_states_of_each_row_as_long_as_it_is(monkeypatch):
+    monkeypatch.setattr(reference, "CACHE_BATCH", 2)
+    model, data = tiny_model(), stream(items_of([5, 9, 7]))
+    cache = filled("reference.hidden", data, model)
+    for key in data.keys(0):
+        torch.testing.assert_close(cache.hidden[key], states(model, data.item(key), LAYER), rtol=1e-4, atol=1e-5)
+    known = cache.of(data.keys(0), CPU).hidden
+    batch = collate([data.item(k) for k in data.keys(0)])
+    assert known.shape == (3, 9, 16)
+    assert not known[~batch.mask].any()
+    assert torch.equal(known[0, : len(data.item(data.keys(0)[0]).ids)], cache.hidden[data.keys(0)[0]])
+    assert all(h.untyped_storage().nbytes() == 4 * h.numel() for h in cache.hidden.values())  # not a view of a batch
+
+
+def test_last_states_of_the_scored_tokens_and_the_head(monkeypatch):
+    monkeypatch.setattr(reference, "CACHE_BATCH", 2)
+    model, data = tiny_model(), stream(items_of([5, 9, 7], start=3))
+    cache = filled("reference.final", data, model, layer=None)
+    for key in data.keys(0):
+        item = data.item(key)
+        last = model.model(input_ids=torch.tensor([item.ids])).last_hidden_state[0, 2:-1]
+        torch.testing.assert_close(cache.final[key], last, rtol=1e-4, atol=1e-5)
+    known = cache.of(data.keys(0), CPU)
+    assert known.final.shape == (2 + 6 + 4, 16)
+    assert torch.equal(matrix(known.head), model.lm_head.weight)
+
+
+def test_a_trained_head_is_copied_and_a_frozen_one_is_not():
+    data = stream(items_of([5]))
+    for trained in (True, False):
+        model = tiny_model()
+        model.lm_head.weight.requires_grad_(trained)
+        cache = filled("reference.final", data, model)
+        assert not matrix(cache.head).requires_grad
+        assert (matrix(cache.head).data_ptr() == model.lm_head.weight.data_ptr()) != trained
+
+
+def test_only_rows_that_training_visits_and_only_what_is_needed():
+    data = stream(items_of([5] * 8), batch=2)
+    cache = filled("reference.logps nll", data, steps=2)
+    assert set(cache.logps) == set(data.keys(0)) | set(data.keys(1))
+    assert len(cache.logps) < 8
+    assert filled("nll hidden reference.norm", data).logps == {}
+    half = filled("reference.hidden", data)
+    assert (half.logps, half.final, half.head) == ({}, {}, None)
+    assert half.hidden
+
+
+def test_what_should_be_said_instead_has_a_reference_of_its_own(float64):
+    data = stream(items_of([5, 6]))
+    data.chosen = stream(items_of([4, 8], seed=3))
+    cache = filled("reference.logps", data)
+    assert cache.chosen.logps == filled("reference.logps", data.chosen).logps
+    assert cache.chosen.logps != cache.logps
+    assert filled("reference.logps", data.chosen).chosen is None
+
+
+def test_a_reference_is_no_graph():
+    cache = filled("reference.hidden reference.final", stream(items_of([5])))
+    assert not any(t.requires_grad for kind in (cache.hidden, cache.final) for t in kind.values())
+    assert {t.dtype for kind in (cache.hidden, cache.final) for t in kind.values()} == {torch.float32}
+
+
+def test_bf16_is_kept_as_float32():
+    data = stream(items_of([5]))
+    cache = fill(data, {"reference.final", "reference.hidden"}, LAYER, 1, parts_of(tiny_model()), backend(), "bf16")
+    exact = filled("reference.final reference.hidden", data)
+    for mine, other in ((cache.final, exact.final), (cache.hidden, exact.hidden)):
+        (a,), (b,) = mine.values(), other.values()
+        assert a.dtype == torch.float32
+        assert 0 < (a - b).norm() < 0.05 * b.norm()  # computed in bf16
+
+
+@pytest.mark.parametrize("batch", [3, 100])
+def test_the_median_norm_is_over_tokens_but_the_first_of_the_first_rows(monkeypatch, batch):
+    """The median of a set of even size is the lower of the middle two, as torch has it."""
+    monkeypatch.setattr(reference, "NORM_ROWS", 5)
+    monkeypatch.setattr(reference, "CACHE_BATCH", 2)
+    model, data = tiny_model(), stream(items_of([4, 9, 6, 12, 5, 7, 8, 10, 3, 11]), batch=min(batch, 10))
+    rows = [k for step in range(2) for k in data.keys(step)][:5]
+    norms = sorted(n for k in rows for n in states(model, data.item(k), LAYER)[1:].norm(dim=-1).tolist())
+    found = median_norm(data, LAYER, parts_of(model), backend(), "fp32")
+    assert found == pytest.approx(norms[(len(norms) - 1) // 2], rel=1e-4)
+    assert norms[(len(norms) - 1) // 2] != pytest.approx(sum(norms) / len(norms), rel=1e-3)
+    rough = median_norm(data, LAYER, parts_of(model), backend(), "bf16")
+    assert rough != found
+    assert rough == pytest.approx(found, rel=0.02)

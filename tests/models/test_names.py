@@ -115,7 +115,7 @@ def test_a_defence_at_a_layer_that_does_not_exist_is_refused(ilu, tmp_path):
 
 
 def test_position_embeddings_act_before_the_layers():
-    assert places(T.GPT2LMHeadModel(FAMILIES["gpt2"]()))["transformer.wpe.weight"] == -1
+    assert places(T.GPT2LMHeadModel(FAMILIES["gpt2"]()).eval())["transformer.wpe.weight"] == -1
 
 
 def test_an_attack_on_the_last_layer_keeps_activations_of_that_one_only(ilu, tmp_path):

@@ -1,0 +1,116 @@
+"""What environments do with gradients: taken out, put back, shifted and restored; and what they write into the log."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import gradient, items_of, stream, tiny_model, trainer
+
+from ilu_cli.engine.environments import Environments, put, shifted, take
+from ilu_cli.engine.loop import Penalty, Term
+
+
+def params(*gradients) -> list[torch.nn.Parameter]:
+    found = []
+    for g in gradients:
+        p = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+        p.grad = None if g is None else torch.tensor(g)
+        found.append(p)
+    return found
+
+
+def test_gradients_are_taken_and_put_back():
+    mine = params([1.0, 2.0], None, [3.0, 4.0])
+    taken = take(mine)
+    assert [p.grad for p in mine] == [None, None, None]
+    assert [None if g is None else g.tolist() for g in taken] == [[1.0, 2.0], None, [3.0, 4.0]]
+    put(mine, taken, 1.0)
+    assert [None if p.grad is None else p.grad.tolist() for p in mine] == [[1.0, 2.0], None, [3.0, 4.0]]
+    assert mine[0].grad is taken[0]
+
+
+def test_gradients_are_added_times_a_factor():
+    mine = params([1.0, 2.0], None, [3.0, 4.0])
+    put(mine, [None, torch.tensor([5.0, 6.0]), torch.tensor([1.0, 1.0])], 2.0)
+    assert [p.grad.tolist() for p in mine] == [[1.0, 2.0], [10.0, 12.0], [5.0, 6.0]]
+    put(mine, [torch.tensor([1.0, 0.0]), None, torch.tensor([1.0, 1.0])], 1.0)
+    assert [p.grad.tolist() for p in mine] == [[2.0, 2.0], [10.0, 12.0], [6.0, 7.0]]
+
+
+def test_a_factor_of_one_leaves_what_is_given():
+    mine, given = params([1.0, 2.0]), torch.tensor([1.0, 1.0])
+    put(mine, [given], 1.0)
+    assert given.tolist() == [1.0, 1.0]
+
+
+def test_weights_are_shifted_and_are_back_to_the_bit_whatever_happens():
+    mine = params(None, None)
+    with torch.no_grad():
+        mine[0].copy_(torch.tensor([0.1, 1e8]))
+    before = [p.detach().clone() for p in mine]
+    with pytest.raises(KeyError), shifted(mine, [torch.tensor([1.0, 2.0]), torch.tensor([0.0, 4.0])], 0.5):
+        torch.testing.assert_close(mine[0].detach(), torch.tensor([0.6, 1e8 + 1]))
+        assert mine[1].tolist() == [1.0, 4.0]
+        raise KeyError
+    assert all(torch.equal(p, old) for p, old in zip(mine, before))
+
+
+def environments(t, scale: float = 1.0, weights=(1.0, 0.5)) -> Environments:
+    streams = [stream(items_of(v, seed=len(n)), name=n) for n, v in {"one": [4, 6], "three": [5, 7]}.items()]
+    return Environments(t, streams, torch.tensor(weights, dtype=torch.float64), scale)
+
+
+def test_the_log_names_statistic_and_environment():
+    t = trainer(tiny_model(), [], [])
+    envs = environments(t)
+    value = envs.of_means("gap", lambda d: (envs.weights * d.square()).sum())
+    assert set(envs.log) == {"D[one]", "D[three]", "nll[one]", "nll[three]"}
+    assert value == pytest.approx(envs.log["D[one]"] ** 2 + 0.5 * envs.log["D[three]"] ** 2)
+    other = environments(t)
+    other.of_means("entropy", lambda h: h.sum())
+    assert set(other.log) == {"entropy[one]", "entropy[three]", "nll[one]", "nll[three]"}
+    third = environments(t)
+    third.gradients()
+    assert third.log == pytest.approx({k: v for k, v in envs.log.items() if k.startswith("nll")})
+
+
+@pytest.mark.parametrize("of", ["gradients", "of_means"])
+def test_what_was_in_the_parameters_stays_there(float64, of):
+    t = trainer(tiny_model(), [Term("x", stream(items_of([5])), lambda view: view.nll, "token")], [])
+    before = gradient(t)
+    envs = environments(t, scale=0.0)
+    envs.gradients() if of == "gradients" else envs.of_means("nll", lambda r: r.sum())
+    after = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in t.params.values()])
+    torch.testing.assert_close(after, before)
+
+
+def test_gradients_are_those_of_float32_whatever_the_recipe_says():
+    found = [environments(trainer(tiny_model(), [], [], precision=p)).gradients() for p in ("bf16", "fp32")]
+    for bf16, fp32 in zip(*found):
+        for a, b in zip(bf16, fp32):
+            torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_what_is_added_is_scaled_and_beside_what_is_there():
+    t = trainer(tiny_model(), [], [])
+    envs = environments(t, scale=0.5)
+    ones = [torch.ones_like(p) for p in t.params.values()]
+    envs.add([o.clone() for o in ones])
+    envs.add([o.clone() for o in ones])
+    assert all(torch.equal(p.grad, o) for p, o in zip(t.params.values(), ones))
+    assert all(
+        a.data_ptr() == p.data_ptr() and not a.requires_grad for a, p in zip(envs.parameters(), t.params.values())
+    )
+
+
+def test_a_penalty_of_weight_zero_is_watched_only():
+    weights = {0: 0.0, 1: 2.0}
+
+    def run(envs) -> float:
+        return envs.of_means("nll", lambda risk: risk.sum())
+
+    streams = [stream(items_of([4, 6]), name="one")]
+    t = trainer(tiny_model(), [], [Penalty("p", streams, run, weights.__getitem__)])
+    off = gradient(t)
+    t.step = 1
+    assert off.norm() == 0 < gradient(t).norm()

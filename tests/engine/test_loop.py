@@ -1,0 +1,263 @@
+"""What one step does with weights, rates, seeds and counts: each number by hand, or one run against another."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from conftest import gradient, items_of, stream, tiny_model, trainer
+
+from ilu_cli.engine.loop import Penalty, StepLog, Term, learning_rate
+from ilu_cli.errors import RunFailed
+from ilu_cli.recipe.specs import TrainSpec
+
+LENGTHS = [6, 9, 5, 8]
+
+
+def term(weight: float = 1.0, **more) -> Term:
+    return Term("loss", stream(items_of(LENGTHS)), lambda view: view.nll, "token", weight, **more)
+
+
+def mean_nll(envs) -> float:
+    return envs.of_means("nll", lambda risk: (envs.weights * risk).sum())
+
+
+def flat(t) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in t.params.values()])
+
+
+def test_a_term_counts_by_its_weight(float64):
+    whole = gradient(trainer(tiny_model(), [term()], []))
+    assert whole.norm() > 0.1
+    torch.testing.assert_close(gradient(trainer(tiny_model(), [term(0.25)], [])), 0.25 * whole)
+
+
+def test_a_weight_of_zero_is_a_value_without_a_gradient():
+    t = trainer(tiny_model(), [term(0.0)], [])
+    value = t.gradients()["loss"]
+    assert value == pytest.approx(trainer(tiny_model(), [term()], []).gradients()["loss"])
+    assert all(p.grad is None for p in t.params.values())
+
+
+def test_a_term_is_of_weight_one_and_open_to_no_defence_unless_told():
+    plain = Term("x", stream(items_of([4])), lambda view: view.nll, "token")
+    assert (plain.weight, plain.layer, plain.defended, plain.cache.logps) == (1.0, None, False, {})
+
+
+def test_weight_decay_takes_a_share_of_the_weights(float64):
+    """AdamW (arXiv 1711.05101): decay is lr·λ·θ beside the step, and nothing else differs."""
+    found = {}
+    for decay in (0.0, 0.5):
+        t = trainer(tiny_model(), [term()], [], steps=1, lr=1e-2, weight_decay=decay)
+        before = flat(t)
+        next(t.run())
+        found[decay] = flat(t)
+    torch.testing.assert_close(found[0.0] - found[0.5], 1e-2 * 0.5 * before)
+
+
+def test_the_first_step_of_adam_is_the_learning_rate_in_every_weight(float64):
+    t = trainer(tiny_model(), [term()], [], steps=4, lr=1e-3, warmup=2)
+    grad, before = gradient(t), flat(t)
+    log = next(t.run())
+    large = grad.abs() > 1e-3  # Adam's ε of 1e-8 counts for nothing there
+    torch.testing.assert_close((flat(t) - before)[large], -5e-4 * grad.sign()[large], rtol=1e-4, atol=0)
+    assert log.lr == 5e-4
+
+
+def test_every_step_has_the_rate_of_its_schedule():
+    t = trainer(tiny_model(), [term()], [], steps=6, lr=1.0e-4, warmup=2, schedule="linear")
+    assert [log.lr / 1e-4 for log in t.run()] == pytest.approx([1 / 2, 1, 1, 3 / 4, 1 / 2, 1 / 4])
+
+
+def test_rates_by_hand():
+    def rates(at, **keys):
+        return [learning_rate(TrainSpec(lr=2.0, **keys), step) for step in at]
+
+    assert rates([0, 1, 2, 3, 9], steps=10, warmup=3) == pytest.approx([2 / 3, 4 / 3, 2, 2, 2])
+    assert rates([0, 4, 8], steps=8, schedule="linear") == [2, 1, 0]
+    assert rates([2, 4, 6, 10], steps=10, warmup=2, schedule="cosine") == pytest.approx(
+        [2, 1 + math.cos(math.pi / 4), 1, 0]
+    )
+    assert rates([0, 1, 2], steps=2, warmup=2, schedule="cosine") == pytest.approx([1, 2, 2])
+    assert rates([3], steps=3, warmup=3, schedule="linear") == [2]  # nothing is left to decay over
+    assert rates([0, 1], steps=1, schedule="linear") == [2, 0]
+
+
+def test_a_log_counts_steps_and_the_tokens_of_terms_and_environments():
+    environment = stream(items_of([3, 4, 7, 2]), batch=1, name="env")
+    penalty = Penalty("env", [environment], mean_nll)
+    t = trainer(tiny_model(), [term()], [penalty], steps=3)
+    logs = list(t.run())
+    assert [(log.step, log.steps) for log in logs] == [(1, 3), (2, 3), (3, 3)]
+    expected = [sum(LENGTHS) + len(environment.item(environment.keys(s)[0]).ids) for s in range(3)]
+    assert [log.tokens for log in logs] == expected
+    assert len(set(expected)) > 1
+    assert all(0 < log.seconds < 60 for log in logs)
+
+
+def test_a_row_of_the_log():
+    row = StepLog(3, 9, {"loss": 0.5}, 1e-3, 2.0, 17, 0.123456).row()
+    assert row == {"step": 3, "loss": 0.5, "lr": 1e-3, "grad_norm": 2.0, "tokens": 17, "seconds": 0.1235}
+
+
+def test_the_norm_in_the_log_is_that_of_the_whole_gradient():
+    expected = gradient(trainer(tiny_model(), [term()], [])).norm().item()
+    t = trainer(tiny_model(), [term()], [], steps=1, max_grad_norm=1e-3)
+    assert next(t.run()).grad_norm == pytest.approx(expected, rel=1e-5)
+    assert all(p.grad is None for p in t.params.values())
+
+
+def test_a_gradient_below_the_limit_is_left_alone(float64):
+    free, limited = (trainer(tiny_model(), [term()], [], steps=1, max_grad_norm=m) for m in (None, 1e6))
+    norm = next(free.run()).grad_norm
+    assert norm == pytest.approx(next(limited.run()).grad_norm)
+    torch.testing.assert_close(flat(free), flat(limited), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_chance_is_that_of_seed_and_step(seed):
+    """Dropout resumes to the same bits because each step draws from a generator of its own."""
+
+    def draws(seed: int, at: int = 0) -> list[float]:
+        found: list[float] = []
+        t = trainer(tiny_model(), [term()], [], steps=3)
+        t.seed, t.step = seed, at
+        t.terms[0].values = lambda view: found.append(torch.rand(()).item()) or view.nll
+        for _ in t.run():
+            torch.manual_seed(99)
+        return found
+
+    assert draws(seed) == draws(seed)
+    assert draws(seed)[1:] == draws(seed, at=1)
+    assert len({*draws(seed), *draws(seed + 5)}) == 6
+
+
+def test_the_step_that_fails_is_named():
+    t = trainer(tiny_model(), [term()], [], steps=3)
+    steps = t.run()
+    next(steps)
+    t.terms.append(Term("other", t.terms[0].stream, lambda view: view.nll * torch.nan, "token"))
+    with pytest.raises(RunFailed, match="step 2: other is not finite") as failed:
+        next(steps)
+    assert "smaller learning rate" in failed.value.hint
+
+
+def test_a_gradient_that_is_not_finite_is_named():
+    """√x at 0 is finite, its slope is not."""
+    t = trainer(tiny_model(), [], [], steps=1)
+    t.terms = [Term("root", stream(items_of([5])), lambda view: (view.nll - view.nll.detach()).sqrt(), "token")]
+    before = flat(t)
+    with pytest.raises(RunFailed, match="step 1: the gradient is not finite"):
+        next(t.run())
+    assert torch.equal(flat(t), before)
+
+
+def test_a_penalty_knows_the_step_and_counts_its_environments_alike_unless_told():
+    seen = []
+
+    def watch(envs) -> float:
+        seen.append((envs.scale, envs.weights.tolist()))
+        return 0.0
+
+    streams = [stream(items_of([4, 5]), name=n) for n in ("a", "b")]
+    penalties = [
+        Penalty("plain", streams, watch),
+        Penalty("told", streams, watch, lambda step: 10.0 * step, env_weights=[0.5, 2.0]),
+    ]
+    list(trainer(tiny_model(), [term()], penalties, steps=2).run())
+    assert seen == [(1.0, [1.0, 1.0]), (0.0, [0.5, 2.0]), (1.0, [1.0, 1.0]), (10.0, [0.5, 2.0])]
+
+
+def test_every_term_and_penalty_is_in_the_log_in_float64():
+    """A share of 1e-9 beside one of 1 is not lost."""
+    environment = [stream(items_of([4, 5]), name="a")]
+    penalties = [Penalty(name, environment, lambda envs, v=v: v) for name, v in (("one", 1.0), ("two", 2.0))]
+    t = trainer(tiny_model(), [term()], penalties)
+    found = t.gradients()
+    assert list(found) == ["loss", "one", "two"]
+    assert (found["one"], found["two"]) == (1.0, 2.0)
+    assert t.accumulate(t.terms[0].stream, lambda view: view.nll, "token", 1.0).dtype == torch.float64
+    seen = []
+    t.penalties = [Penalty("x", environment, lambda envs: seen.append(envs.weights) or 0.0, env_weights=[0.1])]
+    t.gradients()
+    assert (seen[0].dtype, seen[0].tolist()) == (torch.float64, [0.1])
+
+
+def test_only_what_is_defended_is_given_to_the_defences():
+    class Watch:
+        log = {"watched": 1.0}
+        seen: list = []
+
+        def gradient(self, trainer, compute):
+            self.seen.append(trainer)
+            return compute()
+
+    t = trainer(tiny_model(), [term(), Term("other", term().stream, lambda view: view.nll, "token")], [])
+    t.defences = [Watch()]
+    t.terms[1].defended = True
+    found = t.gradients()
+    assert Watch.seen == [t]
+    assert found["loss"] == pytest.approx(found["other"])
+    assert found["watched"] == 1.0
+
+
+def test_taking_the_gradient_leaves_none_and_tells_its_norm(float64):
+    t = trainer(tiny_model(), [term()], [])
+    whole = gradient(t)
+    t.params["unused"] = torch.nn.Parameter(torch.ones(2))
+    found, norm = t.take_gradient()
+    assert norm == pytest.approx(whole.norm().item(), rel=1e-12)
+    assert all(p.grad is None for p in t.params.values())
+    assert found[-1].tolist() == [0.0, 0.0]
+    assert torch.equal(torch.cat([g.flatten() for g in found[:-1]]), whole)
+
+
+def test_a_precision_that_is_asked_for_goes_before_the_recipes():
+    kinds = []
+
+    def look(view):
+        kinds.append(torch.is_autocast_enabled("cpu"))
+        return view.nll
+
+    t = trainer(tiny_model(), [term()], [], precision="bf16")
+    t.accumulate(t.terms[0].stream, look, "token", 1.0)
+    t.accumulate(t.terms[0].stream, look, "token", 1.0, precision="fp32")
+    assert kinds == [True, False]
+
+
+def test_a_batch_of_another_step_can_be_asked_for():
+    data, lengths = stream(items_of([3, 4, 5, 6, 7, 8]), batch=2), []
+
+    def look(view):
+        lengths.append(sorted(view.batch.mask.sum(-1).tolist()))
+        return view.nll
+
+    t = trainer(tiny_model(), [], [])
+    t.step = 1
+    for step in (None, 0, 2):
+        t.accumulate(data, look, "token", 1.0, step=step)
+    assert lengths == [sorted(len(data.item(k).ids) for k in data.keys(s)) for s in (1, 0, 2)]
+    assert lengths[0] != lengths[1]
+
+
+def test_what_should_be_said_instead_is_seen_beside_each_row():
+    """Row for row, with its own reference, and nothing of it where the stream has none."""
+    data = stream(items_of([5, 4, 6]), batch=3)
+    data.chosen = stream(items_of([3, 7, 4], seed=8), batch=3)
+    t, seen = trainer(tiny_model(), [], []), []
+
+    def look(view):
+        seen.append((view.batch.ids.shape, view.chosen))
+        return view.nll
+
+    t.accumulate(data, look, "token", 1.0)
+    (shape, chosen) = seen[0]
+    rows = [data.chosen.item(k).ids for k in data.keys(0)]
+    assert [row[mask].tolist() for row, mask in zip(chosen.batch.ids, chosen.batch.mask)] == rows
+    assert chosen.seed == t.seed
+    assert chosen.layer is None
+    assert chosen.reference.logps is None
+    data.chosen = None
+    t.accumulate(data, look, "token", 1.0)
+    assert seen[1] == (shape, None)

@@ -1,0 +1,256 @@
+"""Mutation testing (`make mutants`): is a small change of the mathematics noticed by the tests?
+
+The changes are mutmut's operators. mutmut's own runner leaves decorated functions out, and here every objective is one;
+so this file is the runner: a process that has imported torch forks for each mutant, loads the changed source instead of
+the file, and runs the tests that execute the changed lines, the fastest first. Nothing is written into the package.
+Results stand in `.mutants/`, and a killed run goes on where it was. `tests/mutants.md` says what is left out and why,
+and explains what survives.
+
+    python tests/mutants.py                         # everything in TESTS
+    python tests/mutants.py 'objectives/*' -j 1     # some files, on one core
+    python tests/mutants.py 'metrics/*' --report    # nothing is run: the scores and survivors that are known
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import hashlib
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from mutations import PACKAGE, ROOT, Instead, module_of, mutants_of
+
+FOUND = ROOT / ".mutants"
+# What is mutated, and the test files that must notice: those that run in this process and take seconds.
+TESTS = {
+    "objectives/*": "test_declared test_methods test_by_hand",
+    "retain/*": "test_declared test_methods test_by_hand",
+    "regularizers/*": "test_declared test_methods test_by_hand",
+    "defences/*": "test_declared test_defence*",
+    "engine/head.py": "engine/test_* test_methods",
+    "engine/view.py": "engine/test_* test_methods test_by_hand",
+    "engine/loop.py": "engine/test_* test_methods test_defence_steps",
+    "engine/environments.py": "engine/test_* test_methods test_by_hand test_defences",
+    "engine/reference.py": "engine/test_* test_methods",
+    "engine/scoring.py": "engine/test_* harness/test_lm",
+    "engine/tree.py": "engine/test_*",
+    "metrics/*": "metrics/test_*",
+    "taskvec/*": "taskvec/test_*",
+    "workflows/results.py": "workflows/test_results*",
+    "workflows/compare.py": "workflows/test_compar*",
+    "report/outcomes.py": "report/test_outcomes",
+}
+HEAVY = [  # imported before the forks
+    *("torch", "torch._dynamo", "transformers", "transformers.models.llama.modeling_llama", "accelerate", "datasets"),
+    *("peft", "lm_eval.api.model", "scipy.stats", "sklearn.metrics", "matplotlib.pyplot", "rouge_score.rouge_scorer"),
+    *("pydantic.main", "typer", "rich.console", "pytest"),
+]
+
+
+def pytest_in_here(args: list[str], *plugins: object) -> int:
+    import pytest
+
+    quick = ["--assert=plain", "-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p", "no:threadexception"]
+    return int(pytest.main([*args, "-q", *quick], [*plugins]))
+
+
+def fork(work: Callable[[], int], log: Path) -> int:
+    """The pid of a child, a session of its own, that does the work in silence."""
+    if pid := os.fork():
+        return pid
+    code = 70
+    try:
+        os.setsid()
+        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(out, 1), os.dup2(out, 2)
+        code = work()
+        sys.stdout.flush()
+    finally:
+        os._exit(code)
+
+
+class Watch:
+    """A pytest plugin: what each test executes of a file, and how long it takes."""
+
+    def __init__(self, path: Path) -> None:
+        import coverage
+
+        self.coverage = coverage.Coverage(data_file=None, include=[str(path)], config_file=False, messages=False)
+        self.path, self.seconds = path, dict[str, float]()
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.coverage.switch_context(nodeid)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if not report.skipped:
+            self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
+
+    def record(self, args: list[str]) -> tuple[int, dict[str, Any]]:
+        self.coverage.start()
+        importlib.import_module(module_of(self.path))  # before any test, so that its top level belongs to none
+        code = pytest_in_here(args, self)
+        self.coverage.stop()
+        lines = self.coverage.get_data().contexts_by_lineno(str(self.path))
+        return code, {"seconds": self.seconds, "lines": {str(n): sorted(set(c) - {""}) for n, c in lines.items()}}
+
+
+class File:
+    """One file of the package: its tests, what they execute, and what is known of its mutants."""
+
+    def __init__(self, path: Path, tests: str) -> None:
+        self.path, self.name = path, str(path.relative_to(PACKAGE))
+        self.tests = sorted({p for pattern in tests.split() for p in (ROOT / "tests").glob(f"{pattern}.py")})
+        self.source = path.read_text()
+        helpers = [ROOT / "tests/conftest.py", *self.tests]
+        self.state = digest(self.source, *(p.read_text() for p in helpers))
+        self.folder = FOUND / self.name.removesuffix(".py").replace("/", ".")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.results = self.folder / "results.jsonl"
+        self.mutants = {digest(changed): (line, changed) for line, changed in mutants_of(self.source)}
+
+    def known(self) -> dict[str, dict[str, Any]]:
+        """Mutant → its last result. What was killed stays so, what survived is tried again when tests have changed."""
+        lines = self.results.read_text().splitlines() if self.results.exists() else []
+        found = {r["mutant"]: r for r in map(json.loads, lines)}
+        return {k: r for k, r in found.items() if k in self.mutants and (r["killed"] or r["state"] == self.state)}
+
+    def executed(self) -> dict[str, Any]:
+        """Which tests execute which line; runs all tests once, unchanged, which must pass."""
+        kept = self.folder / "executed.json"
+        if not kept.exists() or json.loads(kept.read_text())["state"] != self.state:
+
+            def work() -> int:
+                args = ["--basetemp", str(self.folder / "tmp"), *map(str, self.tests)]
+                code, found = Watch(self.path).record(args)
+                kept.write_text(json.dumps({"state": self.state, **found}))
+                return code
+
+            pid = fork(work, self.folder / "log")
+            if code := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
+                kept.unlink(missing_ok=True)
+                sys.exit(f"{self.name}: its tests do not pass ({code}); see {self.folder / 'log'}")
+        return dict(json.loads(kept.read_text()))
+
+    def describe(self, key: str) -> tuple[str, str]:
+        """The lines that a mutant changes, before and after."""
+        before, after = self.source.splitlines(), self.mutants[key][1].splitlines()
+        same = [a == b for a, b in zip(before, after)]
+        first = same.index(False) if False in same else len(same)
+        last = next((i for i in range(len(same) - first) if before[-1 - i] != after[-1 - i]), len(same) - first)
+        old, new = (" ".join(map(str.strip, lines[first : len(lines) - last])) for lines in (before, after))
+        return old, new
+
+    def write(self, key: str, outcome: str, seconds: float) -> None:
+        old, new = self.describe(key)
+        result = {"mutant": key, "killed": outcome != "survived", "outcome": outcome, "seconds": round(seconds, 2)}
+        result |= {"state": self.state, "line": self.mutants[key][0], "old": old, "new": new}
+        with self.results.open("a") as file:
+            file.write(json.dumps(result, ensure_ascii=False) + "\n")
+
+
+def digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+def trial(file: File, key: str, tests: list[str], slot: int) -> int:
+    """The pid of a child that runs the tests on one mutant."""
+    path, changed = file.path, file.mutants[key][1]
+
+    def work() -> int:
+        sys.meta_path.insert(0, Instead(path, changed))
+        return pytest_in_here(["-x", "--basetemp", str(file.folder / f"tmp{slot}"), *tests])
+
+    return fork(work, file.folder / f"log{slot}")
+
+
+def run(file: File, jobs: int, every: int) -> None:
+    """Try every mutant, or every so manyth, of which nothing is known."""
+    known = file.known()
+    waiting = [key for key in list(file.mutants)[::every] if key not in known]
+    if not waiting:
+        return
+    executed = file.executed()
+    seconds, running = executed["seconds"], dict[int, tuple[str, int, float, float]]()
+    slots = list(range(jobs))
+    while waiting or running:
+        while waiting and slots:
+            key = waiting.pop()
+            tests = executed["lines"].get(str(file.mutants[key][0])) or list(seconds)  # none: it runs on import
+            tests = sorted(tests, key=seconds.__getitem__)
+            pid, now = trial(file, key, tests, slots[-1]), time.monotonic()
+            running[pid] = key, slots.pop(), now, now + 60 + 10 * sum(seconds[t] for t in tests)
+        time.sleep(0.02)
+        for pid, (key, slot, start, deadline) in list(running.items()):
+            late = time.monotonic() > deadline
+            if late:
+                os.killpg(pid, signal.SIGKILL)
+            done, status = os.waitpid(pid, 0 if late else os.WNOHANG)
+            if done:
+                code = os.waitstatus_to_exitcode(status)
+                outcome = "late" if late else "survived" if code == 0 else "killed"
+                file.write(key, outcome, time.monotonic() - start)
+                del running[pid]
+                slots.append(slot)
+
+
+def report(files: list[File]) -> float:
+    """Print a line per file and what survives without an explanation; the share of mutants that is killed."""
+    explained = {}
+    for section in (ROOT / "tests/mutants.md").read_text().split("\n## ")[1:]:
+        explained[section.partition("\n")[0].strip()] = section
+    killed = tried = open_ = 0
+    for file in files:
+        known = file.known()
+        alive = sorted((r for r in known.values() if not r["killed"]), key=lambda r: r["line"])
+        new = [line for r in alive if (line := f"`{r['old']}` → `{r['new']}`") not in explained.get(file.name, "")]
+        killed, tried, open_ = killed + len(known) - len(alive), tried + len(known), open_ + len(new)
+        share = f"{1 - len(alive) / len(known):6.1%}" if known else "     –"
+        rest = f", {len(file.mutants) - len(known)} not tried" if len(known) < len(file.mutants) else ""
+        print(f"{file.name:28} {share} of {len(known):4}: {len(alive)} survive, {len(new)} unexplained{rest}")
+        print(*(f"- {line}" for line in new), sep="\n", end="\n" * bool(new), flush=True)
+    share = killed / max(tried, 1)
+    if len(files) > 1:
+        print(f"{killed} of {tried} mutants are killed: {share:.1%}; {open_} survivors are not explained")
+    return share
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", default=["*"], help="patterns of files within the package")
+    parser.add_argument("-j", "--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th mutant, for an estimate")
+    parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument("--least", type=float, default=0.9, help="exit with 1 below this share")
+    args = parser.parse_args()
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # threads do not survive a fork
+    sys.path.insert(0, str(ROOT))
+    os.chdir(ROOT)
+    paths = {
+        p: t
+        for pattern, t in reversed(TESTS.items())
+        for p in sorted(PACKAGE.glob(pattern))
+        if p.suffix == ".py" and p.stem != "__init__"
+    }
+    chosen = {p: t for p, t in paths.items() if any(fnmatch(str(p.relative_to(PACKAGE)), f) for f in args.files)}
+    files = [File(p, t) for p, t in sorted(chosen.items())]
+    if not args.report:
+        for module in HEAVY:
+            importlib.import_module(module)
+        gc.freeze()
+        for file in files:
+            run(file, args.jobs, args.every)
+            report([file])
+    sys.exit(report(files) < args.least)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""When a defence acts, and what it does where there is nothing to act on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import gradient, items_of, stream, tiny_model, trainer
+
+from ilu_cli import registry
+from ilu_cli.data.sampling import seed_of
+from ilu_cli.engine.loop import Term
+
+
+def flat(t) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in t.params.values()])
+
+
+def defended(name: str, values=lambda view: view.logps, model=None, keys=(), **spec):
+    term = Term("forget", stream(items_of([5, 8, 6])), values, "token", defended=True)
+    t = trainer(model or tiny_model(), [term], [], **spec)
+    t.defences = [registry.defence[name].obj(**dict(keys))]
+    return t
+
+
+@pytest.mark.parametrize(
+    ("start", "every", "taken"), [(2, 3, (5, 8)), (0, 4, (4, 8)), (3, 1, (4, 5, 6, 7, 8)), (4, 2, (6, 8)), (7, 2, ())]
+)
+def test_averaging_takes_each_every_th_step_beyond_start(start, every, taken):
+    t = defended("averaging", keys={"start": start, "every": every}, steps=8, lr=1e-2)
+    seen = [flat(t) for _ in t.run()]
+    (averaging,) = t.defences
+    assert averaging.count == len(taken)
+    averaging.finish(t)
+    expected = torch.stack([seen[step - 1] for step in taken]).mean(0) if taken else seen[-1]
+    torch.testing.assert_close(flat(t), expected)
+
+
+def test_averaging_leaves_training_alone():
+    free, averaged = (defended(n, keys=k, steps=4, lr=1e-2) for n, k in (("sam", {"rho": 1e-12}), ("averaging", {})))
+    for _ in zip(free.run(), averaged.run()):
+        torch.testing.assert_close(flat(free), flat(averaged), rtol=1e-4, atol=1e-5)
+
+
+def test_sam_without_a_gradient_has_nowhere_to_go():
+    t = defended("sam", lambda view: 0.0 * view.logps)
+    assert gradient(t).norm() == 0
+
+
+def test_the_noise_is_of_the_weights_own_precision():
+    """Normal numbers of a float64 weight are other numbers than those of a float32 one."""
+    model = tiny_model().double()
+    t = defended("smoothing", keys={"sigma": 0.1, "samples": 1}, model=model, precision="fp32")
+    before, seen = flat(t), []
+    t.terms[0].values = lambda view: seen.append(flat(t)) or view.logps
+    t.gradients()
+    generator = torch.Generator().manual_seed(seed_of(0, "smoothing", 0, 0))
+    noise = torch.cat([torch.randn(p.shape, generator=generator, dtype=p.dtype).flatten() for p in t.params.values()])
+    assert noise.dtype == torch.float64
+    torch.testing.assert_close(seen[0], before + 0.1 * noise, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["sam", "smoothing"])
+def test_the_value_is_of_the_forget_term_and_every_step_has_noise_of_its_own(name):
+    keys = {"sam": {"rho": 0.05}, "smoothing": {"sigma": 0.05, "samples": 2}}[name]
+    plain = defended("averaging").gradients()["forget"]
+    t = defended(name, keys=keys)
+    now = t.gradients()["forget"]
+    assert now == pytest.approx(plain, rel=1e-6 if name == "sam" else 0.2)
+    t.step = 1
+    assert (t.gradients()["forget"] == now) == (name == "sam")
+    t.step, t.seed = 0, 1
+    assert (t.gradients()["forget"] == now) == (name == "sam")
