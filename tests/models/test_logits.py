@@ -78,6 +78,7 @@ AFTER = {
     "cut off far out": lambda z: z.clamp(-900, 900),
     "another cap": lambda z: z / (1 + z.abs() / 30),
     "shifted": lambda z: z + 0.1,
+    "hardly anything": lambda z: z + 1e-4 * z.tanh(),
     "squared": lambda z: z * z.abs(),
     "a scale for each word": lambda z: z * torch.linspace(0.9, 1.1, z.shape[-1]),
     "a scale for each position": lambda z: z / torch.arange(1, z.shape[1] + 1)[None, :, None],
