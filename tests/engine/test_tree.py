@@ -63,6 +63,7 @@ def test_a_row_is_as_wide_as_width_or_twice_its_longest_request(monkeypatch):
     assert [len(r) for r in rows_of(apart)] == [3, 6, 6]
     longer = [Request((n,) * 6, 1) for n in range(1, 4)]  # five tokens each: two of them are more than the width
     assert [len(r) for r in rows_of(longer)] == [5, 10]
+    assert [len(r) for r in rows_of([Request((1,) * 6, 1), *apart[1:3]])] == [3, 8]  # the longest counts, not the last
 
 
 def test_a_batch_has_at_most_so_many_tokens_with_its_padding():
