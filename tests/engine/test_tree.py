@@ -145,3 +145,13 @@ def test_the_window_is_short_only_while_it_is_checked():
     config.sliding_window = 2
     with short_window(config):
         assert config.sliding_window == 2
+
+
+def test_the_bound_of_long_rope_is_read_for_all_layers_or_for_each_kind():
+    def bound(given):
+        return layout._rope_bound(SimpleNamespace(rope_parameters=given))
+
+    long = {"rope_type": "longrope", "original_max_position_embeddings": 9}
+    assert bound(long) == 9
+    assert bound({FULL: long, SLIDING: long | {"original_max_position_embeddings": 5}}) == 5
+    assert bound({FULL: {"rope_type": "default"}}) is bound({"rope_type": "default"}) is bound(None) is None
