@@ -63,6 +63,7 @@ def test_a_row_is_as_wide_as_width_or_twice_its_longest_request(monkeypatch):
     assert [len(r) for r in rows_of(apart)] == [3, 6, 6]
     longer = [Request((n,) * 6, 1) for n in range(1, 4)]  # five tokens each: two of them are more than the width
     assert [len(r) for r in rows_of(longer)] == [5, 10]
+    assert [len(r) for r in rows_of([Request((1,) * 6, 1), *apart[1:3]])] == [3, 8]  # the longest counts, not the last
 
 
 def test_a_batch_has_at_most_so_many_tokens_with_its_padding():
@@ -144,3 +145,13 @@ def test_the_window_is_short_only_while_it_is_checked():
     config.sliding_window = 2
     with short_window(config):
         assert config.sliding_window == 2
+
+
+def test_the_bound_of_long_rope_is_read_for_all_layers_or_for_each_kind():
+    def bound(given):
+        return layout._rope_bound(SimpleNamespace(rope_parameters=given))
+
+    long = {"rope_type": "longrope", "original_max_position_embeddings": 9}
+    assert bound(long) == 9
+    assert bound({FULL: long, SLIDING: long | {"original_max_position_embeddings": 5}}) == 5
+    assert bound({FULL: {"rope_type": "default"}}) is bound({"rope_type": "default"}) is bound(None) is None
