@@ -20,6 +20,7 @@ from ilu_cli.models.subject import Subject, lineage, original_of
 from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.recipe.specs import EvalSpec
 from ilu_cli.runs.files import cache_dir, write_json, write_text
+from ilu_cli.runs.store import versions
 
 Summary = dict[str, Any]
 STAGES = {"unlearn": "unlearned", "attack": "attacked", "apply": "applied"}
@@ -57,8 +58,9 @@ class Evaluation:
         """What a result depends on; a stored result with the same key is reused."""
         chat = ":chat" if self.spec.chat else ""
         bench = self.benchmarks[name]
-        scorers = ("ilu", "transformers", *(["lm_eval"] if isinstance(bench, HarnessTask) else []))
-        by = ":".join(map(version, scorers))
+        installed = versions()
+        by = f"ilu {installed['ilu']}, transformers {installed['transformers']}"
+        by += f", lm_eval {version('lm_eval')}" if isinstance(bench, HarnessTask) else ""
         return f"{digest}:{bench.fingerprint(self.items[name])}:{self.spec.precision}{chat}:{by}"
 
     def known(self, name: str, digest: str, folder: Path) -> Summary | None:
