@@ -74,10 +74,17 @@ def _load_folder(folder: Path, device: torch.device | str) -> Any:
             folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except FAILURES as error:
-        raise UnavailableError(f"{folder} does not load as a causal language model: {error}") from error
+        raise _failed(folder, error) from error
     check_report(folder, report)
     model.eval()  # no dropout: unlearning compares a model with itself
     return model.to(device)
+
+
+def _failed(folder: Path, error: Exception) -> UnavailableError:
+    why = str(error)
+    if "CONVERSION" in why:  # it speaks of a table that it has logged
+        why = "weights that the model merges, as those of its experts, are incomplete or of different shapes"
+    return UnavailableError(f"{folder} does not load as a causal language model: {why}")
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -114,7 +121,7 @@ def checked_model(subject: Subject) -> Any:
     try:
         check_stored(subject.root, model)
     except FAILURES as error:
-        raise UnavailableError(f"{subject.root} does not load as a causal language model: {error}") from error
+        raise _failed(subject.root, error) from error
     parts_of(model)  # refuses what we cannot compute
     adapter = subject
     while adapter.base is not None:

@@ -23,9 +23,11 @@ from ilu_cli.models.subject import Subject, lineage, original_of
 from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.runs.files import cache_dir, write_json, write_text
+from ilu_cli.runs.store import versions
 from ilu_cli.workflows.plan import CHAT_KEYS
 
 Summary = dict[str, Any]
+SCORING = 2  # of what scores are; raise it when they change, so that no result of before is taken for one
 STAGES = {"unlearn": "unlearned", "attack": "attacked", "apply": "applied"}
 
 
@@ -62,8 +64,9 @@ class Evaluation:
         told = [f"{k}={v}" for k in CHAT_KEYS if (v := getattr(self.spec, k)) is not None]
         chat = ":".join(["", "chat", *told]) if self.spec.chat else ""
         bench = self.benchmarks[name]
-        scorers = ("ilu", "transformers", *(["lm_eval"] if isinstance(bench, HarnessTask) else []))
-        by = ":".join(map(version, scorers))
+        installed = versions()
+        by = f"scoring {SCORING}, ilu {installed['ilu']}, transformers {installed['transformers']}"
+        by += f", lm_eval {version('lm_eval')}" if isinstance(bench, HarnessTask) else ""
         return f"{digest}:{bench.fingerprint(self.items[name])}:{self.spec.precision}{chat}:{by}"
 
     def known(self, name: str, digest: str, folder: Path) -> Summary | None:

@@ -54,7 +54,11 @@ BROKEN = {
     "empty": ("llama", lambda _: {}, "lacks 39 weights"),
     "reshaped": ("llama", lambda w: w | {"lm_head.weight": torch.zeros(401, 32)}, r"lm_head.weight is \[401, 32\]"),
     "lost expert": (
-        "mixtral", lambda w: {n: t for n, t in w.items() if ".1.block_sparse_moe.experts.3.w1" not in n}, "mixtral",
+        "mixtral", lambda w: {n: t for n, t in w.items() if ".1.block_sparse_moe.experts.3.w1" not in n},
+        "incomplete or of different shapes",
+    ),
+    "three experts": (
+        "mixtral", lambda w: {n: t for n, t in w.items() if "experts.3." not in n}, r"is \[3, 32, 48\], not \[4, 32",
     ),
     "lost norm": ("gpt2", lambda w: {n: t for n, t in w.items() if "ln_f" not in n}, r"lacks 2 .*transformer\.ln_f"),
     "lost tied": (
