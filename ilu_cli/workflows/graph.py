@@ -172,7 +172,7 @@ class Graph:
                 "weights": m.weights,
                 "points": m.points,
                 "manifest_sha256": sha256(run.path / "manifest.json"),
-                **{k: m.result.get(k) for k in ("fa", "fq", "ra", "axis", "unattacked")},
+                **{k: m.result.get(k) for k in ("fa", "fq", "ra", "marks", "axis", "unattacked")},
                 "data": m.data,
             }
 

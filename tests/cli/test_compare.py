@@ -73,7 +73,7 @@ def test_the_sentence():
     assert sentence("B", "A", swapped, 0.05, 3).startswith("B forgets more than A on capitals.acc: +0.11 [0.06, 0.16]")
     unsure = number("e.acc", "utility", -0.04, -0.1, 0.02, 0.2, 1)
     assert sentence("B", "A", [number("capitals.acc", "forget", 0.01, -0.04, 0.06, 0.6), unsure], 0.05, 1) == (
-        "A and B do not differ on capitals.acc: -0.01 [-0.06, 0.04], p=0.60; "
+        "no difference seen between A and B on capitals.acc: -0.01 [-0.06, 0.04], p=0.60; "
         "utility not settled (e.acc -0.04 [-0.10, 0.02]); one seed, so nothing is said of others"
     )
     worse = [number("prose", "utility", 0.2, 0.1, 0.3)]
