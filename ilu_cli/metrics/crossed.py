@@ -92,13 +92,14 @@ def compare(a: Sequence[Rows], b: Sequence[Rows]) -> Interval:
     """mean(b) − mean(a), each the mean over the arm's runs; see `variance`.
 
     The seeds of the two arms are taken as drawn independently: if runs of the same seed are alike in both arms, the
-    interval is wider than it need be, never too narrow. Pairing them would halve the degrees of freedom. Arms that answered the same questions are paired by question.
+    interval is wider than it need be. Pairing them would halve the degrees of freedom. Arms that answered the same
+    questions are paired by question.
 
-    Measured with 2,000 data sets for each setting by `docs/bench/coverage.py` (30 and 170 questions, 1 to 10 seeds, from
-    no effect of the seed to one larger than the questions'): of continuous scores and of accuracies near a half the
-    interval holds the truth in 0.934 to 0.982 of them; of accuracies near 0.95, whose seeds are skewed, in 0.911 to
-    0.979 with 170 questions and in 0.921 to 0.999 with 30. If the seeds of the arms are alike (correlation 0.8) in 0.947
-    or more, near 0.95 in 0.868 or more (two seeds).
+    Measured with 2,000 data sets for each setting by `docs/bench/coverage.py` (30 and 170 questions, 1 to 10 seeds,
+    from no effect of the seed to one larger than the questions'): of continuous scores and of accuracies near a half
+    the interval holds the truth in 0.934 to 0.982 of them; of accuracies near 0.95, whose seeds are skewed, in 0.911 to
+    0.978 with 170 questions and in 0.921 to 0.999 with 30. With the seeds of the arms alike (correlation 0.8) in 0.947
+    or more; near 0.95 in 0.907 or more, but 0.868 with two seeds that differ most.
 
     Args:
         a, b: one entry per run; all runs of an arm answered the same questions.
