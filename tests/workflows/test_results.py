@@ -42,6 +42,7 @@ def test_the_worst_case_is_that_of_all_choices_and_the_row_that_of_the_lowest_ra
     m = model("m0", "RMU", "a")
     (row,) = table(m, attack(m, 0, [0.4, 0.5], 1), attack(m, 0, [0.3, 0.7], 2))
     assert row["choice"] == {"lr": 1}
+    assert row["fq"]["mean"] == 0.5  # where the attack ends
     assert row["ra"]["mean"] == pytest.approx(0.45)
     assert row["worst"]["mean"] == row["lowest"] == 0.3
     assert {c["choice"]["lr"]: c["worst"] for c in row["choices"]} == {1: 0.4, 2: 0.3}
