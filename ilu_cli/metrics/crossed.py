@@ -56,9 +56,10 @@ def single(models: np.ndarray, *, share: bool = False) -> Interval:
     """The mean of `models` [S, Q], the values of S seeds on the same Q questions.
 
     By `variance`, and never narrower than Student's t over the seeds: with two or three of them the luck that makes
-    them look alike also makes Satterthwaite's degrees of freedom large. Student's t over the seeds alone, as if their
-    questions were all there are, covers COVERAGE_T: never take it.
-    Measured as for `compare`: COVERAGE_SINGLE
+    them look alike also makes Satterthwaite's degrees of freedom large. Measured as for `compare`: 0.936 to 0.983 for
+    continuous scores, 0.905 to 0.992 for accuracies near a half, 0.820 to 0.991 for those near 0.9, the least where
+    seeds differ more than questions do. Student's t over the seeds alone, which takes their questions for all that
+    there are, holds the truth in 0.229 to 0.955.
     """
     found = _student(float(models.mean()), *variance([models], [models.mean(0)], share=share))
     return _at_least(found, models.mean(1), share)

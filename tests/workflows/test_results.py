@@ -82,8 +82,11 @@ def test_an_interval_by_hand():
     variance, seeds = 1 / 300 + 0.0225, 1 / 300
     half = stats.t.ppf(0.975, 2 * (variance / seeds) ** 2) * math.sqrt(variance)
     assert (found["low"], found["high"]) == pytest.approx((0.5 - half, 0.5 + half))
+    seeds_alone = stats.t.ppf(0.975, 2) * 0.1 / math.sqrt(3)  # n − 1 twice
     alone = interval([0.4, 0.5, 0.6])
-    assert alone["high"] - 0.5 == pytest.approx(stats.t.ppf(0.975, 2) * 0.1 / math.sqrt(3))  # n − 1 twice
+    assert alone["high"] - 0.5 == pytest.approx(seeds_alone)
+    floored = interval([0.4, 0.5, 0.6], [0.1, 0.1, 0.1])  # 32 degrees of freedom: would be 0.235 instead of 0.248
+    assert floored["high"] - 0.5 == pytest.approx(seeds_alone)
     assert alone["how"] == "t over 3 seeds"
     assert interval([]) is None
     assert interval([0.3])["low"] is None
