@@ -61,7 +61,7 @@ class Point:
         """
         mine = {s.seed: s for s in self.sources}
         pairs = [(mine[s.seed], s) for s in other.sources if s.seed in mine] or [(self.sources[0], other.sources[0])]
-        left, right = ([p[i].rows for p in pairs if p[i].rows is not None] for i in (0, 1))
+        left, right = ([r for p in pairs if (r := p[i].rows) is not None] for i in (0, 1))
         if len(left) < len(pairs) or len(right) < len(pairs) or len({r.items for r in (*left, *right)}) > 1:
             return None
         return of_interval(paired(right, left), "seeds" if len(pairs) > 1 else "examples")
