@@ -28,7 +28,7 @@ def answers(folder: Path, result: dict[str, Any]) -> Answers | None:
         result: the run's result, of which `fq` and `axis` are read.
     """
     found = {}
-    for point in result.get("fq") or []:
+    for point in (result.get("fq") or []) if result.get("axis") else []:
         strength = point[result["axis"]]
         values = _forgotten(folder / point_name(result["axis"], strength))
         if values is None or not math.isclose(values.mean(), point["value"], abs_tol=1e-6):
@@ -54,4 +54,4 @@ def _forgotten(folder: Path) -> np.ndarray | None:
 
 def attacked(known: Answers, result: dict[str, Any]) -> list[np.ndarray]:
     """The points after the attack began."""
-    return [values for strength, values in known.items() if strength != result["unattacked"]]
+    return [values for strength, values in known.items() if strength != result.get("unattacked")]

@@ -181,5 +181,6 @@ def _attack_row(family: Family, method: str, attack: str) -> list[str]:
 
 def _error(result: dict[str, Any]) -> float | None:
     """The standard error of RA over the questions: at most the mean one of its points, which share the questions."""
-    known = [f["stderr"] for f in result["fq"] if f[result["axis"]] in result["marks"] and f["stderr"] is not None]
+    axis, marks = result.get("axis"), result.get("marks", [])
+    known = [f["stderr"] for f in result.get("fq", []) if f.get(axis) in marks and f.get("stderr") is not None]
     return sum(known) / len(known) if known else None
