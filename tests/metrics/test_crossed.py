@@ -85,6 +85,12 @@ def test_a_negative_component_is_none():
     assert found == pytest.approx(np.var([0, 1, 0, 1], ddof=1) / 4)
 
 
+def test_there_are_at_least_the_degrees_of_the_smallest_part():
+    """Questions 1/36, seeds 1/36 less a rest of 7/36, so none: Satterthwaite's would be 0.04."""
+    y = np.array([[2.0, 3, 4], [3, 3, 2]])
+    assert variance([y], [y.mean(0)], share=False) == pytest.approx((1 / 36, 1))
+
+
 def test_a_ratio_is_the_delta_methods():
     """r = Σv/Σw: its error is that of the residuals v − r w; not of v, whose spread is mostly that of the lengths."""
     rng = np.random.default_rng(2)
