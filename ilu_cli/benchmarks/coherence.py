@@ -42,11 +42,10 @@ class Coherence(Benchmark):
             value = coherence(tokens, loss / max(1, len(tokens)), least / max(1, len(expected)))
             rows.append({"prompt": prompt, "continuation": text, "value": value})
             rows.append({"metric": "repetition", "value": repetition(tokens)})
-            if tokens:
-                rows.append({"metric": "ppl", "value": loss, "weight": len(tokens)})
-            if expected:
-                rows.append({"metric": "original_ppl", "value": least, "weight": len(expected)})
-        return rows
+            rows.append({"metric": "ppl", "value": loss, "weight": len(tokens)})
+            rows.append({"metric": "original_ppl", "value": least, "weight": len(expected)})
+        said_something = {r["metric"] for r in rows if r.get("weight")}  # all have a row of each prompt, or none
+        return [r for r in rows if "weight" not in r or r["metric"] in said_something]
 
     def also(self, rows: list[Row]) -> dict[str, Number]:
         groups = by_metric(rows)

@@ -71,22 +71,28 @@ def compare(
     if given.as_json:
         console.out_json(found)
         return
+    alone = [arm["label"] for arm in found["arms"] if len(arm["runs"]) < 2]
+    over = f"questions; {', '.join(alone)}: one seed, not over others" if alone else "seeds and questions"
     for comparison in found["comparisons"]:
-        _table(comparison)
+        _table(comparison, over)
         console.out(comparison["sentence"])
 
 
-def _table(comparison: dict[str, Any]) -> None:
+def _table(comparison: dict[str, Any], over: str) -> None:
     from rich.table import Table
 
     a, b = comparison["a"], comparison["b"]
-    table = Table(title=f"{b} against {a}, 95% intervals", title_justify="left")
+    table = Table(title=f"{b} against {a}, 95% intervals over {over}", title_justify="left")
     for title in ("number", a, b, "difference", "interval", "p", "n"):
         table.add_column(title, justify="left" if title == "number" else "right", overflow="fold")
     for r in comparison["numbers"]:
-        unit = (lambda x: f"{x:+.1%}") if r["relative"] else (lambda x: f"{x:+.3f}")
+        form = "{:+.1%}" if r["relative"] else "{:+.3f}"
         n = f"{r['n']}" if r["paired"] else f"{r['n']}, not paired"
-        low, high = unit(r["low"]), unit(r["high"])
-        cells = (f"{r['a']:.3f}", f"{r['b']:.3f}", unit(r["difference"]), f"[{low}, {high}]", f"{r['p']:.3g}", n)
-        table.add_row(f"{r['name']} ({r['role']})", *cells)
+        low, high = _text(r["low"], form), _text(r["high"], form)
+        cells = (_text(r["a"], "{:.3f}"), _text(r["b"], "{:.3f}"), _text(r["difference"], form), f"[{low}, {high}]")
+        table.add_row(f"{r['name']} ({r['role']})", *cells, _text(r["p"], "{:.3g}"), n)
     console.out_table(table)
+
+
+def _text(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)

@@ -10,12 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
-from ilu_cli.report.numbers import Estimate, of_differences, of_pairs, of_runs
+from ilu_cli.metrics.chosen import chosen_elsewhere
+from ilu_cli.report.answers import answers, attacked, point_name
+from ilu_cli.report.points import Point, Source, Summary, read_rows
 from ilu_cli.runs.store import Run, read_results
-
-Summary = dict[str, Any]
 
 
 @dataclass
@@ -77,45 +78,6 @@ class Member:
     def key(self) -> str:
         """Equal for runs of the same recipe but for the seed."""
         return json.dumps({k: v for k, v in self.recipe.items() if k != "seed"}, sort_keys=True)
-
-
-@dataclass
-class Source:
-    """A result, and where its rows are."""
-
-    summary: Summary
-    folder: Path
-    seed: int
-
-    def values(self) -> list[float]:
-        """The value of every example."""
-        rows = read_rows(self.folder / f"{self.summary['benchmark']}.rows.jsonl")
-        return [float(r["value"]) for r in rows]
-
-
-@dataclass
-class Point:
-    """One benchmark at one strength of an attack (or before any), of all runs that differ in the seed only."""
-
-    x: float
-    sources: list[Source]
-
-    @property
-    def estimate(self) -> Estimate:
-        return of_runs([s.summary for s in self.sources])
-
-    def minus(self, other: Point) -> Estimate | None:
-        """Self − other: over common seeds if there are two, else over the examples; None if they share nothing."""
-        mine = {s.seed: s for s in self.sources}
-        pairs = [(mine[s.seed], s) for s in other.sources if s.seed in mine]
-        if len(pairs) > 1:
-            return of_differences([(a.summary, b.summary) for a, b in pairs])
-        a, b = pairs[0] if pairs else (self.sources[0], other.sources[0])
-        same = a.summary["data"]["fingerprint"] == b.summary["data"]["fingerprint"]
-        left, right = a.values(), b.values()
-        if not same or len(left) != len(right) or not left:
-            return None
-        return of_pairs(left, right)
 
 
 @dataclass
@@ -196,14 +158,34 @@ class Family:
         return found
 
     def under(self, method: str, attack: str) -> list[Member]:
-        """The attacks of this name on the models of a method; "" is the original."""
-        return [a for a in self.attacks if a.attack == attack and a.method == method]
+        """The attacks of this name on the models of a method, of each model and seed the latest; "" is the original."""
+        found = {(a.parent, a.seed): a for a in self.attacks if a.attack == attack and a.method == method}
+        return list(found.values())
 
     def at_worst(self, method: str, attack: str) -> float | None:
         """1 − FQ at the attack's worst point, mean over its runs; None if it was not tried."""
         worst = [a.run.manifest.result.get("worst") for a in self.under(method, attack)]
         known = [1 - w for w in worst if w is not None]
         return sum(known) / len(known) if known else None
+
+    def elsewhere(self, method: str, attacks: list[str]) -> float | None:
+        """1 − FQ at the worst point of all these attacks, chosen on other questions; mean over the seeds that all have.
+
+        None if the method was not attacked by all of them, or their rows are gone or of different questions.
+        """
+        runs = [{m.seed: m for m in self.under(method, a)} for a in attacks]
+        found = []
+        for seed in set.intersection(*(set(r) for r in runs)):
+            points = []
+            for m in (r[seed] for r in runs):
+                known = answers(m.run.eval, m.run.manifest.result)
+                if known is None:
+                    return None
+                points += attacked(known, m.run.manifest.result)
+            if len({len(p) for p in points}) != 1:
+                return None
+            found.append(1 - chosen_elsewhere(np.stack(points)).mean())
+        return float(np.mean(found)) if found else None
 
     def curve(self, method: str, attack: str, bench: str) -> list[Point]:
         """What comes back under an attack. `method` "" is the original: the reference line."""
@@ -227,14 +209,7 @@ class Family:
 
 def point_folder(attack: Member, x: float) -> Path:
     """Where `ilu attack` keeps the rows of a point."""
-    return attack.run.eval / (f"{attack.axis}-{x:07d}" if isinstance(x, int) else f"{attack.axis}-{x:g}")
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The lines of a jsonl file; none if it is missing."""
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return attack.run.eval / point_name(attack.axis, x)
 
 
 def read_member(run: Run, step: int | None = None) -> Member:

@@ -1,17 +1,17 @@
-"""Intervals and paired differences: 95% everywhere."""
+"""Estimates with their intervals: 95% everywhere."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean, stdev
+from statistics import NormalDist
 from typing import Any
 
+from ilu_cli.metrics.crossed import Interval, summarised
 from ilu_cli.metrics.figure import value_of
 
 Z = NormalDist().inv_cdf(0.975)
-T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # 97.5% of Student's t, 1 to 10 d.o.f.
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,6 @@ class Estimate:
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
-def student(freedom: int) -> float:
-    """The 97.5% quantile of Student's t, beyond the table by its expansion around the normal's."""
-    if freedom <= len(T):
-        return T[freedom - 1]
-    first, second = (Z**3 + Z) / 4, (5 * Z**5 + 16 * Z**3 + 3 * Z) / 96
-    third = (3 * Z**7 + 19 * Z**5 + 17 * Z**3 - 15 * Z) / 384
-    return Z + first / freedom + second / freedom**2 + third / freedom**3
-
-
 def wilson(share: float, n: int) -> tuple[float, float]:
     """Wilson's interval of a proportion: it stays within [0, 1], and is not empty at 0 and 1."""
     scale = 1 + Z**2 / n
@@ -61,34 +52,23 @@ def of_summary(summary: dict[str, Any]) -> Estimate:
     return Estimate(value, value - Z * error, value + Z * error, over="examples")
 
 
-def of_seeds(values: Sequence[float]) -> Estimate:
-    """Mean and Student interval over seeds; a single seed has no interval, nor have values of which one is infinite."""
-    mean, n = fmean(values), len(values)
-    if n < 2 or math.isinf(mean):
-        return Estimate(mean)
-    half = student(n - 1) * stdev(values) / math.sqrt(n)
-    return Estimate(mean, mean - half, mean + half, over="seeds")
+def of_interval(found: Interval, over: str) -> Estimate:
+    return Estimate(found.value, found.low, found.high, over if found.low is not None else "")
 
 
-def of_differences(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Estimate | None:
-    """a − b of two results, over seeds; None if one of the results is infinite."""
-    values = [(value_of(a), value_of(b)) for a, b in pairs]
-    infinite = any(math.isinf(x) for pair in values for x in pair)
-    return None if infinite else of_seeds([a - b for a, b in values])
+def of_seeds(values: Sequence[float], errors: Sequence[float | None] = (), *, share: bool = True) -> Estimate:
+    """Mean over seeds, whose `errors` over the questions count beside their spread; one seed without has no interval.
+
+    See `ilu_cli.metrics.crossed.summarised`.
+    """
+    known = [e for e in errors if e is not None]
+    error = math.sqrt(sum(e**2 for e in known) / len(known)) if known else None
+    return of_interval(summarised(values, error, share=share), "seeds")
 
 
 def of_runs(summaries: Sequence[dict[str, Any]]) -> Estimate:
-    """The same benchmark on runs that differ in their seed: over seeds, or for one run over its examples."""
+    """The same benchmark on runs that differ in their seed: over seeds and questions, or for one over its examples."""
     if len(summaries) == 1:
         return of_summary(summaries[0])
-    return of_seeds([value_of(s) for s in summaries])
-
-
-def of_pairs(a: Sequence[float], b: Sequence[float]) -> Estimate:
-    """The mean of a − b over the same examples, with its normal interval."""
-    d = [x - y for x, y in zip(a, b)]
-    mean = fmean(d)
-    if len(d) < 2:
-        return Estimate(mean)
-    half = Z * stdev(d) / math.sqrt(len(d))
-    return Estimate(mean, mean - half, mean + half, over="examples")
+    values, errors = [value_of(s) for s in summaries], [s["stderr"] for s in summaries]
+    return of_seeds(values, errors, share=summaries[0]["metric"] == "acc")

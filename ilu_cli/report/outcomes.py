@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 from ilu_cli.metrics.figure import shown
 from ilu_cli.report import figures
@@ -44,7 +45,11 @@ def traded(family: Family, styles: dict[str, Look], render: Render) -> list[Bloc
     if forget + utility:
         head = ["model", *(f"{b} ({'forget' if b in forget else 'keep'})" for b in forget + utility)]
         blocks.append(
-            Table(head, rows, "Value with its 95% interval: over questions for one seed, over seeds for several.")
+            Table(
+                head,
+                rows,
+                "Value with its 95% interval: over questions for one seed, over seeds and questions for several.",
+            )
         )
     return blocks
 
@@ -71,11 +76,16 @@ def overview(family: Family, render: Render) -> list[Block]:
         return []
     cells = dict(sorted(cells.items(), key=lambda item: strongest(item[1][1:]) or 0.0, reverse=True))
     table = [[strongest(column) for column in zip(*cells.values())], *cells.values()]
-    rows = ["the strongest of all", *cells]
+    rows, elsewhere = ["the strongest of all", *cells], [family.elsewhere(m, list(cells)) for m in models.values()]
+    if any(v is not None for v in elsewhere):
+        rows.insert(1, "… on other questions")
+        table.insert(1, elsewhere)
     svgs = render(functools.partial(figures.heat, rows, list(models), table, figures.SHARE), "overview")
     caption = (
         f"How much of {' and '.join(family.benchmarks('forget'))} is answered at the worst point of each attack, mean "
-        "over seeds. The first row is the worst case of each column: what an attacker gets who tries everything."
+        "over seeds. The first row is the worst case of each column: what an attacker gets who tries everything, and "
+        "the luckiest of all points, too. … on other questions: chosen on one half of the questions, counted on the "
+        "other."
     )
     return [Picture("overview", "What each attack brings back", caption, *svgs)]
 
@@ -104,7 +114,11 @@ def returned(family: Family, styles: dict[str, Look], render: Render) -> list[Bl
                 found.append(Panel(bench, axis, "accuracy" if share else "value", series, levels, share))
         if found:
             svgs = render(functools.partial(figures.recovery, found[:MOST]), f"recovery-{number}")
-            spread = f"Bands: 95% over up to {seeds} seeds" if seeds > 1 else "Bars: 95% over questions, one seed"
+            spread = (
+                f"Bands: 95% over up to {seeds} seeds and the questions"
+                if seeds > 1
+                else "Bars: 95% over questions, one seed"
+            )
             caption = (
                 "Higher means that more has come back. The dotted line is the original under the same attack. "
                 f"{spread}. {_carried(family, attack)}"
@@ -129,7 +143,7 @@ def returned(family: Family, styles: dict[str, Look], render: Render) -> list[Bl
         ]  # fmt: skip
         note = (
             "What is known at the end of each attack, and the difference in percentage points with its 95% interval: "
-            "paired by question, or by seed where there are two or more."
+            "paired by question, and by seed where there are two or more."
         )
         blocks.append(Table(["under attack", "method", "knows", "against", "knows", "difference"], cells, note))
     return blocks
@@ -154,12 +168,20 @@ def _carried(family: Family, attack: str) -> str:
 def _attack_row(family: Family, method: str, attack: str) -> list[str]:
     runs = family.under(method, attack)
     results = [a.run.manifest.result for a in runs]
-    robust = [r["ra"] for r in results if r.get("ra") is not None]
+    known = [r for r in results if r.get("ra") is not None]
+    robust = of_seeds([r["ra"] for r in known], [_error(r) for r in known]) if known else None
     learned = [{"metric": "acc"} | r["fa"] for r in results if r.get("fa")]
     return [
         method or family.original_name,
         attack,
         ", ".join(str(seed) for seed in sorted({a.seed for a in runs})),
-        decimal(of_seeds(robust)) if robust else "–",
+        decimal(robust) if robust else "–",
         percent(of_runs(learned)) if learned else "–",
     ]
+
+
+def _error(result: dict[str, Any]) -> float | None:
+    """The standard error of RA over the questions: at most the mean one of its points, which share the questions."""
+    axis, marks = result.get("axis"), result.get("marks", [])
+    known = [f["stderr"] for f in result.get("fq", []) if f.get(axis) in marks and f.get("stderr") is not None]
+    return sum(known) / len(known) if known else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,12 @@ import yaml
 from ilu_cli.benchmarks import by_metric
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import UnavailableError, UsageError
-from ilu_cli.metrics.resample import Rows, compare
+from ilu_cli.metrics.crossed import Rows, compare
 from ilu_cli.models.subject import of_run
 from ilu_cli.recipe.schema import EvalRecipe
+from ilu_cli.report.answers import point_name
 from ilu_cli.runs.store import Run
 from ilu_cli.workflows.evaluate import Evaluation, results_folder, stem
-from ilu_cli.workflows.follow import point_name
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def run(recipe: EvalRecipe, arms: list[Arm], margin: float, reporter: Reporter) 
     measured = [_measure(evaluation, arm) for arm in arms]
     comparisons = []
     for arm, numbers in zip(arms[1:], measured[1:]):
-        theirs = {m.name: m for m in numbers}  # a model that says nothing has no perplexity
+        theirs = {m.name: m for m in numbers}
         rows = [_compared(a, theirs[a.name]) for a in measured[0] if a.name in theirs]
         said = sentence(arms[0].label, arm.label, rows, margin, min(len(arms[0].runs), len(arm.runs)))
         comparisons.append({"a": arms[0].label, "b": arm.label, "numbers": rows, "sentence": said})
@@ -110,17 +111,27 @@ def _measure(evaluation: Evaluation, arm: Arm) -> list[Measured]:
         for name, summary in evaluation.subject(subject).items():
             bench = evaluation.benchmarks[name]
             rows = _read(results_folder(subject) / f"{stem(name)}.rows.jsonl")
-            relative = summary["metric"].endswith("perplexity")
             sign = (1 if bench.higher == "knows more" else -1) * (-1 if summary["role"] == "forget" else 1)
             for metric, group in by_metric(rows).items():
-                key = f"{name}.{metric or summary['metric']}"
-                ratio = relative if not metric else metric.endswith("ppl")
-                found.setdefault(key, []).append(_rows(group, summary["data"]["fingerprint"]))
-                kinds[key] = (summary["role"], 0 if metric else sign, ratio)
+                measure, known = metric or summary["metric"], summary["also"][metric] if metric else summary
+                key, relative = f"{name}.{measure}", measure.endswith(("perplexity", "ppl"))
+                mine = _rows(group, summary["data"]["fingerprint"], measure == "acc")
+                kinds[key] = (summary["role"], 0 if metric else sign, relative)
+                if math.isclose(_shown(mine.estimate, relative), known["value"], rel_tol=1e-6, abs_tol=1e-9):
+                    found.setdefault(key, []).append(mine)
         for name, resilience in _resilience(run, evaluation).items():
             found.setdefault(name, []).append(resilience)
             kinds[name] = ("robust", 1, False)
-    return [Measured(key, *kinds[key], rows) for key, rows in found.items()]
+    for key in kinds:
+        if len(found.get(key, [])) < len(arm.runs):
+            why = "some runs have no such number" if key in found else "it is no mean of its rows"
+            evaluation.reporter.note(f"{key} of {arm.label} is not compared: {why}")
+    return [Measured(key, *kinds[key], rows) for key, rows in found.items() if len(rows) == len(arm.runs)]
+
+
+def _shown(estimate: float, relative: bool) -> float:
+    """A perplexity is the exponential of its rows' ratio."""
+    return float(np.exp(estimate)) if relative else estimate
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -132,9 +143,9 @@ def _read(path: Path) -> list[dict[str, Any]]:
         ) from error
 
 
-def _rows(rows: list[dict[str, Any]], items: str) -> Rows:
-    weights = [r.get("weight", 1) for r in rows]
-    return Rows(f"{items}:{len(rows)}", np.array([r["value"] for r in rows], float), np.array(weights, float))
+def _rows(rows: list[dict[str, Any]], items: str, share: bool) -> Rows:
+    values, weights = ([r.get(key, 1) for r in rows] for key in ("value", "weight"))
+    return Rows(f"{items}:{len(rows)}", np.array(values, float), np.array(weights, float), share)
 
 
 def _resilience(run: Run, evaluation: Evaluation) -> dict[str, Rows]:
@@ -146,32 +157,49 @@ def _resilience(run: Run, evaluation: Evaluation) -> dict[str, Rows]:
     for name, bench in evaluation.benchmarks.items():
         if bench.role != "forget" or bench.metric != "acc":
             continue
-        folders = [run.eval / point_name(axis, s) for s in result["marks"]]
-        values = np.array([[r["value"] for r in _read(f / f"{stem(name)}.rows.jsonl")] for f in folders])
-        found[f"{name}.RA"] = Rows(f"RA:{name}:{values.shape[1]}", 1 - values.mean(0), np.ones(values.shape[1]))
+        points = [p for p in result["points"] if p[axis] in result["marks"] and name in p["eval"]]
+        if len(points) < len(result["marks"]):
+            continue
+        files = [run.eval / point_name(axis, p[axis]) / f"{stem(name)}.rows.jsonl" for p in points]
+        values = np.array([[r["value"] for r in _read(f)] for f in files])
+        asked = [p["eval"][name]["data"]["fingerprint"] for p in points]
+        items = f"RA:{'+'.join(asked)}:{values.shape[1]}"
+        found[f"{name}.RA"] = Rows(items, 1 - values.mean(0), np.ones(values.shape[1]), True)
     return found
 
 
 @np.errstate(over="ignore")  # the perplexity of a collapsed model is infinite
 def _compared(a: Measured, b: Measured) -> dict[str, Any]:
-    """Arm b against arm a. A perplexity's difference is that of its logarithm, shown as a relative change."""
-    d = compare(a.rows, b.rows)
-    show = np.expm1 if a.relative else (lambda x: x)
+    """Arm b against arm a. A perplexity's difference is that of its logarithm, shown as a relative change.
+
+    Raises:
+        UsageError: if runs of one arm answered different questions.
+    """
+    try:
+        d = compare(a.rows, b.rows)
+    except ValueError as error:
+        hint = "attack and evaluate all of them with the same eval.limit and benchmarks"
+        raise UsageError(f"{a.name}: {error}", hint=hint) from error
     values = [float(np.mean([r.estimate for r in m.rows])) for m in (a, b)]
     return {
         "name": a.name,
         "role": a.role,
         "sign": a.sign,
         "relative": a.relative,
-        "a": float(np.exp(values[0])) if a.relative else values[0],
-        "b": float(np.exp(values[1])) if a.relative else values[1],
-        "difference": float(show(d.value)),
-        "low": float(show(d.low)),
-        "high": float(show(d.high)),
+        "a": _finite(_shown(values[0], a.relative)),
+        "b": _finite(_shown(values[1], a.relative)),
+        **{k: _finite(np.expm1(x) if a.relative and x is not None else x)
+           for k, x in (("difference", d.value), ("low", d.low), ("high", d.high))},
         "p": d.p,
+        "freedom": _finite(d.freedom),
         "n": len(a.rows[0].values),
         "paired": a.rows[0].items == b.rows[0].items,
-    }
+    }  # fmt: skip
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON knows no infinity."""
+    return None if value is None or not np.isfinite(value) else float(value)
 
 
 def sentence(a: str, b: str, rows: list[dict[str, Any]], margin: float, seeds: int) -> str:
@@ -189,10 +217,12 @@ def sentence(a: str, b: str, rows: list[dict[str, Any]], margin: float, seeds: i
 
 def _clause(a: str, b: str, r: dict[str, Any], verb: str) -> str:
     """`A forgets more than B on capitals.acc: +0.11 [0.06, 0.16], p<0.01`, the winner first."""
+    if r["low"] is None:
+        return f"nothing can be said of {r['name']}: its difference has no interval"
     better = r["sign"] * r["difference"]
     low, high = sorted(r["sign"] * r[k] for k in ("low", "high"))
     if low <= 0 <= high:
-        return f"{b} and {a} do not differ on {r['name']}: {_interval(better, low, high)}, {_p(r['p'])}"
+        return f"no difference seen between {b} and {a} on {r['name']}: {_interval(better, low, high)}, {_p(r['p'])}"
     first, second = (b, a) if better > 0 else (a, b)
     if better < 0:
         better, low, high = -better, -high, -low
@@ -213,6 +243,9 @@ def _utility(a: str, b: str, rows: list[dict[str, Any]], margin: float) -> str:
         return "utility was not measured"
     said = []
     for r in rows:
+        if r["low"] is None:
+            said.append(f"utility not settled ({r['name']} has no interval)")
+            continue
         low, high = sorted(r["sign"] * r[k] for k in ("low", "high"))
         if -margin <= low and high <= margin:
             continue

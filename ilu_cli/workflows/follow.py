@@ -12,14 +12,10 @@ from ilu_cli import registry
 from ilu_cli.engine.accel import backend
 from ilu_cli.models.load import save_checkpoint
 from ilu_cli.recipe.schema import AttackRecipe
+from ilu_cli.report.answers import point_name
 from ilu_cli.runs.store import Run
 from ilu_cli.workflows.attempt import Attempted, unseen
 from ilu_cli.workflows.evaluate import results_folder, stem
-
-
-def point_name(axis: str, strength: float) -> str:
-    """The folder of a point: `steps-0000015`, `sigma-0.1`."""
-    return f"{axis}-{strength:07d}" if isinstance(strength, int) else f"{axis}-{strength:g}"
 
 
 class Follow:
@@ -138,8 +134,9 @@ def result_of(
     for p in points:
         forget = [s for s in p["eval"].values() if s["role"] == "forget" and s["metric"] == "acc"]
         if forget:
-            value = 1 - sum(s["value"] for s in forget) / len(forget)
-            fq.append({axis: p[axis], "value": value, "stderr": forget[0]["stderr"] if len(forget) == 1 else None})
+            value, errors = 1 - sum(s["value"] for s in forget) / len(forget), [s["stderr"] for s in forget]
+            error = None if None in errors else sum(e**2 for e in errors) ** 0.5 / len(errors)
+            fq.append({axis: p[axis], "value": value, "stderr": error})
     attacked = {f[axis]: f["value"] for f in fq if f[axis] != unattacked}
     marks = list(attacked)
     if quarters and marks:

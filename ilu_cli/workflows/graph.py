@@ -179,7 +179,7 @@ class Graph:
             "digest": m.digest,
             "points": m.points,
             "manifest_sha256": sha256(run.path / "manifest.json"),
-            **{k: m.result.get(k) for k in ("fa", "fq", "ra", "axis", "unattacked")},
+            **{k: m.result.get(k) for k in ("fa", "fq", "ra", "marks", "axis", "unattacked")},
             "data": m.data,
         }
         return True

@@ -4,65 +4,74 @@ from __future__ import annotations
 
 import json
 import math
-from statistics import NormalDist
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from ilu_cli.metrics.crossed import single, summarised
 from ilu_cli.metrics.figure import strict, value_of
+from ilu_cli.report.answers import Answers
 from ilu_cli.runs.files import write_json
 from ilu_cli.workflows.graph import Graph, Node
-
-LEVEL = 0.95
-Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+from ilu_cli.workflows.worst import answered, elsewhere
 
 
-def interval(values: list[float], stderr: float | None = None) -> dict[str, Any] | None:
-    """Mean of one value per seed with its 95 % interval.
+def interval(
+    values: Sequence[float], errors: Sequence[float | None] = (), rows: Sequence[np.ndarray | None] = (),
+    *, share: bool = True,
+) -> dict[str, Any] | None:  # fmt: skip
+    """Mean of one value per seed with its 95 % interval over seeds and questions; `how` says of what it is made.
 
-    Several seeds: Student's t over them, which is wide for few, as it should be. One seed: the normal interval of the
-    questions, from `stderr`. `how` says which. None without values.
+    With the `rows` of every seed, [Q] each, from the mean squares of both (`ilu_cli.metrics.crossed`). Without, from
+    the spread of the seeds and their `errors` over the questions, which counts twice what seed and question do together
+    and is a little wide. `error` is that over the questions of one seed. A share's interval is kept within [0, 1]. None
+    without values.
     """
-    from scipy.stats import t
-
     if not values:
         return None
     if infinite := sum(map(math.isinf, values)):
         how = f"none: infinite for {infinite} of {len(values)} seeds"
-        return {"mean": None, "low": None, "high": None, "values": strict(values), "how": how}
-    n, mean = len(values), sum(values) / len(values)
-    if n > 1:
-        sd = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
-        half, how = float(t.ppf((1 + LEVEL) / 2, n - 1)) * sd / math.sqrt(n), f"t over {n} seeds"
-    elif stderr is not None:
-        half, how = Z * stderr, "normal over the questions"
+        return {"mean": None, "low": None, "high": None, "values": strict(list(values)), "error": None, "how": how}
+    n, known = len(values), [e for e in errors if e is not None]
+    error = math.sqrt(sum(e**2 for e in known) / len(known)) if known else None
+    given, over = [r for r in rows if r is not None], [f"{n} seeds"] * (n > 1)
+    if len(given) == n and len({len(r) for r in given}) == 1 and len(given[0]) > 1:
+        found = single(np.stack(given), share=share)
+        how = f"t over {' and '.join([*over, f'{len(given[0])} questions'])}"
     else:
-        half, how = math.nan, "none: one seed"
-    low, high = (None, None) if math.isnan(half) else (mean - half, mean + half)
-    return {"mean": mean, "low": low, "high": high, "values": values, "how": how}
+        found = summarised(values, error, share=share)
+        how = f"t over {' and '.join(over + ['the questions'] * (error is not None))}"
+        how = how if n > 1 else "normal over the questions" if error is not None else "none: one seed"
+    ends = {"low": found.low, "high": found.high}
+    return {"mean": sum(values) / n, **ends, "values": list(values), "error": error, "how": how}
 
 
-def figures(node: Node) -> dict[str, Any]:
+def figures(node: Node, known: Answers | None = None) -> dict[str, Any]:
     """FQ before, after, its mean (RA) and lowest value over the attack's points, and FA, of one finished attack.
 
     `stderr` are their standard errors over the questions; that of RA is the mean over the points, an upper bound as the
-    points share the questions.
+    points share the questions. `rows` are their values by question, from `known`.
     """
     result = node.result or {}
-    before = [f for f in result["fq"] if f[result["axis"]] == result["unattacked"]]
-    after = [f for f in result["fq"] if f[result["axis"]] != result["unattacked"]]
-    worst = min(after, key=lambda f: f["value"], default=None)
+    axis, untouched = result["axis"], result["unattacked"]
+    before = next((f for f in result["fq"] if f[axis] == untouched), None)
+    after = [f for f in result["fq"] if f[axis] != untouched]
+    points = {"before": before, "fq": after[-1] if after else None,
+              "worst": min(after, key=lambda f: f["value"], default=None)}  # fmt: skip
+    marks = result.get("marks") or [f[axis] for f in after]
+    known = known or {}
+    ra = np.mean([known[m] for m in marks], axis=0) if marks and all(m in known for m in marks) else None
     return {
-        "before": before[0]["value"] if before else None,
-        "fq": after[-1]["value"] if after else None,
+        **{name: f["value"] if f else None for name, f in points.items()},
         "ra": result["ra"],
-        "worst": worst["value"] if worst else None,
+        "fa": result["fa"]["value"] if result["fa"] else None,
         "stderr": {
-            "before": before[0]["stderr"] if before else None,
-            "fq": after[-1]["stderr"] if after else None,
+            **{name: f["stderr"] if f else None for name, f in points.items()},
             "ra": _mean([f["stderr"] for f in after]),
-            "worst": worst["stderr"] if worst else None,
             "fa": result["fa"]["stderr"] if result["fa"] else None,
         },
-        "fa": result["fa"]["value"] if result["fa"] else None,
+        "rows": {"ra": ra, "fa": None} | {name: known.get(f[axis]) if f else None for name, f in points.items()},
     }
 
 
@@ -89,7 +98,7 @@ def rows(graph: Graph) -> list[dict[str, Any]]:
 def _row(graph: Graph, method: str, attack: str, done: dict[str, dict[int, Node]], seeds: list[int]) -> dict[str, Any]:
     once = method in graph.subjects and not next(iter(done.values()))[seeds[0]].tags["random"]
     seeds = seeds[:1] if once else seeds  # one model and nothing random: every seed is the same run
-    measured = {choice: [figures(nodes[s]) for s in seeds] for choice, nodes in done.items()}
+    measured = {c: [figures(nodes[s], answered(graph, nodes[s])) for s in seeds] for c, nodes in done.items()}
     means = {choice: _mean([f["ra"] for f in found]) for choice, found in measured.items()}
     best = min(means, key=lambda c: math.inf if (mean := means[c]) is None else mean)
     nodes, found = [done[best][s] for s in seeds], measured[best]
@@ -112,6 +121,7 @@ def _row(graph: Graph, method: str, attack: str, done: dict[str, dict[int, Node]
         "before": _over(before, "before"),
         **{k: _over(found, k) for k in ("fq", "ra", "fa")},
         "worst": _over(lowest, "worst"),
+        "worst_elsewhere": _elsewhere(graph, method, [{attack: s} for s in seeds]),
         "lowest": min(lows, default=None),
         "utility": utility(models),
         "steps": [m.get("step") for m in models],
@@ -124,7 +134,14 @@ def _row(graph: Graph, method: str, attack: str, done: dict[str, dict[int, Node]
 
 def _over(found: list[dict[str, Any]], name: str) -> dict[str, Any] | None:
     """One of the `figures`, over the seeds."""
-    return interval([f[name] for f in found if f[name] is not None], found[0]["stderr"][name])
+    there = [f for f in found if f[name] is not None]
+    return interval([f[name] for f in there], *([f[kind][name] for f in there] for kind in ("stderr", "rows")))
+
+
+def _elsewhere(graph: Graph, method: str, seeds: list[dict[str, int]]) -> dict[str, Any] | None:
+    """The worst case as chosen on other questions than those it is reported on; None if the rows are gone."""
+    found = elsewhere(graph, method, seeds)
+    return interval([float(v.mean()) for v in found], rows=found) if found else None
 
 
 def _distinct(models: list[dict[str, Any]]) -> set[str]:
@@ -136,16 +153,18 @@ def utility(models: list[dict[str, Any]]) -> dict[str, Any]:
     models = models if len(_distinct(models)) > 1 else models[:1]
     found = {}
     for name, first in models[0]["eval"].items():
-        values = [value_of(m["eval"][name]) for m in models]
-        found[name] = {"role": first["role"], "metric": first["metric"], **(interval(values, first["stderr"]) or {})}
+        measured = [m["eval"][name] for m in models]
+        values, errors = [value_of(s) for s in measured], [s["stderr"] for s in measured]
+        spread = interval(values, errors, share=first["metric"] == "acc") or {}
+        found[name] = {"role": first["role"], "metric": first["metric"], **spread}
     return found
 
 
-def summaries(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def summaries(found: list[dict[str, Any]], graph: Graph | None = None) -> list[dict[str, Any]]:
     """Per method over all its attacks: the mean RA, the attack of the lowest worst case (mean over seeds), and the
-    lowest FQ of any attack and seed.
+    lowest FQ of any attack and seed; with the graph the worst case of all attacks, chosen on other questions.
 
-    With one seed the interval of RA is the mean one of the attacks: an upper bound, as they share questions.
+    The questions' error of the mean RA is the mean one of the attacks: an upper bound, as they share questions.
     """
     out = []
     for method in dict.fromkeys(row["method"] for row in found):
@@ -154,15 +173,18 @@ def summaries(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
             continue
         varied = [set(row["seeds"]) for row in mine if not row["once"]]
         common = sorted(set.intersection(*varied)) if varied else mine[0]["seeds"]
-        per_seed = [_mean([_at(row, seed) for row in mine]) for seed in common]
-        worst = min(mine, key=lambda row: row["worst"]["mean"])
-        half = _mean([row["ra"]["high"] - row["ra"]["mean"] for row in mine if row["ra"]["high"] is not None])
+        seeds = [{row["attack"]: row["seeds"][0] if row["once"] else s for row in mine} for s in common]
+        worst = min(mine, key=lambda row: _mean([_at(row, seed, "worst") for seed in common]) or row["worst"]["mean"])
         out.append(
             {
                 "method": method,
                 "attacks": len(mine),
-                "ra": interval([v for v in per_seed if v is not None], None if half is None else half / Z),
+                "ra": interval(
+                    [sum(_at(row, seed, "ra") for row in mine) / len(mine) for seed in common],
+                    [_mean([row["ra"]["error"] for row in mine])],
+                ),
                 "worst": {"attack": worst["attack"], **worst["worst"]},
+                "worst_elsewhere": _elsewhere(graph, method, seeds) if graph else None,
                 "lowest": min(row["lowest"] for row in mine),
                 "utility": mine[0]["utility"],
             }
@@ -170,9 +192,9 @@ def summaries(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
-def _at(row: dict[str, Any], seed: int) -> float:
-    """A row's RA of one seed."""
-    return row["ra"]["values"][0 if row["once"] else row["seeds"].index(seed)]
+def _at(row: dict[str, Any], seed: int, name: str) -> float:
+    """A row's number of one seed."""
+    return row[name]["values"][0 if row["once"] else row["seeds"].index(seed)]
 
 
 def _mean(values: list[float | None]) -> float | None:
@@ -187,7 +209,7 @@ def collect(graph: Graph) -> dict[str, Any]:
         "format": 1,
         "name": graph.name,
         "rows": found,
-        "methods": summaries(found),
+        "methods": summaries(found, graph),
         "failed": [{"node": n.key, "status": n.status, "error": n.error} for n in graph if n.error],
         "off_target": off_target(graph),
         "manifests": {n.run: n.result["manifest_sha256"] for n in graph if n.status == "done" and n.run and n.result},

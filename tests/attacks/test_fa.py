@@ -86,6 +86,8 @@ class Scripted:
         ([0.5, 0.6, 0.7, 0.7, 0.7, 0.7, 0.9], 6),
         ([0.5, 0.5, 0.5, 0.52, 0.5, 0.5, 0.5, 0.5], 8),  # it moved within three epochs
         ([0.5, 0.505, 0.5, 0.509, 0.9], 4),
+        ([0.0, 0.0, 0.0, 0.01, 0.9, 0.9, 0.9, 0.9], 8),  # as much as a hundredth is not less
+        ([0.2, 0.203, 0.206, 0.212, 0.215, 0.218, 0.22, 0.9], 7),  # little by little: not until three epochs hold less
         ([0.1 * i for i in range(10)], 10),
     ],
 )

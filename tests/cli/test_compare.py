@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,50 @@ def test_seeds_of_one_recipe_are_one_arm(ilu, tiny):
     assert "utility" in table.splitlines()[-1]
 
 
+def rewrite(run: str, bench: str, metric: str, values: list[float]) -> None:
+    """Other answers than the run's own; the key says still that they are of its weights."""
+    folder = Path(run) / "eval"
+    summary = json.loads((folder / f"{bench}.json").read_text())
+    rows = [json.loads(line) for line in (folder / f"{bench}.rows.jsonl").read_text().splitlines()]
+    assert summary["metric"] == metric
+    rows = [r | {"value": v * r.get("weight", 1)} for r, v in zip(rows, values, strict=True)]
+    mean = values[0] if metric.endswith("perplexity") else sum(values) / len(values)
+    summary["value"] = math.exp(mean) if metric.endswith("perplexity") else mean
+    (folder / f"{bench}.json").write_text(json.dumps(summary))
+    (folder / f"{bench}.rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def test_the_winner_is_the_one_that_knows_less_of_the_topic_and_more_of_the_rest(ilu, tiny):
+    """From known answers: one knows all of the topic and half of the rest, the other nothing of it and all the rest."""
+    keeps, forgets = unlearn(ilu, tiny, "--lr", "1e-5"), unlearn(ilu, tiny, "--lr", "1e-1")
+    assert ilu("compare", keeps, forgets, *LIMIT).code == 0  # evaluates
+    half = [float(i % 2) for i in range(12)]
+    for run, topic, rest, loss in ((keeps, [1.0] * 12, half, 3.0), (forgets, [0.0] * 12, [1.0] * 12, 2.0)):
+        rewrite(run, "capitals", "acc", topic)
+        rewrite(run, "elements", "acc", rest)
+        rewrite(run, "prose", "word_perplexity", [loss] * 12)
+    labels = Path(keeps).name, Path(forgets).name
+    for first, second in ((keeps, forgets), (forgets, keeps)):
+        found = json.loads(ilu("compare", first, second, *LIMIT, "--json").out)["comparisons"][0]
+        said, better = found["sentence"], "higher" if second == forgets else "lower"
+        assert said.startswith(f"{labels[1]} forgets more than {labels[0]} on capitals.acc: +1.00 [")
+        assert (
+            f"{better} utility of {Path(second).name} (elements.acc {'+' if better == 'higher' else '-'}0.50 [" in said
+        )
+        assert f"{better} utility of {Path(second).name} (prose.word_perplexity" in said
+
+
+def test_a_number_that_is_no_mean_of_its_rows_is_not_compared(ilu, tiny):
+    runs = unlearn(ilu, tiny, "--lr", "1e-5"), unlearn(ilu, tiny, "--lr", "1e-1")
+    assert ilu("compare", *runs, *LIMIT).code == 0
+    path = Path(runs[1]) / "eval" / "elements.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"value": 0.123}))
+    done = ilu("compare", *runs, *LIMIT, "--json")
+    names = [n["name"] for n in json.loads(done.out)["comparisons"][0]["numbers"]]
+    assert "capitals.acc" in names and "elements.acc" not in names
+    assert "elements.acc of" in done.err and "no mean of its rows" in done.err
+
+
 def test_arms_that_are_none_are_refused(ilu, tiny):
     a, b = (unlearn(ilu, tiny, "--seed", s) for s in (0, 1))
     assert "one arm" in (one := ilu("compare", a, b)).err
@@ -73,7 +118,7 @@ def test_the_sentence():
     assert sentence("B", "A", swapped, 0.05, 3).startswith("B forgets more than A on capitals.acc: +0.11 [0.06, 0.16]")
     unsure = number("e.acc", "utility", -0.04, -0.1, 0.02, 0.2, 1)
     assert sentence("B", "A", [number("capitals.acc", "forget", 0.01, -0.04, 0.06, 0.6), unsure], 0.05, 1) == (
-        "A and B do not differ on capitals.acc: -0.01 [-0.06, 0.04], p=0.60; "
+        "no difference seen between A and B on capitals.acc: -0.01 [-0.06, 0.04], p=0.60; "
         "utility not settled (e.acc -0.04 [-0.10, 0.02]); one seed, so nothing is said of others"
     )
     worse = [number("prose", "utility", 0.2, 0.1, 0.3)]

@@ -16,7 +16,8 @@ from ilu_cli.errors import UnavailableError
 from ilu_cli.harness.task import HarnessTask
 from ilu_cli.metrics.figure import number, shown, strict, value_of
 from ilu_cli.recipe.requirement import parse
-from ilu_cli.report.numbers import of_differences, of_runs, of_seeds, of_summary
+from ilu_cli.report.numbers import of_runs, of_seeds, of_summary
+from ilu_cli.report.points import Point, Source
 from ilu_cli.report.warnings import collapsed
 from ilu_cli.runs.card import _results
 from ilu_cli.runs.files import write_json
@@ -107,13 +108,13 @@ def test_intervals_warnings_tables_and_matching_know_infinity(tmp_path):
     assert (of_summary(lost).value, of_summary(lost).low, of_summary(lost).high) == (math.inf, None, None)
     assert of_runs([lost, fine]) == of_seeds([math.inf, 1.0])
     assert (of_runs([lost, fine]).value, of_runs([lost, fine]).low) == (math.inf, None)
-    assert of_differences([(lost, fine), (fine, fine)]) is None
-    assert of_differences([(lost, lost), (fine, fine)]) is None
-    assert of_differences([(fine, fine), (fine, fine)]) == of_seeds([0.0, 0.0])
+    points = [Point(0, [Source(s, tmp_path, seed) for seed in (0, 1)]) for s in (lost, fine)]
+    assert points[0].minus(points[1]) is None
     assert "a perplexity of ∞, the original with 12.2" in (collapsed("It", lost, fine) or "")
     assert collapsed("It", fine, lost) is None
-    assert interval([math.inf, 2.0], 0.1) == {
-        "mean": None, "low": None, "high": None, "values": [None, 2.0], "how": "none: infinite for 1 of 2 seeds"
+    assert interval([math.inf, 2.0], [0.1]) == {
+        "mean": None, "low": None, "high": None, "values": [None, 2.0], "error": None,
+        "how": "none: infinite for 1 of 2 seeds"
     }  # fmt: skip
     models = [{"weights": {"w": w}, "eval": {"prose": s}} for w, s in (("a", lost), ("b", fine))]
     write_json(tmp_path / "x.json", utility(models))

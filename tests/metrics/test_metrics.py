@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from ilu_cli.benchmarks import mean_and_error
+from ilu_cli.benchmarks import estimate, mean_and_error, perplexity
 from ilu_cli.metrics import membership, tofu
 from ilu_cli.metrics.memorisation import exact_memorisation, extraction_strength
 from ilu_cli.metrics.text import coherence, repetition, rouge_l
@@ -87,12 +87,23 @@ def test_membership_scores_by_hand():
     s = scores([-1.0, -4.0, -2.0, -3.0, -0.5])
     assert membership.loss(s) == pytest.approx(-2.1)
     assert membership.min_k(s, 0.4) == pytest.approx(-3.5)
+    assert membership.min_k(s, 0.5) == pytest.approx(-3.5)  # int(2.5) tokens, as the authors' code counts
     assert membership.min_k(s, 0.01) == -4  # at least one token
     assert membership.min_k_plus(s, 0.4) == pytest.approx((-4 - 2) / 2)  # (−4+2)/0.5 and (−3+2)/0.5
     assert membership.min_k_plus(scores([-1.0], std=0.0)) == 0
     assert membership.reference(s, scores([-1.0, -1.0])) == pytest.approx(-1.1)
     text = "aaaa" * 50
     assert membership.compressed(s, text) == pytest.approx(-10.5 / len(zlib.compress(text.encode())))
+
+
+def test_errors_by_hand():
+    """1, 2, 6: mean 3, squares 4 + 1 + 9 = 14 over n − 1 = 2. Ratios: 18/10, residuals 2.8, 0.2 and −3."""
+    assert mean_and_error([1, 2, 6]) == pytest.approx((3, math.sqrt(14 / 2 / 3)))
+    rows = [{"value": v, "weight": w} for v, w in ((10, 4), (2, 1), (6, 5))]
+    error = math.sqrt((2.8**2 + 0.2**2 + 3**2) * 3 / 2) / 10
+    assert estimate(rows) == pytest.approx((1.8, error))
+    assert perplexity(rows) == pytest.approx((math.exp(1.8), math.exp(1.8) * error))
+    assert math.isnan(mean_and_error([1.0])[1]) and math.isnan(estimate(rows[:1])[1])
 
 
 def test_auc_is_sklearns_and_its_error_is_delongs():
@@ -104,7 +115,7 @@ def test_auc_is_sklearns_and_its_error_is_delongs():
     assert value == pytest.approx(expected)
     wins = (positive[:, None] > negative) + 0.5 * (positive[:, None] == negative)
     delong = wins.mean(1).var(ddof=1) / 40 + wins.mean(0).var(ddof=1) / 25
-    assert error == pytest.approx(math.sqrt(delong), rel=0.05)
+    assert error == pytest.approx(math.sqrt(delong), rel=0.01)
 
 
 def test_auc_at_its_ends():

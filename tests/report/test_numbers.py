@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from ilu_cli.report.numbers import of_pairs, of_seeds, student, wilson
+from ilu_cli.metrics.crossed import Rows, paired
+from ilu_cli.report.numbers import of_runs, of_seeds, wilson
 
 
 def test_wilson_of_half_and_of_none():
@@ -19,13 +21,19 @@ def test_seeds_have_students_interval_and_one_has_none():
     assert of_seeds([0.2]).low is None
 
 
-@pytest.mark.parametrize("freedom, expected", [(1, 12.706), (11, 2.201), (20, 2.086), (60, 2.000)])
-def test_students_quantile(freedom, expected):
-    assert student(freedom) == pytest.approx(expected, abs=1e-3)
+def test_seeds_that_agree_leave_the_questions():
+    """Three models that answer alike say no more about other questions than one does."""
+    alike = [{"metric": "acc", "value": 0.3, "stderr": 0.02, "n": 100}] * 3
+    found = of_runs(alike)
+    assert (found.low, found.high) == pytest.approx((0.3 - 1.96 * 0.02, 0.3 + 1.96 * 0.02), abs=1e-4)
+
+
+def rows(values: list[float]) -> Rows:
+    return Rows("q", np.array(values), np.ones(len(values)))
 
 
 def test_pairs_that_move_together_are_told_apart():
-    a, b = [1.0, 0.0, 1.0, 1.0] * 10, [1.0, 0.0, 0.0, 1.0] * 10
-    found = of_pairs(a, b)
-    assert found.value == 0.25 and found.excludes_zero
-    assert not of_pairs(a, a).excludes_zero
+    a, b = rows([1.0, 0.0, 1.0, 1.0] * 10), rows([1.0, 0.0, 0.0, 1.0] * 10)
+    found, none = paired([b], [a]), paired([a], [a])
+    assert found.value == 0.25 and found.low > 0
+    assert none.low <= 0 <= none.high

@@ -6,6 +6,7 @@ from test_angles import SHAPES, adapter, checkpoint
 
 from ilu_cli.taskvec import subspace
 from ilu_cli.taskvec.delta import Adapted, Checkpoint
+from ilu_cli.taskvec.stream import Difference
 from ilu_cli.taskvec.subspace import by_layer, overlaps
 
 NAME = "model.layers.0.mlp.down_proj.weight"
@@ -36,19 +37,80 @@ def test_shares_and_angles_by_hand(tmp_path):
     assert three.k == 2  # τ_u has no third direction
 
 
-def test_randomised_agrees_with_exact_and_is_repeatable(tmp_path, monkeypatch):
+@pytest.mark.parametrize("flat", [False, True])
+def test_lanczos_agrees_with_a_whole_decomposition_and_is_repeatable(tmp_path, monkeypatch, flat):
     rng = np.random.default_rng(0)
-    sharp = rng.standard_normal((40, 4)) @ np.diag([50, 20, 10, 5]) @ rng.standard_normal((4, 30))
-    o, u = np.zeros((40, 30)), sharp + 1e-3 * rng.standard_normal((40, 30))
-    a = u + rng.standard_normal((40, 3)) @ rng.standard_normal((3, 30))
+    sharp = 0 if flat else rng.standard_normal((70, 4)) @ np.diag([50, 20, 10, 5]) @ rng.standard_normal((4, 60))
+    o, u = np.zeros((70, 60)), sharp + (1 if flat else 1e-3) * rng.standard_normal((70, 60))
+    a = u + rng.standard_normal((70, 3)) @ rng.standard_normal((3, 60))
     c = [folder(tmp_path / n, **{NAME: w}) for n, w in zip("oua", (o, u, a))]
     (exact,) = overlaps((c[0], c[1]), (c[1], c[2]), [NAME], 3, 0)
-    monkeypatch.setattr(subspace, "EXACT", 1)
+    monkeypatch.setattr(subspace, "WHOLE", 1)
     (first,), (again,) = (overlaps((c[0], c[1]), (c[1], c[2]), [NAME], 3, 0) for _ in range(2))
-    assert exact.exact and not first.exact
     assert first == again
-    assert (first.left, first.right, first.both) == pytest.approx((exact.left, exact.right, exact.both), rel=1e-6)
-    assert first.angles == pytest.approx(exact.angles, abs=1e-3)
+    for name in ("left", "right", "both", "kept"):
+        assert getattr(first, name) == pytest.approx(getattr(exact, name), rel=1e-9)
+    assert first.angles == pytest.approx(exact.angles, abs=1e-5)
+
+
+def test_what_is_kept_is_a_share_of_unlearning_not_of_fine_tuning(tmp_path):
+    """Two matrices: τ_u of squares 100 + 1 and 2 + 2, of which one direction keeps 100 of 101 and 2 of 4; ‖τ‖² 1, 9."""
+    names, zero = [f"model.layers.{i}.mlp.down_proj.weight" for i in range(2)], np.zeros((3, 3))
+    u = [np.diag([10.0, 1, 0]), np.diag([2**0.5, 2**0.5, 0])]
+    tau = [np.diag([1.0, 0, 0]), np.diag([0, 0, 3.0])]
+    o = folder(tmp_path / "o", **dict.fromkeys(names, zero))
+    start = folder(tmp_path / "u", **dict(zip(names, u)))
+    end = folder(tmp_path / "a", **{n: x + y for n, x, y in zip(names, u, tau)})
+    found = by_layer(overlaps((o, start), (start, end), names, 1, 0))
+    assert found["all"].kept == pytest.approx(102 / 105)
+    assert (found["layer 0"].kept, found["layer 1"].kept) == pytest.approx((100 / 101, 0.5))
+    assert found["all"].left == pytest.approx(1 / 10)  # of ‖τ‖² = 10, the 1 of layer 0
+    assert (found["all"].norm, found["all"].norm_u) == pytest.approx((10**0.5, 105**0.5))
+
+
+def stored(path, weight: np.ndarray, dtype) -> tuple[Checkpoint, np.ndarray]:
+    path.mkdir()
+    kept = torch.tensor(weight).to(dtype)
+    save_file({NAME: kept}, path / "model.safetensors")
+    return Checkpoint(path), kept.double().numpy()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_directions_that_rounding_made_are_none(tmp_path, dtype):
+    """Weights of size 0.02 whose change has rank 2 in unlearning and 3 in fine-tuning: K = 8 asks for more."""
+    rng = np.random.default_rng(0)
+    start, kept = stored(tmp_path / "o", 0.02 * rng.standard_normal((96, 64)), dtype)
+    low = [rng.standard_normal((96, r)) @ rng.standard_normal((r, 64)) * 0.02 for r in (2, 3)]
+    one, after = stored(tmp_path / "u", kept + low[0], dtype)
+    two, _ = stored(tmp_path / "a", after + low[1], dtype)
+    (found,) = overlaps((start, one), (one, two), [NAME], 8, 0)
+    assert (found.k, found.directions, len(found.angles)) == (2, 3, 2)
+    exact = np.linalg.svd(np.linalg.svd(low[0])[0][:, :2].T @ np.linalg.svd(low[1])[0][:, :3], compute_uv=False)
+    angles = np.degrees(np.arccos(np.clip(exact, 0, 1)))
+    assert found.angles == pytest.approx(angles, abs=0.01 if dtype == torch.float32 else 1)
+    assert found.kept > (0.999999 if dtype == torch.float32 else 0.999)
+
+
+def test_rounding_has_the_size_that_is_said(tmp_path):
+    """The largest singular value of what rounding adds, beside what `noise` says of it."""
+    rng = np.random.default_rng(1)
+    start, kept = stored(tmp_path / "o", rng.standard_normal((200, 120)), torch.bfloat16)
+    added = 0.1 * rng.standard_normal((200, 120))
+    end, after = stored(tmp_path / "u", kept + added, torch.bfloat16)
+    said = subspace.noise(Difference.of(start.weight(NAME), end.weight(NAME)))
+    found = np.linalg.norm(after - kept - added, 2)
+    assert found < said < 1.3 * found
+    same, _ = stored(tmp_path / "s", kept, torch.bfloat16)
+    assert subspace.noise(Difference.of(start.weight(NAME), same.weight(NAME))) == 0
+
+
+def test_a_full_change_keeps_all_its_directions(tmp_path):
+    rng = np.random.default_rng(2)
+    start, kept = stored(tmp_path / "o", 0.02 * rng.standard_normal((96, 64)), torch.float32)
+    one, after = stored(tmp_path / "u", kept + 1e-4 * rng.standard_normal((96, 64)), torch.float32)
+    two, _ = stored(tmp_path / "a", after + 1e-4 * rng.standard_normal((96, 64)), torch.float32)
+    (found,) = overlaps((start, one), (one, two), [NAME], 8, 0)
+    assert (found.k, found.directions) == (8, 8)
 
 
 def test_an_adapter_is_decomposed_through_its_factors(tmp_path):

@@ -315,14 +315,14 @@ def test_every_shipped_grid_makes_valid_recipes(name):
 
 
 @pytest.mark.parametrize(
-    ("values", "stderr", "low", "high"),
+    ("values", "errors", "low", "high"),
     [
-        ([0.5, 0.6, 0.7], None, 0.6 - 4.302653 * 0.1 / 3**0.5, 0.6 + 4.302653 * 0.1 / 3**0.5),  # t(0.975, 2)
-        ([0.5, 0.7], None, 0.6 - 12.706205 * 0.1, 0.6 + 12.706205 * 0.1),  # t(0.975, 1)
-        ([0.5], 0.04, 0.5 - 1.959964 * 0.04, 0.5 + 1.959964 * 0.04),
-        ([0.5], None, None, None),
+        ([0.5, 0.6, 0.7], [], 0.6 - 4.302653 * 0.1 / 3**0.5, 0.6 + 4.302653 * 0.1 / 3**0.5),  # t(0.975, 2)
+        ([0.5, 0.7], [], 0.6 - 12.706205 * 0.1, 0.6 + 12.706205 * 0.1),  # t(0.975, 1)
+        ([0.5], [0.04], 0.5 - 1.959964 * 0.04, 0.5 + 1.959964 * 0.04),
+        ([0.5], [], None, None),
     ],
 )
-def test_intervals(values, stderr, low, high):
-    found = interval(values, stderr)
+def test_intervals(values, errors, low, high):
+    found = interval(values, errors, share=False)
     assert (found["low"], found["high"]) == (pytest.approx(low), pytest.approx(high))

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+import math
 
+import numpy as np
+import pytest
+from scipy import stats
+
+from ilu_cli.report.numbers import Z
 from ilu_cli.runs.store import Store
+from ilu_cli.workflows.follow import result_of
 from ilu_cli.workflows.graph import Graph, Node
-from ilu_cli.workflows.results import Z, rows, summaries
+from ilu_cli.workflows.results import collect, interval, rows, summaries
 
 
 def model(key: str, method: str, weights: str) -> Node:
@@ -35,6 +42,7 @@ def test_the_worst_case_is_that_of_all_choices_and_the_row_that_of_the_lowest_ra
     m = model("m0", "RMU", "a")
     (row,) = table(m, attack(m, 0, [0.4, 0.5], 1), attack(m, 0, [0.3, 0.7], 2))
     assert row["choice"] == {"lr": 1}
+    assert row["fq"]["mean"] == 0.5  # where the attack ends
     assert row["ra"]["mean"] == pytest.approx(0.45)
     assert row["worst"]["mean"] == row["lowest"] == 0.3
     assert {c["choice"]["lr"]: c["worst"] for c in row["choices"]} == {1: 0.4, 2: 0.3}
@@ -45,7 +53,7 @@ def test_one_model_under_several_seeds_has_one_value_before_the_attack():
     (row,) = table(m, attack(m, 0, [0.5]), attack(m, 1, [0.6]))
     assert (row["before"]["values"], row["before"]["how"]) == ([0.7], "normal over the questions")
     assert row["before"]["high"] == pytest.approx(0.7 + Z * 0.02)
-    assert row["ra"]["how"] == "t over 2 seeds"
+    assert row["ra"]["how"] == "t over 2 seeds and the questions"
     two = [model("m0", "RMU", "a"), model("m1", "RMU", "b")]
     (row,) = table(*two, *(attack(m, seed, [0.5]) for seed, m in enumerate(two)))
     assert row["before"]["values"] == [0.7, 0.7]
@@ -66,3 +74,97 @@ def test_the_worst_attack_is_that_of_the_lowest_mean_and_the_lowest_value_may_be
     nodes += [attack(m, s, [0.35], name="B") for s, m in enumerate(two)]
     (both,) = summaries(table(*two, *nodes))
     assert (both["worst"]["attack"], both["worst"]["mean"], both["lowest"]) == ("B", pytest.approx(0.35), 0.3)
+
+
+def test_an_interval_by_hand():
+    """Seeds 0.4, 0.5, 0.6: s²/3 = 1/300, and 0.15 over the questions."""
+    found = interval([0.4, 0.5, 0.6], [0.15, 0.15, 0.15])
+    variance, seeds = 1 / 300 + 0.0225, 1 / 300
+    half = stats.t.ppf(0.975, 2 * (variance / seeds) ** 2) * math.sqrt(variance)
+    assert (found["low"], found["high"]) == pytest.approx((0.5 - half, 0.5 + half))
+    seeds_alone = stats.t.ppf(0.975, 2) * 0.1 / math.sqrt(3)  # n − 1 twice
+    alone = interval([0.4, 0.5, 0.6])
+    assert alone["high"] - 0.5 == pytest.approx(seeds_alone)
+    floored = interval([0.4, 0.5, 0.6], [0.1, 0.1, 0.1])  # 32 degrees of freedom: would be 0.235 instead of 0.248
+    assert floored["high"] - 0.5 == pytest.approx(seeds_alone)
+    assert alone["how"] == "t over 3 seeds"
+    assert interval([]) is None
+    assert interval([0.3])["low"] is None
+    assert interval([0.99], [0.02])["high"] == 1  # a share
+    assert interval([9.0, 11.0], [1.0, 1.0], share=False)["high"] > 11
+
+
+def test_the_error_of_several_forget_benchmarks_is_that_of_their_mean():
+    numbers = {"a": (0.2, 0.03), "b": (0.4, 0.04)}
+    scores = {n: {"role": "forget", "metric": "acc", "value": v, "stderr": e} for n, (v, e) in numbers.items()}
+    found = result_of([{"steps": 0, "eval": scores}], None, 0, quarters=True)
+    assert found["fq"] == [{"steps": 0, "value": pytest.approx(0.7), "stderr": pytest.approx(0.025)}]
+
+
+def kept(folder, answers: dict[int, np.ndarray], bench: str = "capitals") -> list[dict]:
+    """Write the rows of an attack's points as the attack does; returns their FQ."""
+    found = []
+    for step, right in answers.items():
+        point = folder / "eval" / f"steps-{step:07d}"
+        point.mkdir(parents=True, exist_ok=True)
+        (point / f"{bench}.json").write_text(json.dumps({"role": "forget", "metric": "acc"}))
+        (point / f"{bench}.rows.jsonl").write_text("".join(json.dumps({"value": float(r)}) + "\n" for r in right))
+        found.append({"steps": step, "value": 1 - float(np.mean(right)), "stderr": 0.02})
+    return found
+
+
+def grid(tmp_path, attacks: int, seeds: int, questions: int, rng) -> Graph:
+    """Equal attacks, each with two points of FQ 0.5 on average, and their rows."""
+    store, m, nodes = Store(tmp_path), model("m", "RMU", "a"), []
+    for i in range(attacks):
+        for seed in range(seeds):
+            node = attack(m, seed, [0.0], name=f"attack {i}")
+            right = {step: rng.random(questions) < 0.5 for step in (0, 4, 8)}
+            node.run = f"run-{i}-{seed}"
+            fq = kept(tmp_path / node.run, right)
+            node.result |= {"subject": node.run, "fq": fq, "ra": sum(f["value"] for f in fq[1:]) / 2, "marks": [4, 8]}
+            nodes.append(node)
+    return Graph("g", [m, *nodes], {}, store, {})
+
+
+def test_the_worst_case_is_also_chosen_on_other_questions(tmp_path):
+    found = collect(grid(tmp_path, attacks=3, seeds=2, questions=200, rng=np.random.default_rng(0)))
+    (both,) = found["methods"]
+    assert both["worst"]["mean"] < 0.49  # the luckiest of six equal points
+    assert both["worst_elsewhere"]["mean"] == pytest.approx(0.5, abs=0.04)
+    assert both["worst_elsewhere"]["low"] < 0.5 < both["worst_elsewhere"]["high"]
+    assert both["worst_elsewhere"]["how"] == "t over 2 seeds and 200 questions"
+    for row in found["rows"]:
+        assert row["worst"]["mean"] < row["worst_elsewhere"]["mean"] < 0.55
+        assert row["ra"]["how"] == "t over 2 seeds and 200 questions"
+        assert row["ra"]["low"] < row["ra"]["mean"] < row["ra"]["high"]
+
+
+def test_without_rows_nothing_is_chosen_elsewhere(tmp_path):
+    graph = grid(tmp_path, attacks=2, seeds=1, questions=20, rng=np.random.default_rng(1))
+    next(n for n in graph if n.command == "attack").result["fq"][1]["value"] += 0.1  # other rows than were counted
+    found = collect(graph)
+    assert found["rows"][0]["worst_elsewhere"] is found["methods"][0]["worst_elsewhere"] is None
+    assert found["rows"][0]["ra"]["how"] == "normal over the questions"
+    assert found["rows"][1]["worst_elsewhere"] is not None
+
+
+def test_several_forget_benchmarks_count_equally_whatever_their_size(tmp_path):
+    graph = grid(tmp_path, attacks=1, seeds=1, questions=20, rng=np.random.default_rng(2))
+    node = next(n for n in graph if n.command == "attack")
+    more = kept(tmp_path / node.run, {s: np.arange(8) < 6 for s in (0, 4, 8)}, "elements")  # FQ 0.25
+    for one, two in zip(node.result["fq"], more):
+        one["value"] = (one["value"] + two["value"]) / 2
+    node.result["ra"] = sum(f["value"] for f in node.result["fq"][1:]) / 2
+    (row,) = rows(graph)
+    assert row["worst_elsewhere"]["how"] == "t over 28 questions"
+    assert row["before"]["how"] == "t over 28 questions"
+
+
+def test_a_seed_that_only_one_attack_has_chooses_no_worst_attack():
+    two = [model("m0", "RMU", "a"), model("m1", "RMU", "b")]
+    nodes = [attack(m, s, [v], name="A") for s, (m, v) in enumerate(zip(two, [0.6, 0.1]))]
+    nodes += [attack(two[0], 0, [0.5], name="B")]
+    (both,) = summaries(table(*two, *nodes))
+    assert both["worst"]["attack"] == "B"
+    assert both["lowest"] == 0.1

@@ -1,0 +1,57 @@
+"""The rows of an attack's points: what was forgotten question by question."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Answers = dict[float, np.ndarray]  # by strength [Q], whose mean is FQ
+
+
+def point_name(axis: str, strength: float) -> str:
+    """The folder of a point: `steps-0000015`, `sigma-0.1`."""
+    return f"{axis}-{strength:07d}" if isinstance(strength, int) else f"{axis}-{strength:g}"
+
+
+def answers(folder: Path, result: dict[str, Any]) -> Answers | None:
+    """FQ of each question at every point of a finished attack, the unattacked one too.
+
+    None if the rows are gone or are others than were counted.
+
+    Args:
+        folder: the run's eval folder.
+        result: the run's result, of which `fq` and `axis` are read.
+    """
+    found = {}
+    for point in (result.get("fq") or []) if result.get("axis") else []:
+        strength = point[result["axis"]]
+        values = _forgotten(folder / point_name(result["axis"], strength))
+        if values is None or not math.isclose(values.mean(), point["value"], abs_tol=1e-6):
+            return None
+        found[strength] = values
+    return found if len({len(v) for v in found.values()}) == 1 else None
+
+
+@functools.lru_cache(maxsize=4096)
+def _forgotten(folder: Path) -> np.ndarray | None:
+    """1 − right of each question; of several forget benchmarks such that the mean is the mean of the benchmarks'."""
+    parts = []
+    for file in sorted(folder.glob("*.rows.jsonl")):
+        summary = json.loads(file.with_name(file.name.replace(".rows.jsonl", ".json")).read_text(encoding="utf-8"))
+        if summary["role"] == "forget" and summary["metric"] == "acc":
+            rows = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+            parts.append(1 - np.array([r["value"] for r in rows if "metric" not in r], float))
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    total, mean = sum(map(len, parts)), float(np.mean([p.mean() for p in parts]))
+    return np.concatenate([mean + total / len(parts) / len(p) * (p - p.mean()) for p in parts])
+
+
+def attacked(known: Answers, result: dict[str, Any]) -> list[np.ndarray]:
+    """The points after the attack began."""
+    return [values for strength, values in known.items() if strength != result.get("unattacked")]

@@ -1,0 +1,75 @@
+"""One benchmark on the runs that differ in their seed only, with its rows, intervals and paired differences."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ilu_cli.metrics.crossed import Rows, paired, single
+from ilu_cli.metrics.figure import value_of
+from ilu_cli.report.numbers import Estimate, of_interval, of_runs
+
+Summary = dict[str, Any]
+
+
+@dataclass
+class Source:
+    """A result, and where its rows are."""
+
+    summary: Summary
+    folder: Path
+    seed: int
+
+    @cached_property
+    def rows(self) -> Rows | None:
+        """The rows of the headline; None if they are gone, or if it is not their mean."""
+        name = str(self.summary["benchmark"])
+        path = self.folder / f"{Path(name).stem if name.endswith('.yaml') else name}.rows.jsonl"
+        found = [r for r in read_rows(path) if "metric" not in r]
+        if not found:
+            return None
+        values, weights = (np.array([r.get(key, 1) for r in found], float) for key in ("value", "weight"))
+        asked = self.summary["data"]["fingerprint"]
+        rows = Rows(f"{asked}:{len(found)}", values, weights, self.summary["metric"] == "acc")
+        return rows if math.isclose(rows.estimate, value_of(self.summary), rel_tol=1e-6, abs_tol=1e-9) else None
+
+
+@dataclass
+class Point:
+    """One benchmark at one strength of an attack (or before any), of all runs that differ in the seed only."""
+
+    x: float
+    sources: list[Source]
+
+    @cached_property
+    def estimate(self) -> Estimate:
+        """Over seeds and questions, or for one run over its questions."""
+        rows = [s.rows for s in self.sources if s.rows is not None]
+        if len(rows) < 2 or len(rows) < len(self.sources) or len({r.items for r in rows}) > 1:
+            return of_runs([s.summary for s in self.sources])
+        return of_interval(single(np.stack([r.influence for r in rows]), share=rows[0].share), "seeds")
+
+    def minus(self, other: Point) -> Estimate | None:
+        """Self − other, question by question: over common seeds if there are two, else of one pair of runs.
+
+        None if the rows of a run are gone, are not values of the metric, or answer other questions.
+        """
+        mine = {s.seed: s for s in self.sources}
+        pairs = [(mine[s.seed], s) for s in other.sources if s.seed in mine] or [(self.sources[0], other.sources[0])]
+        left, right = ([r for p in pairs if (r := p[i].rows) is not None] for i in (0, 1))
+        if len(left) < len(pairs) or len(right) < len(pairs) or len({r.items for r in (*left, *right)}) > 1:
+            return None
+        return of_interval(paired(right, left), "seeds" if len(pairs) > 1 else "examples")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of a jsonl file; none if it is missing."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

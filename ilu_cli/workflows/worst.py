@@ -1,0 +1,35 @@
+"""The worst case of a graph's attacks, chosen on other questions than it is reported on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ilu_cli.metrics.chosen import chosen_elsewhere
+from ilu_cli.report.answers import Answers, answers, attacked
+from ilu_cli.workflows.graph import Graph, Node
+
+
+def answered(graph: Graph, node: Node) -> Answers | None:
+    """See `ilu_cli.report.answers.answers`."""
+    result = node.result or {}
+    return answers(graph.store.root / result.get("subject", "") / "eval", result)
+
+
+def tried(graph: Graph, method: str, attacks: dict[str, int]) -> np.ndarray | None:
+    """[k, Q]: every point of every choice of the attacks, given with the seed of each; None unless all have rows."""
+    found: list[np.ndarray] = []
+    for node in graph:
+        tags = node.tags
+        if node.command != "attack" or tags["method"] != method or attacks.get(tags["attack"]) != tags["seed"]:
+            continue
+        known = answered(graph, node) if node.status == "done" else None
+        if known is None:
+            return None
+        found += attacked(known, node.result or {})
+    return np.stack(found) if found and len({len(v) for v in found}) == 1 else None
+
+
+def elsewhere(graph: Graph, method: str, seeds: list[dict[str, int]]) -> list[np.ndarray] | None:
+    """The worst case of each seed, [Q] each; see `ilu_cli.metrics.chosen` and `tried`."""
+    known = [tried(graph, method, attacks) for attacks in seeds]
+    return [chosen_elsewhere(k) for k in known if k is not None] if all(k is not None for k in known) else None
