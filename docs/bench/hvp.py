@@ -1,6 +1,6 @@
 """Hessian-vector products on the built-in model, all weights trained: finite differences against exact ones.
 
-    python docs/bench/hvp.py [--rows 4] [--max-length 32] [--cost-rows 8]
+    python docs/bench/hvp.py [--rows 2] [--max-length 16] [--factors 0.1 0.01 0.001] [--cost-rows 4]
 
 Errors: ‖estimate − exact‖ / ‖exact‖ and cosine of central differences with steps h = f·√ε·‖θ‖, along the gradient (what
 `irm` with `grad_norm` needs) and along θ (`param_scale`). Cost: CPU seconds, and the peak of the whole process, which
@@ -31,21 +31,19 @@ from ilu_cli.models.subject import find_model
 from ilu_cli.recipe.specs import DEFAULT_MODEL, DataRef, Form, TrainSpec
 from ilu_cli.workflows.plan import plan_stream
 
-FACTORS = (1.0, 0.1, 0.01, 0.001)
-
 
 def environments(trainer: Trainer, stream: TrainStream) -> Environments:
     return Environments(trainer, [stream], torch.ones(1, dtype=torch.float64), 1.0)
 
 
-def errors(trainer: Trainer, stream: TrainStream) -> None:
+def errors(trainer: Trainer, stream: TrainStream, factors: list[float]) -> None:
     envs = environments(trainer, stream)
     theta = envs.parameters()
     unit = torch.finfo(torch.float32).eps ** 0.5 * math.sqrt(dot(theta, theta))
     for what, v in (("∇ℓ", envs.gradients()[0]), ("θ", [t.clone() for t in theta])):
         exact, size = envs.hessian_times(0, v), math.sqrt(dot(v, v))
         norm, cells = math.sqrt(dot(exact, exact)), []
-        for f in FACTORS:
+        for f in factors:
             h = f * unit
             ahead, behind = (envs._gradient_at(0, v, sign * h / size) for sign in (1, -1))
             near = [(a - b) * (size / (2 * h)) for a, b in zip(ahead, behind)]
@@ -110,9 +108,10 @@ def cost(trainer: Trainer, stream: TrainStream) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=4)
-    parser.add_argument("--max-length", type=int, default=32)
-    parser.add_argument("--cost-rows", type=int, default=8)
+    parser.add_argument("--rows", type=int, default=2)
+    parser.add_argument("--max-length", type=int, default=16)
+    parser.add_argument("--factors", type=float, nargs="+", default=[0.1, 0.01, 0.001])
+    parser.add_argument("--cost-rows", type=int, default=4)
     asked = parser.parse_args()
     subject = find_model(DEFAULT_MODEL)
     tokenizer, model = load_tokenizer(subject.folder), load_model(subject, backend().device)
@@ -121,10 +120,10 @@ def main() -> None:
     def stream(name: str, rows: int, length: int) -> TrainStream:
         return plan_stream(name, [DataRef(name=name)], rows, Form(max_length=length), 0, tokenizer).stream
 
-    print(f"| environment | along | {' | '.join(f'h = {f:g}·√ε·‖θ‖' for f in FACTORS)} |")
-    print(f"|---|---|{'---|' * len(FACTORS)}")
+    print(f"| environment | along | {' | '.join(f'h = {f:g}·√ε·‖θ‖' for f in asked.factors)} |")
+    print(f"|---|---|{'---|' * len(asked.factors)}")
     for name in ("prose", "sst2", "agnews"):
-        errors(trainer, stream(name, asked.rows, asked.max_length))
+        errors(trainer, stream(name, asked.rows, asked.max_length), asked.factors)
     print("\n| gsm8k, up to 128 tokens | CPU seconds | peak so far, GB |\n|---|---|---|")
     cost(trainer, stream("gsm8k", asked.cost_rows, 128))
 

@@ -49,13 +49,7 @@ class DataRef(Spec):
     split: str | None = Field(None, description="a split of the dataset; null: the one for training, or for testing")
     config: str | None = Field(None, description="the configuration of a hub dataset that is no task")
     limit: PositiveInt | None = Field(None, description="use only the first rows")
-    max_length: int | None = Field(
-        None, ge=8, description="tokens per sequence of this dataset in training; null: as its stream says"
-    )
-
-    def form(self, form: Form) -> Form:
-        """How this dataset's examples become rows, in a stream of this form."""
-        return form if self.max_length is None else form.model_copy(update={"max_length": self.max_length})
+    max_length: int | None = Field(None, ge=8, description="tokens per sequence in training; null: as its stream says")
 
 
 def _as_refs(value: Any) -> Any:
