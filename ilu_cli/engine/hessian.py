@@ -57,7 +57,7 @@ def add_product(loss: Tensor, params: Sequence[nn.Parameter], v: Vector) -> None
         first = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
         bent = [(g, x) for g, x in zip(first, v) if g is not None and g.requires_grad]
         if bent:
-            torch.autograd.backward(*zip(*bent))
+            torch.autograd.backward([g for g, _ in bent], [x for _, x in bent])
     except (RuntimeError, NotImplementedError) as error:
         if _NO_SECOND.search(str(error)) is None:
             raise
@@ -70,7 +70,7 @@ def _own_backward(loss: Tensor) -> str:
     (Of one marked `once_differentiable` PyTorch says so only if nothing but leaves is asked for; of one whose backward
     pass reads detached tensors it never does.)
     """
-    waiting, seen = [loss.grad_fn], {None}
+    waiting, seen = [loss.grad_fn], set[object]()
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
