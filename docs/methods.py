@@ -27,6 +27,7 @@ HEAD = """# Methods on the quickstart
 RMU with the regularisers, the defences and an adapter. SmolLM2-135M-Instruct, two cores, one seed, built-in data, ±
 standard error over the questions; chance is 0.25. Training time is the number of steps × the lower quartile of a step's
 time, on a machine that did other work at times (beside LAT most of the time); memory is the peak of the whole process.
+(The row of TAR is older than the rows that are now held out from its attacker.)
 This is what is forgotten and kept *before* any attack: how well it stays forgotten is a question for
 [attacks](attacks.md). What each method is: [reference](methods-reference.md).
 """

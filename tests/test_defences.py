@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -10,11 +11,15 @@ from conftest import gradient, items_of, stream, tiny_model, trainer
 from test_methods import moved, penalty
 
 from ilu_cli import registry
-from ilu_cli.data.encode import collate
+from ilu_cli.data.encode import Encoded, collate
+from ilu_cli.data.sampling import Sampler
+from ilu_cli.defences.lat import perturbed
+from ilu_cli.defences.tar import parted
 from ilu_cli.engine.job import drive
 from ilu_cli.engine.loop import Term
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.view import View
+from ilu_cli.errors import UsageError
 from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.load import validate
 from ilu_cli.recipe.schema import UnlearnRecipe
@@ -26,13 +31,13 @@ KEYS = {
     "smoothing": {"sigma": 0.02, "samples": 2},
     "averaging": {"start": 1, "every": 2},
     "lat": {"layer": 0, "epsilon": 0.5, "inner_lr": 0.1, "inner_steps": 5},
-    "tar": {"inner_steps": 2, "inner_lr": 1e-2, "weight": 0.7},
+    "tar": {"inner_steps": 5, "inner_lr": 1e-2, "weight": 0.7, "every": 2, "decay": 0.3},
 }
 NAMES = sorted(KEYS)
 
 
 def rows():
-    return items_of([5, 9, 7, 9], start=2)
+    return items_of([5, 9, 7, 9], start=4)
 
 
 def ascent(seed: int = 0, defences=()) -> Term:
@@ -92,9 +97,8 @@ def test_the_weights_are_where_they_were(name):
 def test_it_changes_the_gradient_and_not_by_the_split(float64, name):
     plain, whole = gradient(defended()), gradient(defended(name))
     assert (plain - whole).norm() > 1e-4 * plain.norm()
-    if name == "tar":
-        return  # its attacker's batches are drawn from the stream, whose order is the seed's
-    for accumulation, seed in ((2, 0), (4, 0), (1, 3)):
+    # TAR's attacker draws its own batches from the stream, whose order is the seed's.
+    for accumulation, seed in ((2, 0), (4, 0), (1, 0 if name == "tar" else 3)):
         found = gradient(defended(name, seed=seed, accumulation=accumulation))
         assert (found - whole).norm() < 1e-6 * whole.norm()
 
@@ -125,24 +129,44 @@ def test_smoothing_is_a_mean_over_noise(float64):
     torch.testing.assert_close(gradient(defended("smoothing")), expected, rtol=1e-8, atol=1e-10)
 
 
-def test_tar_is_the_entropy_gradient_where_the_attacker_arrives(float64):
-    t = defended("tar")
+@pytest.mark.parametrize("step", [0, 2])
+def test_tar_is_the_entropy_gradient_on_held_out_rows_after_every_second_attack_step(float64, step):
+    items = items_of([5, 9, 7, 9, 6, 8, 5, 7, 6, 9, 8], start=2)
+    tar, model = registry.defence["tar"].obj(**KEYS["tar"]), moved()
+    term = Term("forget", stream(items, batch=3), lambda view: view.logps, "token", defended=True)
+    t = trainer(model, [term], [])
+    t.defences, t.step = [tar], step
     found = gradient(t)
-    model = moved()
-    base = naive(model)
+
+    held, own = [items[0], items[5], items[10]], [e for i, e in enumerate(items) if i % 5]
+    expected = naive(model, [items[i] for _, i in Sampler([11], 0, "forget").rows(step, 3)])
     attacker = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
-    for _ in range(2):  # a step takes all rows: the attacker's batches are the forget rows in another order
+    batch = collate([held[i] for _, i in Sampler([3], 0, "tar held out").rows(step, 3)])
+    for k in range(1, 6):
+        drawn = [own[i] for _, i in Sampler([8], 0, "tar").rows(5 * step + k - 1, 3)]
         model.zero_grad()
-        (-loss(model)).backward()
+        (-loss(model, drawn)).backward()
         attacker.step()
-    batch = collate(rows())
-    logp = model(input_ids=batch.ids, attention_mask=batch.mask).logits[:, :-1].log_softmax(-1)
-    entropy = -(logp.exp() * logp).sum(-1)[batch.scored[:, 1:]].mean()
-    model.zero_grad()
-    (-entropy).backward()
-    expected = base + 0.7 * torch.cat([p.grad.flatten() for p in model.parameters()])
+        if k in (2, 4, 5):
+            logp = model(input_ids=batch.ids, attention_mask=batch.mask).logits[:, :-1].log_softmax(-1)
+            entropy = -(logp.exp() * logp).sum(-1)[batch.scored[:, 1:]].mean()
+            model.zero_grad()
+            (-entropy).backward()
+            share = 0.7 * math.exp(0.3 * (k - 5))
+            expected = expected + share * torch.cat([p.grad.flatten() for p in model.parameters()])
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
-    assert t.defences[0].log["tampered H"] == pytest.approx(entropy.item(), rel=1e-6)
+    assert tar.log["tampered H"] == pytest.approx(entropy.item(), rel=1e-6)
+
+
+def test_tar_needs_a_row_to_attack_with():
+    with pytest.raises(UsageError, match="one row only"):
+        parted(stream(items_of([5])))
+
+
+def test_tar_takes_the_gradient_after_the_last_step_when_there_are_fewer_than_four():
+    t = defended("tar")
+    t.defences[0] = registry.defence["tar"].obj(inner_steps=2, weight=1.0)
+    assert (gradient(t) - gradient(defended())).norm() > 1e-4
 
 
 def test_lat_stays_in_its_ball_and_makes_the_forget_data_likelier():
@@ -171,6 +195,36 @@ def test_lat_is_the_gradient_under_its_perturbation(float64):
     t = defended("lat")
     t.terms[0].stream.sampler._order = lambda *_: torch.arange(4).numpy()  # rows in the order of `delta`
     torch.testing.assert_close(gradient(t), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_lat_perturbs_prompts_and_of_texts_without_one_everything():
+    """Rows of 6, 4 and 3 tokens, of which those from 3, 1 and 2 on are scored; the first position never."""
+    batch = collate([Encoded([1] * 6, 3), Encoded([1] * 4, 1), Encoded([1] * 3, 2)])
+    assert perturbed(batch).int().tolist() == [[0, 1, 1, 0, 0, 0], [0, 1, 1, 1, 0, 0], [0, 1, 0, 0, 0, 0]]
+
+
+def test_lat_is_projected_onto_its_ball_only_from_outside():
+    """Adam's first step moves every coordinate by its rate: 16 of them by 0.001 are 0.004 long, well inside of 0.5."""
+    keys = KEYS["lat"] | {"inner_steps": 1, "inner_lr": 1e-3}
+    view = View(parts_of(moved()), collate(rows()), 0, None)
+    norms = registry.defence["lat"].obj(**keys)._adversary(view).norm(dim=-1)[perturbed(view.batch)]
+    torch.testing.assert_close(norms, torch.full_like(norms, 0.004), rtol=1e-3, atol=0)
+
+
+def test_lat_puts_its_perturbed_prompt_before_what_should_be_said_instead(float64):
+    """The answers of a pair differ in length, their prompts do not."""
+    from ilu_cli.defences.lat import _added
+
+    prompts = [e.ids[:4] for e in rows()]
+    wins = [Encoded(p + [3] * n, 4) for p, n in zip(prompts, (7, 1, 2, 6))]
+    model, lat = moved(), registry.defence["lat"].obj(**KEYS["lat"])
+    view = View(parts_of(model), collate(rows()), 0, None)
+    view.chosen = View(parts_of(model), collate(wins), 0, None)
+    delta = lat._adversary(view)
+    with _added(model.model.layers[0], torch.cat([delta, torch.zeros(4, 2, 16)], 1)):  # 11 tokens where there were 9
+        expected = -loss(model, wins) * sum(e.targets for e in wins)
+    found = lat.values(lambda v: v.chosen.nll)(view).sum()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-9)
 
 
 def test_averaging_saves_the_mean_and_resumes(tmp_path):

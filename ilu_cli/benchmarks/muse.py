@@ -24,7 +24,8 @@ def _define(corpus: str) -> None:
         __doc__ = f"""MUSE {corpus.title()}: VerbMem, KnowMem on forget and retain set, PrivLeak (arXiv 2407.06460).
 
         VerbMem: ROUGE-L F1 of the greedy continuation of 128 tokens with the text's own. KnowMem: ROUGE-L F1 of the
-        answer of up to 32 tokens after the examples of the dataset. PrivLeak, in percent: AUC / AUC of a retrained
+        answer of up to 32 tokens after the examples of the dataset and `Answer: `, with the space, as in the authors'
+        code. PrivLeak, in percent: AUC / AUC of a retrained
         model − 1, with Min-K% 40 and unseen texts counted positive, as in the authors' code: −100 where the forget
         texts are all known for members, above 0 where unlearning made them stand out. Texts are cut to the context.
         """
@@ -56,7 +57,7 @@ def _define(corpus: str) -> None:
                 prefix = "".join(f"{e.prompt}{e.target}\n\n" for e in shown)
                 data = load("knowmem", split)
                 pairs = zip(data.examples(), data.rows)
-                parts.append([{"part": part, "prompt": prefix + e.prompt, "gt": r["answer"]} for e, r in pairs])
+                parts.append([{"part": part, "prompt": f"{prefix}{e.prompt} ", "gt": r["answer"]} for e, r in pairs])
             for split in ("holdout", "forget"):
                 texts = [r["text"] for r in load("privleak", split).rows]
                 parts.append([{"part": "privleak", "text": t, "member": split == "holdout"} for t in texts])

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 NEW = 128  # tokens of a generated answer
 KEPT = {"retain": "retain", "authors": "real_authors", "facts": "world_facts"}
 MEASURES = ("prob", "rouge", "truth_ratio")
+RANKED = "ratio_geometric"  # what forget quality compares
 
 
 def _define(name: str, forget: str) -> None:
@@ -24,8 +25,9 @@ def _define(name: str, forget: str) -> None:
 
         The headline is the mean P(answer|question)^(1/tokens) on the forget set. `eval.retain_run` names a run of a
         model that never saw it, evaluated with the same benchmark, or its rows file; with it comes forget quality, the
-        p-value of a Kolmogorov-Smirnov test between the truth ratios. The prompt is `Question: … Answer:`, or
-        with `eval.chat` the question as a user's turn. Answers end without the end-of-sequence token.
+        p-value of a Kolmogorov-Smirnov test between the truth ratios: there with the geometric mean of the wrong
+        answers' probabilities, elsewhere with the arithmetic one, as in the authors' code. The prompt is `Question: …
+        Answer:`, or with `eval.chat` the question as a user's turn. Answers end without the end-of-sequence token.
         """
         role = "forget"
         metric = "prob"
@@ -40,7 +42,8 @@ def _define(name: str, forget: str) -> None:
             self.retain = retain_ratios(spec.retain_run, name) if spec.retain_run else None
 
         def fingerprint(self, items: list[Row]) -> str:
-            return super().fingerprint([*items, {"retain": self.retain}] if self.retain else items)
+            kept = {RANKED: self.retain or []}  # rows without the geometric ratio are of another kind
+            return super().fingerprint([*items, kept])
 
         def items(self) -> list[Row]:
             from ilu_cli.data.sources import load_dataset
@@ -81,7 +84,7 @@ def _define(name: str, forget: str) -> None:
             if len(kept) == len(KEPT) * len(MEASURES):  # a small limit may leave a part out
                 found["utility"] = {"value": model_utility(kept), "stderr": None}
             if self.retain:
-                ours = [r["ratio"] for r in groups["truth_ratio"]]
+                ours = [r[RANKED] for r in groups["truth_ratio"]]
                 found["forget_quality"] = {"value": forget_quality(ours, self.retain), "stderr": None}
             return found
 
@@ -99,13 +102,15 @@ def _measures(part: str, logps: list[float]) -> dict[str, float]:
         "prob": tofu.share_of_right(answer, wrong) if fact else math.exp(answer),
         "truth_ratio": tofu.closeness(ratio) if part == "forget" else tofu.truthfulness(ratio),
         "ratio": ratio,
+        RANKED: tofu.geometric_truth_ratio(wrong, paraphrase),
     }
 
 
 def _rows(item: Row, measured: dict[str, float], said: str) -> list[Row]:
     """Three rows of an item, one for each measure."""
     prefix = "" if item["part"] == "forget" else f"{item['part']}_"
-    extra = {"prob": {"prompt": item["prompt"]}, "rouge": {"said": said}, "truth_ratio": {"ratio": measured["ratio"]}}
+    ratios = {name: measured[name] for name in ("ratio", RANKED)}
+    extra = {"prob": {"prompt": item["prompt"]}, "rouge": {"said": said}, "truth_ratio": ratios}
     rows = [{"metric": prefix + m, "value": measured[m], **extra[m]} for m in MEASURES]
     if not prefix:
         del rows[0]["metric"]  # the headline
@@ -113,7 +118,7 @@ def _rows(item: Row, measured: dict[str, float], said: str) -> list[Row]:
 
 
 def retain_ratios(text: str, bench: str) -> list[float]:
-    """The truth ratios on the forget set in a rows file, or in the results of a run.
+    """The geometric truth ratios on the forget set in a rows file, or in the results of a run.
 
     Raises:
         UnavailableError: if there are none.
@@ -126,11 +131,14 @@ def retain_ratios(text: str, bench: str) -> list[float]:
         if run is None:
             raise UnavailableError(f"eval.retain_run: there is no run or rows file {text!r}.{Store().near(text)}")
         path = run.eval / f"{bench}.rows.jsonl"
+    hint = f"`ilu eval {text} --bench {bench} --alone` writes it"
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        ratios = [float(r["ratio"]) for r in rows if r.get("metric") == "truth_ratio"]
+        rows = [r for r in rows if r.get("metric") == "truth_ratio"]
+        if any("ratio" in r and RANKED not in r for r in rows):
+            raise UnavailableError(f"eval.retain_run: {path} has arithmetic truth ratios only", hint=hint)
+        ratios = [float(r[RANKED]) for r in rows]
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        hint = f"`ilu eval {text} --bench {bench} --alone` writes it"
         raise UnavailableError(f"eval.retain_run: {path} cannot be read: {error}", hint=hint) from error
     if not ratios:
         raise UnavailableError(f"eval.retain_run: {path} has no truth ratios")

@@ -12,6 +12,7 @@ from ilu_cli.registry import defence
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from ilu_cli.data.encode import Batch
     from ilu_cli.engine.view import View
     from ilu_cli.recipe.schema import UnlearnRecipe
     from ilu_cli.recipe.source import Key
@@ -30,8 +31,11 @@ class LAT(Defence):
 
     An adversary adds δ to the residual stream after `layer`, ‖δ_t‖₂ ≤ ε at every token, so as to make the forget
     targets likely: `inner_steps` steps of Adam from δ = 0, each projected onto the ball. The forget loss is then taken
-    with δ in place. The first position stays as it is. The authors use ε = 2, 16 steps, learning rate 0.05; their ball
-    is around activations of other models, so ε is a key to tune.
+    with δ in place. As the authors do, only prompts are perturbed; a text without a prompt is so all along. An answer
+    that should be given instead is read after the same perturbed prompt.
+
+    The authors use ε = 2, 16 steps, learning rate 0.05, at several layers at once; their ball is around activations of
+    other models, so ε is a key to tune. The first position stays as it is here.
     """
 
     def __init__(
@@ -56,7 +60,7 @@ class LAT(Defence):
         """δ [B, T, D], detached. Every sequence's δ depends on that sequence alone."""
         import torch
 
-        width, mask = view.parts.width, view.hidden_mask[..., None]
+        width, mask = view.parts.width, perturbed(view.batch)[..., None]
         delta = torch.zeros(*view.batch.ids.shape, width, device=mask.device, requires_grad=True)
         optimizer = torch.optim.Adam([delta], lr=self.inner_lr)
         for _ in range(self.inner_steps):
@@ -70,14 +74,24 @@ class LAT(Defence):
         return delta.detach()
 
 
+def perturbed(batch: Batch) -> Tensor:
+    """[B, T], the tokens of each prompt but the first; of a row with no more prompt than that, all real ones but it."""
+    real = batch.mask.clone()
+    real[:, 0] = False
+    prompt = real & ~batch.scored
+    return prompt | (real & ~prompt.any(-1, keepdim=True))
+
+
 @contextmanager
 def _added(layer: nn.Module, delta: Tensor) -> Iterator[None]:
-    """Add `delta` to what the layer returns."""
+    """Add `delta` to what the layer returns; rows that are longer or shorter get what there is of it."""
+    from torch.nn.functional import pad
+
+    def shifted(states: Tensor) -> Tensor:
+        return states + pad(delta, (0, 0, 0, states.shape[1] - delta.shape[1])).to(states.dtype)
 
     def add(_module: nn.Module, _args: Any, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (output[0] + delta.to(output[0].dtype), *output[1:])
-        return output + delta.to(output.dtype)
+        return (shifted(output[0]), *output[1:]) if isinstance(output, tuple) else shifted(output)
 
     handle = layer.register_forward_hook(add)
     try:

@@ -166,7 +166,7 @@ class Trainer:
             batch = collate([stream.item(k) for k in keys]).to(device)
             reference = cache.of(keys, device) if cache else ReferenceCache().of(keys, device)
             with torch.set_grad_enabled(weight != 0), self.backend.autocast(precision or self.spec.precision):
-                view = View(self.parts, batch, self.seed, layer, reference)
+                view = View(self.parts, batch, self.seed, layer, reference, topics=[dataset for dataset, _ in keys])
                 if stream.chosen is not None:
                     view.chosen = self._chosen(stream.chosen, keys, cache)
                 loss = wide(values(view)).sum() / divisor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +36,8 @@ class Reference:
 class View:
     """One micro-batch of a stream. B sequences, T tokens, N scored tokens, D hidden units.
 
-    `chosen` holds the sequences that should be said instead, for objectives that need pairs.
+    `chosen` holds the sequences that should be said instead, for objectives that need pairs. `topics` [B] tells which
+    dataset of the stream each sequence is from; without it, all are from the first.
     """
 
     parts: Parts
@@ -44,6 +46,7 @@ class View:
     layer: int | None = None
     reference: Reference = field(default_factory=Reference)
     chosen: View | None = None
+    topics: Sequence[int] = ()
 
     @functools.cached_property
     def hidden(self) -> Tensor:
@@ -119,16 +122,23 @@ class View:
 
     def afresh(self) -> View:
         """The same batch with nothing computed yet."""
-        return View(self.parts, self.batch, self.seed, self.layer, self.reference, self.chosen)
+        return View(self.parts, self.batch, self.seed, self.layer, self.reference, self.chosen, self.topics)
 
-    def direction(self, name: str) -> Tensor:
-        """[D], a fixed random unit vector: the same for this seed and name at every step and on every process.
+    def direction(self, name: str, topic: int = 0) -> Tensor:
+        """[D], a fixed random unit vector: the same for this seed, name and topic at every step and on every process.
 
         Drawn uniformly from [0, 1) per coordinate, as in RMU's published code.
         """
-        generator = torch.Generator().manual_seed(seed_of(self.seed, "direction", name))
+        names = (name, topic) if topic else (name,)
+        generator = torch.Generator().manual_seed(seed_of(self.seed, "direction", *names))
         u = torch.rand(self.hidden.shape[-1], generator=generator)
         return (u / u.norm()).to(self.hidden.device)
+
+    def directions(self, name: str) -> Tensor:
+        """[B, D], of every sequence the `direction` of its topic."""
+        topics = self.topics or [0] * len(self.batch.ids)
+        known = {topic: self.direction(name, topic) for topic in set(topics)}
+        return torch.stack([known[topic] for topic in topics])
 
     def values(self, need: str) -> Any:
         """The quantity of this name."""

@@ -11,13 +11,21 @@ from scipy.stats import hmean, ks_2samp
 def truth_ratio(wrong: Sequence[float], paraphrase: float) -> float:
     """R = mean over wrong answers of P(wrong|q)^(1/T), divided by P(paraphrase|q)^(1/T) (§2.2.1).
 
-    The mean is arithmetic, as in the paper; a script of its authors takes the geometric one.
+    The mean is arithmetic, as in the paper and in the authors' model utility.
 
     Args:
         wrong: mean log-probability per token of every wrong answer.
         paraphrase: that of the paraphrased right answer.
     """
     return float(np.exp(np.asarray(wrong) - paraphrase).mean())
+
+
+def geometric_truth_ratio(wrong: Sequence[float], paraphrase: float) -> float:
+    """As `truth_ratio` with the geometric mean, exp of the mean log-probability: the authors' code in forget quality.
+
+    (Theirs is its inverse, which is the same to a test of ranks.)
+    """
+    return float(np.exp(np.mean(wrong) - paraphrase))
 
 
 def closeness(ratio: float) -> float:
@@ -43,6 +51,7 @@ def model_utility(parts: Mapping[str, float]) -> float:
 def forget_quality(unlearned: Sequence[float], retain: Sequence[float]) -> float:
     """p-value of the two-sample Kolmogorov-Smirnov test between truth ratios on the forget set (§2.2.2).
 
-    A high value: the unlearned model cannot be told from one that never saw the forget set.
+    The authors' code gives it geometric ones, unlike the rest of its measures. A high value: the unlearned model cannot
+    be told from one that never saw the forget set.
     """
     return float(ks_2samp(unlearned, retain).pvalue)

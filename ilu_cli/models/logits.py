@@ -33,7 +33,9 @@ class LogitMap:
     cap: float | None = None
 
     def __call__(self, u: Tensor) -> Tensor:
-        """f(u), in place."""
+        """f(u), in place where nothing is to be differentiated."""
+        if u.requires_grad:
+            return u * self.scale if self.cap is None else self.cap * (u * (self.scale / self.cap)).tanh()
         if self.cap is not None:
             return u.mul_(self.scale / self.cap).tanh_().mul_(self.cap)
         return u if self.scale == 1 else u.mul_(self.scale)

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 def simnpo(forget: View, *, beta: PositiveFloat = 2.5, delta: NonNegativeFloat = 0.0) -> Tensor:
     """NPO without a reference model, by length-normalised log-probabilities (SimNPO, arXiv 2410.07163).
 
-    −(2/β)·log σ(−(β/|y|)·log π_θ − δ). The authors use β 2.5 to 4.5 and δ 0 to 0.125 on TOFU, β 0.7 on MUSE.
+    −(2/β)·log σ(−(β/|y|)·log π_θ − δ), the paper's eq. 4. The authors' code has β·(−log π_θ/|y| − γ) inside: its γ is
+    our δ/β. On TOFU they set γ to 0, β to 2.5 (forget05) or 4.5 (forget10), and weigh this term by 0.1375 or 0.125, the
+    retain term by 1: the same as 1 and 7.3 or 8 under Adam, which divides by the gradient's size. On MUSE their code
+    (β 0.75 and γ 3 on News, 0.7 and 0 on Books, retain 0.1) takes raw logits for log π_θ/|y|; that is not done here.
 
     Returns:
         [B], one loss per sequence.

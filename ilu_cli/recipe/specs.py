@@ -47,6 +47,7 @@ class DataRef(Spec):
     split: str | None = Field(None, description="a split of the dataset; null: the one for training, or for testing")
     config: str | None = Field(None, description="the configuration of a hub dataset that is no task")
     limit: PositiveInt | None = Field(None, description="use only the first rows")
+    max_length: int | None = Field(None, ge=8, description="tokens per sequence in training; null: as its stream says")
 
 
 def _as_refs(value: Any) -> Any:

@@ -13,7 +13,7 @@ def grad_match(envs: Environments) -> float:
     """Gradient matching: Σ_i a_i ‖∇ℓ_i − ḡ‖² / Σ a, their variance (IGA, arXiv 2008.01883).
 
     ḡ is the weighted mean of the gradients; the paper has equal weights. The gradient is 2 Σ_i a_i H_i(∇ℓ_i − ḡ) / Σ a
-    (what comes of ḡ cancels), with Hessian products by central differences.
+    (what comes of ḡ cancels), with exact Hessian products.
     """
     from ilu_cli.engine.environments import dot
 

@@ -35,7 +35,9 @@ def irm(
     - `param_scale`, one scalar on all trained weights: ⟨θ, ∇ℓ_i⟩², with gradient 2⟨θ, ∇ℓ_i⟩(∇ℓ_i + Hθ).
     - `grad_norm`, every weight its own w: ‖∇ℓ_i‖², with gradient 2H∇ℓ_i.
 
-    Hessian products are central differences of float32 gradients: two more gradients of the environment a step.
+    Hessian products are exact, by differentiating twice in float32 with attention written out, one sequence at a time:
+    as dear as two to four more gradients of the environment a step. Through a custom kernel they are finite differences
+    whose step is searched until two agree; by how much they do not is logged as `hvp_error`.
 
     `estimator`, for `logit`: `global` squares D_i of the whole batch, which on average exceeds the square of the true
     D by the variance of the estimate. `cross_halves` multiplies the D of two disjoint halves of the batch's sequences;

@@ -51,8 +51,13 @@ def plan_stream(name: str, refs: list[DataRef], batch: int, form: Form, seed: in
 
 def stream_of(name: str, datasets: list[Dataset], batch: int, form: Form, seed: int, tokenizer: Any) -> StreamPlan:
     """Encode loaded datasets into a stream."""
-    corpora = [tokenised(tokenizer, d.examples(), form, d.ref.name) for d in datasets]
+    corpora = [tokenised(tokenizer, d.examples(), form_of(d.ref, form), d.ref.name) for d in datasets]
     return StreamPlan(TrainStream(name, corpora, batch, seed), datasets, corpora, form)
+
+
+def form_of(ref: DataRef, form: Form) -> Form:
+    """How a dataset's examples become rows in a stream of this form: its own length comes before the stream's."""
+    return form if ref.max_length is None else form.model_copy(update={"max_length": ref.max_length})
 
 
 def add_chosen(plan: StreamPlan, kind: str, tokenizer: Any) -> None:
@@ -64,7 +69,7 @@ def add_chosen(plan: StreamPlan, kind: str, tokenizer: Any) -> None:
     s = plan.stream
     if plan.form.long == "split":
         raise UsageError(f"{s.name}.long: split parts texts into rows, and a {kind} belongs to a whole one")
-    corpora = [tokenised(tokenizer, d.chosen(kind), plan.form, d.ref.name) for d in plan.datasets]
+    corpora = [tokenised(tokenizer, d.chosen(kind), form_of(d.ref, plan.form), d.ref.name) for d in plan.datasets]
     s.chosen = TrainStream(s.name, corpora, s.batch, s.seed)
 
 

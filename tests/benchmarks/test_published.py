@@ -71,7 +71,11 @@ def test_muse(evaluate, corpus, retrained):
     assert found["value"] == pytest.approx(mean(rows, None))
     assert 0 <= found["value"] <= 1
     assert all("\n\n" not in r["said"] for r in of(rows, "knowmem"))
-    assert of(rows, "knowmem")[0]["prompt"].count("Question:") == 7  # six examples and the question
+    asked = of(rows, "knowmem")[0]["prompt"]
+    assert asked.count("Question:") == 7  # six examples and the question
+    assert asked.endswith("\nAnswer: ")
+    assert asked.count("Answer: ") == 7
+    assert "Answer:  " not in asked
     for name in ("knowmem", "knowmem_retain", "privleak"):
         assert found["also"][name]["value"] == pytest.approx(mean(rows, name))
     leak = of(rows, "privleak")
@@ -105,7 +109,11 @@ def test_tofu_probabilities_are_those_of_a_plain_pass(evaluate, tiny):
     assert of(rows, None)[0]["value"] == pytest.approx(math.exp(logp(prompt, f" {raw['answer']}")), rel=1e-3)
     wrong = [math.exp(logp(prompt, f" {a}")) for a in raw["perturbed_answer"]]
     ratio = sum(wrong) / len(wrong) / math.exp(logp(prompt, f" {raw['paraphrased_answer']}"))
-    assert of(rows, "truth_ratio")[0]["ratio"] == pytest.approx(ratio, rel=1e-3)
+    found = of(rows, "truth_ratio")[0]
+    assert found["ratio"] == pytest.approx(ratio, rel=3e-5)
+    geometric = math.prod(wrong) ** (1 / len(wrong)) / math.exp(logp(prompt, f" {raw['paraphrased_answer']}"))
+    assert found["ratio_geometric"] == pytest.approx(geometric, rel=3e-5)
+    assert abs(geometric / ratio - 1) > 1e-4
 
 
 def test_tofu_in_a_chat_template_asks_the_question_alone(tiny, tmp_path, ilu, mirrors, monkeypatch):
@@ -140,12 +148,16 @@ def _mirrored(config: str) -> list[str]:
 
 def test_tofu_forget_quality_needs_a_retain_model(evaluate, ilu, tiny):
     _, rows = evaluate("tofu")
-    ratios = [r["ratio"] for r in of(rows, "truth_ratio")]
-    other = [{"metric": "truth_ratio", "value": 0.5, "ratio": 9.0 + i} for i in range(8)]
+    ratios = [r["ratio_geometric"] for r in of(rows, "truth_ratio")]
+    other = [{"metric": "truth_ratio", "value": 0.5, "ratio": 9.0, "ratio_geometric": r * 1.0001} for r in ratios]
     Path("retain.jsonl").write_text("".join(json.dumps(r) + "\n" for r in other))
     found, _ = evaluate("tofu", "--retain-run", "retain.jsonl")
-    expected = ks_2samp(ratios, [r["ratio"] for r in other]).pvalue
+    expected = ks_2samp(ratios, [r["ratio_geometric"] for r in other]).pvalue
+    assert expected > ks_2samp(ratios, [9.0] * 6).pvalue + 0.5
     assert found["also"]["forget_quality"]["value"] == pytest.approx(expected)
+    Path("older.jsonl").write_text(json.dumps({"metric": "truth_ratio", "value": 0.5, "ratio": 0.5}))
+    older = ilu("eval", tiny, "--bench", "tofu", "--retain-run", "older.jsonl")
+    assert (older.code, "arithmetic truth ratios only" in older.err) == (3, True)
     missing = ilu("eval", tiny, "--bench", "tofu", "--retain-run", "nowhere")
     assert (missing.code, "no run or rows file" in missing.err) == (3, True)
     ignored = ilu("eval", tiny, "--bench", "capitals", "--retain-run", "retain.jsonl")

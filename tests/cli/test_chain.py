@@ -178,10 +178,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny, tmp_path):
     assert list((tmp_path / "stopped" / "state").glob("step-*.pt"))
 
 
-@pytest.mark.parametrize("method", ["rmu", "npo"])
-def test_two_processes_take_the_steps_of_two_micro_batches(tiny, method):
+@pytest.mark.parametrize(("method", "variant"), [("rmu", "logit"), ("npo", "logit"), ("npo", "grad_norm")])
+def test_two_processes_take_the_steps_of_two_micro_batches(tiny, method, variant):
     common = [*(rmu if method == "rmu" else npo)(tiny, 3), "--irm-env", "elements", "--set", "retain.data=[prose]",
-              "--irm-batch", "4", "--set", "train.precision=fp32", "--set", "train.lr=1e-3"]  # fmt: skip
+              "--irm-batch", "4", "--irm-variant", variant, "--set", "train.precision=fp32",
+              "--set", "train.lr=1e-3"]  # fmt: skip
     one = process([*common, "--set", "train.accumulation=2", "--out", "one"])
     assert one.returncode == 0, one.stderr
     two = process([*common, "--out", "two"], launch=2)

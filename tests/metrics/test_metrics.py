@@ -129,6 +129,7 @@ def test_auc_at_its_ends():
 
 def test_tofu_by_hand():
     assert tofu.truth_ratio([math.log(0.2), math.log(0.4)], math.log(0.6)) == pytest.approx(0.5)
+    assert tofu.geometric_truth_ratio([math.log(0.2), math.log(0.8)], math.log(0.5)) == pytest.approx(0.8)
     assert [tofu.closeness(r) for r in (0.5, 2.0, 1.0, 0.0)] == [0.5, 0.5, 1, 0]
     assert [tofu.truthfulness(r) for r in (0.25, 1.0, 3.0)] == [0.75, 0, 0]
     assert tofu.share_of_right(math.log(0.6), [math.log(0.1), math.log(0.3)]) == pytest.approx(0.6)
@@ -143,3 +144,15 @@ def test_forget_quality_is_the_ks_test():
     assert apart == pytest.approx(stats.kstest(np.linspace(0, 1, 50), np.linspace(2, 3, 50)).pvalue)
     assert apart < 1e-20
     assert 0 <= tofu.forget_quality([0.1], [0.9]) <= 1
+
+
+def test_forget_quality_tells_apart_what_only_the_geometric_mean_does():
+    """Wrong answers of probability 0.02 and 0.98, against 0.5 twice: equal arithmetic means, unequal geometric ones."""
+    mixed, even = ([math.log(0.02), math.log(0.98)], [math.log(0.5)] * 2)
+    arithmetic, geometric = (
+        tofu.forget_quality(*[[round(mean(wrong, math.log(0.4)), 9)] * 20 for wrong in (mixed, even)])
+        for mean in (tofu.truth_ratio, tofu.geometric_truth_ratio)
+    )
+    assert tofu.truth_ratio(mixed, 0.0) == pytest.approx(tofu.truth_ratio(even, 0.0))
+    assert geometric == pytest.approx(2 / math.comb(40, 20))  # two samples of 20 that nowhere meet
+    assert arithmetic == 1

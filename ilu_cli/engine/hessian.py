@@ -1,0 +1,109 @@
+"""Hessian-vector products: exact by differentiating twice, else by finite differences that check themselves."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ilu_cli.engine.head import wide
+from ilu_cli.engine.view import View
+
+Vector = list[Tensor]
+"""One tensor per trained parameter."""
+
+TOLERANCE = 1e-3  # disagreement of two successive finite differences that ends the search for a step
+TRIES = 8  # steps that are tried in each direction, each a quarter of the one before, or four times it
+_NO_SECOND = re.compile(r"derivative|differentia|double backward|not implemented|inplace operation", re.I)
+
+
+class NotTwice(Exception):
+    """The loss goes through something that cannot be differentiated twice."""
+
+
+def dot(a: Vector, b: Vector) -> float:
+    """Inner product, summed in float64."""
+    return math.fsum(float((x.double() * y.double()).sum()) for x, y in zip(a, b))
+
+
+def plain_nll(view: View) -> Tensor:
+    """Negative log-likelihood summed over the scored tokens, from plain logits, which can be differentiated twice."""
+    return nn.functional.cross_entropy(wide(view.parts.head(view.final)), view.targets, reduction="sum")
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Attention written out: flash and memory-efficient attention have no second derivative."""
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+def add_product(loss: Tensor, params: Sequence[nn.Parameter], v: Vector) -> None:
+    """Add H·v, H the Hessian of `loss`, to the parameters' gradients, exactly: ∂⟨∇loss, v⟩/∂θ.
+
+    Reverse mode over reverse: forward over reverse gives the same for more time and memory (docs/bench/hvp.py).
+
+    Raises:
+        NotTwice: if something in the loss has no second derivative, or one that cannot be relied upon.
+    """
+    if name := _own_backward(loss):
+        raise NotTwice(f"{name} brings its own derivative, of which there is no other")
+    try:
+        first = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
+        bent = [(g, x) for g, x in zip(first, v) if g is not None and g.requires_grad]
+        if bent:
+            torch.autograd.backward([g for g, _ in bent], [x for _, x in bent])
+    except (RuntimeError, NotImplementedError) as error:
+        if _NO_SECOND.search(str(error)) is None:
+            raise
+        raise NotTwice(str(error).splitlines()[0]) from error
+
+
+def _own_backward(loss: Tensor) -> str:
+    """The first custom autograd function that a loss goes through: its second derivative may be silently wrong.
+
+    (Of one marked `once_differentiable` PyTorch says so only if nothing but leaves is asked for; of one whose backward
+    pass reads detached tensors it never does.)
+    """
+    waiting, seen = [loss.grad_fn], set[object]()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, torch.autograd.function.BackwardCFunction) or "CppNode" in node.name():
+            return node.name()
+        waiting += [parent for parent, _ in node.next_functions]
+    return ""
+
+
+def agreeing(estimate: Callable[[float], Vector], step: float) -> tuple[Vector, float]:
+    """The estimate of two successive steps that agree best, and their relative disagreement ‖a − b‖/‖a‖.
+
+    Steps fall from `step` by quarters until two agree to `TOLERANCE` or agree less than the two before, where rounding
+    takes over; if even the first two then agree no better than to a hundredth, they rise from there as well.
+    """
+    first = estimate(step)
+    best = _search(estimate, first, (step * 4.0**-k for k in range(1, TRIES)))
+    if best[1] > 10 * TOLERANCE:
+        best = min(best, _search(estimate, first, (step * 4.0**k for k in range(1, TRIES))), key=lambda found: found[1])
+    return best
+
+
+def _search(estimate: Callable[[float], Vector], last: Vector, steps: Iterable[float]) -> tuple[Vector, float]:
+    best, gap = last, math.inf
+    for h in steps:
+        now = estimate(h)
+        norm, apart = math.sqrt(dot(now, now)), [a - b for a, b in zip(now, last)]
+        found = math.sqrt(dot(apart, apart)) / norm if norm else 0.0
+        if not found < gap:  # NaN too
+            break
+        best, gap, last = now, found, now
+        if gap <= TOLERANCE:
+            break
+    return best, gap
