@@ -35,7 +35,7 @@ SETTLED, EPOCHS = 0.01, 3  # fine-tuning is over when FA moves by less than 1 % 
 
 
 class Attempt(Protocol):
-    """What an attack may use. `ilu_cli.workflows.attempt` provides it. Each change replaces the one before it."""
+    """What an attack may use, as `workflows.attack.attempt` provides it. Each change replaces the one before it."""
 
     seed: int
 

@@ -73,7 +73,7 @@ def attack(
             subject = find_subject(run, store)
 
     from ilu_cli.engine.accel import backend
-    from ilu_cli.workflows import attack as workflow
+    from ilu_cli.workflows.attack import run as workflow
 
     plan = workflow.plan(resolved, subject)
     if given.dry_run:

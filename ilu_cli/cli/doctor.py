@@ -12,7 +12,7 @@ from ilu_cli.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from ilu_cli.models.subject import Subject
-    from ilu_cli.workflows.needs import Need
+    from ilu_cli.workflows.needs.find import Need
 
 
 def doctor(
@@ -36,8 +36,8 @@ def doctor(
     scores are from plain transformers'; exit code 3 if that is more than rounding.
     """
     from ilu_cli.data.root import data_root as root
-    from ilu_cli.workflows.checkup import model_named
-    from ilu_cli.workflows.needs import ABSENT, hub_in_reach, needs_of, price, read_recipe
+    from ilu_cli.workflows.needs.checkup import model_named
+    from ilu_cli.workflows.needs.find import ABSENT, hub_in_reach, needs_of, price, read_recipe
 
     if (subject := model_named(recipe)) is not None:
         if set_:
@@ -73,7 +73,7 @@ def doctor(
 def _check_model(subject: Subject, as_json: bool) -> None:
     from rich.table import Table
 
-    from ilu_cli.workflows.checkup import parity_facts
+    from ilu_cli.workflows.needs.checkup import parity_facts
 
     facts = parity_facts(subject)
     if as_json:

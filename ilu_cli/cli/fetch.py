@@ -19,8 +19,8 @@ def fetch(
     """
     from ilu_cli.data.root import data_root as root
     from ilu_cli.errors import UnavailableError, UsageError
-    from ilu_cli.workflows import fetch as workflow
-    from ilu_cli.workflows.needs import needs_of, read_recipe
+    from ilu_cli.workflows.needs import fetch as workflow
+    from ilu_cli.workflows.needs.find import needs_of, read_recipe
 
     folder = root()
     if folder is None:

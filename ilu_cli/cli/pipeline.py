@@ -30,6 +30,6 @@ def pipeline(
     flags: Flags = {"--seeds": (("seeds",), list(range(seeds)))} if seeds else {}
     loaded = load_pipeline(recipe, given.sets, flags)
 
-    from ilu_cli.workflows.pipeline import graph_of
+    from ilu_cli.workflows.pipeline.build import graph_of
 
     show(graph_of(loaded, Store()), jobs, given, markdown, state=state)

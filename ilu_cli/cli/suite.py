@@ -12,7 +12,7 @@ from ilu_cli.cli.options import Given
 from ilu_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from ilu_cli.workflows.graph import Graph, Node
+    from ilu_cli.workflows.pipeline.graph import Graph, Node
 
 SuiteOption = Annotated[
     str | None,
@@ -53,7 +53,7 @@ def attack(run: str | None, name: str, seeds: int, jobs: int, given: Given, mark
     from ilu_cli.models.subject import find_subject, of_run
     from ilu_cli.recipe.expand import find_suite, load_suite
     from ilu_cli.runs.store import Store
-    from ilu_cli.workflows.pipeline import suite_graph
+    from ilu_cli.workflows.pipeline.build import suite_graph
 
     recipe, variants = load_suite(name)
     store = Store()
@@ -73,7 +73,7 @@ def show(graph: Graph, jobs: int, given: Given, markdown: Path | None, *, state:
     Raises:
         RunFailed: if a node failed; the others are done nevertheless.
     """
-    from ilu_cli.workflows import results
+    from ilu_cli.workflows.pipeline import table as results
 
     if state or given.dry_run:
         graph.watch()
@@ -103,8 +103,9 @@ def _run(graph: Graph, jobs: int, plugins: list[Path]) -> None:
     import time
 
     from ilu_cli.runs.files import check_disk
-    from ilu_cli.workflows import execute, results
-    from ilu_cli.workflows.pipeline import bytes_needed
+    from ilu_cli.workflows.pipeline import execute
+    from ilu_cli.workflows.pipeline import table as results
+    from ilu_cli.workflows.pipeline.build import bytes_needed
 
     graph.refresh()
     check_disk(graph.folder, bytes_needed(graph, jobs))
@@ -129,7 +130,7 @@ def _run(graph: Graph, jobs: int, plugins: list[Path]) -> None:
 
 
 def _plan(graph: Graph, jobs: int) -> dict[str, Any]:
-    from ilu_cli.workflows.pipeline import bytes_needed
+    from ilu_cli.workflows.pipeline.build import bytes_needed
 
     nodes = [{"key": n.key, "command": n.command, "status": n.status, "run": n.run, "tags": n.tags} for n in graph]
     return {

@@ -53,8 +53,8 @@ def taskvec(
     resolved = load(TaskvecRecipe, find(given.recipe) if given.recipe else None, given.flags, given.sets)
     store = Store()
 
-    from ilu_cli.workflows import roles as lineage
-    from ilu_cli.workflows import vectors as workflow
+    from ilu_cli.workflows.taskvec import compare as workflow
+    from ilu_cli.workflows.taskvec import roles as lineage
 
     if runs:
         subjects = [find_subject(r, store) for r in runs]
@@ -86,7 +86,7 @@ def taskvec(
 
 
 def _dry(subjects: list[Any], store: Any, recipe: Any, sha256: str, as_json: bool) -> None:
-    from ilu_cli.workflows.roles import find_roles
+    from ilu_cli.workflows.taskvec.roles import find_roles
 
     roles = [(role, s) for subject in subjects for role, s in find_roles(subject, store).by_name.items()]
     if as_json:

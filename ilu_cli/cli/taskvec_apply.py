@@ -47,7 +47,7 @@ def taskvec_apply(
     path = find(given.recipe) if given.recipe else None
     resolved = load(ApplyRecipe, path, vectors | given.flags, given.sets)
 
-    from ilu_cli.workflows import arithmetic as workflow
+    from ilu_cli.workflows.taskvec import apply as workflow
 
     store = Store()
     plan = workflow.plan(resolved, store)

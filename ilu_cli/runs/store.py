@@ -30,8 +30,8 @@ class Manifest:
     """What a run was made from. `parents` are `{role, kind, id, path, weights, digest}`.
 
     `weights` maps file name to sha256, and `beside` the other files of the checkpoint that decide an answer.
-    `inputs` are the files and hub datasets that it read (`ilu_cli.workflows.inputs`). `points` are the weights at the
-    intermediate steps that were kept, by step.
+    `inputs` are the files and hub datasets that it read (`ilu_cli.workflows.needs.inputs`). `points` are the weights at
+    the intermediate steps that were kept, by step.
     """
 
     id: str

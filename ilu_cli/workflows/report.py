@@ -116,7 +116,7 @@ def vectors_of(family: Family, store: Store, reporter: Reporter) -> list[Vectors
     """Task vectors around every attack whose checkpoints are there; the first seed of each method and attack."""
     from ilu_cli.models.subject import of_run
     from ilu_cli.recipe.schema import TaskvecRecipe
-    from ilu_cli.workflows import vectors as workflow
+    from ilu_cli.workflows.taskvec import compare as workflow
 
     found: dict[tuple[str, str], Vectors] = {}
     for a in family.attacks:

@@ -31,7 +31,7 @@ from ilu_cli.recipe.specs import Component
 from ilu_cli.runs.files import write_text
 from ilu_cli.runs.store import Run, Store
 from ilu_cli.taskvec.delta import changed_fraction, open_checkpoint
-from ilu_cli.workflows.inputs import inputs_of
+from ilu_cli.workflows.needs.inputs import inputs_of
 from ilu_cli.workflows.plan import (
     Plan,
     StreamPlan,

@@ -23,8 +23,8 @@ from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import find_model
 from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.runs.store import Store
-from ilu_cli.workflows.attempt import Attempted
-from ilu_cli.workflows.disjoint import Environments
+from ilu_cli.workflows.attack.attempt import Attempted
+from ilu_cli.workflows.attack.seen import Environments
 
 UNLEARN = ["--method", "rmu", "--set", "objective.layer=1", "--steps", 1, "--set", "forget.batch=2", "--set",
            "forget.max_length=32", "--set", "retain.batch=2", "--set", "retain.max_length=32", "--set",

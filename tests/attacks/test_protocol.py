@@ -12,7 +12,7 @@ from test_every_attack import UNLEARN
 
 from ilu_cli.data.sources import load_dataset
 from ilu_cli.recipe.specs import DataRef
-from ilu_cli.workflows.disjoint import Environments
+from ilu_cli.workflows.attack.seen import Environments
 
 SMALL = ["--set", "attack.batch=2", "--set", "eval.limit=4", "--no-reference", "--json"]
 

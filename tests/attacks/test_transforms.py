@@ -17,8 +17,8 @@ from ilu_cli.engine.probe import fit_choices
 from ilu_cli.errors import UsageError
 from ilu_cli.registry import task
 from ilu_cli.tasks.capitals import countries
-from ilu_cli.workflows.attempt import unseen
-from ilu_cli.workflows.follow import result_of
+from ilu_cli.workflows.attack.attempt import unseen
+from ilu_cli.workflows.attack.protocol import result_of
 
 LETTERS = [" A", " B", " C", " D"]
 

@@ -161,7 +161,7 @@ def test_nothing_hangs_on_a_hub_that_does_not_answer(ilu, monkeypatch):
 
     from huggingface_hub import constants
 
-    from ilu_cli.workflows import needs
+    from ilu_cli.workflows.needs import find as needs
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("HF_HUB_OFFLINE", "0")

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from ilu_cli.models.subject import find_subject
 from ilu_cli.runs.store import Store
-from ilu_cli.workflows.vectors import plane
+from ilu_cli.workflows.taskvec.compare import plane
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from ilu_cli.data.sources import load_dataset
 from ilu_cli.errors import UnavailableError
 from ilu_cli.recipe.specs import DataRef
 from ilu_cli.tasks import Example, after
-from ilu_cli.workflows.inputs import inputs_of
+from ilu_cli.workflows.needs.inputs import inputs_of
 
 
 def load(path):

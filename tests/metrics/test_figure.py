@@ -21,8 +21,8 @@ from ilu_cli.report.points import Point, Source
 from ilu_cli.report.warnings import collapsed
 from ilu_cli.runs.card import _results
 from ilu_cli.runs.files import write_json
-from ilu_cli.workflows.results import interval, utility
-from ilu_cli.workflows.worker import nearest
+from ilu_cli.workflows.pipeline.table import interval, utility
+from ilu_cli.workflows.pipeline.worker import nearest
 
 LOST = [{"value": 8000.0, "weight": 10}, {"value": 9000.0, "weight": 10}]  # e^850 is beyond a double
 FINE = [{"value": 20.0, "weight": 10}, {"value": 30.0, "weight": 10}]

@@ -16,7 +16,7 @@ from ilu_cli.errors import UnavailableError
 from ilu_cli.models.subject import find_model, find_subject, lineage
 from ilu_cli.runs.files import ADAPTER, INDEX, WEIGHTS, same_model, stray_files, weight_files
 from ilu_cli.runs.store import Store
-from ilu_cli.workflows.graph import Graph, Node
+from ilu_cli.workflows.pipeline.graph import Graph, Node
 
 SMALL = ["--method", "npo", "--set", "train.params=['*']", "--steps", 1, "--set", "forget.batch=2"]
 SMALL += ["--set", "retain.batch=2"]

@@ -31,7 +31,7 @@ from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.specs import Form, LoraSpec, TrainSpec
 from ilu_cli.runs.store import Run
-from ilu_cli.workflows.disjoint import Environments
+from ilu_cli.workflows.attack.seen import Environments
 from ilu_cli.workflows.evaluate import Evaluation, load_scorer
 from ilu_cli.workflows.plan import stream_of
 

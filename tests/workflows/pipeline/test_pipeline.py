@@ -18,8 +18,8 @@ import yaml
 
 from ilu_cli.recipe.expand import load_pipeline, load_suite
 from ilu_cli.recipe.load import digest, shipped
-from ilu_cli.workflows.results import interval
-from ilu_cli.workflows.worker import nearest
+from ilu_cli.workflows.pipeline.table import interval
+from ilu_cli.workflows.pipeline.worker import nearest
 
 BASE = {
     "command": "unlearn",

@@ -17,9 +17,9 @@ from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.recipe.specs import DataRef
 from ilu_cli.runs.files import tensors_of, weight_files
 from ilu_cli.runs.store import Store
-from ilu_cli.workflows.disjoint import forget_data, unlearning_recipes
-from ilu_cli.workflows.graph import Graph, Node
-from ilu_cli.workflows.inputs import inputs_of
+from ilu_cli.workflows.attack.seen import forget_data, unlearning_recipes
+from ilu_cli.workflows.needs.inputs import inputs_of
+from ilu_cli.workflows.pipeline.graph import Graph, Node
 
 ORIGINAL = "original"
 

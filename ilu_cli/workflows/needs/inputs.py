@@ -12,7 +12,7 @@ from ilu_cli.data.sources import Origin, find_origin
 from ilu_cli.errors import UnavailableError
 from ilu_cli.recipe.schema import AttackRecipe, EvalRecipe, Recipe
 from ilu_cli.runs.files import sha256
-from ilu_cli.workflows.needs import refs_of
+from ilu_cli.workflows.needs.find import refs_of
 
 
 def inputs_of(recipe: Recipe, environments: Iterable[dict[str, Any]] = ()) -> list[str]:

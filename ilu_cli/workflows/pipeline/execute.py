@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from ilu_cli.errors import RunFailed
-from ilu_cli.workflows.graph import Graph, Node
-from ilu_cli.workflows.worker import Task, serve
+from ilu_cli.workflows.pipeline.graph import Graph, Node
+from ilu_cli.workflows.pipeline.worker import Task, serve
 
 Changed = Callable[[Node, str | None], None]
 CONTEXT = multiprocessing.get_context("spawn")  # torch does not survive a fork

@@ -13,8 +13,8 @@ from ilu_cli.metrics.crossed import single, summarised
 from ilu_cli.metrics.figure import strict, value_of
 from ilu_cli.report.answers import Answers
 from ilu_cli.runs.files import write_json
-from ilu_cli.workflows.graph import Graph, Node
-from ilu_cli.workflows.worst import answered, elsewhere
+from ilu_cli.workflows.pipeline.graph import Graph, Node
+from ilu_cli.workflows.pipeline.worst import answered, elsewhere
 
 
 def interval(

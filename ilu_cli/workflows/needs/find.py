@@ -157,7 +157,7 @@ def _on_hub(need: Need, kind: str, online: bool, gated: str) -> Need:
         return replace(need, state="missing", where=where, todo=gated or "there is none of that name, or it is private")
     except (HfHubHTTPError, OSError, ValueError) as error:
         return replace(need, state="missing", where=where, todo=f"the hub does not answer: {type(error).__name__}")
-    from ilu_cli.workflows.fetch import wanted
+    from ilu_cli.workflows.needs.fetch import wanted
 
     size = sum(f.size or 0 for f in info.siblings or [] if wanted(f.rfilename, need))
     return replace(need, state="hub", where=where, bytes=size or need.bytes, todo="downloaded when it is needed")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ilu_cli.data.root import locate
-from ilu_cli.workflows.needs import Need
+from ilu_cli.workflows.needs.find import Need
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.*")
 DATA_FILES = ("*.parquet", "*.jsonl", "*.json", "*.csv")

@@ -29,8 +29,8 @@ Status = Literal["waiting", "running", "done", "failed", "blocked"]
 class Node:
     """One run, or (`select`) the measuring of a model and the choice among its kept steps.
 
-    `needs` are keys of nodes; the first is the parent. `inputs` is what it reads (`ilu_cli.workflows.inputs`), `result`
-    what later nodes and the table read.
+    `needs` are keys of nodes; the first is the parent. `inputs` is what it reads (`ilu_cli.workflows.needs.inputs`),
+    `result` what later nodes and the table read.
     """
 
     key: str

@@ -11,9 +11,9 @@ from scipy import stats
 
 from ilu_cli.report.numbers import Z
 from ilu_cli.runs.store import Store
-from ilu_cli.workflows.follow import result_of
-from ilu_cli.workflows.graph import Graph, Node
-from ilu_cli.workflows.results import collect, interval, rows, summaries
+from ilu_cli.workflows.attack.protocol import result_of
+from ilu_cli.workflows.pipeline.graph import Graph, Node
+from ilu_cli.workflows.pipeline.table import collect, interval, rows, summaries
 
 
 def model(key: str, method: str, weights: str) -> Node:

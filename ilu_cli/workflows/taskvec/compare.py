@@ -16,7 +16,7 @@ from ilu_cli.taskvec.angles import Gram, Grams, layer_of, measure, type_of
 from ilu_cli.taskvec.delta import Checkpoint, common_names, differences, open_checkpoint
 from ilu_cli.taskvec.plane import coordinates
 from ilu_cli.taskvec.subspace import Overlap, overlaps
-from ilu_cli.workflows.roles import Roles, find_roles, forget_accuracy, points_of
+from ilu_cli.workflows.taskvec.roles import Roles, find_roles, forget_accuracy, points_of
 
 SMALL = 0.01  # below this a cosine, or a ratio of norms, says next to nothing
 
@@ -64,7 +64,7 @@ def complete(subject: Subject, store: Store, reporter: Reporter) -> None:
     Raises:
         UnavailableError: if there is no attack whose counterpart could be run.
     """
-    from ilu_cli.workflows import attack
+    from ilu_cli.workflows.attack import run as attack
 
     roles = find_roles(subject, store).by_name
     if "attacked" not in roles:

@@ -27,13 +27,13 @@ from ilu_cli.recipe.specs import TrainSpec
 from ilu_cli.report.answers import point_name
 from ilu_cli.runs.files import beside_hashes, digest_of, same_model, weight_hashes, write_json, write_text
 from ilu_cli.runs.store import Run, Store
-from ilu_cli.workflows.attempt import Attempted
-from ilu_cli.workflows.disjoint import Environments, forget_data, unlearning_recipes
+from ilu_cli.workflows.attack.attempt import Attempted
+from ilu_cli.workflows.attack.protocol import Follow, copy_results
+from ilu_cli.workflows.attack.rehearsal import Priced, price
+from ilu_cli.workflows.attack.seen import Environments, forget_data, unlearning_recipes
 from ilu_cli.workflows.evaluate import stem
-from ilu_cli.workflows.follow import Follow, copy_results
-from ilu_cli.workflows.inputs import inputs_of
+from ilu_cli.workflows.needs.inputs import inputs_of
 from ilu_cli.workflows.plan import Plan, check_disk, check_ids, peak_memory, state_bytes
-from ilu_cli.workflows.price import Priced, price
 
 
 @dataclass

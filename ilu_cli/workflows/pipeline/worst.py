@@ -6,7 +6,7 @@ import numpy as np
 
 from ilu_cli.metrics.chosen import chosen_elsewhere
 from ilu_cli.report.answers import Answers, answers, attacked
-from ilu_cli.workflows.graph import Graph, Node
+from ilu_cli.workflows.pipeline.graph import Graph, Node
 
 
 def answered(graph: Graph, node: Node) -> Answers | None:

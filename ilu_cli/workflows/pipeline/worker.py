@@ -128,8 +128,9 @@ def _run(task: Task, store: Store, reporter: Reporter) -> Run:
     from ilu_cli.recipe.load import validate
     from ilu_cli.recipe.schema import RECIPES, AttackRecipe, UnlearnRecipe
     from ilu_cli.recipe.source import Layers
-    from ilu_cli.workflows import attack, unlearn
-    from ilu_cli.workflows.graph import unfinished_path
+    from ilu_cli.workflows import unlearn
+    from ilu_cli.workflows.attack import run as attack
+    from ilu_cli.workflows.pipeline.graph import unfinished_path
 
     recipe = validate(RECIPES[task.command], Layers(task.recipe))
     if isinstance(recipe, UnlearnRecipe):

@@ -1,0 +1,1 @@
+"""`ilu taskvec` and `ilu taskvec apply`: task vectors found by lineage, compared, and added."""
