@@ -27,7 +27,8 @@ PACKAGES = ("ilu", "torch", "transformers", "accelerate", "datasets", "safetenso
 
 @dataclass
 class Manifest:
-    """What a run was made from. `parents` are `{role, kind, id, path, weights, digest}`.
+    """What a run was made from. `recipe_sha256` is that of its recipe.yaml, with all that was left open filled in, and
+    `asked_sha256` that of the recipe as it was asked for. `parents` are `{role, kind, id, path, weights, digest}`.
 
     `weights` maps file name to sha256, and `beside` the other files of the checkpoint that decide an answer.
     `inputs` are the files and hub datasets that it read (`ilu_cli.workflows.needs.inputs`). `points` are the weights at
@@ -42,6 +43,7 @@ class Manifest:
     finished: str | None = None
     format: int = FORMAT
     recipe_sha256: str = ""
+    asked_sha256: str = ""
     base: dict[str, Any] = field(default_factory=dict)
     parents: list[dict[str, Any]] = field(default_factory=list)
     data: list[dict[str, Any]] = field(default_factory=list)

@@ -13,6 +13,7 @@ from ilu_cli.report.document import to_html, to_markdown
 from ilu_cli.report.family import Family, Member, read_member
 from ilu_cli.report.sections import Vectors, build, paths_of
 from ilu_cli.runs.files import cache_dir, combined, same_model, write_text
+from ilu_cli.runs.lineage import reference_lines
 from ilu_cli.runs.store import Run, Store, read_results
 
 
@@ -38,8 +39,8 @@ def find_runs(names: list[str], store: Store) -> list[Run]:
         for r in everything:  # oldest first, so that parents come before children
             if r.manifest.parents and r.manifest.made_from[0] in wanted:
                 wanted.add(r.id)
-    recipes = {by_id[i].manifest.recipe_sha256 for i in wanted if by_id[i].manifest.command == "attack"}
-    wanted |= {r.id for r in everything if r.manifest.recipe_sha256 in recipes and _is_reference(r, base)}
+    attacks = [by_id[i].manifest for i in wanted if by_id[i].manifest.command == "attack"]
+    wanted |= {r.id for m in attacks for r in reference_lines(m, base, everything)}
     return [r for r in by_id.values() if r.id in wanted]
 
 
@@ -64,12 +65,6 @@ def _ancestors(runs: list[Run], by_id: dict[str, Run]) -> set[str]:
             found.add(parent.id)
             r = parent
     return found
-
-
-def _is_reference(run: Run, base: dict[str, Any]) -> bool:
-    """Whether it is an attack on this original model itself."""
-    m = run.manifest
-    return m.command == "attack" and m.parents[0]["kind"] != "run" and same_model(m.base, base)
 
 
 def nodes_of(store: Store, name: str) -> list[dict[str, Any]]:

@@ -25,8 +25,9 @@ from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import AttackRecipe
 from ilu_cli.recipe.specs import TrainSpec
 from ilu_cli.report.answers import point_name
-from ilu_cli.runs.files import beside_hashes, digest_of, same_model, weight_hashes, write_json, write_text
-from ilu_cli.runs.store import Run, Store
+from ilu_cli.runs.files import beside_hashes, digest_of, weight_hashes, write_json, write_text
+from ilu_cli.runs.lineage import reference_lines
+from ilu_cli.runs.store import Manifest, Run, Store
 from ilu_cli.workflows.attack.attempt import Attempted
 from ilu_cli.workflows.attack.protocol import Follow, copy_results
 from ilu_cli.workflows.attack.rehearsal import Priced, price
@@ -73,7 +74,8 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[dict[str, Any]
     facts: dict[str, Any] = {
         "command": "attack",
         "recipe": filled.model_dump(),
-        "recipe_sha256": digest(recipe),
+        "recipe_sha256": digest(filled),
+        "asked_sha256": digest(recipe),
         "model": {"ref": subject.label, "kind": subject.kind, "folder": str(subject.folder), "parameters": total},
         "parents": [subject.record("target")],
         "data": [],
@@ -148,15 +150,9 @@ def label_of(recipe: AttackRecipe) -> str:
 
 def find_reference(plan: AttackPlan, store: Store) -> Run | None:
     """A finished run of the same attack, on the same rows, on the original model."""
-    wanted, record = digest(plan.recipe), plan.original.record("original")
-    for run in reversed(store.runs()):
-        m = run.manifest
-        same = run.complete and m.command == "attack" and m.recipe_sha256 == wanted
-        rows = [d["fingerprint"] for d in m.data if d["role"] == "attack"]
-        original = m.parents[0]["kind"] != "run" and same_model(m.parents[0], record)
-        if same and original and rows == plan.fingerprints:
-            return run
-    return None
+    rows = [{"role": "attack", "fingerprint": f} for f in plan.fingerprints]
+    wanted = Manifest("", "attack", recipe_sha256=digest(plan.filled), asked_sha256=digest(plan.recipe), data=rows)
+    return next(reference_lines(wanted, plan.original.record("original"), reversed(store.runs())), None)
 
 
 def run(
@@ -173,7 +169,7 @@ def run(
     check_disk(out or (resume.path if resume else store.root), plan.disk)
     new = b.share(resume or (store.create("attack", label_of(recipe), out) if b.main else None))
     m = new.manifest
-    m.recipe_sha256 = m.recipe_sha256 or digest(plan.recipe)
+    m.recipe_sha256, m.asked_sha256 = digest(recipe), m.asked_sha256 or digest(plan.recipe)
     m.seed, m.world_size, m.data = recipe.seed, b.world, []
     m.inputs = inputs_of(recipe, plan.environments.recipes)
     m.parents = [subject.record("target")]

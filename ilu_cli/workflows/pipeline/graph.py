@@ -57,7 +57,9 @@ def hash_of(command: str, recipe_sha256: str, digest: str, *extra: Any) -> str:
 def hash_of_run(run: Run) -> str:
     """The hash of the node that a run is the outcome of."""
     m, parent = run.manifest, run.manifest.parents[0]
-    return hash_of(m.command, m.recipe_sha256, parent.get("digest") or combined(parent["weights"]), m.inputs)
+    return hash_of(
+        m.command, m.asked_sha256 or m.recipe_sha256, parent.get("digest") or combined(parent["weights"]), m.inputs
+    )
 
 
 def unfinished_path(store: Store, command: str, label: str, digest: str) -> Path:

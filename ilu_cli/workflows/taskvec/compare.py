@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ilu_cli.engine.accel import backend
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.models.subject import Subject, parent_of
@@ -78,10 +77,7 @@ def complete(subject: Subject, store: Store, reporter: Reporter) -> None:
     recipe = load(AttackRecipe, attacked.run.path / "recipe.yaml", {}, [])
     plan = attack.plan(recipe, target)
     reporter.note(f"the attack of {attacked.label} on the original, {plan.original.label}")
-    made = attack.run(plan, store, reporter, plan.original)
-    made.manifest.recipe_sha256 = attacked.run.manifest.recipe_sha256  # that of the recipe as given
-    if backend().main:
-        made.save()
+    attack.run(plan, store, reporter, plan.original)
 
 
 def run(recipe: TaskvecRecipe, subject: Subject, store: Store) -> Vectors:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ilu_cli.errors import UnavailableError
 from ilu_cli.models.subject import Subject, is_adapter, lineage, of_run, original_of
-from ilu_cli.runs.files import beside_hashes, same_model, weight_hashes
+from ilu_cli.runs.files import beside_hashes, weight_hashes
+from ilu_cli.runs.lineage import reference_lines
 from ilu_cli.runs.store import Run, Store
 
 UNLEARNS = ("unlearn", "apply")  # commands whose result is taken for an unlearned model
@@ -61,18 +63,15 @@ def find_roles(subject: Subject, store: Store) -> Roles:
         attacked = _first_with_weights([r for r in attacks if r.manifest.parents[0]["id"] == unlearned.label], roles)
     if attacked is None:
         return roles
-    same = [r for r in attacks if r.manifest.recipe_sha256 == attacked.manifest.recipe_sha256]
-    parents = [(r, r.manifest.parents[0]) for r in same]
-    record = original.record("original")
-    on_original = [r for r, p in parents if p["kind"] == original.kind != "run" and same_model(p, record)]
-    finetuned = _first_with_weights(on_original, roles)
+    lines = reference_lines(attacked.manifest, original.record("original"), attacks)
+    finetuned = _first_with_weights(lines, roles)
     if finetuned:
         roles.by_name["finetuned"] = of_run(finetuned)
     roles.by_name["attacked"] = of_run(attacked)
     return roles
 
 
-def _first_with_weights(runs: list[Run], roles: Roles) -> Run | None:
+def _first_with_weights(runs: Iterable[Run], roles: Roles) -> Run | None:
     for run in runs:
         if run.manifest.weights:
             return run
