@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ilu_cli.runs.results import point_name, read_results, read_rows, rows_file
+
 Answers = dict[float, np.ndarray]  # by strength [Q], whose mean is FQ
-
-
-def point_name(axis: str, strength: float) -> str:
-    """The folder of a point: `steps-0000015`, `sigma-0.1`."""
-    return f"{axis}-{strength:07d}" if isinstance(strength, int) else f"{axis}-{strength:g}"
 
 
 def answers(folder: Path, result: dict[str, Any]) -> Answers | None:
@@ -41,10 +37,8 @@ def answers(folder: Path, result: dict[str, Any]) -> Answers | None:
 def _forgotten(folder: Path) -> np.ndarray | None:
     """1 − right of each question; of several forget benchmarks such that the mean is the mean of the benchmarks'."""
     parts = []
-    for file in sorted(folder.glob("*.rows.jsonl")):
-        summary = json.loads(file.with_name(file.name.replace(".rows.jsonl", ".json")).read_text(encoding="utf-8"))
-        if summary["role"] == "forget" and summary["metric"] == "acc":
-            rows = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    for name, summary in read_results(folder).items():
+        if summary["role"] == "forget" and summary["metric"] == "acc" and (rows := read_rows(rows_file(folder, name))):
             parts.append(1 - np.array([r["value"] for r in rows if "metric" not in r], float))
     if len(parts) < 2:
         return parts[0] if parts else None

@@ -14,9 +14,10 @@ import numpy as np
 import yaml
 
 from ilu_cli.metrics.chosen import chosen_elsewhere
-from ilu_cli.report.answers import answers, attacked, point_name
-from ilu_cli.report.points import Point, Source, Summary, read_rows
-from ilu_cli.runs.store import Run, read_results
+from ilu_cli.report.answers import answers, attacked
+from ilu_cli.report.points import Point, Source
+from ilu_cli.runs.results import Summary, point_name, read_results, read_rows
+from ilu_cli.runs.store import Run
 
 
 @dataclass

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ilu_cli.metrics.crossed import Rows, paired, single
 from ilu_cli.metrics.figure import value_of
 from ilu_cli.report.numbers import Estimate, of_interval, of_runs
-
-Summary = dict[str, Any]
+from ilu_cli.runs.results import Summary, read_rows, rows_file
 
 
 @dataclass
@@ -29,8 +26,7 @@ class Source:
     @cached_property
     def rows(self) -> Rows | None:
         """The rows of the headline; None if they are gone, or if it is not their mean."""
-        name = str(self.summary["benchmark"])
-        path = self.folder / f"{Path(name).stem if name.endswith('.yaml') else name}.rows.jsonl"
+        path = rows_file(self.folder, self.summary["benchmark"])
         found = [r for r in read_rows(path) if "metric" not in r]
         if not found:
             return None
@@ -66,10 +62,3 @@ class Point:
         if len(left) < len(pairs) or len(right) < len(pairs) or len({r.items for r in (*left, *right)}) > 1:
             return None
         return of_interval(paired(right, left), "seeds" if len(pairs) > 1 else "examples")
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The lines of a jsonl file; none if it is missing."""
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

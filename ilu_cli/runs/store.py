@@ -20,6 +20,7 @@ from typing import Any
 from ilu_cli.errors import UnavailableError, UsageError, near
 from ilu_cli.runs.card import card
 from ilu_cli.runs.files import beside_hashes, digest_of, weight_hashes, write_json, write_text
+from ilu_cli.runs.results import read_results
 
 FORMAT = 1
 PACKAGES = ("ilu", "torch", "transformers", "accelerate", "datasets", "safetensors")
@@ -175,12 +176,6 @@ def split_step(text: str) -> tuple[str, int | None]:
     """`RUN@40` as RUN and 40."""
     found = re.fullmatch(r"(.+)@(\d+)", text)
     return (found[1], int(found[2])) if found else (text, None)
-
-
-def read_results(folder: Path) -> dict[str, dict[str, Any]]:
-    """The summaries in a folder of results, by benchmark."""
-    found = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))]
-    return {s["benchmark"]: s for s in found if isinstance(s, dict) and "benchmark" in s}
 
 
 def now() -> str:

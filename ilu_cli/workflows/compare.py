@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,9 @@ from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.metrics.crossed import Rows, compare
 from ilu_cli.models.subject import of_run
 from ilu_cli.recipe.schema import EvalRecipe
-from ilu_cli.report.answers import point_name
+from ilu_cli.runs.results import point_name, read_rows, rows_file
 from ilu_cli.runs.store import Run
-from ilu_cli.workflows.evaluate import Evaluation, results_folder, stem
+from ilu_cli.workflows.evaluate import Evaluation, results_folder
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def _measure(evaluation: Evaluation, arm: Arm) -> list[Measured]:
         subject = of_run(run)
         for name, summary in evaluation.subject(subject).items():
             bench = evaluation.benchmarks[name]
-            rows = _read(results_folder(subject) / f"{stem(name)}.rows.jsonl")
+            rows = read_rows(rows_file(results_folder(subject), name), needed=True)
             sign = (1 if bench.higher == "knows more" else -1) * (-1 if summary["role"] == "forget" else 1)
             for metric, group in by_metric(rows).items():
                 measure, known = metric or summary["metric"], summary["also"][metric] if metric else summary
@@ -134,15 +133,6 @@ def _shown(estimate: float, relative: bool) -> float:
     return float(np.exp(estimate)) if relative else estimate
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise UnavailableError(
-            f"{path} cannot be read: {error}", hint="delete the eval folder and evaluate again"
-        ) from error
-
-
 def _rows(rows: list[dict[str, Any]], items: str, share: bool) -> Rows:
     values, weights = ([r.get(key, 1) for r in rows] for key in ("value", "weight"))
     return Rows(f"{items}:{len(rows)}", np.array(values, float), np.array(weights, float), share)
@@ -160,8 +150,8 @@ def _resilience(run: Run, evaluation: Evaluation) -> dict[str, Rows]:
         points = [p for p in result["points"] if p[axis] in result["marks"] and name in p["eval"]]
         if len(points) < len(result["marks"]):
             continue
-        files = [run.eval / point_name(axis, p[axis]) / f"{stem(name)}.rows.jsonl" for p in points]
-        values = np.array([[r["value"] for r in _read(f)] for f in files])
+        files = [rows_file(run.eval / point_name(axis, p[axis]), name) for p in points]
+        values = np.array([[r["value"] for r in read_rows(f, needed=True)] for f in files])
         asked = [p["eval"][name]["data"]["fingerprint"] for p in points]
         items = f"RA:{'+'.join(asked)}:{values.shape[1]}"
         found[f"{name}.RA"] = Rows(items, 1 - values.mean(0), np.ones(values.shape[1]), True)

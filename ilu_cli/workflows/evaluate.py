@@ -23,10 +23,10 @@ from ilu_cli.models.subject import Subject, lineage, original_of
 from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.runs.files import cache_dir, write_json, write_text
+from ilu_cli.runs.results import Summary, rows_file, summary_file
 from ilu_cli.runs.store import versions
 from ilu_cli.workflows.plan import CHAT_KEYS
 
-Summary = dict[str, Any]
 SCORING = 2  # of what scores are; raise it when they change, so that no result of before is taken for one
 STAGES = {"unlearn": "unlearned", "attack": "attacked", "apply": "applied"}
 
@@ -42,11 +42,6 @@ def find_benchmark(name: str, fewshot: int | None) -> Benchmark:
     if fewshot is not None:
         found.fewshot(fewshot)
     return found
-
-
-def stem(name: str) -> str:
-    """How a benchmark's files are called: by its name, or that of its YAML file."""
-    return Path(name).stem if name.endswith(".yaml") else name
 
 
 class Evaluation:
@@ -70,7 +65,7 @@ class Evaluation:
         return f"{digest}:{bench.fingerprint(self.items[name])}:{self.spec.precision}{chat}:{by}"
 
     def known(self, name: str, digest: str, folder: Path) -> Summary | None:
-        path = folder / f"{stem(name)}.json"
+        path = summary_file(folder, name)
         if not path.is_file():
             return None
         try:
@@ -102,8 +97,8 @@ class Evaluation:
         if scorer.backend.main:
             folder.mkdir(parents=True, exist_ok=True)
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            write_text(folder / f"{stem(name)}.rows.jsonl", lines)
-            write_json(folder / f"{stem(name)}.json", summary)
+            write_text(rows_file(folder, name), lines)
+            write_json(summary_file(folder, name), summary)
         return summary
 
     def subject(self, subject: Subject) -> dict[str, Summary]:

@@ -14,7 +14,8 @@ from ilu_cli.report.family import Family, Member, read_member
 from ilu_cli.report.sections import Vectors, build, paths_of
 from ilu_cli.runs.files import cache_dir, combined, same_model, write_text
 from ilu_cli.runs.lineage import reference_lines
-from ilu_cli.runs.store import Run, Store, read_results
+from ilu_cli.runs.results import read_results
+from ilu_cli.runs.store import Run, Store
 
 
 def find_runs(names: list[str], store: Store) -> list[Run]:

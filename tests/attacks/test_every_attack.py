@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ilu_cli import registry
-from ilu_cli.workflows.attack.protocol import point_name
+from ilu_cli.runs.results import point_name
 
 UNLEARN = ["unlearn", "--method", "rmu", "--set", "objective.layer=1", "--steps", 2, "--set", "forget.batch=4", "--set",
            "retain.batch=4", "--set", 'train.params=["model.layers.[01].mlp.down_proj.weight"]']  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from pathlib import Path
@@ -12,10 +11,10 @@ from ilu_cli import registry
 from ilu_cli.engine.accel import backend
 from ilu_cli.models.load import save_checkpoint
 from ilu_cli.recipe.schema import AttackRecipe
-from ilu_cli.report.answers import point_name
+from ilu_cli.runs.results import point_name, read_rows, rows_file, summary_file
 from ilu_cli.runs.store import Run
 from ilu_cli.workflows.attack.attempt import Attempted, unseen
-from ilu_cli.workflows.evaluate import results_folder, stem
+from ilu_cli.workflows.evaluate import results_folder
 
 
 class Follow:
@@ -89,7 +88,7 @@ class Follow:
         """Put beside a point's results on the forget topic the accuracy on what the attack has not taught."""
         folder = self.run.eval / point_name(self.axis, strength)
         for name, summary in found.items() if backend().main else ():
-            rows = _rows(folder / f"{stem(name)}.rows.jsonl") if summary["role"] == "forget" else []
+            rows = read_rows(rows_file(folder, name)) if summary["role"] == "forget" else []
             if left := unseen(self.attempt.taught, rows):
                 summary["unseen"] = left
 
@@ -110,16 +109,12 @@ class Follow:
         return found
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-
-
 def copy_results(name: str, source: Path, target: Path) -> None:
     """Copy summary and rows of a benchmark."""
     target.mkdir(parents=True, exist_ok=True)
-    for file in (f"{stem(name)}.json", f"{stem(name)}.rows.jsonl"):
-        if (source / file).is_file():
-            shutil.copyfile(source / file, target / file)
+    for file in (summary_file(source, name), rows_file(source, name)):
+        if file.is_file():
+            shutil.copyfile(file, target / file.name)
 
 
 def result_of(

@@ -24,15 +24,14 @@ from ilu_cli.models.subject import Subject, original_of
 from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import AttackRecipe
 from ilu_cli.recipe.specs import TrainSpec
-from ilu_cli.report.answers import point_name
 from ilu_cli.runs.files import beside_hashes, digest_of, weight_hashes, write_json, write_text
 from ilu_cli.runs.lineage import reference_lines
+from ilu_cli.runs.results import point_name, summary_file
 from ilu_cli.runs.store import Manifest, Run, Store
 from ilu_cli.workflows.attack.attempt import Attempted
 from ilu_cli.workflows.attack.protocol import Follow, copy_results
 from ilu_cli.workflows.attack.rehearsal import Priced, price
 from ilu_cli.workflows.attack.seen import Environments, forget_data, unlearning_recipes
-from ilu_cli.workflows.evaluate import stem
 from ilu_cli.workflows.needs.inputs import inputs_of
 from ilu_cli.workflows.plan import Plan, check_disk, check_ids, peak_memory, state_bytes
 
@@ -209,7 +208,7 @@ def _keep_final(attempt: Attempted, run: Run, point: dict[str, Any], adapter: bo
     axis = run.manifest.result["axis"]
     for name, summary in point["eval"].items():
         copy_results(name, run.eval / point_name(axis, point[axis]), run.eval)
-        write_json(run.eval / f"{stem(name)}.json", summary | {"key": attempt.evaluation.key(name, known)})
+        write_json(summary_file(run.eval, name), summary | {"key": attempt.evaluation.key(name, known)})
 
 
 def reference_run(plan: AttackPlan, store: Store, reporter: Reporter) -> Run | None:

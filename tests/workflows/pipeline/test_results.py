@@ -107,7 +107,8 @@ def kept(folder, answers: dict[int, np.ndarray], bench: str = "capitals") -> lis
     for step, right in answers.items():
         point = folder / "eval" / f"steps-{step:07d}"
         point.mkdir(parents=True, exist_ok=True)
-        (point / f"{bench}.json").write_text(json.dumps({"role": "forget", "metric": "acc"}))
+        summary = {"benchmark": bench, "role": "forget", "metric": "acc"}
+        (point / f"{bench}.json").write_text(json.dumps(summary))
         (point / f"{bench}.rows.jsonl").write_text("".join(json.dumps({"value": float(r)}) + "\n" for r in right))
         found.append({"steps": step, "value": 1 - float(np.mean(right)), "stderr": 0.02})
     return found
