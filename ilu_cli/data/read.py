@@ -68,6 +68,9 @@ def _table_rows(path: Path, kind: str) -> Placed:
         import pyarrow.parquet
 
         with pyarrow.parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise UnavailableError(f"{path}: two columns are called {twice[0]!r}")
             rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
             yield from ((f"{path}, row {i}", row) for i, row in enumerate(rows))
     except UnavailableError:
@@ -132,10 +135,20 @@ def _json_rows(path: Path) -> Placed:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line, object_pairs_hook=_object)
         except ValueError as error:
-            raise UnavailableError(f"{path}:{number}: not JSON: {error}") from error
+            kind = "not JSON: " if isinstance(error, json.JSONDecodeError) else ""
+            raise UnavailableError(f"{path}:{number}: {kind}{error}") from error
         for i, row in enumerate(value if whole else [value]):
             if not isinstance(row, dict):
                 raise UnavailableError(f"{path}:{number}: a row is {type(row).__name__}, not an object with fields")
             yield f"{path}, row {i}" if whole else f"{path}:{number}", row
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose fields are all named once; JSON itself says nothing of others."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"two fields are called {next(name for name in names if names.count(name) > 1)!r}")
+    return found

@@ -16,6 +16,7 @@ from typing import Any
 from ilu_cli.errors import UnavailableError
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)\.\w+")
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 
 
@@ -78,7 +79,11 @@ def in_root(names: list[str], config: str | None, split: str) -> Found | None:
 
 
 def locate(folder: Path, config: str | None, split: str) -> Found | None:
-    """Find the files of a split in a folder. A README that lists the config has the last word about it."""
+    """Find the files of a split in a folder. A README that lists the config has the last word about it.
+
+    Raises:
+        UnavailableError: if they are of several kinds, or not all shards are there.
+    """
     if not folder.is_dir():
         return None
     for saved in (folder, folder / split, *((folder / config, folder / config / split) if config else ())):
@@ -88,8 +93,29 @@ def locate(folder: Path, config: str | None, split: str) -> Found | None:
     for pattern in _patterns(config, split) if listed is None else listed:
         paths = sorted(p for p in folder.glob(pattern) if p.is_file() and p.suffix in SUFFIXES)
         if paths:
-            return Found(tuple(p for p in paths if p.suffix == paths[0].suffix))
+            _check_whole(paths)
+            return Found(tuple(paths))
     return None
+
+
+def _check_whole(paths: list[Path]) -> None:
+    """Check that the files are of one kind, and that of a file in n shards all n are there."""
+    other = next((p for p in paths if p.suffix != paths[0].suffix), None)
+    if other:
+        raise UnavailableError(
+            f"{paths[0]} and {other} are both there, and only one of them is read",
+            hint="move the other away, or name the file itself",
+        )
+    there: dict[tuple[Path, str, int], set[int]] = {}
+    for path in paths:
+        if match := SHARD.fullmatch(path.name):
+            there.setdefault((path.parent, match[1], int(match[3])), set()).add(int(match[2]))
+    for (folder, name, total), numbers in there.items():
+        if lost := sorted(set(range(total)) - numbers):
+            raise UnavailableError(
+                f"{folder} lacks {len(lost)} of the {total} files of {name}: the first is number {lost[0]}",
+                hint="copy or download the missing files",
+            )
 
 
 def _patterns(config: str | None, split: str) -> Iterator[str]:

@@ -26,13 +26,15 @@ SHORT = 4  # tokens of a window while it is being checked
 class Layout:
     """What a decoder takes. `kinds` are those of its layers' attention; none: plain rows, and `why`.
 
-    Requests of more than `bound` tokens stand apart: LongRoPE turns every token of a batch by its longest row.
+    Requests of more than `bound` tokens stand apart: LongRoPE turns every token of a batch by its longest row. Texts to
+    be continued may have padding before them if `padded`.
     """
 
     config: Any
     kinds: tuple[str, ...] = ()
     why: str = ""
     bound: int | None = None
+    padded: bool = True
 
     @property
     def trees(self) -> bool:

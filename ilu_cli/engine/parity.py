@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from ilu_cli.data.encode import Encoded, collate
-from ilu_cli.engine.layout import Layout, short_window
+from ilu_cli.data.special import check_rows
+from ilu_cli.engine.generation import greedy, left_padded
+from ilu_cli.engine.layout import short_window
 from ilu_cli.engine.tree import Request
 from ilu_cli.engine.view import View
 from ilu_cli.errors import UnavailableError, UsageError
@@ -28,18 +30,26 @@ TEXT = (
     "In the year 1848 a small town by the river built its first bridge of iron, and people came from 12 villages to "
     "see it. Some said that it would never stand; others danced on it all night."
 )
+NEW = 2  # tokens of generation that are compared: what follows a text, and what follows that
+FAILURES = (TypeError, ValueError, IndexError, KeyError, AttributeError, RuntimeError)  # of models that do otherwise
 STEM, BRANCHES, OTHER = 6, (6, 4), 5  # tokens: what two requests share, how they go on, and one that shares nothing
 
 
 @dataclass(frozen=True)
 class Parity:
-    """The largest differences from plain transformers, in nats a token. `why` says what speaks against trees, if so."""
+    """The largest differences from plain transformers, in nats a token. `why` says what speaks against trees, if so.
+
+    `padded`: whether texts may be continued in one batch, padded on their left; `decodes`: whether step by step, with a
+    cache, the model says what it says of the whole text.
+    """
 
     loss: float
     logps: float
     tolerance: float
     trees: bool
     why: str = ""
+    padded: bool = True
+    decodes: bool = True
 
     @property
     def holds(self) -> bool:
@@ -68,6 +78,8 @@ def check(scorer: Scorer, note: Callable[[str], None]) -> Parity:
         )
     if wanted and not found.trees:
         note(f"{name}: shared beginnings are run again for every request, since {found.why}")
+    if found.decodes and not found.padded:
+        note(f"{name}: only texts of one length are continued together, since padding changes what it says")
     return found
 
 
@@ -78,11 +90,13 @@ def compare(scorer: Scorer) -> Parity:
     The scorer's layout is the one that was right.
 
     Raises:
-        UnavailableError: if plain transformers' numbers are not finite.
+        UnavailableError: if plain transformers' numbers are not finite, or the tokenizer is not the model's.
     """
     layout = scorer.layout
     exact = replace(scorer, precision="fp32", tokens=1)  # a row by itself, as in theirs
     requests = _requests(scorer.tokenizer)
+    rows = scorer.model.get_input_embeddings().weight.shape[0]
+    check_rows(scorer.tokenizer, max(i for r in requests for i in r.ids), rows)
     loss, *first, largest = _plain(scorer, requests[0])
     theirs = [*first, *(_plain(scorer, r)[1] for r in requests[1:])]
     if not math.isfinite(loss) or not all(t.isfinite().all() for t in theirs):
@@ -90,13 +104,39 @@ def compare(scorer: Scorer) -> Parity:
         raise UnavailableError(f"this {name} answers a short text with numbers that are not finite: it is damaged")
     tolerance = TOLERANCE * max(1.0, largest / 100)  # float32 keeps 7 digits of a logit
     loss, why = abs(loss - _fused(scorer, requests[0])), layout.why
+    alone, *_, longest = sorted((list(r.ids) for r in requests), key=len)
+    decodes = _decoding_difference(scorer, [longest]) <= tolerance
+    padded = decodes and _decoding_difference(scorer, [alone, longest]) <= tolerance
+    scorer.layout = exact.layout = layout = replace(layout, padded=padded)
     if layout.trees:
         packed, failure = _packed_difference(exact, requests, theirs)
         if packed <= tolerance:
-            return Parity(loss, packed, tolerance, trees=True)
+            return Parity(loss, packed, tolerance, trees=True, padded=padded, decodes=decodes)
         why = failure or f"with trees they would differ from plain transformers' by up to {packed:.3g} nats a token"
-        scorer.layout = exact.layout = Layout(layout.config, why=why, bound=layout.bound)
-    return Parity(loss, _difference(exact, requests, theirs), tolerance, trees=False, why=why)
+        scorer.layout = exact.layout = replace(layout, kinds=(), why=why)
+    return Parity(loss, _difference(exact, requests, theirs), tolerance, False, why, padded, decodes)
+
+
+def _decoding_difference(scorer: Scorer, rows: list[list[int]]) -> float:
+    """How far log-probabilities of all words after each row, and after its first new token, are from plain ones."""
+    ids, mask = left_padded(rows, scorer.backend.device)
+    try:
+        with greedy(scorer.model, scorer.tokenizer) as config:
+            config.max_new_tokens, config.eos_token_id = NEW, None
+            out = scorer.model.generate(
+                input_ids=ids, attention_mask=mask, generation_config=config, output_logits=True,
+                return_dict_in_generate=True,
+            )  # fmt: skip
+    except FAILURES as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        return torch.inf
+    worst, ours = 0.0, torch.stack(out.logits, 1).float().log_softmax(-1)
+    for row, whole, logps in zip(rows, out.sequences, ours):
+        text = whole[None, ids.shape[1] - len(row) : -1]
+        theirs = scorer.model(input_ids=text, use_cache=False).logits[0, -NEW:].float().log_softmax(-1)
+        worst = max(worst, float((logps - theirs).abs().nan_to_num(nan=torch.inf).max()))
+    return worst
 
 
 def _packed_difference(exact: Scorer, requests: list[Request], theirs: list[Tensor]) -> tuple[float, str]:
@@ -105,7 +145,7 @@ def _packed_difference(exact: Scorer, requests: list[Request], theirs: list[Tens
         theirs = [_plain(exact, r)[1] for r in requests] if shorter else theirs
         try:
             return _difference(exact, requests, theirs), ""
-        except (TypeError, ValueError, IndexError, KeyError, AttributeError, RuntimeError) as error:
+        except FAILURES as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             return torch.inf, f"the model takes no tree: {type(error).__name__}: {str(error).splitlines()[0][:80]}"

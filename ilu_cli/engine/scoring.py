@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -229,8 +230,13 @@ class Scorer:
         beginning, but for BOS.
 
         Raises:
-            UsageError: if the new tokens alone fill the model's context.
+            UsageError: if the new tokens alone fill the model's context, or decoding does not work for the model.
         """
+        if self.parity is not None and not self.parity.decodes:
+            raise UsageError(
+                f"{type(self.model).__name__} is not supported where it is to write: step by step, with a cache, "
+                "transformers gets other answers from it than from the whole text"
+            )
         room = self.context_length - max_new_tokens
         if room < 1:
             raise UsageError(
@@ -241,6 +247,8 @@ class Scorer:
         order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
         mine = order[self.backend.rank :: self.backend.world]
         groups = _packed(mine, [len(e) + max_new_tokens for e in encoded], min(TOKENS, self.tokens))
+        if not self.layout.padded:
+            groups = [list(same) for g in groups for _, same in groupby(g, key=lambda i: len(encoded[i]))]
         found: list[tuple[int, str]] = []
         while groups:
             group = groups.pop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -123,7 +124,7 @@ class HarnessTask(Benchmark):
         row = {"task": item["task"], "doc_id": item["doc_id"], "metrics": _plain(metrics)}
         if task.OUTPUT_TYPE == "loglikelihood_rolling":
             return row | {"text": made[0].args[0], "value": -raw[0], "weight": raw[1]}
-        row |= {"value": float(raw if not isinstance(raw, tuple) else raw[0] == raw[1])}
+        row |= {"value": float(raw[0] == raw[1] if isinstance(raw, (tuple, list)) else raw)}
         row |= {"question": made[0].args[0], "answer": _plain(task.doc_to_target(doc))}
         if task.OUTPUT_TYPE == "multiple_choice":
             logps = [r.resps[0][0] for r in made]
@@ -162,7 +163,14 @@ class HarnessTask(Benchmark):
         return found
 
     def fingerprint(self, items: list[Row]) -> str:
-        return super().fingerprint([*items, {"version": {n: str(t.VERSION) for n, t in self.tasks.items()}}])
+        """sha256 of the items and of how the tasks score them: what is right, filters, metric, code of functions."""
+        asked = {n: [str(t.VERSION), _written(t)] for n, t in self.tasks.items()}
+        return super().fingerprint([*items, {"tasks": asked}])
+
+
+def _written(task: Any) -> str:
+    """A task's configuration as JSON, the same in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", json.dumps(task.dump_config(), sort_keys=True, default=str))
 
 
 def _question(task: Any, doc: Any, made: list[Any]) -> Row:

@@ -93,7 +93,7 @@ def check_finite(model: Any, folder: Path) -> None:
     """Look once at every weight, and at what the model says to a few tokens.
 
     Raises:
-        UnavailableError: if a weight is infinite or not a number, or the logits are not numbers.
+        UnavailableError: if a weight is infinite or not a number, the model does not run, or logits are not numbers.
     """
     weights = dict(model.named_parameters())
     sums = torch.stack([p.sum(dtype=torch.float32) for p in weights.values()])  # no copy of a weight, and one wait
@@ -104,7 +104,13 @@ def check_finite(model: Any, folder: Path) -> None:
             hint="its training diverged, or a type too small for it was chosen when it was saved",
         )
     ids = torch.arange(1, 5, device=sums.device)[None].remainder(model.get_input_embeddings().weight.shape[0])
-    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+    try:
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a model raises whose configuration contradicts itself
+        what = f"{type(error).__name__}: {error}"
+        raise UnavailableError(f"{folder} loads, but transformers cannot run it: {what}") from error
     if logits.isnan().any() or logits.isposinf().any():
         raise UnavailableError(f"{folder} has finite weights, but its logits are infinite or not numbers")
 

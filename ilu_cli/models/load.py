@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -32,7 +33,10 @@ def quiet_transformers() -> None:
     hf_logging.disable_progress_bar()
 
 
-FAILURES = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)  # what libraries raise at a load
+FAILURES = (  # what libraries raise at a load
+    OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError,
+    StrictDataclassError,
+)  # fmt: skip
 
 
 def load_model(subject: Subject, device: torch.device | str = "cpu") -> Any:
@@ -61,7 +65,7 @@ def _put_adapter(model: Any, folder: Path) -> Any:
             warnings.simplefilter("ignore")  # it warns of what is missing, which we refuse
             adapted = PeftModel.from_pretrained(model, folder, torch_device=device)
             result = adapted.load_adapter(folder, "default", torch_device=device)  # says what is missing
-    except (*FAILURES, TypeError) as error:
+    except FAILURES as error:
         raise UnavailableError(f"{folder} does not load as a peft adapter: {error}") from error
     check_adapter(folder, result)
     return adapted
@@ -96,7 +100,7 @@ def load_tokenizer(folder: Path) -> Any:
     quiet_transformers()
     try:
         return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
+    except FAILURES as error:
         raise UnavailableError(f"{folder} has no tokenizer that loads: {error}") from error
 
 
@@ -106,7 +110,7 @@ def empty_model(folder: Path) -> Any:
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
-    except (OSError, ValueError, KeyError) as error:
+    except FAILURES as error:
         raise UnavailableError(f"{folder} is not a causal language model: {error}") from error
 
 

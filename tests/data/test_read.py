@@ -93,6 +93,7 @@ def test_a_file_replaced_under_the_same_modification_time_is_read_again(tmp_path
 
 def test_the_inputs_of_a_run_know_a_file_replaced_under_the_same_time(tmp_path):
     from ilu_cli.recipe.load import load as recipe_of
+    from ilu_cli.recipe.schema import UnlearnRecipe
 
     (tmp_path / "r.yaml").write_text(
         f"command: unlearn\nobjective: {{name: grad_ascent}}\nforget: {{data: {tmp_path}/a.csv}}\n"
@@ -100,7 +101,7 @@ def test_the_inputs_of_a_run_know_a_file_replaced_under_the_same_time(tmp_path):
     found = []
     for texts in (["Ada bakes.", "Colm mills."], ["Ada waits.", "Colm sleeps"]):
         write(tmp_path / "a.csv", texts)
-        found.append(inputs_of(recipe_of("unlearn", tmp_path / "r.yaml", {}, [])))
+        found.append(inputs_of(recipe_of(UnlearnRecipe, tmp_path / "r.yaml", {}, [])))
     assert found[0] != found[1]
 
 
@@ -144,3 +145,32 @@ def test_an_answer_is_parted_from_its_prompt_as_its_script_does(tmp_path, prompt
     assert data.examples() == data.chosen("counterfactual") == [Example(prompt, expected)]
     if prompt:
         assert data.chosen("refusal")[0].target[:1].isspace() == after(prompt, "I").startswith(" ")
+
+
+def test_a_field_or_column_that_is_named_twice_is_refused(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": "two", "text": "three"}\n')
+    pyarrow.parquet.write_table(pa.table([["one"], ["two"]], names=["text", "text"]), tmp_path / "a.parquet")
+    for name, place in (("a.jsonl", "a.jsonl:2: two fields are"), ("a.parquet", "a.parquet: two columns are")):
+        with pytest.raises(UnavailableError, match=re.escape(f"{place} called 'text'")):
+            load(tmp_path / name)
+
+
+@pytest.mark.parametrize("place", ["", "data/"])
+def test_a_split_whose_shards_are_not_all_there_is_refused(tmp_path, place):
+    (tmp_path / place).mkdir(exist_ok=True)
+    for i in range(3):
+        (tmp_path / f"{place}train-0000{i}-of-00003.jsonl").write_text(f'{{"text": "row {i}"}}\n')
+    assert [row["text"] for row in load(tmp_path).rows] == ["row 0", "row 1", "row 2"]
+    (tmp_path / f"{place}train-00001-of-00003.jsonl").unlink()
+    with pytest.raises(UnavailableError, match="lacks 1 of the 3 files of train: the first is number 1"):
+        load(tmp_path)
+
+
+def test_a_split_in_two_kinds_of_file_is_refused(tmp_path):
+    (tmp_path / "train.csv").write_text("text\nan old copy\n")
+    (tmp_path / "train.jsonl").write_text('{"text": "the data"}\n')
+    with pytest.raises(UnavailableError, match=r"train.csv and .*train.jsonl are both there"):
+        load(tmp_path)

@@ -116,3 +116,32 @@ def test_every_run_keeps_the_comparison(ilu, tmp_path):
     assert done.code == 0, done.err
     runs = [json.loads(p.read_text()) for p in (tmp_path / "runs").glob("attack-*/manifest.json")]
     assert runs and all(r["result"]["parity"]["trees"] for r in runs)
+
+
+def test_texts_of_several_lengths_are_not_continued_together_where_padding_is_seen():
+    prompts, said = ["The capital of France is", "Who is Ada Byrne, and where does she live?"], []
+    apart = [scorer_of("llama").complete([p], 8) for p in prompts]
+    scorer = scorer_of("llama")
+    own = scorer.model.forward
+    scorer.model.forward = lambda attention_mask=None, position_ids=None, **inputs: own(**inputs)
+    assert [[x] for x in scorer.complete(prompts, 8)] != apart
+    found = check(scorer, said.append)
+    assert found.holds and found.decodes and not found.padded
+    assert "LlamaForCausalLM: only texts of one length are continued together" in said[-1]
+    assert [[x] for x in scorer.complete(prompts, 8)] == apart
+
+
+def test_a_model_whose_cache_gives_other_answers_scores_but_does_not_write():
+    scorer = scorer_of("llama")
+    own = scorer.model.forward
+
+    def forgetful(**inputs):
+        if inputs["input_ids"].shape[1] == 1:  # a step with a cache, which it reads as empty
+            inputs = {"input_ids": inputs["input_ids"], "use_cache": False}
+        return own(**inputs)
+
+    scorer.model.forward = forgetful
+    found = check(scorer, print)
+    assert found.holds and not found.decodes and not found.padded
+    with pytest.raises(UsageError, match="LlamaForCausalLM is not supported where it is to write"):
+        scorer.complete(["The capital of France is"], 4)

@@ -142,3 +142,21 @@ def test_few_shot_examples_have_no_place_before_prose(tiny, ilu):
     done = ilu("eval", tiny, "--bench", "prose", "--fewshot", 2)
     assert done.code == 2
     assert "takes no few-shot examples" in done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("sums", ("{{choices[answer]}}", "{{question}}")),
+        ("sums", ("exact_match, aggregation: mean", "bleu, aggregation: bleu")),
+        ("sums", ("metadata", "filter_list: [{name: short, filter: [{function: lowercase}]}]\nmetadata")),
+        ("quiz", ("metadata", "metric_list: [{metric: acc_norm, higher_is_better: true}]\nmetadata")),
+    ],
+)
+def test_a_task_that_scores_otherwise_is_evaluated_again(quiz, tiny, ilu, name, changed):
+    file = quiz / f"{name}.yaml"
+    first, again = (ilu("eval", tiny, "--bench", file, "--limit", 4, "--json") for _ in range(2))
+    file.write_text(file.read_text().replace(*changed))
+    other = ilu("eval", tiny, "--bench", file, "--limit", 4, "--json")
+    assert first.code == again.code == other.code == 0, other.err
+    assert "evaluating" in first.err and "evaluating" not in again.err and "evaluating" in other.err

@@ -9,10 +9,11 @@ from pathlib import Path
 import odd
 import pytest
 import torch
-from families import FAMILIES, make_family
+from families import FAMILIES, family_model, make_family
 from safetensors.torch import save_file
 
 from ilu_cli.errors import UnavailableError
+from ilu_cli.models.checking import check_finite
 from ilu_cli.models.load import checked_model, load_model
 from ilu_cli.models.subject import find_model
 from ilu_cli.taskvec.delta import open_checkpoint
@@ -112,11 +113,31 @@ def test_logits_that_are_no_numbers_are_refused_although_the_weights_are(tmp_pat
     assert (done.code, done.out) == (3, "")
 
 
+def test_a_model_that_transformers_cannot_run_is_refused_by_name():
+    model = family_model("llama")
+    model.model.layers[1].mlp.down_proj = torch.nn.Linear(47, 32, bias=False)
+    with pytest.raises(UnavailableError, match="folder loads, but transformers cannot run it: RuntimeError: mat1"):
+        check_finite(model, Path("folder"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"layer_types": ["full_attention", "another"] * 2}, {"num_hidden_layers": "four"}, {"hidden_activation": "none"}],
+)
+def test_an_impossible_configuration_is_refused_by_name(wrong, tmp_path, ilu):
+    folder = make_family("gemma2", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text()) | wrong
+    (folder / "config.json").write_text(json.dumps(config))
+    for command in (["eval", folder, "--bench", "capitals"], ["unlearn", "--model", folder, "--dry-run"]):
+        done = ilu(*command)
+        assert done.code == UnavailableError.exit_code and f"{folder} " in done.err, done.err
+
+
 def test_a_score_that_is_no_number_is_no_wrong_answer(tmp_path, ilu):
-    """Only the later positions overflow: the model looks sound for a few tokens, and no answer has a score."""
+    """Only the later positions overflow: the model looks sound for a short text, and no answer has a score."""
 
     def change(w):
-        w["transformer.wpe.weight"][5:] = 3e38 * torch.linspace(-1, 1, 32)
+        w["transformer.wpe.weight"][14:] = 3e38 * torch.linspace(-1, 1, 32)
         return w
 
     folder = odd.rewrite(make_family("gpt2", tmp_path / "model"), change)
