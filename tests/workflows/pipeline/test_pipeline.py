@@ -219,7 +219,7 @@ def test_ctrl_c_stops_and_the_next_call_goes_on(grid, tmp_path):
 
 def test_kills_lose_nothing(tmp_path):
     """As many as there is time for; docs/bench/kill_pipeline.py does twenty."""
-    script = Path(__file__).parents[2] / "docs" / "bench" / "kill_pipeline.py"
+    script = Path(__file__).parents[3] / "docs" / "bench" / "kill_pipeline.py"
     done = subprocess.run([sys.executable, script, "--kills", "3"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 finished runs lost, 0 tables or weights differ" in done.stdout
