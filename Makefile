@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(CURDIR)/$(VENV)/bin
 STAMP  := $(VENV)/.ready
 
-.PHONY: setup demo test mutants lint clean
+.PHONY: setup demo test test-fast mutants lint clean
 
 setup: $(STAMP)
 
@@ -24,6 +24,9 @@ test: setup
 mutants: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutants]'
 	$(BIN)/python tests/mutants.py
+
+test-fast: setup
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not real and not slow"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -63,6 +63,14 @@ def imports(path: Path, *, top_only: bool = False) -> set[str]:
     return found
 
 
+def test_the_map_in_the_architecture_is_the_one_that_is_enforced():
+    text = (PACKAGE.parent / "ARCHITECTURE.md").read_text()
+    drawn = [
+        set(line.split("  ")[0].split()) for line in text.partition("```text\n")[2].partition("```")[0].splitlines()
+    ]
+    assert drawn == [{name for name in names if not name.startswith("__")} for names in LEVELS]
+
+
 def part_of_path(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
