@@ -238,14 +238,9 @@ def main() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # threads do not survive a fork
     sys.path.insert(0, str(ROOT))
     os.chdir(ROOT)
-    paths = {
-        p: t
-        for pattern, t in reversed(TESTS.items())
-        for p in sorted(PACKAGE.glob(pattern))
-        if p.suffix == ".py" and p.stem != "__init__"
-    }
+    paths = {p: t for pattern, t in reversed(TESTS.items()) for p in sorted(PACKAGE.glob(pattern)) if p.suffix == ".py"}
     chosen = {p: t for p, t in paths.items() if any(fnmatch(str(p.relative_to(PACKAGE)), f) for f in args.files)}
-    files = [File(p, t) for p, t in sorted(chosen.items())]
+    files = [f for f in (File(p, t) for p, t in sorted(chosen.items())) if f.mutants]
     if not args.report:
         for module in HEAVY:
             importlib.import_module(module)
