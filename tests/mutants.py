@@ -57,7 +57,17 @@ HEAVY = [  # imported before the forks
 def pytest_in_here(args: list[str], *plugins: object) -> int:
     import pytest
 
-    quick = ["--assert=plain", "-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p", "no:threadexception"]
+    quick = [
+        "-m",
+        "not real",
+        "--assert=plain",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:unraisableexception",
+        "-p",
+        "no:threadexception",
+    ]
     return int(pytest.main([*args, "-q", *quick], [*plugins]))
 
 
