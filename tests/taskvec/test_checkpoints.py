@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from families import family_model, family_tokenizer
@@ -12,6 +13,8 @@ from test_angles import SHAPES, adapter, checkpoint
 from ilu_cli.errors import UnavailableError
 from ilu_cli.models.subject import find_model
 from ilu_cli.taskvec.delta import Adapted, Checkpoint, common_names, differences, open_checkpoint
+from ilu_cli.taskvec.stored import index
+from ilu_cli.taskvec.stream import Difference
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -131,3 +134,27 @@ def test_folders_that_share_nothing_are_refused_even_by_wish(tmp_path):
     with pytest.raises(UnavailableError, match=r"\(2 differ, 0 are common to all\)") as refused:
         common_names([Checkpoint(tmp_path / n) for n in "ab"], None, common=True)
     assert refused.value.hint is None
+
+
+def test_a_whole_difference_is_of_what_is_stored_and_of_what_adapters_add(tmp_path):
+    name = "model.layers.0.self_attn.q_proj.weight"
+    o, u = checkpoint(tmp_path / "o", 0), checkpoint(tmp_path / "u", 1)
+    one, two = (adapter(tmp_path / n, seed) for n, seed in (("one", 2), ("two", 3)))
+    base, other = Checkpoint(tmp_path / "o"), Checkpoint(tmp_path / "u")
+    adapted, again = Adapted(base, tmp_path / "one"), Adapted(other, tmp_path / "two")
+
+    def whole(start: Checkpoint, end: Checkpoint) -> np.ndarray:
+        return Difference.of(start.weight(name), end.weight(name)).whole().numpy()
+
+    assert whole(base, other) == pytest.approx(u[name] - o[name], abs=1e-12)
+    assert whole(base, adapted) == pytest.approx(one[name], abs=1e-12)
+    assert whole(adapted, base) == pytest.approx(-one[name], abs=1e-12)
+    assert whole(adapted, again) == pytest.approx(u[name] + two[name] - o[name] - one[name], abs=1e-12)
+
+
+def test_whole_numbers_have_no_differences_and_are_named(tmp_path):
+    checkpoint(tmp_path / "o", 0, dtype=torch.float32)
+    save_file({"w": torch.ones(2), "q": torch.ones(2, dtype=torch.int8)}, tmp_path / "o" / "part-0.safetensors")
+    with pytest.raises(UnavailableError, match=r"no floating-point numbers: q \(I8\)"):
+        index(tmp_path / "o" / "part-0.safetensors", {"w", "q"})
+    assert set(index(tmp_path / "o" / "part-0.safetensors", {"w"})) == {"w"}
