@@ -45,7 +45,7 @@ TESTS = {
     "workflows/pipeline/table.py": "workflows/pipeline/test_results*",
     "workflows/pipeline/worst.py": "workflows/pipeline/test_results* report/test_*",
     "workflows/compare.py": "workflows/test_compar*",
-    "report/outcomes.py": "report/test_outcomes",
+    "report/outcomes.py": "report/test_outcomes*",
 }
 HEAVY = [  # imported before the forks
     *("torch", "torch._dynamo", "transformers", "transformers.models.llama.modeling_llama", "accelerate", "datasets"),
