@@ -114,3 +114,32 @@ def test_pairs_of_shares_leave_room_and_stay_within_their_bounds():
     assert (down.low, compare(all_, none).low, compare(none, all_).high) == (-1, -1, 1)
     apart = compare([row([0, 0, 0])], scores)
     assert apart.high == pytest.approx(1 + stats.t.ppf(0.975, 2) / math.sqrt(3))
+
+
+def test_the_influence_of_plain_values_is_they_themselves():
+    assert row([0.0, 1, 0.25]).influence.tolist() == [0, 1, 0.25]
+
+
+def test_two_seeds_add_their_variance_to_that_of_the_questions():
+    """Seeds 1 and 3: s²/2 = 1, beside 900."""
+    freedom = 901**2
+    half = stats.t.ppf(0.975, freedom) * math.sqrt(901)
+    assert ends(summarised([1, 3], 30.0))[:3] == pytest.approx((2, 2 - half, 2 + half))
+
+
+@pytest.mark.parametrize("values", [[-5.0], [0.0, 0.0], [-5.0, -5.0]])
+def test_the_sign_of_the_value_has_no_part_in_the_width(values):
+    found = summarised(values, 0.1)
+    assert (found.low, found.high) == pytest.approx((values[0] - 0.1959964, values[0] + 0.1959964))
+
+
+def test_two_questions_have_an_interval():
+    expected = students([0.0, 1.0])
+    assert ends(single(np.array([[0.0, 1.0]]))) == pytest.approx(expected)
+    assert ends(compare([row([0, 0])], [row([0, 1])])) == pytest.approx(expected)
+
+
+def test_an_infinite_difference_has_no_interval_and_no_degrees_of_freedom():
+    found = compare([row([1.0, 2.0])], [row([1.0, math.inf])])
+    assert (found.value, found.low, found.high, found.p) == (math.inf, None, None, None)
+    assert math.isnan(found.freedom)
