@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ from test_results import attack, grid, model, table
 
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows.pipeline.graph import Graph
-from ilu_cli.workflows.pipeline.table import figures, interval, summaries, utility
+from ilu_cli.workflows.pipeline.table import collect, figures, interval, save, summaries, utility
 from ilu_cli.workflows.pipeline.worst import elsewhere, tried
 
 
@@ -37,6 +38,7 @@ def test_an_interval_in_full():
 def test_rows_count_where_every_seed_has_as_many_and_more_than_one():
     rows = [np.array([0.2, 0.4, 0.9]), np.array([0.1, 0.8, 0.9])]
     assert interval([0.5, 0.6], rows=rows)["how"] == "t over 2 seeds and 3 questions"
+    assert interval([0.5, 0.6], rows=[r[:2] for r in rows])["how"] == "t over 2 seeds and 2 questions"
     alone = interval([0.5], rows=rows[:1], share=False)
     assert alone["how"] == "t over 3 questions"
     half = stats.t.ppf(0.975, 2) * np.std(rows[0], ddof=1) / math.sqrt(3)
@@ -105,3 +107,40 @@ def test_attacks_that_asked_different_numbers_of_questions_have_no_common_worst(
     assert tried(two, "RMU", {"attack 1": 0}).shape == (2, 6)
     assert tried(two, "RMU", {"attack 0": 0, "attack 1": 0}) is None
     assert tried(two, "RMU", {}) is None
+
+
+def test_an_attack_without_points_has_no_lowest_and_its_method_does_not_hide_the_next():
+    lost, fine = model("m", "RMU", "a"), model("n", "NPO", "b")
+    none, some = attack(lost, 0, [0.5]), attack(fine, 0, [0.6])
+    none.result["fq"], none.result["ra"] = none.result["fq"][:1], None
+    found = table(lost, fine, none, some)
+    assert [row["lowest"] for row in found] == [None, 0.6]
+    assert [row["method"] for row in summaries(found)] == ["NPO"]
+
+
+def test_each_seed_has_its_own_worst_case_elsewhere(tmp_path):
+    graph = grid(tmp_path, attacks=2, seeds=2, questions=30, rng=np.random.default_rng(4))
+    values = [float(v.mean()) for v in elsewhere(graph, "RMU", [{"attack 0": s, "attack 1": s} for s in (0, 1)])]
+    assert values[0] != values[1]
+    (both,) = collect(graph)["methods"]
+    assert both["worst_elsewhere"]["values"] == pytest.approx(values)
+
+
+def test_what_is_the_same_for_all_seeds_is_taken_from_the_one_that_is_there(tmp_path):
+    """A quantised original under seed 0 alone, beside a relearned one under both."""
+    made = grid(tmp_path, attacks=2, seeds=2, questions=30, rng=np.random.default_rng(5))
+    graph = Graph("g", list(made), {"RMU": None}, made.store, {})  # type: ignore[dict-item]
+    (second,) = [n for n in graph if n.tags.get("attack") == "attack 0" and n.tags["seed"] == 1]
+    for node in graph:
+        if node.tags.get("attack") == "attack 0":
+            node.tags["random"] = False
+    second.status = "failed"
+    values = [float(v.mean()) for v in elsewhere(graph, "RMU", [{"attack 0": 0, "attack 1": s} for s in (0, 1)])]
+    (both,) = collect(graph)["methods"]
+    assert both["worst_elsewhere"]["values"] == pytest.approx(values)
+
+
+def test_what_is_saved_is_what_is_collected(tmp_path):
+    graph = grid(tmp_path, attacks=1, seeds=1, questions=8, rng=np.random.default_rng(6))
+    graph.folder.mkdir(parents=True, exist_ok=True)
+    assert save(graph) == collect(graph) == json.loads((graph.folder / "results.json").read_text())
