@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from ilu_cli.engine.hessian import agreeing, dot
+from ilu_cli.engine.hessian import add_product, agreeing, dot
 
 
 def searched(of: Callable[[float], list[float]], step: float = 1.0) -> tuple[list[float], list[float], float]:
@@ -71,3 +71,12 @@ def test_inner_products_are_summed_in_float64():
     a = [torch.tensor([1.0, 2.0]), torch.tensor([[3e8]])]
     b = [torch.tensor([4.0, 5.0]), torch.tensor([[1.0]])]
     assert dot(a, b) == 300_000_014
+
+
+def test_a_weight_that_the_loss_does_not_know_has_no_product():
+    """Of x³ the second derivative is 6x, of 2y it is 0, and z has none."""
+    x, y, z = (torch.nn.Parameter(torch.tensor([v])) for v in (3.0, 1.0, 1.0))
+    add_product((x**3 + 2 * y).sum(), [x, y, z], [torch.tensor([2.0])] * 3)
+    assert x.grad is not None and x.grad.item() == 6 * 3 * 2
+    assert y.grad is None or y.grad.item() == 0
+    assert z.grad is None
