@@ -197,13 +197,13 @@ def run(file: File, waiting: list[str], jobs: int) -> None:
     """Try mutants."""
     executed = file.executed()
     seconds, running = executed["seconds"], dict[int, tuple[str, int, float, float]]()
-    anywhere = sorted({t for tests in executed["lines"].values() for t in tests})
+    near = {t for tests in executed["lines"].values() for t in tests}
     slots = list(range(jobs))
     while waiting or running:
         while waiting and slots:
             key = waiting.pop()
-            tests = executed["lines"].get(str(file.mutants[key][0])) or anywhere  # none: it runs on import
-            tests = sorted(tests, key=seconds.__getitem__)
+            tests = executed["lines"].get(str(file.mutants[key][0])) or list(seconds)  # none: it runs on import
+            tests = sorted(tests, key=lambda t: (t not in near, seconds[t]))
             pid, now = trial(file, key, tests, slots[-1]), time.monotonic()
             running[pid] = key, slots.pop(), now, now + 60 + 10 * sum(seconds[t] for t in tests)
         time.sleep(0.02)

@@ -13,8 +13,9 @@ from scipy import stats
 from test_comparison import RECIPE, N, answered, made, resilient, row
 
 from ilu_cli.engine.reporter import Reporter
-from ilu_cli.errors import UnavailableError
+from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.models.subject import of_run
+from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.runs.store import Run
 from ilu_cli.workflows.compare import Arm, arms_of, run, sentence
 from ilu_cli.workflows.evaluate import results_folder
@@ -174,3 +175,32 @@ def test_an_attack_whose_parent_is_gone_is_not_grouped(place):
 def test_a_difference_of_exactly_0_names_no_winner():
     flat = row("forget", 1, 0.0, 0.0)
     assert sentence("A", "B", [flat], 0.05, 2).startswith("no difference seen between B and A on n: +0.00 [0.00, 0.00]")
+
+
+def test_an_arm_whose_runs_answered_different_questions_is_refused_with_what_to_do(place):
+    runs = [answered(made(n, s), capitals=6, elements=9, prose=2.0) for s, n in enumerate(("x", "x", "y"))]
+    path = results_folder(of_run(runs[1])) / "capitals.json"
+    path.write_text(path.read_text().replace("capitals questions", "other questions"))
+    with pytest.raises(UsageError, match=r"capitals\.acc: the runs of an arm answered different questions") as refused:
+        run(RECIPE, [Arm("A", runs[:2]), Arm("B", runs[2:])], 0.05, Reporter())
+    assert "same eval.limit and benchmarks" in refused.value.hint
+
+
+def test_the_order_of_numbers_hides_none():
+    forget, none = row("forget", -1, -0.2, 0.1, "f"), row("utility", 1, 0.2, 0.1, "u") | {"low": None, "high": None}
+    lower, same = row("utility", 1, -0.2, 0.1, "l"), row("utility", 1, 0.0, 0.01, "s")
+    said = sentence("A", "B", [lower, none, same, forget], 0.05, 2)
+    assert said.startswith("B forgets more than A on f")
+    assert said == sentence("A", "B", [forget, lower, none, same], 0.05, 2)
+    assert "lower utility of B (l" in sentence("A", "B", [none, same, lower], 0.05, 2)
+
+
+def test_a_resilience_is_found_behind_other_benchmarks(place):
+    recipe = EvalRecipe.model_validate(
+        {"command": "eval", "eval": {"benchmarks": ["elements", "prose", "capitals"], "limit": N}}
+    )
+    runs = [answered(made(n, 0, "attack", made(n, 0)), capitals=6, elements=9, prose=2.0) for n in ("x", "y")]
+    for done in runs:
+        resilient(done, {0: 1, 2: 6})
+    found = run(recipe, [Arm("A", runs[:1]), Arm("B", runs[1:])], 0.05, Reporter())
+    assert "capitals.RA" in [n["name"] for n in found["comparisons"][0]["numbers"]]
