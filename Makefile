@@ -22,7 +22,6 @@ test: setup
 
 # Long, and no part of `test`; goes on where it was stopped.
 mutants: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutants]'
 	$(BIN)/python tests/mutants.py
 
 test-fast: setup

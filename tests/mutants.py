@@ -30,28 +30,22 @@ from typing import Any
 from mutations import PACKAGE, ROOT, Instead, module_of, mutants_of
 
 FOUND = ROOT / ".mutants"
+ENGINE = "engine/test_* test_methods test_by_hand test_defence_steps test_defences harness/test_lm"
 # What is mutated, and the test files that must notice: those that run in this process and take seconds.
 TESTS = {
     "objectives/*": "test_declared test_methods test_by_hand",
     "retain/*": "test_declared test_methods test_by_hand",
     "regularizers/*": "test_declared test_methods test_by_hand",
     "defences/*": "test_declared test_defence*",
-    "engine/head.py": "engine/test_* test_methods",
-    "engine/view.py": "engine/test_* test_methods test_by_hand",
-    "engine/loop.py": "engine/test_* test_methods test_defence_steps",
-    "engine/environments.py": "engine/test_* test_methods test_by_hand test_defences",
-    "engine/hessian.py": "engine/test_* test_methods",
-    "engine/layout.py": "engine/test_* harness/test_lm",
-    "models/logits.py": "models/test_logits engine/test_head engine/test_families_loss",
-    "engine/reference.py": "engine/test_* test_methods",
-    "engine/scoring.py": "engine/test_* harness/test_lm",
-    "engine/tree.py": "engine/test_*",
+    **{f"engine/{f}.py": ENGINE for f in ("head", "view", "loop", "environments", "hessian", "layout")},
+    **{f"engine/{f}.py": ENGINE for f in ("reference", "scoring", "tree")},
+    "models/logits.py": "models/test_logits engine/test_head* engine/test_families_loss engine/test_reference",
     "metrics/*": "metrics/test_*",
     "taskvec/*": "taskvec/test_*",
     "workflows/pipeline/table.py": "workflows/pipeline/test_results*",
     "workflows/pipeline/worst.py": "workflows/pipeline/test_results* report/test_*",
     "workflows/compare.py": "workflows/test_compar*",
-    "report/outcomes.py": "report/test_outcomes",
+    "report/outcomes.py": "report/test_outcomes*",
 }
 HEAVY = [  # imported before the forks
     *("torch", "torch._dynamo", "transformers", "transformers.models.llama.modeling_llama", "accelerate", "datasets"),
@@ -63,7 +57,17 @@ HEAVY = [  # imported before the forks
 def pytest_in_here(args: list[str], *plugins: object) -> int:
     import pytest
 
-    quick = ["--assert=plain", "-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p", "no:threadexception"]
+    quick = [
+        "-m",
+        "not real",
+        "--assert=plain",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:unraisableexception",
+        "-p",
+        "no:threadexception",
+    ]
     return int(pytest.main([*args, "-q", *quick], [*plugins]))
 
 
@@ -83,13 +87,14 @@ def fork(work: Callable[[], int], log: Path) -> int:
 
 
 class Watch:
-    """A pytest plugin: what each test executes of a file, and how long it takes."""
+    """A pytest plugin: what each test executes of some files, and how long it takes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, paths: list[Path]) -> None:
         import coverage
 
-        self.coverage = coverage.Coverage(data_file=None, include=[str(path)], config_file=False, messages=False)
-        self.path, self.seconds = path, dict[str, float]()
+        include = [str(p) for p in paths]
+        self.coverage = coverage.Coverage(data_file=None, include=include, config_file=False, messages=False)
+        self.paths, self.seconds = paths, dict[str, float]()
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.coverage.switch_context(nodeid)
@@ -98,13 +103,14 @@ class Watch:
         if not report.skipped:
             self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
 
-    def record(self, args: list[str]) -> tuple[int, dict[str, Any]]:
+    def record(self, args: list[str]) -> tuple[int, dict[Path, dict[str, list[str]]]]:
         self.coverage.start()
-        importlib.import_module(module_of(self.path))  # before any test, so that its top level belongs to none
+        for path in self.paths:  # before any test, so that their top level belongs to none
+            importlib.import_module(module_of(path))
         code = pytest_in_here(args, self)
         self.coverage.stop()
-        lines = self.coverage.get_data().contexts_by_lineno(str(self.path))
-        return code, {"seconds": self.seconds, "lines": {str(n): sorted(set(c) - {""}) for n, c in lines.items()}}
+        found = {p: self.coverage.get_data().contexts_by_lineno(str(p)) for p in self.paths}
+        return code, {p: {str(n): sorted(set(c) - {""}) for n, c in lines.items()} for p, lines in found.items()}
 
 
 class File:
@@ -127,22 +133,16 @@ class File:
         found = {r["mutant"]: r for r in map(json.loads, lines)}
         return {k: r for k, r in found.items() if k in self.mutants and (r["killed"] or r["state"] == self.state)}
 
+    def unknown(self, every: int) -> list[str]:
+        """The mutants, or every so manyth of them, of which nothing is known."""
+        known = self.known()
+        return [key for key in list(self.mutants)[::every] if key not in known]
+
     def executed(self) -> dict[str, Any]:
-        """Which tests execute which line; runs all tests once, unchanged, which must pass."""
+        """Which tests execute which line, and how long each takes; nothing before `observe`."""
         kept = self.folder / "executed.json"
-        if not kept.exists() or json.loads(kept.read_text())["state"] != self.state:
-
-            def work() -> int:
-                args = ["--basetemp", str(self.folder / "tmp"), *map(str, self.tests)]
-                code, found = Watch(self.path).record(args)
-                kept.write_text(json.dumps({"state": self.state, **found}))
-                return code
-
-            pid = fork(work, self.folder / "log")
-            if code := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
-                kept.unlink(missing_ok=True)
-                sys.exit(f"{self.name}: its tests do not pass ({code}); see {self.folder / 'log'}")
-        return dict(json.loads(kept.read_text()))
+        found = dict(json.loads(kept.read_text())) if kept.exists() else {}
+        return found if found.get("state") == self.state else {}
 
     def describe(self, key: str) -> tuple[str, str]:
         """The lines that a mutant changes, before and after."""
@@ -165,6 +165,23 @@ def digest(*texts: str) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
+def observe(files: list[File]) -> None:
+    """Run all tests once, unchanged, for files that have the same ones, and keep what they execute; they must pass."""
+    folder = files[0].folder
+
+    def work() -> int:
+        watch = Watch([f.path for f in files])
+        code, lines = watch.record(["--basetemp", str(folder / "tmp"), *map(str, files[0].tests)])
+        for f in files if code == 0 else ():
+            kept = {"state": f.state, "seconds": watch.seconds, "lines": lines[f.path]}
+            (f.folder / "executed.json").write_text(json.dumps(kept))
+        return code
+
+    pid = fork(work, folder / "log")
+    if code := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
+        sys.exit(f"{files[0].name}: its tests do not pass ({code}); see {folder / 'log'}")
+
+
 def trial(file: File, key: str, tests: list[str], slot: int) -> int:
     """The pid of a child that runs the tests on one mutant."""
     path, changed = file.path, file.mutants[key][1]
@@ -176,20 +193,17 @@ def trial(file: File, key: str, tests: list[str], slot: int) -> int:
     return fork(work, file.folder / f"log{slot}")
 
 
-def run(file: File, jobs: int, every: int) -> None:
-    """Try every mutant, or every so manyth, of which nothing is known."""
-    known = file.known()
-    waiting = [key for key in list(file.mutants)[::every] if key not in known]
-    if not waiting:
-        return
+def run(file: File, waiting: list[str], jobs: int) -> None:
+    """Try mutants."""
     executed = file.executed()
     seconds, running = executed["seconds"], dict[int, tuple[str, int, float, float]]()
+    near = {t for tests in executed["lines"].values() for t in tests}
     slots = list(range(jobs))
     while waiting or running:
         while waiting and slots:
             key = waiting.pop()
             tests = executed["lines"].get(str(file.mutants[key][0])) or list(seconds)  # none: it runs on import
-            tests = sorted(tests, key=seconds.__getitem__)
+            tests = sorted(tests, key=lambda t: (t not in near, seconds[t]))
             pid, now = trial(file, key, tests, slots[-1]), time.monotonic()
             running[pid] = key, slots.pop(), now, now + 60 + 10 * sum(seconds[t] for t in tests)
         time.sleep(0.02)
@@ -238,20 +252,18 @@ def main() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # threads do not survive a fork
     sys.path.insert(0, str(ROOT))
     os.chdir(ROOT)
-    paths = {
-        p: t
-        for pattern, t in reversed(TESTS.items())
-        for p in sorted(PACKAGE.glob(pattern))
-        if p.suffix == ".py" and p.stem != "__init__"
-    }
+    paths = {p: t for pattern, t in reversed(TESTS.items()) for p in sorted(PACKAGE.glob(pattern)) if p.suffix == ".py"}
     chosen = {p: t for p, t in paths.items() if any(fnmatch(str(p.relative_to(PACKAGE)), f) for f in args.files)}
-    files = [File(p, t) for p, t in sorted(chosen.items())]
+    files = [f for f in (File(p, t) for p, t in sorted(chosen.items())) if f.mutants]
     if not args.report:
         for module in HEAVY:
             importlib.import_module(module)
         gc.freeze()
-        for file in files:
-            run(file, args.jobs, args.every)
+        waiting = {f: w for f in files if (w := f.unknown(args.every))}
+        for tests in {tuple(f.tests): None for f in waiting if not f.executed()}:
+            observe([f for f in waiting if tuple(f.tests) == tests and not f.executed()])
+        for file, keys in waiting.items():
+            run(file, keys, args.jobs)
             report([file])
     sys.exit(report(files) < args.least)
 

@@ -64,7 +64,7 @@ def mutants_of(source: str) -> Iterator[tuple[int, str]]:
 
 
 def module_of(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 class Instead(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):

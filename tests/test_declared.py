@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace as Keys
+from typing import Any
+
 import pytest
 
 from ilu_cli import registry
@@ -37,7 +40,7 @@ DEFENCES = {
     "lat": ({}, {"layer": 4, "epsilon": 2.0, "inner_lr": 0.05, "inner_steps": 16}),
     "sam": ({}, {"rho": 0.01}),
     "smoothing": ({}, {"sigma": 0.001, "samples": 1}),
-    "tar": ({}, {"inner_steps": 4, "inner_lr": 5e-5, "weight": 1.0}),
+    "tar": ({}, {"inner_steps": 4, "inner_lr": 5e-5, "weight": 1.0, "every": 4, "decay": 0.0625}),
 }
 ALL = [
     (registry.objective, OBJECTIVES),
@@ -68,3 +71,29 @@ def test_what_is_declared(entry, declared, defaults):
 
 def test_every_idea_is_in_a_table():
     assert [set(known) for known, _ in ALL] == [set(table) for _, table in ALL]
+
+
+def told(entry: Any, recipe: Any = None, **keys: Any) -> list[tuple]:
+    return list(entry.declared.problems(Keys(**keys), ("here",), recipe))
+
+
+def test_halves_that_are_crossed_are_of_the_logit_variant_and_of_two_sequences():
+    irm = registry.regularizer["irm"]
+    half, batch = (("here", "estimator"), "cross_halves is for the logit variant"), ("here", "batch")
+    few = (batch, "cross_halves needs at least 2 sequences")
+    assert told(irm, estimator="cross_halves", variant="logit", batch=2) == []
+    assert told(irm, estimator="cross_halves", variant="logit", batch=1) == [few]
+    assert told(irm, estimator="cross_halves", variant="grad_norm", batch=8) == [half]
+    assert told(irm, estimator="cross_halves", variant="param_scale", batch=1) == [half, few]
+    assert told(irm, estimator="global", variant="grad_norm", batch=1) == []
+
+
+def test_a_perturbation_lies_below_what_is_read():
+    lat, npo = registry.defence["lat"], Keys(objective=Keys(name="npo"))
+    assert told(lat, npo, layer=30) == []
+    rmu = Keys(objective=Keys(name="rmu", layer=7))
+    assert told(lat, rmu, layer=6) == []
+    for layer in (7, 8):
+        ((where, what),) = told(lat, rmu, layer=layer)
+        assert where == ("here", "layer")
+        assert what.startswith(f"rmu reads layer 7: a perturbation of layer {layer} does not pass")

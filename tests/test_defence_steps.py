@@ -8,6 +8,7 @@ from conftest import gradient, items_of, stream, tiny_model, trainer
 
 from ilu_cli import registry
 from ilu_cli.data.sampling import seed_of
+from ilu_cli.defences.lat import _added
 from ilu_cli.engine.loop import Term
 
 
@@ -70,3 +71,21 @@ def test_the_value_is_of_the_forget_term_and_every_step_has_noise_of_its_own(nam
     assert (t.gradients()["forget"] == now) == (name == "sam")
     t.step, t.seed = 0, 1
     assert (t.gradients()["forget"] == now) == (name == "sam")
+
+
+def test_what_lat_adds_leaves_the_type_and_the_rest_of_what_a_layer_returns():
+    """A layer may return a tuple; a row may be longer or shorter than the perturbation."""
+
+    class Layer(torch.nn.Module):
+        def forward(self, states):
+            return states, "attention", "cache"
+
+    layer, delta = Layer(), torch.tensor([[[1.0, 2], [3, 4]]])
+    states = torch.ones(1, 3, 2, dtype=torch.bfloat16)
+    with _added(layer, delta):
+        longer, *rest = layer(states)
+        shorter, *_ = layer(states[:, :1])
+    assert (longer.dtype, rest) == (torch.bfloat16, ["attention", "cache"])
+    assert longer.tolist() == [[[2, 3], [4, 5], [1, 1]]]
+    assert shorter.tolist() == [[[2, 3]]]
+    assert layer(states)[0] is states

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
 from mutants import TESTS
-from mutations import PACKAGE, ROOT
+from mutations import PACKAGE, ROOT, mutants_of
 
 SOURCE = '''\
 """A docstring."""
@@ -36,9 +35,6 @@ def test_every_pattern_names_files_and_every_file_has_tests():
 
 
 def test_the_operators_change_what_counts_and_nothing_else():
-    pytest.importorskip("mutmut")
-    from mutations import mutants_of
-
     lines = SOURCE.splitlines()
     found = {(n, changed.splitlines()[n - 1].strip()) for n, changed in mutants_of(SOURCE)}
     assert {lines[n - 1].strip() for n, _ in found} == {

@@ -15,6 +15,7 @@ from ilu_cli.benchmarks import by_metric
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.metrics.crossed import Rows, compare
+from ilu_cli.metrics.figure import value_of
 from ilu_cli.models.subject import of_run
 from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.runs.results import point_name, read_rows, rows_file
@@ -116,7 +117,7 @@ def _measure(evaluation: Evaluation, arm: Arm) -> list[Measured]:
                 key, relative = f"{name}.{measure}", measure.endswith(("perplexity", "ppl"))
                 mine = _rows(group, summary["data"]["fingerprint"], measure == "acc")
                 kinds[key] = (summary["role"], 0 if metric else sign, relative)
-                if math.isclose(_shown(mine.estimate, relative), known["value"], rel_tol=1e-6, abs_tol=1e-9):
+                if math.isclose(_shown(mine.estimate, relative), value_of(known), rel_tol=1e-6, abs_tol=1e-9):
                     found.setdefault(key, []).append(mine)
         for name, resilience in _resilience(run, evaluation).items():
             found.setdefault(name, []).append(resilience)
@@ -129,8 +130,9 @@ def _measure(evaluation: Evaluation, arm: Arm) -> list[Measured]:
 
 
 def _shown(estimate: float, relative: bool) -> float:
-    """A perplexity is the exponential of its rows' ratio."""
-    return float(np.exp(estimate)) if relative else estimate
+    """A perplexity is the exponential of its rows' ratio, that of a collapsed model infinite."""
+    with np.errstate(over="ignore"):
+        return float(np.exp(estimate)) if relative else estimate
 
 
 def _rows(rows: list[dict[str, Any]], items: str, share: bool) -> Rows:
@@ -158,7 +160,7 @@ def _resilience(run: Run, evaluation: Evaluation) -> dict[str, Rows]:
     return found
 
 
-@np.errstate(over="ignore")  # the perplexity of a collapsed model is infinite
+@np.errstate(over="ignore")  # so may a change of perplexity be
 def _compared(a: Measured, b: Measured) -> dict[str, Any]:
     """Arm b against arm a. A perplexity's difference is that of its logarithm, shown as a relative change.
 

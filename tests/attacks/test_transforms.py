@@ -110,3 +110,5 @@ def test_ra_is_over_the_quartiles_of_a_training_and_over_all_other_strengths():
     assert abs(found["ra"] - (0.7 + 0.6 + 0.5) / 3) < 1e-12
     assert abs(found["worst"] - 0.1) < 1e-12
     assert abs(result_of(points, None, 0, quarters=False)["ra"] - (0.7 + 0.6 + 0.1 + 0.5) / 4) < 1e-12
+    uneven = result_of([point(s, s / 100) for s in (0, 1, 4, 9, 16)], None, 0, quarters=True)
+    assert uneven["marks"] == [4, 9, 16]  # the nearest to 4, 8 and 16, not the first

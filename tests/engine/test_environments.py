@@ -114,3 +114,13 @@ def test_a_penalty_of_weight_zero_is_watched_only():
     off = gradient(t)
     t.step = 1
     assert off.norm() == 0 < gradient(t).norm()
+
+
+def test_the_log_is_of_the_whole_batch_however_it_is_cut(float64):
+    logs = []
+    for accumulation in (1, 2):
+        envs = environments(trainer(tiny_model(), [], [], accumulation=accumulation))
+        envs.of_means("gap", lambda d: d.sum())
+        logs.append(envs.log)
+    assert set(logs[0]) == {"D[one]", "D[three]", "nll[one]", "nll[three]"}
+    assert logs[1] == pytest.approx(logs[0], rel=1e-12)

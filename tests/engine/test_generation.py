@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from families import FAMILIES, WITHOUT_BOS, family_model, family_tokenizer
-from transformers import GenerationConfig
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import WordLevel
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from ilu_cli.engine.accel import backend
-from ilu_cli.engine.generation import generate, greedy
+from ilu_cli.engine.generation import Said, generate, greedy
 from ilu_cli.engine.scoring import Scorer
 from ilu_cli.errors import UsageError
 from ilu_cli.models.parts import parts_of
@@ -129,3 +131,25 @@ def test_an_empty_prompt_is_answered_after_what_begins_a_text():
     model, tokenizer = family_model("qwen2"), family_tokenizer(bos=False)
     expected = text(tokenizer, argmax(model, [0], NEW)[0])
     assert scorer_of(model, tokenizer).complete([""], NEW) == [expected]
+
+
+def test_a_stop_is_seen_in_what_was_said_even_where_each_of_its_bytes_is_a_token():
+    tokenizer = family_tokenizer(bos=False)
+    stop = tokenizer("ÿþ", add_special_tokens=False)["input_ids"]
+    assert len(stop) == len("ÿþ".encode())  # two bytes each
+    other = tokenizer("Paris", add_special_tokens=False)["input_ids"][:1]
+    said = Said(tokenizer, ("no such text", "ÿþ"), 4)
+    rows = [other * 6 + stop, stop + other * 6, other * 5 + stop[:-1] + other * 2, [*other * 5, *stop, *other]]
+    assert [said(torch.tensor([row]), torch.empty(0)).tolist() for row in rows] == [[True], [False], [False], [True]]
+    alone = Said(tokenizer, ("ÿþ",), 0)
+    assert alone(torch.tensor([other * 9 + stop, other * 13]), torch.empty(0)).tolist() == [True, False]
+
+
+def test_a_stop_that_begins_with_a_space_is_seen_where_decoding_drops_the_first():
+    """SentencePiece's way: what is decoded loses the space that it begins with, so one more token is looked at."""
+    pieces = Tokenizer(WordLevel({"▁": 0, "a": 1, "b": 2, "c": 3}, unk_token="c"))
+    pieces.decoder = decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=pieces)
+    assert tokenizer.decode([0, 1, 2]) == "ab"
+    said = Said(tokenizer, (" ab",), 2)
+    assert said(torch.tensor([[3, 3, 3, 0, 1, 2], [3, 3, 3, 3, 1, 2]]), torch.empty(0)).tolist() == [True, False]

@@ -8,7 +8,9 @@ import pytest
 import torch
 from conftest import gradient, items_of, stream, tiny_model, trainer
 
+from ilu_cli.data.encode import Corpus
 from ilu_cli.engine.loop import Penalty, StepLog, Term, learning_rate
+from ilu_cli.engine.stream import TrainStream
 from ilu_cli.errors import RunFailed
 from ilu_cli.recipe.specs import TrainSpec
 
@@ -261,3 +263,18 @@ def test_what_should_be_said_instead_is_seen_beside_each_row():
     data.chosen = None
     t.accumulate(data, look, "token", 1.0)
     assert seen[1] == (shape, None)
+
+
+def test_a_view_knows_which_dataset_each_row_is_of():
+    """Two datasets, told apart by their lengths, in micro-batches of two."""
+    data = TrainStream("forget", [Corpus(items_of([4] * 3), 0), Corpus(items_of([7] * 3), 0)], 4, 0)
+    t, seen = trainer(tiny_model(), [], [], accumulation=2), []
+
+    def look(view):
+        seen.extend(zip(view.batch.mask.sum(-1).tolist(), view.topics, strict=True))
+        return view.nll
+
+    for step in range(3):
+        t.accumulate(data, look, "token", 1.0, step=step)
+    assert set(seen) == {(4, 0), (7, 1)}
+    assert len(seen) == 12

@@ -140,3 +140,9 @@ def test_a_collapsed_model_is_evaluated_and_fails_its_requirement(ilu, tmp_path)
     assert done.code == 4
     assert "∞" in done.out
     assert "1 of 1 requirements failed: prose.word_perplexity <= 300" in done.err
+
+
+def test_a_finite_number_is_kept_with_its_error_if_that_is_known():
+    assert number(0.5, 0.25) == {"value": 0.5, "stderr": 0.25}
+    assert number(0.5, math.nan) == {"value": 0.5, "stderr": None}
+    assert [shown(v) for v in (999_999.5, 1e6, -1e6, -2.5)] == ["999999.500", "1e+06", "-1e+06", "-2.500"]

@@ -13,7 +13,7 @@ from torch import nn
 
 from ilu_cli.errors import UsageError
 from ilu_cli.models.load import add_adapter
-from ilu_cli.models.logits import LogitMap
+from ilu_cli.models.logits import LogitMap, check_states
 from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.specs import LoraSpec
 
@@ -175,3 +175,38 @@ def test_an_adapter_of_the_lm_head_is_refused(family, targets, fits):
         return
     with pytest.raises(UsageError, match=r"lora\.targets: the LM head"):
         add_adapter(family_model(family), spec, 0)
+
+
+def test_what_stands_in_for_a_module_goes_and_leaves_what_it_had_of_its_own():
+    """A decoder whose `forward` is wrapped, as accelerate's hooks do it, keeps the wrapper."""
+    model = tiny_model()
+    own = model.model.forward
+    calls = []
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return own(*args, **kwargs)
+
+    model.model.forward = wrapped
+    parts_of(model)
+    assert model.model.forward is wrapped
+    before = len(calls)
+    model(input_ids=torch.arange(4)[None])
+    assert len(calls) == before + 1
+    assert "forward" not in model.lm_head.__dict__
+
+
+@pytest.mark.parametrize(("off", "fits"), [(0.3, True), (3.0, False)])
+def test_states_may_differ_by_a_ten_thousandth_of_the_largest(off, fits):
+    model = tiny_model()
+
+    def decode(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        states = model.model(input_ids=ids, attention_mask=mask).last_hidden_state.clone()
+        states[0, 1, 2] += off * 1e-4 * states.abs().max()
+        return states
+
+    if fits:
+        check_states(model, model.lm_head, decode)
+    else:
+        with pytest.raises(UsageError, match="its decoder alone gives other hidden states"):
+            check_states(model, model.lm_head, decode)
