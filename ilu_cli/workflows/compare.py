@@ -17,10 +17,11 @@ from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.metrics.crossed import Rows, compare
 from ilu_cli.models.subject import of_run
+from ilu_cli.recipe.evaluation import stem
 from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.report.answers import point_name
 from ilu_cli.runs.store import Run
-from ilu_cli.workflows.evaluate import Evaluation, results_folder, stem
+from ilu_cli.workflows.evaluate import Evaluation, results_folder
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from typing import Any
 from ilu_cli import registry
 from ilu_cli.engine.accel import backend
 from ilu_cli.models.load import save_checkpoint
+from ilu_cli.recipe.evaluation import stem
 from ilu_cli.recipe.schema import AttackRecipe
 from ilu_cli.report.answers import point_name
 from ilu_cli.runs.store import Run
 from ilu_cli.workflows.attack.attempt import Attempted, unseen
-from ilu_cli.workflows.evaluate import results_folder, stem
+from ilu_cli.workflows.evaluate import results_folder
 
 
 class Follow:

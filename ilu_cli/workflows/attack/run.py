@@ -21,6 +21,7 @@ from ilu_cli.models.matrices import matrices
 from ilu_cli.models.names import first_place
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject, original_of
+from ilu_cli.recipe.evaluation import stem
 from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import AttackRecipe
 from ilu_cli.recipe.specs import TrainSpec
@@ -31,7 +32,6 @@ from ilu_cli.workflows.attack.attempt import Attempted
 from ilu_cli.workflows.attack.protocol import Follow, copy_results
 from ilu_cli.workflows.attack.rehearsal import Priced, price
 from ilu_cli.workflows.attack.seen import Environments, forget_data, unlearning_recipes
-from ilu_cli.workflows.evaluate import stem
 from ilu_cli.workflows.needs.inputs import inputs_of
 from ilu_cli.workflows.plan import Plan, check_disk, check_ids, peak_memory, state_bytes
 
