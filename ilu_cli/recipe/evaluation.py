@@ -16,6 +16,11 @@ from ilu_cli.recipe.source import Key
 from ilu_cli.recipe.specs import Precision, Spec
 
 
+def stem(name: str) -> str:
+    """How a benchmark's files are called: by its name, or that of its YAML file."""
+    return Path(name).stem if name.endswith(".yaml") else name
+
+
 class EvalSpec(Spec):
     """Which benchmarks, and how they are scored."""
 
@@ -41,6 +46,8 @@ class EvalSpec(Spec):
                 yield (*key, "benchmarks", i), problem
             elif name in self.benchmarks[:i]:
                 yield (*key, "benchmarks", i), f"{name!r} is named twice"
+            elif other := next((n for n in self.benchmarks[:i] if stem(n) == stem(name)), None):
+                yield (*key, "benchmarks", i), f"its results would lie in the files of {other!r}; rename one of the two"
         known = [registry.benchmark[n].obj for n in self.names if n in registry.benchmark]
         if self.retain_run and not any(bench.takes_retain_run for bench in known):
             yield (*key, "retain_run"), "none of the benchmarks compares with a retain model"

@@ -160,3 +160,12 @@ def test_a_task_that_scores_otherwise_is_evaluated_again(quiz, tiny, ilu, name, 
     other = ilu("eval", tiny, "--bench", file, "--limit", 4, "--json")
     assert first.code == again.code == other.code == 0, other.err
     assert "evaluating" in first.err and "evaluating" not in again.err and "evaluating" in other.err
+
+
+def test_two_benchmarks_whose_results_would_lie_in_the_same_files_are_refused(quiz, tiny, ilu):
+    (quiz / "other").mkdir()
+    (quiz / "other/quiz.yaml").write_text((quiz / "quiz.yaml").read_text())
+    (quiz / "capitals.yaml").write_text((quiz / "quiz.yaml").read_text())
+    for two in ((quiz / "quiz.yaml", quiz / "other/quiz.yaml"), ("capitals", quiz / "capitals.yaml")):
+        done = ilu("eval", tiny, "--bench", two[0], "--bench", two[1], "--limit", 2)
+        assert done.code == 2 and f"its results would lie in the files of '{two[0]}'" in done.err, done.err
