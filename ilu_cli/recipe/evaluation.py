@@ -14,11 +14,7 @@ from ilu_cli.recipe.chat import ChatDate, ChatSystem
 from ilu_cli.recipe.requirement import Requirement, benches_of, parse
 from ilu_cli.recipe.source import Key
 from ilu_cli.recipe.specs import Precision, Spec
-
-
-def stem(name: str) -> str:
-    """How a benchmark's files are called: by its name, or that of its YAML file."""
-    return Path(name).stem if name.endswith(".yaml") else name
+from ilu_cli.runs.results import stem
 
 
 class EvalSpec(Spec):

@@ -17,7 +17,6 @@ from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.metrics.crossed import Rows, compare
 from ilu_cli.metrics.figure import value_of
 from ilu_cli.models.subject import of_run
-from ilu_cli.recipe.evaluation import stem
 from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.runs.results import point_name, read_rows, rows_file
 from ilu_cli.runs.store import Run

@@ -20,7 +20,7 @@ from ilu_cli.harness.task import HarnessTask
 from ilu_cli.models.load import checked_model, load_model, load_tokenizer
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject, lineage, original_of
-from ilu_cli.recipe.evaluation import EvalSpec, stem
+from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.runs.files import cache_dir, write_json, write_text
 from ilu_cli.runs.results import Summary, rows_file, summary_file

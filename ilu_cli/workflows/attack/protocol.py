@@ -10,7 +10,6 @@ from typing import Any
 from ilu_cli import registry
 from ilu_cli.engine.accel import backend
 from ilu_cli.models.load import save_checkpoint
-from ilu_cli.recipe.evaluation import stem
 from ilu_cli.recipe.schema import AttackRecipe
 from ilu_cli.runs.results import point_name, read_rows, rows_file, summary_file
 from ilu_cli.runs.store import Run

@@ -21,7 +21,6 @@ from ilu_cli.models.matrices import matrices
 from ilu_cli.models.names import first_place
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject, original_of
-from ilu_cli.recipe.evaluation import stem
 from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import AttackRecipe
 from ilu_cli.recipe.specs import TrainSpec
