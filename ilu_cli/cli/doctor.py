@@ -88,6 +88,8 @@ def _check_model(subject: Subject, as_json: bool) -> None:
         console.out_table(table)
         shared = "run once (packed trees)" if facts["trees"] else f"run for every request: {facts['why']}"
         console.out(f"beginnings that requests share are {shared}")
+        together = "all together" if facts["padded"] else "together where they are of one length: padding changes them"
+        console.out(f"texts are continued {together if facts['decodes'] else 'not at all: a cache changes them'}")
     if not facts["holds"]:
         error = UnavailableError(f"{facts['class']} is not supported: its numbers are not those of plain transformers")
         console.err().print(f"error: {error}", markup=False, soft_wrap=True)
