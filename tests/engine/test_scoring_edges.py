@@ -130,3 +130,13 @@ def test_a_context_is_scored_as_it_is_written(scorer):
             ids = ([] if context.strip() else [tokenizer.eos_token_id]) + tokenizer(context + choice)["input_ids"]
             logp = model(input_ids=torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
             assert score == pytest.approx(sum(logp[t - 1, ids[t]].item() for t in range(start, len(ids))), abs=1e-4)
+
+
+def test_a_system_prompt_of_the_recipe_stands_first_and_a_line_end_is_the_templates_own(scorer):
+    tokenizer = scorer.tokenizer
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
+    scorer.chat = Chat(system="Be brief.")
+    found = scorer.pair("Who?", " Paris")
+    assert tokenizer.decode(found.ids[: found.start]) == "<system>Be brief.\n<user>Who?\n"
+    assert tokenizer.decode(found.ids[found.start :]) == "Paris"
+    assert tokenizer.decode(scorer.prompt("Who?")) == "<system>Be brief.\n<user>Who?\n"
