@@ -18,14 +18,14 @@ demo: setup
 	PATH="$(BIN):$$PATH" sh docs/demo.sh
 
 test: setup
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 # Long, and no part of `test`; goes on where it was stopped.
 mutants: setup
 	$(BIN)/python tests/mutants.py
 
 test-fast: setup
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not real and not slow"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "not real and not slow"
 
 lint: setup
 	$(BIN)/ruff check .
