@@ -80,10 +80,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     monkeypatch.setenv("ILU_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     real = "real" in request.keywords
-    torch.set_num_threads(os.cpu_count() or 1 if real else 1)  # threads only get in each other's way on a tiny model
+    alone = real and "PYTEST_XDIST_WORKER" not in os.environ
+    # Threads get in each other's way on a tiny model, and where several processes have as many as there are cores.
+    torch.set_num_threads(os.cpu_count() or 1 if alone else 1)
+    if not alone:
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
     if not real:
         monkeypatch.setenv("ILU_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
