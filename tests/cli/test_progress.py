@@ -20,6 +20,8 @@ from ilu_cli.cli.console import clock, size
 from ilu_cli.cli.progress import STOPPING, Course, facts, frame, sparkline
 from ilu_cli.engine.loop import StepLog
 
+pytestmark = pytest.mark.slow
+
 
 def course(steps: int = 30, total: int = 80) -> Course:
     c = Course("rmu-irm-gsm8k-winogrande-with-a-long-name", total, 0)

@@ -21,6 +21,8 @@ from ilu_cli.recipe.load import digest, shipped
 from ilu_cli.workflows.pipeline.table import interval
 from ilu_cli.workflows.pipeline.worker import nearest
 
+pytestmark = pytest.mark.slow
+
 BASE = {
     "command": "unlearn",
     "objective": {"name": "grad_diff"},
