@@ -123,6 +123,7 @@ def retain_ratios(text: str, bench: str) -> list[float]:
     Raises:
         UnavailableError: if there are none.
     """
+    from ilu_cli.runs.results import rows_file
     from ilu_cli.runs.store import Store
 
     path = Path(text)
@@ -130,7 +131,7 @@ def retain_ratios(text: str, bench: str) -> list[float]:
         run = Store().find(text)
         if run is None:
             raise UnavailableError(f"eval.retain_run: there is no run or rows file {text!r}.{Store().near(text)}")
-        path = run.eval / f"{bench}.rows.jsonl"
+        path = rows_file(run.eval, bench)
     hint = f"`ilu eval {text} --bench {bench} --alone` writes it"
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

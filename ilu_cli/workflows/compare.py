@@ -204,7 +204,7 @@ def sentence(a: str, b: str, rows: list[dict[str, Any]], margin: float, seeds: i
         parts.append(_clause(a, b, r, verb))
     utility = [r for r in rows if r["role"] == "utility" and r["sign"]]
     tail = "" if seeds > 1 else "; one seed, so nothing is said of others"
-    return "; ".join([*parts, _utility(a, b, utility, margin)]) + tail
+    return "; ".join([*parts, _utility(b, utility, margin)]) + tail
 
 
 def _clause(a: str, b: str, r: dict[str, Any], verb: str) -> str:
@@ -229,7 +229,7 @@ def _p(p: float) -> str:
     return "p<0.001" if p < 0.001 else "p<0.01" if p < 0.01 else f"p={p:.2f}"
 
 
-def _utility(a: str, b: str, rows: list[dict[str, Any]], margin: float) -> str:
+def _utility(b: str, rows: list[dict[str, Any]], margin: float) -> str:
     """The same if every interval lies within the margin; else what is lower, higher or open."""
     if not rows:
         return "utility was not measured"
