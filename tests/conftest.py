@@ -146,5 +146,5 @@ def trainer(model: LlamaForCausalLM, terms: list, penalties: list, **spec: objec
 
 def gradient(t: Trainer) -> torch.Tensor:
     """The gradient of the trainer's current step, as one vector."""
-    t.gradients()
+    t.backward()
     return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in t.params.values()])

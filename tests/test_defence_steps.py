@@ -9,7 +9,7 @@ from conftest import gradient, items_of, stream, tiny_model, trainer
 from ilu_cli import registry
 from ilu_cli.data.sampling import seed_of
 from ilu_cli.defences.lat import _added
-from ilu_cli.engine.loop import Term
+from ilu_cli.engine.gradients import Term
 
 
 def flat(t) -> torch.Tensor:
@@ -31,7 +31,7 @@ def test_averaging_takes_each_every_th_step_beyond_start(start, every, taken):
     seen = [flat(t) for _ in t.run()]
     (averaging,) = t.defences
     assert averaging.count == len(taken)
-    averaging.finish(t)
+    averaging.finish(t.grads)
     expected = torch.stack([seen[step - 1] for step in taken]).mean(0) if taken else seen[-1]
     torch.testing.assert_close(flat(t), expected)
 
@@ -53,7 +53,7 @@ def test_the_noise_is_of_the_weights_own_precision():
     t = defended("smoothing", keys={"sigma": 0.1, "samples": 1}, model=model, precision="fp32")
     before, seen = flat(t), []
     t.terms[0].values = lambda view: seen.append(flat(t)) or view.logps
-    t.gradients()
+    t.backward()
     generator = torch.Generator().manual_seed(seed_of(0, "smoothing", 0, 0))
     noise = torch.cat([torch.randn(p.shape, generator=generator, dtype=p.dtype).flatten() for p in t.params.values()])
     assert noise.dtype == torch.float64
@@ -63,14 +63,14 @@ def test_the_noise_is_of_the_weights_own_precision():
 @pytest.mark.parametrize("name", ["sam", "smoothing"])
 def test_the_value_is_of_the_forget_term_and_every_step_has_noise_of_its_own(name):
     keys = {"sam": {"rho": 0.05}, "smoothing": {"sigma": 0.05, "samples": 2}}[name]
-    plain = defended("averaging").gradients()["forget"]
+    plain = defended("averaging").backward()["forget"]
     t = defended(name, keys=keys)
-    now = t.gradients()["forget"]
+    now = t.backward()["forget"]
     assert now == pytest.approx(plain, rel=1e-6 if name == "sam" else 0.2)
     t.step = 1
-    assert (t.gradients()["forget"] == now) == (name == "sam")
-    t.step, t.seed = 0, 1
-    assert (t.gradients()["forget"] == now) == (name == "sam")
+    assert (t.backward()["forget"] == now) == (name == "sam")
+    t.step, t.grads.seed = 0, 1
+    assert (t.backward()["forget"] == now) == (name == "sam")
 
 
 def test_what_lat_adds_leaves_the_type_and_the_rest_of_what_a_layer_returns():
@@ -82,7 +82,7 @@ def test_what_lat_adds_leaves_the_type_and_the_rest_of_what_a_layer_returns():
 
     layer, delta = Layer(), torch.tensor([[[1.0, 2], [3, 4]]])
     states = torch.ones(1, 3, 2, dtype=torch.bfloat16)
-    with _added(layer, delta):
+    with _added([layer], 0, delta):
         longer, *rest = layer(states)
         shorter, *_ = layer(states[:, :1])
     assert (longer.dtype, rest) == (torch.bfloat16, ["attention", "cache"])

@@ -15,8 +15,8 @@ from ilu_cli.data.encode import Encoded, collate
 from ilu_cli.data.sampling import Sampler
 from ilu_cli.defences.lat import perturbed
 from ilu_cli.defences.tar import parted
+from ilu_cli.engine.gradients import Term
 from ilu_cli.engine.job import drive
-from ilu_cli.engine.loop import Term
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.view import View
 from ilu_cli.errors import UsageError
@@ -89,7 +89,7 @@ def test_every_defence_is_tested():
 def test_the_weights_are_where_they_were(name):
     model = moved()
     before = flat(model)
-    defended(name, model=model).gradients()
+    defended(name, model=model).backward()
     assert torch.equal(flat(model), before)
 
 
@@ -179,7 +179,7 @@ def test_lat_stays_in_its_ball_and_makes_the_forget_data_likelier():
     from ilu_cli.defences.lat import _added
 
     for d in (torch.zeros_like(delta), delta):
-        with _added(view.parts.layers[0], d):
+        with _added(view.parts.layers, 0, d):
             found.append(view.afresh().nll.sum().item())
     assert found[1] < found[0] - 0.5
     assert not view.parts.layers[0]._forward_hooks
@@ -234,11 +234,11 @@ def test_averaging_saves_the_mean_and_resumes(tmp_path):
         for part in (stop, None) if stop else (None,):
             t = defended("averaging", model=tiny_model(), steps=7, lr=1e-3, save_every=1)
             for done in drive(t, run, Reporter(), "test"):
-                seen += [flat(t.parts.decoder)] if done in (3, 5, 7) and len(seen) < 3 else []
+                seen += [flat(t.grads.parts.decoder)] if done in (3, 5, 7) and len(seen) < 3 else []
                 if done == part:
                     break
-        t.defences[0].finish(t)
-        finals.append(flat(t.parts.decoder))
+        t.defences[0].finish(t.grads)
+        finals.append(flat(t.grads.parts.decoder))
         torch.testing.assert_close(finals[-1], torch.stack(seen).mean(0), rtol=1e-5, atol=1e-6)
     assert torch.equal(*finals)
 

@@ -12,7 +12,8 @@ from torch.nn.functional import logsigmoid
 from ilu_cli import registry
 from ilu_cli.data.encode import Encoded, collate
 from ilu_cli.engine.accel import backend
-from ilu_cli.engine.loop import Penalty, Term
+from ilu_cli.engine.gradients import Term
+from ilu_cli.engine.loop import Penalty
 from ilu_cli.engine.reference import fill
 from ilu_cli.engine.view import View
 from ilu_cli.models.parts import parts_of
@@ -136,7 +137,7 @@ def test_every_method_stands_in_the_matrix():
 def test_value_and_gradient_are_those_of_the_definition(float64, kind, name):
     model, rows = moved(), items()
     t = trainer(model, [term(kind, name, rows)], [])
-    value = t.gradients()[kind]
+    value = t.backward()[kind]
     found = {n: None if p.grad is None else p.grad.clone() for n, p in t.params.items()}
     model.zero_grad()
     expected = case(kind, name)[1](Plain(model, rows, said_instead()), Plain(tiny_model(), rows, said_instead()))
@@ -182,7 +183,7 @@ def test_npo_by_hand(float64):
     """At the original model the ratio is 0: the loss is (2/β)·ln 2, and its slope by log π is exactly 1."""
     rows = items()
     t = trainer(tiny_model(), [term("objective", "npo", rows)], [])
-    assert t.gradients()["objective"] == pytest.approx(2 / 0.7 * math.log(2), rel=1e-9)
+    assert t.backward()["objective"] == pytest.approx(2 / 0.7 * math.log(2), rel=1e-9)
 
 
 def test_npo_mean_reduction_divides_by_each_length(float64):
@@ -191,7 +192,7 @@ def test_npo_mean_reduction_divides_by_each_length(float64):
     cache_term.values = lambda v: registry.objective["npo"].obj(v, beta=0.7, reduction="mean")
     now, ref = Plain(moved(), rows), Plain(tiny_model(), rows)
     ratio = (now.logps - ref.logps) / now.scored.sum(-1)
-    value = trainer(moved(), [cache_term], []).gradients()["objective"]
+    value = trainer(moved(), [cache_term], []).backward()["objective"]
     assert value == pytest.approx((-2 / 0.7 * logsigmoid(-0.7 * ratio)).mean().item(), rel=1e-9)
 
 
@@ -201,7 +202,7 @@ def test_adaptive_rmu_scales_by_the_retain_norm(float64):
     t.values = lambda v: registry.objective["rmu"].obj(v, layer=LAYER, coefficient=3.0, adaptive=True)
     now = Plain(moved(), items())
     expected = now.hidden_mean((now.hidden - 7.5 * direction(now.hidden.shape[-1])) ** 2)
-    assert trainer(moved(), [t], []).gradients()["objective"] == pytest.approx(expected.item(), rel=1e-9)
+    assert trainer(moved(), [t], []).backward()["objective"] == pytest.approx(expected.item(), rel=1e-9)
 
 
 # -- regularisers ---------------------------------------------------------------------------------------------------
@@ -270,7 +271,7 @@ def penalty(case: str, weight: float = 1.0, seed: int = 0, **more) -> Penalty:
 def test_penalty_value_and_gradient_are_those_of_the_definition(float64, case):
     model = moved()
     t = trainer(model, [], [penalty(case, 0.5)])
-    value = t.gradients()[case]
+    value = t.backward()[case]
     found = torch.cat([p.grad.flatten() for p in t.params.values()])
     model.zero_grad()
     expected = PENALTIES[case][2](model, [Plain(model, e.corpora[0].items) for e in environments()], WEIGHTS)
@@ -315,7 +316,7 @@ def test_float32_hessian_products_point_the_right_way(case):
 def test_cross_halves_multiplies_the_gaps_of_two_disjoint_halves(float64):
     model, envs = moved(), environments()
     t = trainer(model, [], [penalty("irm", estimator="cross_halves")])
-    value = t.gradients()["irm"]
+    value = t.backward()["irm"]
     found = torch.cat([p.grad.flatten() for p in t.params.values()])
     model.zero_grad()
     expected = 0
@@ -361,7 +362,7 @@ def test_penalties_and_terms_add_up(float64):
 
 
 def test_d_of_each_environment_is_logged():
-    logs = trainer(moved(), [], [penalty("irm")]).gradients()
+    logs = trainer(moved(), [], [penalty("irm")]).backward()
     assert logs["irm"] == pytest.approx(logs["D[one]"] ** 2 + 0.25 * logs["D[two]"] ** 2, rel=1e-6)
 
 
@@ -383,7 +384,7 @@ def test_rmu_runs_no_layer_above_its_own_and_no_head():
     original = head._TokenStats.apply
     head._TokenStats.apply = lambda *a: used.append(1) or original(*a)  # the fused head, if anybody used it
     try:
-        t.gradients()
+        t.backward()
     finally:
         head._TokenStats.apply = original
     assert len(parts.layers) == LAYERS

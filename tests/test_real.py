@@ -15,7 +15,8 @@ STEP = """
 import json, resource, sys
 from pathlib import Path
 from ilu_cli.engine.accel import backend
-from ilu_cli.engine.loop import Term, Trainer
+from ilu_cli.engine.gradients import Term
+from ilu_cli.engine.loop import Trainer
 from ilu_cli.models.load import load_model
 from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.load import load, shipped

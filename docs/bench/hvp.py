@@ -21,7 +21,8 @@ from ilu_cli import registry
 from ilu_cli.data.encode import collate
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.environments import Environments
-from ilu_cli.engine.hessian import Vector, add_product, dot, plain_nll, twice_differentiable
+from ilu_cli.engine.gradients import Vector, dot
+from ilu_cli.engine.hessian import add_product, plain_nll, twice_differentiable
 from ilu_cli.engine.loop import Trainer
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.engine.view import View
@@ -33,7 +34,7 @@ from ilu_cli.workflows.plan import plan_stream
 
 
 def environments(trainer: Trainer, stream: TrainStream) -> Environments:
-    return Environments(trainer, [stream], torch.ones(1, dtype=torch.float64), 1.0)
+    return Environments(trainer.grads, [stream], torch.ones(1, dtype=torch.float64), 1.0)
 
 
 def errors(trainer: Trainer, stream: TrainStream, factors: list[float]) -> None:
@@ -59,7 +60,7 @@ def forward_over_reverse(trainer: Trainer, stream: TrainStream, v: Vector) -> No
     class Loss(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.decoder, self.head = trainer.parts.decoder, trainer.parts.head
+            self.decoder, self.head = trainer.grads.parts.decoder, trainer.grads.parts.head
 
         def forward(self, view: View) -> Tensor:
             return plain_nll(view)
@@ -72,7 +73,7 @@ def forward_over_reverse(trainer: Trainer, stream: TrainStream, v: Vector) -> No
         batch = collate([stream.item(key)])
 
         def value(at: dict[str, Tensor], batch: object = batch) -> Tensor:
-            view = View(trainer.parts, batch, 0)  # type: ignore[arg-type]
+            view = View(trainer.grads.parts, batch, 0)  # type: ignore[arg-type]
             return torch.func.functional_call(loss, at, (view,))
 
         with twice_differentiable():
@@ -84,7 +85,7 @@ def cost(trainer: Trainer, stream: TrainStream) -> None:
     v = envs.gradients()[0]
 
     def whole() -> None:
-        view = View(trainer.parts, collate([stream.item(k) for k in stream.keys(0)]), 0)
+        view = View(trainer.grads.parts, collate([stream.item(k) for k in stream.keys(0)]), 0)
         with twice_differentiable():
             add_product(plain_nll(view), params, v)
 

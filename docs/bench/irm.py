@@ -19,6 +19,7 @@ import torch
 from ilu_cli import registry
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.environments import Environments
+from ilu_cli.engine.gradients import Term
 from ilu_cli.engine.head import token_stats
 from ilu_cli.engine.loop import Trainer
 from ilu_cli.models.load import load_model, load_tokenizer
@@ -72,7 +73,7 @@ def step_time(repeats: int) -> None:
     ones = torch.ones(1, dtype=torch.float64)
 
     def irm() -> None:
-        penalty(Environments(trainer, [stream], ones, 1.0))
+        penalty(Environments(trainer.grads, [stream], ones, 1.0))
 
     def plain() -> None:
         """What any training loop does: logits [B, T, V] of transformers' model, cross-entropy of the targets."""
@@ -85,7 +86,7 @@ def step_time(repeats: int) -> None:
             model(input_ids=batch.ids, attention_mask=batch.mask, labels=labels).loss.backward()
 
     def fused() -> None:
-        trainer.accumulate(stream, lambda view: view.nll, "token", 1.0)
+        trainer.grads.accumulate(Term("nll", stream, lambda view: view.nll, "token"))
 
     rows: dict[str, list[float]] = {"plain": [], "fused": [], "irm": []}
     for i in range(repeats + 1):

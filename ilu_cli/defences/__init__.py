@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ilu_cli.engine.loop import Trainer
+    from ilu_cli.engine.gradients import Gradients, Term
     from ilu_cli.engine.view import View
 
 
@@ -25,18 +25,18 @@ class Defence:
         """Change what the forget term computes on each micro-batch."""
         return values
 
-    def gradient(self, trainer: Trainer, compute: Callable[[], Tensor]) -> Tensor:
-        """Add the forget gradient to the parameters; `compute()` does so where the weights are now.
+    def gradient(self, grads: Gradients, forget: Term, compute: Callable[[], Tensor]) -> Tensor:
+        """Add the gradient of the forget term to the parameters; `compute()` does so where the weights are now.
 
         Returns:
             This process's share of the forget term's value, as `compute()` does.
         """
         return compute()
 
-    def after_step(self, trainer: Trainer) -> None:
-        """The weights have been stepped; `trainer.step` counts the step that is over from 1."""
+    def after_step(self, grads: Gradients) -> None:
+        """The weights have been stepped; `grads.step` counts the step that is over from 1."""
 
-    def finish(self, trainer: Trainer) -> None:
+    def finish(self, grads: Gradients) -> None:
         """Training is over; the weights are saved next."""
 
     def state(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ilu_cli.engine.loop import Trainer
+    from ilu_cli.engine.gradients import Gradients
     from ilu_cli.recipe.schema import UnlearnRecipe
     from ilu_cli.recipe.source import Key
 
@@ -33,18 +33,18 @@ class Averaging(Defence):
         self.start, self.every, self.log = start, every, {}
         self.count, self.mean = 0, list[Any]()
 
-    def after_step(self, trainer: Trainer) -> None:
-        if trainer.step <= self.start or (trainer.step - self.start) % self.every:
+    def after_step(self, grads: Gradients) -> None:
+        if grads.step <= self.start or (grads.step - self.start) % self.every:
             return
-        params: list[Tensor] = [p.detach() for p in trainer.params.values()]
+        params: list[Tensor] = [p.detach() for p in grads.params]
         self.count += 1
         if self.count == 1:
             self.mean = [p.clone() for p in params]
         for mean, p in zip(self.mean, params):
             mean.lerp_(p, 1 / self.count)
 
-    def finish(self, trainer: Trainer) -> None:
-        for p, mean in zip(trainer.params.values(), self.mean):
+    def finish(self, grads: Gradients) -> None:
+        for p, mean in zip(grads.params, self.mean):
             p.data.copy_(mean)
 
     def state(self) -> dict[str, Any]:

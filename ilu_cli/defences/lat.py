@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
@@ -51,7 +51,7 @@ class LAT(Defence):
         def attacked(view: View) -> Tensor:
             if not torch.is_grad_enabled():
                 return values(view)
-            with _added(view.parts.layers[self.layer], self._adversary(view)):
+            with _added(view.parts.layers, self.layer, self._adversary(view)):
                 return values(view.afresh())
 
         return attacked
@@ -64,7 +64,7 @@ class LAT(Defence):
         delta = torch.zeros(*view.batch.ids.shape, width, device=mask.device, requires_grad=True)
         optimizer = torch.optim.Adam([delta], lr=self.inner_lr)
         for _ in range(self.inner_steps):
-            with _added(view.parts.layers[self.layer], delta):
+            with _added(view.parts.layers, self.layer, delta):
                 loss = view.afresh().nll.sum()
             (delta.grad,) = torch.autograd.grad(loss, delta)
             optimizer.step()
@@ -82,19 +82,13 @@ def perturbed(batch: Batch) -> Tensor:
     return prompt | (real & ~prompt.any(-1, keepdim=True))
 
 
-@contextmanager
-def _added(layer: nn.Module, delta: Tensor) -> Iterator[None]:
-    """Add `delta` to what the layer returns; rows that are longer or shorter get what there is of it."""
+def _added(layers: nn.ModuleList, n: int, delta: Tensor) -> AbstractContextManager[None]:
+    """Add `delta` to what layer n returns; rows that are longer or shorter get what there is of it."""
     from torch.nn.functional import pad
 
-    def shifted(states: Tensor) -> Tensor:
+    from ilu_cli.models.parts import changed
+
+    def add(states: Tensor) -> Tensor:
         return states + pad(delta, (0, 0, 0, states.shape[1] - delta.shape[1])).to(states.dtype)
 
-    def add(_module: nn.Module, _args: Any, output: Any) -> Any:
-        return (shifted(output[0]), *output[1:]) if isinstance(output, tuple) else shifted(output)
-
-    handle = layer.register_forward_hook(add)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return changed(layers, {n: add})

@@ -11,7 +11,7 @@ from ilu_cli.registry import defence
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ilu_cli.engine.loop import Trainer
+    from ilu_cli.engine.gradients import Gradients, Term
 
 
 @defence()
@@ -25,14 +25,10 @@ class SAM(Defence):
     def __init__(self, *, rho: PositiveFloat = 0.01) -> None:
         self.rho, self.log = rho, {}
 
-    def gradient(self, trainer: Trainer, compute: Callable[[], Tensor]) -> Tensor:
-        from ilu_cli.engine.environments import put, shifted, take
-
-        params = list(trainer.params.values())
-        before = take(params)
-        value = compute()
-        ascent, norm = trainer.take_gradient()
-        with shifted(params, ascent, self.rho / norm if norm else 0.0):
-            compute()
-        put(params, before, 1.0)
+    def gradient(self, grads: Gradients, forget: Term, compute: Callable[[], Tensor]) -> Tensor:
+        with grads.aside():
+            value = compute()
+            ascent, norm = grads.whole()
+            with grads.shifted(ascent, self.rho / norm if norm else 0.0):
+                compute()
         return value

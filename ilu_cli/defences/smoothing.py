@@ -11,7 +11,7 @@ from ilu_cli.registry import defence
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ilu_cli.engine.loop import Trainer
+    from ilu_cli.engine.gradients import Gradients, Term
 
 
 @defence()
@@ -25,22 +25,20 @@ class Smoothing(Defence):
     def __init__(self, *, sigma: PositiveFloat = 0.001, samples: PositiveInt = 1) -> None:
         self.sigma, self.samples, self.log = sigma, samples, {}
 
-    def gradient(self, trainer: Trainer, compute: Callable[[], Tensor]) -> Tensor:
+    def gradient(self, grads: Gradients, forget: Term, compute: Callable[[], Tensor]) -> Tensor:
         import torch
 
         from ilu_cli.data.sampling import seed_of
-        from ilu_cli.engine.environments import put, shifted, take
 
-        params = list(trainer.params.values())
-        before = take(params)
         values = []
-        for k in range(self.samples):
-            generator = torch.Generator(params[0].device)
-            generator.manual_seed(seed_of(trainer.seed, "smoothing", trainer.step, k))
-            noise = [torch.randn(p.shape, generator=generator, device=p.device, dtype=p.dtype) for p in params]
-            with shifted(params, noise, self.sigma):
-                values.append(compute())
-        smoothed = take(params)
-        put(params, smoothed, 1 / self.samples)
-        put(params, before, 1.0)
+        with grads.aside():
+            for k in range(self.samples):
+                generator = torch.Generator(grads.backend.device)
+                generator.manual_seed(seed_of(grads.seed, "smoothing", grads.step, k))
+                noise = [
+                    torch.randn(p.shape, generator=generator, device=p.device, dtype=p.dtype) for p in grads.params
+                ]
+                with grads.shifted(noise, self.sigma):
+                    values.append(compute())
+            grads.put(grads.take(), 1 / self.samples)
         return torch.stack(values).mean()

@@ -13,7 +13,7 @@ from ilu_cli.registry import defence
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ilu_cli.engine.loop import Trainer
+    from ilu_cli.engine.gradients import Gradients, Term, Vector
     from ilu_cli.engine.stream import TrainStream
 
 HELD_OUT = 5  # every fifth row of the forget data is kept from the attacker
@@ -42,36 +42,39 @@ class TAR(Defence):
         self.every, self.decay = every, decay
         self.parts: tuple[TrainStream, TrainStream] | None = None
 
-    def gradient(self, trainer: Trainer, compute: Callable[[], Tensor]) -> Tensor:
+    def gradient(self, grads: Gradients, forget: Term, compute: Callable[[], Tensor]) -> Tensor:
+        value = compute()
+        with grads.aside():
+            grads.put(self._tampered(grads, forget))
+        return value
+
+    def _tampered(self, grads: Gradients, forget: Term) -> Vector:
+        """This process's share of Σ_k weight·exp(decay·(k − K)) · ∇(−H) along the attacker's way."""
         import torch
 
-        from ilu_cli.engine.environments import put, shifted, take
+        from ilu_cli.engine.gradients import Term
 
-        if self.parts is None:
-            self.parts = parted(next(t for t in trainer.terms if t.defended).stream)
-        attack, held_out = self.parts
-        params = list(trainer.params.values())
-        value = compute()
-        before, tampered = take(params), [torch.zeros_like(p) for p in params]
-        with shifted(params, tampered, 0.0):  # gives the weights back afterwards
-            attacker = torch.optim.AdamW(params, lr=self.inner_lr, weight_decay=0.0)
+        self.parts = self.parts or parted(forget.stream)
+        attack, held_out = (
+            Term(s.name, s, values, "token") for s, values in zip(self.parts, (lambda v: v.nll, lambda v: -v.entropy))
+        )
+        found = [torch.zeros_like(p) for p in grads.params]
+        with grads.shifted(found, 0.0):  # gives the weights back afterwards
+            attacker = torch.optim.AdamW(grads.params, lr=self.inner_lr, weight_decay=0.0)
             for k in range(1, self.inner_steps + 1):
-                step = trainer.step * self.inner_steps + k - 1
-                trainer.accumulate(attack, lambda v: v.nll, "token", 1.0, step=step)
-                trainer.backend.sum_gradients(params)
+                grads.accumulate(attack, step=grads.step * self.inner_steps + k - 1)
+                grads.sum()
                 attacker.step()
-                take(params)
+                grads.take()
                 if k % self.every and k < self.inner_steps:
                     continue
-                share = trainer.accumulate(held_out, lambda v: -v.entropy, "token", 1.0)
+                share = grads.accumulate(held_out)
                 scale = self.weight * math.exp(self.decay * (k - self.inner_steps))
-                for total, g in zip(tampered, take(params)):
+                for total, g in zip(found, grads.take()):
                     if g is not None:
                         total.add_(g, alpha=scale)
-        self.log = {"tampered H": -float(trainer.backend.sum(share))}
-        put(params, tampered, 1.0)
-        put(params, before, 1.0)
-        return value
+        self.log = {"tampered H": -float(grads.backend.sum(share))}
+        return found
 
 
 def parted(forget: TrainStream) -> tuple[TrainStream, TrainStream]:

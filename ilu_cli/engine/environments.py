@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ilu_cli.data.encode import collate
-from ilu_cli.engine.hessian import NotTwice, Vector, add_product, agreeing, dot, plain_nll, twice_differentiable
+from ilu_cli.engine.gradients import Gradients, Term, Vector, dot
+from ilu_cli.engine.hessian import NotTwice, add_product, agreeing, plain_nll, twice_differentiable
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.engine.view import View
-
-if TYPE_CHECKING:
-    from ilu_cli.engine.loop import Trainer
 
 LABELS = {"gap": "D"}  # how a statistic is called in the log
 DOUBTFUL = 0.05  # disagreement of finite differences that is worth a warning
@@ -32,7 +28,7 @@ class Environments:
     below. Everything is of the whole step: over all micro-batches and processes.
     """
 
-    trainer: Trainer
+    grads: Gradients
     streams: list[TrainStream]
     weights: Tensor
     scale: float
@@ -48,27 +44,26 @@ class Environments:
             statistic: a per-sequence sum of a `View`, divided by the scored tokens (`nll`, `gap`).
             combine: maps the means, [N] or with `halves` [N, 2] (two disjoint halves of each batch), to a number.
         """
-        t, params = self.trainer, self._params
-        before = take(params)
+        g, on = self.grads, float(self.scale != 0)
         parts = [h for s in self.streams for h in (s.half(0), s.half(1))] if halves else self.streams
-        banks, shares = [], []
+        banks, shares, before = [], [], g.take()
         losses = torch.zeros(len(parts), dtype=torch.float64)
         for i, part in enumerate(parts):
 
-            def values(v: View, i: int = i, divisor: float = part.divisor(t.step, "token")) -> Tensor:
+            def values(v: View, i: int = i, divisor: float = part.divisor(g.step, "token")) -> Tensor:
                 losses[i] += float(v.nll.detach().double().sum()) / divisor
                 return v.values(statistic)
 
-            shares.append(t.accumulate(part, values, "token", float(self.scale != 0)))
-            banks.append(take(params))
-        found = t.backend.sum(torch.stack(shares))
-        losses = t.backend.sum(losses).view(len(self.streams), -1).mean(1)
+            shares.append(g.accumulate(Term(part.name, part, values, "token", on)))
+            banks.append(g.take())
+        found = g.backend.sum(torch.stack(shares))
+        losses = g.backend.sum(losses).view(len(self.streams), -1).mean(1)
         means = (found.view(len(self.streams), 2) if halves else found).requires_grad_()
         value = combine(means)
         (slopes,) = torch.autograd.grad(self.scale * value, means)
         for bank, slope in zip(banks, slopes.flatten().tolist()):
-            put(params, bank, slope)
-        put(params, before, 1.0)
+            g.put(bank, slope)
+        g.put(before)
         self._note(statistic, means.mean(1).tolist() if halves else means.tolist())
         self._note("nll", losses.tolist())
         return float(value.detach())
@@ -94,41 +89,34 @@ class Environments:
 
     def parameters(self) -> Vector:
         """θ, detached."""
-        return [p.detach() for p in self._params]
+        return [p.detach() for p in self.grads.params]
 
     def add(self, gradient: Vector) -> None:
         """Add λ · gradient, which is already that of the whole step, to the parameters' gradients."""
-        if self.trainer.backend.main:  # the processes' gradients are summed at the end of the step
-            put(self._params, list(gradient), self.scale)
-
-    @property
-    def _params(self) -> list[nn.Parameter]:
-        return list(self.trainer.params.values())
+        self.grads.add(list(gradient), self.scale)
 
     def _gradient(self, s: TrainStream) -> tuple[float, Vector]:
-        t, params = self.trainer, self._params
-        before = take(params)
-        share = t.accumulate(s, lambda v: v.nll, "token", 1.0, precision="fp32")
-        found, _ = t.take_gradient()
-        put(params, before, 1.0)
-        return float(t.backend.sum(share)), found
+        g = self.grads
+        with g.aside():
+            share = g.accumulate(Term(s.name, s, lambda v: v.nll, "token"), precision="fp32")
+            found, _ = g.whole()
+        return float(g.backend.sum(share)), found
 
     def _exact_product(self, i: int, v: Vector) -> Vector | None:
         """H·v over all micro-batches and processes; None if one of them cannot differentiate twice."""
-        t, params, s = self.trainer, self._params, self.streams[i]
-        before, divisor = take(params), s.divisor(t.step, "token")
-        shares = s.shares(t.step, t.backend.rank, t.backend.world, t.spec.accumulation)
-        failed = torch.zeros((), device=t.backend.device)
-        try:
-            for key in (key for share in shares for key in share):
-                view = View(t.parts, collate([s.item(key)]).to(t.backend.device), t.seed)
-                with twice_differentiable(), t.backend.autocast("fp32"):
-                    add_product(plain_nll(view) / divisor, params, v)
-        except NotTwice:
-            failed += 1
-        found, _ = t.take_gradient()
-        put(params, before, 1.0)
-        return found if float(t.backend.sum(failed)) == 0 else None
+        g, s = self.grads, self.streams[i]
+        divisor, failed = s.divisor(g.step, "token"), torch.zeros((), device=g.backend.device)
+        shares = s.shares(g.step, g.backend.rank, g.backend.world, g.spec.accumulation)
+        with g.aside():
+            try:
+                for key in (key for share in shares for key in share):
+                    view = View(g.parts, collate([s.item(key)]).to(g.backend.device), g.seed)
+                    with twice_differentiable(), g.backend.autocast("fp32"):
+                        add_product(plain_nll(view) / divisor, g.params, v)
+            except NotTwice:
+                failed += 1
+            found, _ = g.whole()
+        return found if float(g.backend.sum(failed)) == 0 else None
 
     def _difference(self, i: int, v: Vector, norm: float) -> Vector:
         theta = self.parameters()
@@ -146,40 +134,9 @@ class Environments:
         return found
 
     def _gradient_at(self, i: int, v: Vector, factor: float) -> Vector:
-        with shifted(self._params, v, factor):
+        with self.grads.shifted(v, factor):
             return self._gradient(self.streams[i])[1]
 
     def _note(self, statistic: str, values: list[float]) -> None:
         label = LABELS.get(statistic, statistic)
         self.log |= {f"{label}[{s.name}]": value for s, value in zip(self.streams, values)}
-
-
-@contextmanager
-def shifted(params: list[nn.Parameter], direction: Vector, factor: float) -> Iterator[None]:
-    """Have the parameters at θ + factor·direction, then at θ again to the bit."""
-    saved = [p.detach().clone() for p in params]
-    with torch.no_grad():
-        torch._foreach_add_([p.data for p in params], direction, alpha=factor)
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for p, old in zip(params, saved):
-                p.copy_(old)
-
-
-def take(params: list[nn.Parameter]) -> list[Tensor | None]:
-    """Move the gradients out of the parameters."""
-    grads: list[Tensor | None] = [p.grad for p in params]
-    for p in params:
-        p.grad = None
-    return grads
-
-
-def put(params: list[nn.Parameter], grads: list[Tensor | None] | Vector, factor: float) -> None:
-    """Add `factor` · grads to the parameters' gradients, reusing the tensors."""
-    for p, g in zip(params, grads):
-        if g is None:
-            continue
-        g = g if factor == 1.0 else g.mul_(factor)
-        p.grad = g if p.grad is None else p.grad.add_(g)

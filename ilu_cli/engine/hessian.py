@@ -11,11 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ilu_cli.engine.gradients import Vector, dot
 from ilu_cli.engine.head import wide
 from ilu_cli.engine.view import View
-
-Vector = list[Tensor]
-"""One tensor per trained parameter."""
 
 TOLERANCE = 1e-3  # disagreement of two successive finite differences that ends the search for a step
 TRIES = 8  # steps that are tried in each direction, each a quarter of the one before, or four times it
@@ -24,11 +22,6 @@ _NO_SECOND = re.compile(r"derivative|differentia|double backward|not implemented
 
 class NotTwice(Exception):
     """The loss goes through something that cannot be differentiated twice."""
-
-
-def dot(a: Vector, b: Vector) -> float:
-    """Inner product, summed in float64."""
-    return math.fsum(float((x.double() * y.double()).sum()) for x, y in zip(a, b))
 
 
 def plain_nll(view: View) -> Tensor:

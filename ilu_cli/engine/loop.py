@@ -6,40 +6,23 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ilu_cli.data.encode import collate
 from ilu_cli.data.sampling import seed_of
 from ilu_cli.engine.accel import Backend
-from ilu_cli.engine.environments import Environments, Vector, dot, take
-from ilu_cli.engine.head import wide
-from ilu_cli.engine.reference import ReferenceCache
-from ilu_cli.engine.stream import RowKey, TrainStream
-from ilu_cli.engine.view import View
+from ilu_cli.engine.environments import Environments
+from ilu_cli.engine.gradients import Gradients, Term
+from ilu_cli.engine.stream import TrainStream
 from ilu_cli.errors import RunFailed
 from ilu_cli.models.parts import Parts
 from ilu_cli.recipe.specs import TrainSpec
 
 if TYPE_CHECKING:
     from ilu_cli.defences import Defence
-
-
-@dataclass
-class Term:
-    """A loss over one stream: weight · Σ values(view) / divisor. `defended`: its gradient is taken by the defences."""
-
-    name: str
-    stream: TrainStream
-    values: Callable[[View], Tensor]
-    per: str
-    weight: float = 1.0
-    layer: int | None = None
-    cache: ReferenceCache = field(default_factory=ReferenceCache)
-    defended: bool = False
 
 
 @dataclass
@@ -86,14 +69,23 @@ class Trainer:
         backend: Backend,
         defences: Sequence[Defence] = (),
     ) -> None:
-        self.parts, self.params, self.terms, self.penalties = parts, params, terms, penalties
+        self.grads = Gradients(parts, params, spec, seed, backend)
+        self.params, self.terms, self.penalties = params, terms, penalties
         self.defences = list(defences)
-        self.spec, self.seed, self.backend = spec, seed, backend
+        self.spec, self.backend = spec, backend
         fused = backend.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.AdamW(
             list(params.values()), lr=spec.lr, weight_decay=spec.weight_decay, fused=fused
         )
-        self.step = 0  # steps done
+
+    @property
+    def step(self) -> int:
+        """Steps done, and so the number of the next one, counted from 0."""
+        return self.grads.step
+
+    @step.setter
+    def step(self, done: int) -> None:
+        self.grads.step = done
 
     def run(self) -> Iterator[StepLog]:
         """Do the remaining steps, yielding after each.
@@ -105,18 +97,18 @@ class Trainer:
             began = time.perf_counter()
             if any(p.reset_at == self.step for p in self.penalties):
                 self.optimizer.state.clear()
-            torch.manual_seed(seed_of(self.seed, "step", self.step, self.backend.rank))
-            losses = self.gradients()
+            torch.manual_seed(seed_of(self.grads.seed, "step", self.step, self.backend.rank))
+            losses = self.backward()
             grad_norm = self._update(losses)
             self.step += 1
             for defence in self.defences:
-                defence.after_step(self)
+                defence.after_step(self.grads)
             streams = [t.stream for t in self.terms] + [e for p in self.penalties for e in p.environments]
             tokens = sum(len(s.item(k).ids) for s in streams for k in s.keys(self.step - 1))
             lr = self.optimizer.param_groups[0]["lr"]
             yield StepLog(self.step, self.spec.steps, losses, lr, grad_norm, tokens, time.perf_counter() - began)
 
-    def gradients(self) -> dict[str, float]:
+    def backward(self) -> dict[str, float]:
         """Compute the gradient of this step's whole loss into the parameters, summed over all processes.
 
         Returns:
@@ -128,63 +120,22 @@ class Trainer:
             penalties |= self._penalty(penalty)
         sums = {t.name: self._term(t) for t in self.terms}
         shares = torch.stack([*sums.values(), torch.zeros((), dtype=torch.float64)])
-        self.backend.sum_gradients(self.params.values())
+        self.grads.sum()
         logs = [d.log for d in self.defences] + [penalties]
         return dict(zip(sums, self.backend.sum(shares).tolist())) | {k: v for log in logs for k, v in log.items()}
 
-    def take_gradient(self) -> tuple[Vector, float]:
-        """Move the gradient out of the parameters, summed over all processes; and its norm."""
-        params = list(self.params.values())
-        self.backend.sum_gradients(params)
-        found = [torch.zeros_like(p) if g is None else g for p, g in zip(params, take(params))]
-        return found, math.sqrt(dot(found, found))
-
     def _term(self, term: Term) -> Tensor:
         def compute() -> Tensor:
-            return self.accumulate(term.stream, term.values, term.per, term.weight, term.layer, term.cache)
+            return self.grads.accumulate(term)
 
         for defence in self.defences if term.defended else ():
-            compute = functools.partial(defence.gradient, self, compute)
+            compute = functools.partial(defence.gradient, self.grads, term, compute)
         return compute()
-
-    def accumulate(
-        self,
-        stream: TrainStream,
-        values: Callable[[View], Tensor],
-        per: str,
-        weight: float,
-        layer: int | None = None,
-        cache: ReferenceCache | None = None,
-        precision: str | None = None,
-        step: int | None = None,
-    ) -> Tensor:
-        """Add this process's gradient of weight · Σ values / divisor; return its share of Σ values / divisor."""
-        step, device = self.step if step is None else step, self.backend.device
-        divisor = stream.divisor(step, per)
-        total = torch.zeros((), dtype=torch.float64)
-        for keys in stream.shares(step, self.backend.rank, self.backend.world, self.spec.accumulation):
-            batch = collate([stream.item(k) for k in keys]).to(device)
-            reference = cache.of(keys, device) if cache else ReferenceCache().of(keys, device)
-            with torch.set_grad_enabled(weight != 0), self.backend.autocast(precision or self.spec.precision):
-                view = View(self.parts, batch, self.seed, layer, reference, topics=[dataset for dataset, _ in keys])
-                if stream.chosen is not None:
-                    view.chosen = self._chosen(stream.chosen, keys, cache)
-                loss = wide(values(view)).sum() / divisor
-            if loss.requires_grad:
-                (weight * loss).backward()
-            total += loss.detach().double().cpu()
-        return total
-
-    def _chosen(self, stream: TrainStream, keys: list[RowKey], cache: ReferenceCache | None) -> View:
-        device = self.backend.device
-        batch = collate([stream.item(k) for k in keys]).to(device)
-        known = cache.chosen if cache and cache.chosen else ReferenceCache()
-        return View(self.parts, batch, self.seed, None, known.of(keys, device))
 
     def _penalty(self, penalty: Penalty) -> dict[str, float]:
         """Add the gradient of λ · penalty; return its value without λ, and each environment's statistic."""
         weights = torch.tensor(penalty.env_weights or [1.0] * len(penalty.environments), dtype=torch.float64)
-        envs = Environments(self, penalty.environments, weights, penalty.weight(self.step))
+        envs = Environments(self.grads, penalty.environments, weights, penalty.weight(self.step))
         value = penalty.function(envs)
         return {penalty.name: value, **envs.log}
 

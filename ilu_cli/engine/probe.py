@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -15,7 +14,7 @@ from ilu_cli.data.sampling import seed_of
 from ilu_cli.engine.head import wide
 from ilu_cli.engine.scoring import Scorer
 from ilu_cli.engine.tree import Request
-from ilu_cli.models.parts import Parts
+from ilu_cli.models.parts import Parts, changed
 
 BATCH = 16  # sequences per forward pass
 TEXT_TOKENS = 64  # tokens of a text that are looked at
@@ -39,22 +38,6 @@ class Lens(Parts):
             return super().final(input_ids, attention_mask, **extra)
         finally:
             self.layers.extend(above)
-
-
-@contextmanager
-def changed(layers: nn.ModuleList, changes: Mapping[int, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    """Replace the output [B, T, D] of these layers by `change(output)`."""
-
-    def hook(change: Callable[[Tensor], Tensor]) -> Callable[[nn.Module, Any, Any], Any]:
-        def run(_module: nn.Module, _args: Any, output: Any) -> Any:
-            return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
-
-        return run
-
-    with ExitStack() as stack:
-        for n, change in changes.items():
-            stack.callback(layers[n].register_forward_hook(hook(change)).remove)
-        yield
 
 
 @torch.no_grad()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,3 +76,19 @@ def parts_of(model: Any) -> Parts:
     if head.weight.device.type != "meta":
         check_states(model, head, parts.final)
     return parts
+
+
+@contextmanager
+def changed(layers: nn.ModuleList, changes: Mapping[int, Callable[[torch.Tensor], torch.Tensor]]) -> Iterator[None]:
+    """Replace the output [B, T, D] of these layers by `change(output)`."""
+
+    def hook(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[nn.Module, Any, Any], Any]:
+        def run(_module: nn.Module, _args: Any, output: Any) -> Any:
+            return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+
+        return run
+
+    with ExitStack() as stack:
+        for n, change in changes.items():
+            stack.callback(layers[n].register_forward_hook(hook(change)).remove)
+        yield

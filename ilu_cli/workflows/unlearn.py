@@ -12,8 +12,9 @@ from typing import Any
 from ilu_cli import registry
 from ilu_cli.declarations import reference_bytes
 from ilu_cli.engine.accel import backend
+from ilu_cli.engine.gradients import Term
 from ilu_cli.engine.job import drive
-from ilu_cli.engine.loop import Penalty, Term, Trainer
+from ilu_cli.engine.loop import Penalty, Trainer
 from ilu_cli.engine.parity import check
 from ilu_cli.engine.reference import fill, median_norm
 from ilu_cli.engine.reporter import Reporter
@@ -195,7 +196,7 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
         if b.main and done in recipe.train.points:
             save_checkpoint(adapted or model, plan.tokenizer, new.point(done))
     for defence in trainer.defences:
-        defence.finish(trainer)
+        defence.finish(trainer.grads)
     if b.main:
         save_checkpoint(adapted or model, plan.tokenizer, new.checkpoint)
         m.result |= {"steps": trainer.step, "seconds": round(time.monotonic() - began, 1)}

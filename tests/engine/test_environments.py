@@ -6,58 +6,75 @@ import pytest
 import torch
 from conftest import gradient, items_of, stream, tiny_model, trainer
 
-from ilu_cli.engine.environments import Environments, put, shifted, take
-from ilu_cli.engine.loop import Penalty, Term
+from ilu_cli.engine.accel import backend
+from ilu_cli.engine.environments import Environments
+from ilu_cli.engine.gradients import Gradients, Term
+from ilu_cli.engine.loop import Penalty
+from ilu_cli.models.parts import parts_of
+from ilu_cli.recipe.specs import TrainSpec
 
 
-def params(*gradients) -> list[torch.nn.Parameter]:
-    found = []
-    for g in gradients:
-        p = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
-        p.grad = None if g is None else torch.tensor(g)
-        found.append(p)
-    return found
+def holding(*gradients) -> Gradients:
+    """Parameters [1, 2] with these gradients."""
+    found = {}
+    for n, g in enumerate(gradients):
+        found[str(n)] = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+        found[str(n)].grad = None if g is None else torch.tensor(g)
+    return Gradients(parts_of(tiny_model()), found, TrainSpec(), 0, backend())
+
+
+def held(grads: Gradients) -> list:
+    return [None if p.grad is None else p.grad.tolist() for p in grads.params]
 
 
 def test_gradients_are_taken_and_put_back():
-    mine = params([1.0, 2.0], None, [3.0, 4.0])
-    taken = take(mine)
-    assert [p.grad for p in mine] == [None, None, None]
+    mine = holding([1.0, 2.0], None, [3.0, 4.0])
+    taken = mine.take()
+    assert held(mine) == [None, None, None]
     assert [None if g is None else g.tolist() for g in taken] == [[1.0, 2.0], None, [3.0, 4.0]]
-    put(mine, taken, 1.0)
-    assert [None if p.grad is None else p.grad.tolist() for p in mine] == [[1.0, 2.0], None, [3.0, 4.0]]
-    assert mine[0].grad is taken[0]
+    mine.put(taken)
+    assert held(mine) == [[1.0, 2.0], None, [3.0, 4.0]]
+    assert mine.params[0].grad is taken[0]
 
 
 def test_gradients_are_added_times_a_factor():
-    mine = params([1.0, 2.0], None, [3.0, 4.0])
-    put(mine, [None, torch.tensor([5.0, 6.0]), torch.tensor([1.0, 1.0])], 2.0)
-    assert [p.grad.tolist() for p in mine] == [[1.0, 2.0], [10.0, 12.0], [5.0, 6.0]]
-    put(mine, [torch.tensor([1.0, 0.0]), None, torch.tensor([1.0, 1.0])], 1.0)
-    assert [p.grad.tolist() for p in mine] == [[2.0, 2.0], [10.0, 12.0], [6.0, 7.0]]
+    mine = holding([1.0, 2.0], None, [3.0, 4.0])
+    mine.put([None, torch.tensor([5.0, 6.0]), torch.tensor([1.0, 1.0])], 2.0)
+    assert held(mine) == [[1.0, 2.0], [10.0, 12.0], [5.0, 6.0]]
+    mine.put([torch.tensor([1.0, 0.0]), None, torch.tensor([1.0, 1.0])])
+    assert held(mine) == [[2.0, 2.0], [10.0, 12.0], [6.0, 7.0]]
 
 
 def test_a_factor_of_one_leaves_what_is_given():
-    mine, given = params([1.0, 2.0]), torch.tensor([1.0, 1.0])
-    put(mine, [given], 1.0)
+    mine, given = holding([1.0, 2.0]), torch.tensor([1.0, 1.0])
+    mine.put([given], 1.0)
     assert given.tolist() == [1.0, 1.0]
 
 
-def test_weights_are_shifted_and_are_back_to_the_bit_whatever_happens():
-    mine = params(None, None)
-    with torch.no_grad():
-        mine[0].copy_(torch.tensor([0.1, 1e8]))
-    before = [p.detach().clone() for p in mine]
-    with pytest.raises(KeyError), shifted(mine, [torch.tensor([1.0, 2.0]), torch.tensor([0.0, 4.0])], 0.5):
-        torch.testing.assert_close(mine[0].detach(), torch.tensor([0.6, 1e8 + 1]))
-        assert mine[1].tolist() == [1.0, 4.0]
+def test_what_is_set_aside_comes_back_beside_what_is_new_whatever_happens():
+    mine = holding([1.0, 2.0], None)
+    with pytest.raises(KeyError), mine.aside():
+        assert held(mine) == [None, None]
+        mine.put([torch.tensor([10.0, 10.0]), torch.tensor([5.0, 5.0])])
         raise KeyError
-    assert all(torch.equal(p, old) for p, old in zip(mine, before))
+    assert held(mine) == [[11.0, 12.0], [5.0, 5.0]]
+
+
+def test_weights_are_shifted_and_are_back_to_the_bit_whatever_happens():
+    mine = holding(None, None)
+    with torch.no_grad():
+        mine.params[0].copy_(torch.tensor([0.1, 1e8]))
+    before = [p.detach().clone() for p in mine.params]
+    with pytest.raises(KeyError), mine.shifted([torch.tensor([1.0, 2.0]), torch.tensor([0.0, 4.0])], 0.5):
+        torch.testing.assert_close(mine.params[0].detach(), torch.tensor([0.6, 1e8 + 1]))
+        assert mine.params[1].tolist() == [1.0, 4.0]
+        raise KeyError
+    assert all(torch.equal(p, old) for p, old in zip(mine.params, before))
 
 
 def environments(t, scale: float = 1.0, weights=(1.0, 0.5)) -> Environments:
     streams = [stream(items_of(v, seed=len(n)), name=n) for n, v in {"one": [4, 6], "three": [5, 7]}.items()]
-    return Environments(t, streams, torch.tensor(weights, dtype=torch.float64), scale)
+    return Environments(t.grads, streams, torch.tensor(weights, dtype=torch.float64), scale)
 
 
 def test_the_log_names_statistic_and_environment():

@@ -19,7 +19,8 @@ from ilu_cli import registry
 from ilu_cli.data.encode import collate
 from ilu_cli.data.sampling import seed_of
 from ilu_cli.engine.accel import backend
-from ilu_cli.engine.loop import Penalty, Term
+from ilu_cli.engine.gradients import Term
+from ilu_cli.engine.loop import Penalty
 from ilu_cli.engine.probe import Lens
 from ilu_cli.engine.reference import ReferenceCache, fill
 from ilu_cli.engine.scoring import Scorer
@@ -134,7 +135,7 @@ def test_value_and_gradient(family, kind, name, keys, definition):
         entry = (registry.objective if kind == "objective" else registry.retain_term)[name]
         per = entry.declared.per
         t = trainer(model, [Term(name, data, lambda v: entry.obj(v, **keys), per, 1.0, LAYER, cache)], [])
-    found, value = gradient(t), t.gradients()[name]
+    found, value = gradient(t), t.backward()[name]
     loss = definition(Plain(model), old)
     grads = torch.autograd.grad(loss, t.params.values(), allow_unused=True)
     wanted = torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(t.params.values(), grads)])

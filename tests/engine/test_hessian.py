@@ -15,7 +15,8 @@ from ilu_cli import registry
 from ilu_cli.data.encode import collate
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.environments import DOUBTFUL, Environments
-from ilu_cli.engine.hessian import TOLERANCE, add_product, agreeing, dot
+from ilu_cli.engine.gradients import dot
+from ilu_cli.engine.hessian import TOLERANCE, add_product, agreeing
 from ilu_cli.engine.loop import Trainer
 from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.specs import TrainSpec
@@ -46,7 +47,7 @@ def drawn(params, seed: int = 1) -> list[torch.Tensor]:
 
 
 def envs_of(t, *streams) -> Environments:
-    return Environments(t, list(streams), torch.ones(len(streams), dtype=torch.float64), 1.0)
+    return Environments(t.grads, list(streams), torch.ones(len(streams), dtype=torch.float64), 1.0)
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))

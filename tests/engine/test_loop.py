@@ -9,7 +9,8 @@ import torch
 from conftest import gradient, items_of, stream, tiny_model, trainer
 
 from ilu_cli.data.encode import Corpus
-from ilu_cli.engine.loop import Penalty, StepLog, Term, learning_rate
+from ilu_cli.engine.gradients import Term
+from ilu_cli.engine.loop import Penalty, StepLog, learning_rate
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.errors import RunFailed
 from ilu_cli.recipe.specs import TrainSpec
@@ -37,8 +38,8 @@ def test_a_term_counts_by_its_weight(float64):
 
 def test_a_weight_of_zero_is_a_value_without_a_gradient():
     t = trainer(tiny_model(), [term(0.0)], [])
-    value = t.gradients()["loss"]
-    assert value == pytest.approx(trainer(tiny_model(), [term()], []).gradients()["loss"])
+    value = t.backward()["loss"]
+    assert value == pytest.approx(trainer(tiny_model(), [term()], []).backward()["loss"])
     assert all(p.grad is None for p in t.params.values())
 
 
@@ -124,7 +125,7 @@ def test_chance_is_that_of_seed_and_step(seed):
     def draws(seed: int, at: int = 0) -> list[float]:
         found: list[float] = []
         t = trainer(tiny_model(), [term()], [], steps=3)
-        t.seed, t.step = seed, at
+        t.grads.seed, t.step = seed, at
         t.terms[0].values = lambda view: found.append(torch.rand(()).item()) or view.nll
         for _ in t.run():
             torch.manual_seed(99)
@@ -176,13 +177,13 @@ def test_every_term_and_penalty_is_in_the_log_in_float64():
     environment = [stream(items_of([4, 5]), name="a")]
     penalties = [Penalty(name, environment, lambda envs, v=v: v) for name, v in (("one", 1.0), ("two", 2.0))]
     t = trainer(tiny_model(), [term()], penalties)
-    found = t.gradients()
+    found = t.backward()
     assert list(found) == ["loss", "one", "two"]
     assert (found["one"], found["two"]) == (1.0, 2.0)
-    assert t.accumulate(t.terms[0].stream, lambda view: view.nll, "token", 1.0).dtype == torch.float64
+    assert t.grads.accumulate(Term("x", t.terms[0].stream, lambda view: view.nll, "token")).dtype == torch.float64
     seen = []
     t.penalties = [Penalty("x", environment, lambda envs: seen.append(envs.weights) or 0.0, env_weights=[0.1])]
-    t.gradients()
+    t.backward()
     assert (seen[0].dtype, seen[0].tolist()) == (torch.float64, [0.1])
 
 
@@ -191,15 +192,15 @@ def test_only_what_is_defended_is_given_to_the_defences():
         log = {"watched": 1.0}
         seen: list = []
 
-        def gradient(self, trainer, compute):
-            self.seen.append(trainer)
+        def gradient(self, grads, forget, compute):
+            self.seen.append((grads, forget))
             return compute()
 
     t = trainer(tiny_model(), [term(), Term("other", term().stream, lambda view: view.nll, "token")], [])
     t.defences = [Watch()]
     t.terms[1].defended = True
-    found = t.gradients()
-    assert Watch.seen == [t]
+    found = t.backward()
+    assert Watch.seen == [(t.grads, t.terms[1])]
     assert found["loss"] == pytest.approx(found["other"])
     assert found["watched"] == 1.0
 
@@ -207,8 +208,8 @@ def test_only_what_is_defended_is_given_to_the_defences():
 def test_taking_the_gradient_leaves_none_and_tells_its_norm(float64):
     t = trainer(tiny_model(), [term()], [])
     whole = gradient(t)
-    t.params["unused"] = torch.nn.Parameter(torch.ones(2))
-    found, norm = t.take_gradient()
+    t.grads.named["unused"] = torch.nn.Parameter(torch.ones(2))
+    found, norm = t.grads.whole()
     assert norm == pytest.approx(whole.norm().item(), rel=1e-12)
     assert all(p.grad is None for p in t.params.values())
     assert found[-1].tolist() == [0.0, 0.0]
@@ -223,8 +224,8 @@ def test_a_precision_that_is_asked_for_goes_before_the_recipes():
         return view.nll
 
     t = trainer(tiny_model(), [term()], [], precision="bf16")
-    t.accumulate(t.terms[0].stream, look, "token", 1.0)
-    t.accumulate(t.terms[0].stream, look, "token", 1.0, precision="fp32")
+    t.grads.accumulate(Term("x", t.terms[0].stream, look, "token"))
+    t.grads.accumulate(Term("x", t.terms[0].stream, look, "token"), precision="fp32")
     assert kinds == [True, False]
 
 
@@ -238,7 +239,7 @@ def test_a_batch_of_another_step_can_be_asked_for():
     t = trainer(tiny_model(), [], [])
     t.step = 1
     for step in (None, 0, 2):
-        t.accumulate(data, look, "token", 1.0, step=step)
+        t.grads.accumulate(Term("x", data, look, "token"), step=step)
     assert lengths == [sorted(len(data.item(k).ids) for k in data.keys(s)) for s in (1, 0, 2)]
     assert lengths[0] != lengths[1]
 
@@ -253,15 +254,15 @@ def test_what_should_be_said_instead_is_seen_beside_each_row():
         seen.append((view.batch.ids.shape, view.chosen))
         return view.nll
 
-    t.accumulate(data, look, "token", 1.0)
+    t.grads.accumulate(Term("x", data, look, "token"))
     (shape, chosen) = seen[0]
     rows = [data.chosen.item(k).ids for k in data.keys(0)]
     assert [row[mask].tolist() for row, mask in zip(chosen.batch.ids, chosen.batch.mask)] == rows
-    assert chosen.seed == t.seed
+    assert chosen.seed == t.grads.seed
     assert chosen.layer is None
     assert chosen.reference.logps is None
     data.chosen = None
-    t.accumulate(data, look, "token", 1.0)
+    t.grads.accumulate(Term("x", data, look, "token"))
     assert seen[1] == (shape, None)
 
 
@@ -275,6 +276,6 @@ def test_a_view_knows_which_dataset_each_row_is_of():
         return view.nll
 
     for step in range(3):
-        t.accumulate(data, look, "token", 1.0, step=step)
+        t.grads.accumulate(Term("x", data, look, "token"), step=step)
     assert set(seen) == {(4, 0), (7, 1)}
     assert len(seen) == 12

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from ilu_cli.engine.hessian import add_product, agreeing, dot
+from ilu_cli.engine.gradients import dot
+from ilu_cli.engine.hessian import add_product, agreeing
 
 
 def searched(of: Callable[[float], list[float]], step: float = 1.0) -> tuple[list[float], list[float], float]:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from conftest import items_of, stream, tiny_model, trainer
 
+from ilu_cli.engine.gradients import Term
 from ilu_cli.engine.job import drive
-from ilu_cli.engine.loop import Term, learning_rate
+from ilu_cli.engine.loop import learning_rate
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import RunFailed, UnavailableError
 from ilu_cli.recipe.specs import TrainSpec

@@ -11,7 +11,7 @@ from conftest import gradient, items_of, stream, tiny_model, trainer
 
 from ilu_cli import registry
 from ilu_cli.data.encode import Corpus, collate
-from ilu_cli.engine.loop import Term
+from ilu_cli.engine.gradients import Term
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.models.load import load_model
 from ilu_cli.recipe.load import validate
@@ -65,7 +65,7 @@ def test_rmu_has_a_direction_for_each_forget_dataset():
     values = term.values
     term.values = lambda v: seen.append(v) or values(v)
     t = trainer(model, [term], [], accumulation=2)
-    value = t.gradients()["forget"]
+    value = t.backward()["forget"]
     u = [seen[0].direction("rmu", topic) for topic in (0, 1)]
     assert [float(x.norm()) for x in u] == pytest.approx([1.0, 1.0])
     assert torch.equal(u[0], seen[0].direction("rmu"))  # one topic is as it always was

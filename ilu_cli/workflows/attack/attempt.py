@@ -17,16 +17,16 @@ from ilu_cli.benchmarks import Row, mean_and_error, number, own_choices
 from ilu_cli.data.chat import Chat, chat_of, check_template
 from ilu_cli.data.sources import Dataset
 from ilu_cli.engine.accel import backend
+from ilu_cli.engine.gradients import Term
 from ilu_cli.engine.job import drive
-from ilu_cli.engine.loop import Term, Trainer
+from ilu_cli.engine.loop import Trainer
 from ilu_cli.engine.parity import check
-from ilu_cli.engine.probe import changed
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.scoring import Question, Scorer
 from ilu_cli.errors import UsageError
 from ilu_cli.models.load import add_adapter, load_model, load_tokenizer, trained_params
 from ilu_cli.models.matrices import matrices
-from ilu_cli.models.parts import parts_of
+from ilu_cli.models.parts import changed, parts_of
 from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.specs import Form, LoraSpec, TrainSpec

@@ -1,0 +1,144 @@
+"""The gradient of losses on the trained parameters: accumulated, set aside, summed over processes, taken elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ilu_cli.data.encode import collate
+from ilu_cli.engine.accel import Backend
+from ilu_cli.engine.head import wide
+from ilu_cli.engine.reference import ReferenceCache
+from ilu_cli.engine.stream import RowKey, TrainStream
+from ilu_cli.engine.view import View
+from ilu_cli.models.parts import Parts
+from ilu_cli.recipe.specs import TrainSpec
+
+Vector = list[Tensor]
+"""One tensor per trained parameter."""
+
+Taken = list[Tensor | None]
+"""The same with None for a parameter that has no gradient."""
+
+
+@dataclass
+class Term:
+    """A loss over one stream: weight · Σ values(view) / divisor. `defended`: its gradient is taken by the defences."""
+
+    name: str
+    stream: TrainStream
+    values: Callable[[View], Tensor]
+    per: str
+    weight: float = 1.0
+    layer: int | None = None
+    cache: ReferenceCache = field(default_factory=ReferenceCache)
+    defended: bool = False
+
+
+class Gradients:
+    """The trained parameters with their gradients, at a step (counted from 0), of this process until `whole` or `sum`.
+
+    Whoever changes how a gradient is taken (defences, regularisers) holds this and nothing else of the loop.
+    """
+
+    def __init__(
+        self, parts: Parts, params: dict[str, nn.Parameter], spec: TrainSpec, seed: int, backend: Backend
+    ) -> None:
+        self.parts, self.named, self.spec, self.seed, self.backend = parts, params, spec, seed, backend
+        self.step = 0
+
+    @property
+    def params(self) -> list[nn.Parameter]:
+        return list(self.named.values())
+
+    def accumulate(self, term: Term, *, step: int | None = None, precision: str | None = None) -> Tensor:
+        """Add this process's gradient of weight · Σ values / divisor; return its share of Σ values / divisor.
+
+        Args:
+            step: whose rows are read; None: those of the step at hand.
+            precision: of the forward pass; None: as the recipe says.
+        """
+        step, device, stream = self.step if step is None else step, self.backend.device, term.stream
+        divisor = stream.divisor(step, term.per)
+        total = torch.zeros((), dtype=torch.float64)
+        for keys in stream.shares(step, self.backend.rank, self.backend.world, self.spec.accumulation):
+            with torch.set_grad_enabled(term.weight != 0), self.backend.autocast(precision or self.spec.precision):
+                loss = wide(term.values(self._view(term, keys, device))).sum() / divisor
+            if loss.requires_grad:
+                (term.weight * loss).backward()
+            total += loss.detach().double().cpu()
+        return total
+
+    def _view(self, term: Term, keys: list[RowKey], device: torch.device) -> View:
+        def over(stream: TrainStream, cache: ReferenceCache, layer: int | None) -> View:
+            batch = collate([stream.item(k) for k in keys]).to(device)
+            return View(self.parts, batch, self.seed, layer, cache.of(keys, device))
+
+        view = over(term.stream, term.cache, term.layer)
+        view.topics = [dataset for dataset, _ in keys]
+        if term.stream.chosen is not None:
+            view.chosen = over(term.stream.chosen, term.cache.chosen or ReferenceCache(), None)
+        return view
+
+    def sum(self) -> None:
+        """Sum the gradients in the parameters over all processes."""
+        self.backend.sum_gradients(self.params)
+
+    def take(self) -> Taken:
+        """Move the gradients out of the parameters."""
+        found: Taken = [p.grad for p in self.params]
+        for p in self.params:
+            p.grad = None
+        return found
+
+    def put(self, gradient: Taken | Vector, factor: float = 1.0) -> None:
+        """Add `factor` · gradient to the parameters' gradients, reusing the tensors."""
+        for p, g in zip(self.params, gradient):
+            if g is None:
+                continue
+            g = g if factor == 1.0 else g.mul_(factor)
+            p.grad = g if p.grad is None else p.grad.add_(g)
+
+    def whole(self) -> tuple[Vector, float]:
+        """Move the gradient out of the parameters, summed over all processes; and its norm."""
+        self.sum()
+        found = [torch.zeros_like(p) if g is None else g for p, g in zip(self.params, self.take())]
+        return found, math.sqrt(dot(found, found))
+
+    def add(self, gradient: Vector, factor: float = 1.0) -> None:
+        """Add `factor` · gradient, which is already that of the whole step: the end of the step sums over processes."""
+        if self.backend.main:
+            self.put(gradient, factor)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Begin without a gradient; afterwards what was there is added again."""
+        before = self.take()
+        try:
+            yield
+        finally:
+            self.put(before)
+
+    @contextmanager
+    def shifted(self, direction: Vector, factor: float = 1.0) -> Iterator[None]:
+        """Have the parameters at θ + factor·direction, then at θ again to the bit, whatever was done to them."""
+        params = self.params
+        saved = [p.detach().clone() for p in params]
+        with torch.no_grad():
+            torch._foreach_add_([p.data for p in params], direction, alpha=factor)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for p, old in zip(params, saved):
+                    p.copy_(old)
+
+
+def dot(a: Vector, b: Vector) -> float:
+    """Inner product, summed in float64."""
+    return math.fsum(float((x.double() * y.double()).sum()) for x, y in zip(a, b))
