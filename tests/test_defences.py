@@ -190,7 +190,7 @@ def test_lat_is_the_gradient_under_its_perturbation(float64):
 
     model, lat = moved(), registry.defence["lat"].obj(**KEYS["lat"])
     delta = lat._adversary(View(parts_of(model), collate(rows()), 0, None))
-    with _added(model.model.layers[0], delta):
+    with _added(model.model.layers, 0, delta):
         expected = naive(model)
     t = defended("lat")
     t.terms[0].stream.sampler._order = lambda *_: torch.arange(4).numpy()  # rows in the order of `delta`
@@ -221,7 +221,7 @@ def test_lat_puts_its_perturbed_prompt_before_what_should_be_said_instead(float6
     view = View(parts_of(model), collate(rows()), 0, None)
     view.chosen = View(parts_of(model), collate(wins), 0, None)
     delta = lat._adversary(view)
-    with _added(model.model.layers[0], torch.cat([delta, torch.zeros(4, 2, 16)], 1)):  # 11 tokens where there were 9
+    with _added(model.model.layers, 0, torch.cat([delta, torch.zeros(4, 2, 16)], 1)):  # 11 tokens where there were 9
         expected = -loss(model, wins) * sum(e.targets for e in wins)
     found = lat.values(lambda v: v.chosen.nll)(view).sum()
     assert found.item() == pytest.approx(expected.item(), rel=1e-9)
