@@ -57,7 +57,8 @@ class Environments:
 
             def values(v: View, i: int = i, divisor: float = part.divisor(t.step, "token")) -> Tensor:
                 losses[i] += float(v.nll.detach().double().sum()) / divisor
-                return v.values(statistic)
+                each: Tensor = v.values(statistic)
+                return each
 
             shares.append(t.accumulate(part, values, "token", float(self.scale != 0)))
             banks.append(take(params))

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from ilu_cli.data.encode import collate
 from ilu_cli.data.sampling import seed_of
 from ilu_cli.engine.accel import Backend
-from ilu_cli.engine.environments import Environments, Vector, dot, take
+from ilu_cli.engine.environments import Environments, take
 from ilu_cli.engine.head import wide
+from ilu_cli.engine.hessian import Vector, dot
 from ilu_cli.engine.reference import ReferenceCache
 from ilu_cli.engine.stream import RowKey, TrainStream
 from ilu_cli.engine.view import View

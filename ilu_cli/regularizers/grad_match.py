@@ -15,7 +15,7 @@ def grad_match(envs: Environments) -> float:
     ḡ is the weighted mean of the gradients; the paper has equal weights. The gradient is 2 Σ_i a_i H_i(∇ℓ_i − ḡ) / Σ a
     (what comes of ḡ cancels), with exact Hessian products.
     """
-    from ilu_cli.engine.environments import dot
+    from ilu_cli.engine.hessian import dot
 
     share = (envs.weights / envs.weights.sum()).tolist()
     gradients = envs.gradients()

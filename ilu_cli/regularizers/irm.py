@@ -48,7 +48,7 @@ def irm(
             return envs.of_means("gap", lambda d: (envs.weights * d[:, 0] * d[:, 1]).sum(), halves=True)
         return envs.of_means("gap", lambda d: (envs.weights * d.square()).sum())
 
-    from ilu_cli.engine.environments import dot
+    from ilu_cli.engine.hessian import dot
 
     value, theta = 0.0, envs.parameters()
     for i, (gradient, weight) in enumerate(zip(envs.gradients(), envs.weights.tolist())):
