@@ -83,7 +83,7 @@ class Registry(Mapping[str, Entry[D]]):
             key = name or obj.__module__.rpartition(".")[2]
             self._check_signature(obj)
             known = self._entries.get(key)
-            if known and (known.obj.__module__, known.obj.__qualname__) != (obj.__module__, obj.__qualname__):  # type: ignore[attr-defined]
+            if known and _place(known.obj) != _place(obj):
                 raise UsageError(
                     f"{where(obj)}: the {self.kind} {key!r} is there already, from {where(known.obj)}",
                     hint="a second idea in one file needs a name of its own: name=…",
@@ -140,6 +140,10 @@ class Registry(Mapping[str, Entry[D]]):
 
     def __len__(self) -> int:
         return len(self._load())
+
+
+def _place(obj: Any) -> tuple[str, str]:
+    return obj.__module__, obj.__qualname__
 
 
 def where(obj: Any) -> str:

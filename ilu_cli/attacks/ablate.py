@@ -81,7 +81,8 @@ def basis(differences: Tensor, rank: int) -> Tensor:
     mean = torch.nn.functional.normalize(differences.mean(0), dim=0)[:, None]
     rest = without(differences, mean)
     components = torch.linalg.svd(rest, full_matrices=False).Vh[: rank - 1].T
-    return torch.linalg.qr(torch.cat([mean, components], dim=1)).Q
+    found: Tensor = torch.linalg.qr(torch.cat([mean, components], dim=1)).Q
+    return found
 
 
 def without(hidden: Tensor, basis: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def demonstrated(items: list[Row], k: int, seed: int, separator: str) -> list[Ro
     """
 
     def answer(item: Row) -> str:
-        return item["choices"][item["answer"]]
+        return str(item["choices"][item["answer"]])
 
     def same(a: Row, b: Row) -> bool:
         return a["question"] == b["question"] or (telling and answer(a) == answer(b))

@@ -73,4 +73,4 @@ def separated(items: list[Row], scores: list[float]) -> list[float]:
         raise UsageError("membership needs texts of both kinds; raise the limit to 2 or more")
     found = np.empty(len(items))
     found[member], found[~member] = auc_parts(values[member], values[~member])
-    return found.tolist()
+    return [float(score) for score in found]

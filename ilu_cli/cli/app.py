@@ -92,9 +92,10 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        if hasattr(error, "show"):  # typer's errors of usage, whose class is private; they show the usage as well
+        # Typer's errors of usage, whose class is private; they show the usage as well.
+        if hasattr(error, "show") and hasattr(error, "exit_code") and hasattr(error, "format_message"):
             error.show()
-            _tell(error.exit_code, error.format_message(), None)  # type: ignore[attr-defined]
+            _tell(error.exit_code, error.format_message(), None)
         known = _as_known(error)
         _fail(known, known.exit_code)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ilu_cli.registry import Registry
@@ -17,7 +17,7 @@ def _names(kind: str) -> Callable[[str], Offer]:
     def offer(incomplete: str) -> Offer:
         from ilu_cli import registry
 
-        known: Registry = getattr(registry, kind)
+        known: Registry[Any] = getattr(registry, kind)
         return [(name, known[name].help) for name in known if name.startswith(incomplete)]
 
     return offer

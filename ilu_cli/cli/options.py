@@ -175,7 +175,7 @@ def shares(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             return function(**{p.name: values[p.name] for p in own}, given=line)
 
         command.__doc__, command.__name__ = function.__doc__, function.__name__
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        vars(command)["__signature__"] = inspect.Signature(parameters)
         command.__annotations__ = {}
         return command
 

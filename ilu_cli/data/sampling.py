@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from typing import TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 
 def seed_of(seed: int, *names: str | int) -> int:
@@ -39,7 +42,7 @@ class Sampler:
         return found
 
 
-def part_of(items: list, part: int, parts: int) -> list:
+def part_of(items: list[T], part: int, parts: int) -> list[T]:
     """The contiguous share `part` of `parts`; shares differ by at most one item, and may be empty."""
     low, high = part * len(items) // parts, (part + 1) * len(items) // parts
     return items[low:high]

@@ -88,7 +88,7 @@ class UserText(Task):
         return "" if row[fields[-1]].strip() else f"{fields[-1]!r} is empty"
 
     def correct(self, row: Row, completion: str) -> bool:
-        return completion.strip() == row["response"].strip()
+        return completion.strip() == str(row["response"]).strip()
 
 
 @dataclass(frozen=True)

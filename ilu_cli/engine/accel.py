@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ilu_cli.errors import UnavailableError, UsageError
 
+T = TypeVar("T")
 BUCKET = 1 << 24  # gradient elements summed over the processes in one call
 
 
@@ -36,7 +37,7 @@ class Backend:
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.main = self.accelerator.is_main_process
 
-    def autocast(self, precision: str) -> AbstractContextManager:
+    def autocast(self, precision: str) -> AbstractContextManager[Any]:
         """bf16 autocast, or none."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
@@ -67,7 +68,7 @@ class Backend:
         """Give the main process's value to all."""
         return broadcast_object_list([value])[0] if self.world > 1 else value
 
-    def gather(self, values: list) -> list:
+    def gather(self, values: list[T]) -> list[T]:
         """Join the lists of all processes, on every process."""
         return gather_object(values) if self.world > 1 else values
 

@@ -52,7 +52,8 @@ class Environments:
 
             def values(v: View, i: int = i, divisor: float = part.divisor(g.step, "token")) -> Tensor:
                 losses[i] += float(v.nll.detach().double().sum()) / divisor
-                return v.values(statistic)
+                each: Tensor = v.values(statistic)
+                return each
 
             shares.append(g.accumulate(Term(part.name, part, values, "token", on)))
             banks.append(g.take())

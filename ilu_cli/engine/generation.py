@@ -20,7 +20,7 @@ def generate(
         config.max_new_tokens = max_new_tokens
         said = [Said(tokenizer, stop, ids.shape[1])] if stop else None
         out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, stopping_criteria=said)
-    return tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+    return list(tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True))
 
 
 @contextmanager

@@ -30,7 +30,8 @@ def token_stats(hidden: Tensor, head: LMHead, targets: Tensor) -> tuple[Tensor, 
         head: W, b and f.
         targets: [N], token ids.
     """
-    return _TokenStats.apply(hidden, head.weight, head.bias, head.map, targets)
+    found: tuple[Tensor, Tensor] = _TokenStats.apply(hidden, head.weight, head.bias, head.map, targets)
+    return found
 
 
 def _compute_dtype(hidden: Tensor) -> torch.dtype:
@@ -138,7 +139,10 @@ def distillation(
     the student's logits is p − q, and H(q); KL(q ‖ p) = CE − H(q). Only the student's side is differentiable. The
     teacher is its last hidden states [N, D] and its own LM head; no second model is needed.
     """
-    return _Distillation.apply(hidden, head.weight, head.bias, head.map, teacher, teacher_head, targets, shift)
+    found: tuple[Tensor, Tensor] = _Distillation.apply(
+        hidden, head.weight, head.bias, head.map, teacher, teacher_head, targets, shift
+    )
+    return found
 
 
 class _Distillation(torch.autograd.Function):

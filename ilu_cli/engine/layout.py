@@ -68,7 +68,8 @@ class Layout:
         """Who sees whom [B, T, T] in a layer of this kind: a window of w tokens ends with the token itself."""
         if kind == FULL:
             return seen
-        return seen & (positions[:, :, None] - positions[:, None, :] < self.config.sliding_window)
+        near: Tensor = positions[:, :, None] - positions[:, None, :] < self.config.sliding_window
+        return seen & near
 
 
 def layout_of(decoder: nn.Module) -> Layout:

@@ -132,7 +132,7 @@ class View:
         names = (name, topic) if topic else (name,)
         generator = torch.Generator().manual_seed(seed_of(self.seed, "direction", *names))
         u = torch.rand(self.hidden.shape[-1], generator=generator)
-        return (u / u.norm()).to(self.hidden.device)
+        return u.div(u.norm()).to(self.hidden.device)
 
     def directions(self, name: str) -> Tensor:
         """[B, D], of every sequence the `direction` of its topic."""

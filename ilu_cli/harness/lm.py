@@ -60,7 +60,8 @@ class IluLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int | None:
-        return self.scorer.tokenizer.eos_token_id
+        token: int | None = self.scorer.tokenizer.eos_token_id
+        return token
 
     @property
     def prefix_token_id(self) -> int:
@@ -69,7 +70,7 @@ class IluLM(TemplateLM):
 
     @property
     def tokenizer_name(self) -> str:
-        return self.scorer.tokenizer.name_or_path.replace("/", "__")
+        return str(self.scorer.tokenizer.name_or_path).replace("/", "__")
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         check_template(self.tokenizer, self.template)

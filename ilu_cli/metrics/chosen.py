@@ -25,7 +25,7 @@ def chosen_elsewhere(values: np.ndarray) -> np.ndarray:
     """
     k, n = values.shape
     if k == 1 or n < 2:
-        return values[values.mean(1).argmin()]
+        return np.asarray(values[values.mean(1).argmin()])
     rng, total = np.random.default_rng(0), np.zeros(n)
     for _ in range(SPLITS):
         order = rng.permutation(n)

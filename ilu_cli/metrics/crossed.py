@@ -35,7 +35,8 @@ class Rows:
         r + (v − r w) / w̄ with r = Σv / Σw; the values themselves if all weights are 1.
         """
         r = self.estimate
-        return r + (self.values - r * self.weights) / self.weights.mean()
+        found: np.ndarray = r + (self.values - r * self.weights) / self.weights.mean()
+        return found
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def name_of(model: nn.Module, part: nn.Module) -> str:
     """
     for name, module in model.named_modules():
         if module is part:
-            return name
+            return str(name)
     raise KeyError(type(part).__name__)
 
 

@@ -47,9 +47,9 @@ class Parts:
 
     def final(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **extra: Any) -> torch.Tensor:
         """The decoder's last hidden state [B, T, D], which the LM head reads."""
-        return self.decoder(
-            input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **extra
-        ).last_hidden_state
+        out = self.decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **extra)
+        states: torch.Tensor = out.last_hidden_state
+        return states
 
 
 class _Reached(Exception):

@@ -64,10 +64,11 @@ class Requirement:
         """
         values = {label(n): lookup(n) for n in self.names}
         sign, left, right = self.tree
-        sides = [_value(side, lookup) for side in (left, right)]
-        known = None not in sides and not all(map(math.isinf, sides))  # type: ignore[arg-type]
-        passed = known and bool(OPERATORS[sign](*sides))  # type: ignore[arg-type]
-        return {"require": self.text, "left": sides[0], "right": sides[1], "values": values, "passed": passed}
+        left, right = (_value(side, lookup) for side in (left, right))
+        passed = False
+        if left is not None and right is not None and not (math.isinf(left) and math.isinf(right)):
+            passed = bool(OPERATORS[sign](left, right))
+        return {"require": self.text, "left": left, "right": right, "values": values, "passed": passed}
 
 
 def label(name: Name) -> str:

@@ -201,11 +201,10 @@ class Family:
 
     def chance(self, bench: str) -> float | None:
         """Chance of a benchmark, from any of its results."""
-        for m in self.members:
-            for results in [m.results, *(p["eval"] for p in m.points)]:
-                if bench in results:
-                    return results[bench]["chance"]
-        return self.original[1][bench]["chance"] if self.original and bench in self.original[1] else None
+        every = [results for m in self.members for results in (m.results, *(p["eval"] for p in m.points))]
+        every += [self.original[1]] if self.original else []
+        found: float | None = next((results[bench]["chance"] for results in every if bench in results), None)
+        return found
 
 
 def point_folder(attack: Member, x: float) -> Path:

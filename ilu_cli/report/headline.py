@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ilu_cli.report.family import Family, Point, base_recipe
+from ilu_cli.report.family import Family, base_recipe
 from ilu_cli.report.numbers import Estimate
+from ilu_cli.report.points import Point
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ from ilu_cli.metrics.figure import shown
 from ilu_cli.report import figures
 from ilu_cli.report.canvas import MOST, Render
 from ilu_cli.report.document import Block, Picture, Table
-from ilu_cli.report.family import Family, Point
+from ilu_cli.report.family import Family
 from ilu_cli.report.figures import REFERENCE, Dot, Look, Panel, Series
 from ilu_cli.report.headline import comparisons, decimal, percent, signed
 from ilu_cli.report.numbers import of_runs, of_seeds
+from ilu_cli.report.points import Point
 
 
 def traded(family: Family, styles: dict[str, Look], render: Render) -> list[Block]:

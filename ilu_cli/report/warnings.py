@@ -7,9 +7,10 @@ from statistics import fmean, stdev
 from typing import Any
 
 from ilu_cli.metrics.figure import shown, value_of
-from ilu_cli.report.family import Family, Point, environments
+from ilu_cli.report.family import Family, environments
 from ilu_cli.report.headline import pairs
 from ilu_cli.report.numbers import Estimate, of_summary
+from ilu_cli.report.points import Point
 
 TEMPERATURE_SHARE = 0.1  # less of |D|'s fall than this coming with a lower NLL means: re-tempered
 COLLAPSE = 2.0  # perplexity beyond this multiple of the original's

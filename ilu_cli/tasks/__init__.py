@@ -74,7 +74,7 @@ def fill(pattern: str, tables: Mapping[str, Sequence[str]], rng: random.Random) 
     """
     drawn: dict[str, str] = {}
 
-    def word(match: re.Match) -> str:
+    def word(match: re.Match[str]) -> str:
         article, name = match[1], match[2]
         table = tables[name.rstrip("0123456789")]
         if name not in drawn:

@@ -80,8 +80,10 @@ class Grams:
 
     def by(self, group_of: Callable[[str], str]) -> dict[str, Gram]:
         """One sum for each group of weights."""
-        groups = sorted({group_of(name) for name in self.by_weight}, key=_in_order)
-        return {group: self.total(lambda n, g=group: group_of(n) == g) for group in groups}  # type: ignore[misc]
+        members: dict[str, set[str]] = {}
+        for name in self.by_weight:
+            members.setdefault(group_of(name), set()).add(name)
+        return {group: self.total(members[group].__contains__) for group in sorted(members, key=_in_order)}
 
     def only(self, names: list[str]) -> Grams:
         """The same for some of the vectors."""

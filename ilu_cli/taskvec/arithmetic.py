@@ -21,12 +21,15 @@ def combine(
     from peft.utils import merge_utils
 
     scaled, ones = [a * v for a, v in zip(alphas, vectors)], torch.ones(len(vectors), dtype=torch.float64)
+    merged: Tensor
     if merge == "linear" or density is None:
-        return weight + merge_utils.task_arithmetic(scaled, ones)
-    if merge == "ties":
-        return weight + merge_utils.ties(scaled, ones, density)
-    if merge == "magnitude":
-        return weight + merge_utils.magnitude_prune(scaled, ones, density)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(seed, "dare", name))
-        return weight + merge_utils.dare_linear(scaled, ones, density)
+        merged = merge_utils.task_arithmetic(scaled, ones)
+    elif merge == "ties":
+        merged = merge_utils.ties(scaled, ones, density)
+    elif merge == "magnitude":
+        merged = merge_utils.magnitude_prune(scaled, ones, density)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(seed, "dare", name))
+            merged = merge_utils.dare_linear(scaled, ones, density)
+    return weight + merged

@@ -78,7 +78,7 @@ def side_by_side(stored: list[Stored], start: int, size: int) -> Iterator[Callab
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
     """The memory of a contiguous tensor."""
-    return memoryview(tensor.view(torch.uint8).numpy())  # type: ignore[arg-type]
+    return tensor.view(torch.uint8).numpy().data
 
 
 def _fill(file: Any, view: memoryview, path: Path) -> None:

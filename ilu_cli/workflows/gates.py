@@ -37,7 +37,8 @@ def verdicts(spec: GateSpec, lineage: Sequence[dict[str, dict[str, Any]]]) -> li
         results = lineage[{"": -1, "parent": -2, "original": 0}[name.stage]]
         summary = results[name.bench]
         if name.part == "chance":
-            return summary["chance"]
+            chance: float | None = summary["chance"]
+            return chance
         numbers = summary if name.metric == summary["metric"] else summary.get("also", {}).get(name.metric, {})
         return value_of(numbers) if numbers and name.part == "value" else numbers.get(name.part)
 

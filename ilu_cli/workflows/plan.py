@@ -105,7 +105,7 @@ def peak_memory(
     logits = 3 * 4 * max(CHUNK * config.vocab_size, ROWS * TILE)
     casts = total * width if spec.precision == "bf16" else 0
     head_gradient = config.vocab_size * hidden * 4 if trained_from == 0 else 0
-    return 4 * total + 12 * trainable + casts + activations + logits + head_gradient + cached
+    return int(4 * total + 12 * trainable + casts + activations + logits + head_gradient + cached)
 
 
 def state_bytes(total: int, trainable: int, spec: TrainSpec) -> int:

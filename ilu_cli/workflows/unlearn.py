@@ -173,8 +173,7 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
     check_disk(out or (resume.path if resume else store.root), plan.disk)
     model = load_model(plan.parent, b.device)
     parity = check(Scorer(model, parts_of(model), plan.tokenizer, b), reporter.note)
-    new = resume or (store.create("unlearn", label_of(recipe), out) if b.main else None)
-    new = b.share(new)
+    new: Run = b.share(resume or (store.create("unlearn", label_of(recipe), out) if b.main else None))
     m = new.manifest
     m.recipe_sha256, m.seed, m.world_size, m.precision = digest(recipe), recipe.seed, b.world, recipe.train.precision
     m.parents = [plan.parent.record("parent")]
@@ -248,7 +247,7 @@ def build_trainer(plan: UnlearnPlan, model: Any) -> Trainer:
     return Trainer(parts, params, terms, penalties, recipe.train, recipe.seed, b, defences)
 
 
-def _bound(function: Callable, spec: Component) -> Callable:
+def _bound(function: Callable[..., Any], spec: Component) -> Callable[[Any], Any]:
     """The registered function with its recipe keys filled in."""
     return lambda view: function(view, **spec.params())
 

@@ -164,7 +164,7 @@ class Attempted:
         """The weights before the attack, in a file that is gone when the process is: only what is read takes memory."""
         with NamedTemporaryFile(dir=self.run.path, suffix=".pt") as file:
             torch.save(self.model.state_dict(), file.name)
-            return torch.load(file.name, map_location="cpu", mmap=True, weights_only=True)
+            return dict(torch.load(file.name, map_location="cpu", mmap=True, weights_only=True))
 
     @contextmanager
     def original(self) -> Iterator[None]:

@@ -166,7 +166,7 @@ def run(
     """
     b, recipe, began = backend(), plan.filled, time.monotonic()
     check_disk(out or (resume.path if resume else store.root), plan.disk)
-    new = b.share(resume or (store.create("attack", label_of(recipe), out) if b.main else None))
+    new: Run = b.share(resume or (store.create("attack", label_of(recipe), out) if b.main else None))
     m = new.manifest
     m.recipe_sha256, m.asked_sha256 = digest(recipe), m.asked_sha256 or digest(plan.recipe)
     m.seed, m.world_size, m.data = recipe.seed, b.world, []
@@ -215,7 +215,7 @@ def reference_run(plan: AttackPlan, store: Store, reporter: Reporter) -> Run | N
     """The same attack on the original model: found if it was run before, else run now. None if it is the subject."""
     if plan.subject.run is None:
         return None
-    known = backend().share(find_reference(plan, store) if backend().main else None)
+    known: Run | None = backend().share(find_reference(plan, store) if backend().main else None)
     if known is not None:
         return known
     reporter.note(f"first the reference line: the same attack on the original, {plan.original.label}")

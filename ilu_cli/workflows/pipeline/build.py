@@ -103,7 +103,7 @@ def _attacks(
 def bytes_needed(graph: Graph, jobs: int) -> int:
     """Bytes that what is left will write at most: float32 checkpoints, and the resumable states of those at work."""
     files = weight_files(graph.subjects[ORIGINAL].root)
-    total = sum(math.prod(t["shape"]) for path in files for t in tensors_of(path).values())
+    total: int = sum(math.prod(t["shape"]) for path in files for t in tensors_of(path).values())
     left = [n for n in graph if n.status != "done"]
     checkpoints = sum(1 + len(n.recipe["train"]["points"]) for n in left if n.command == "unlearn")
     return 4 * total * checkpoints + min(jobs, len(left)) * 2 * 12 * total

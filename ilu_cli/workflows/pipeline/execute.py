@@ -52,7 +52,7 @@ class Worker:
     def answer(self) -> dict[str, Any]:
         """What it says of its node; of a process that has died, how."""
         try:
-            return self.conn.recv()
+            return dict(self.conn.recv())
         except (EOFError, OSError):
             self.process.join()
             code = self.process.exitcode or 0
@@ -159,13 +159,11 @@ def _finish(graph: Graph, worker: Worker, answer: dict[str, Any], changed: Chang
         node.status, node.error = "failed", answer["error"]
     elif "interrupted" in answer:
         raise KeyboardInterrupt
-    else:
-        graph.settle(node, answer["run"])
-        if node.status != "done":
-            node.status, node.error = (
-                "failed",
-                f"{answer['run']} is not what was planned: another recipe, parent or data",
-            )
+    elif not graph.settle(node, answer["run"]):
+        node.status, node.error = (
+            "failed",
+            f"{answer['run']} is not what was planned: another recipe, parent or data",
+        )
     node.seconds = answer["seconds"]
     graph.block()
     graph.save()

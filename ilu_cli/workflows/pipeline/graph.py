@@ -95,9 +95,9 @@ class Graph:
         for node in self:
             known = earlier.get(node.key, {})
             node.status, node.error, node.seconds = "waiting", None, None
-            self.settle(node)
+            done = self.settle(node)
             same = known.get("hash") == node.hash and known.get("recipe_sha256") == node.recipe_sha256
-            if same and node.status == "done":
+            if same and done:
                 node.seconds = known.get("seconds") or node.seconds
             elif same and known.get("status") == "failed":
                 node.status, node.error, node.seconds = "failed", known.get("error"), known.get("seconds")
@@ -157,11 +157,12 @@ class Graph:
         """The nodes that can begin now, in order."""
         return [n for n in self if n.status == "waiting" and all(self.nodes[k].status == "done" for k in n.needs)]
 
-    def settle(self, node: Node, path: Path | None = None) -> None:
-        """Work out the node's hash, if its parents are done, and whether it is done (by the run at `path`)."""
+    def settle(self, node: Node, path: Path | None = None) -> bool:
+        """Work out the node's hash, if its parents are done, and return whether it is done (by the run at `path`)."""
         known = self._hashes(node)
         node.hash = known[0] if known else None
         node.hash = next((digest for digest in known if self._done(node, digest, path)), node.hash)
+        return node.status == "done"
 
     def _done(self, node: Node, digest: str, path: Path | None) -> bool:
         """Take over the outcome that has this hash, if there is one."""
@@ -208,9 +209,9 @@ class Graph:
         if match is None:
             return None
         if match["of"] == "value":
-            return match["target"]
+            return float(match["target"])
         original = self.nodes[node.needs[1]].result or {}
-        return match["target"] * value_of(original["eval"][match["benchmark"]])
+        return float(match["target"]) * value_of(original["eval"][match["benchmark"]])
 
     def _hashes(self, node: Node) -> list[str]:
         """The node's hash, and that of runs that know their parent by its weights; none until its parents are done."""

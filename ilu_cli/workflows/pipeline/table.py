@@ -194,7 +194,8 @@ def summaries(found: list[dict[str, Any]], graph: Graph | None = None) -> list[d
 
 def _at(row: dict[str, Any], seed: int, name: str) -> float:
     """A row's number of one seed."""
-    return row[name]["values"][0 if row["once"] else row["seeds"].index(seed)]
+    value: float = row[name]["values"][0 if row["once"] else row["seeds"].index(seed)]
+    return value
 
 
 def _mean(values: list[float | None]) -> float | None:

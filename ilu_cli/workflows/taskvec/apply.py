@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,7 +120,7 @@ def _write(plan: ApplyPlan, folder: Path, reporter: Reporter) -> float:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["torch_dtype" if "torch_dtype" in config else "dtype"] = str(widest).removeprefix("torch.")
     write_json(folder / "config.json", config)
-    return added**0.5
+    return math.sqrt(added)
 
 
 def _weight(

@@ -100,8 +100,8 @@ def run(recipe: TaskvecRecipe, subject: Subject, store: Store) -> Vectors:
     if recipe.plane:
         found.plane = _plane(roles, grams.total(), labels)
     if recipe.subspace:
-        u, ft = (tuple(opened[r] for r in roles.vectors()[v]) for v in _compared(roles))
-        found.subspace = overlaps(u, ft, names, recipe.subspace, recipe.seed)  # type: ignore[arg-type]
+        u, ft = ((opened[start], opened[end]) for start, end in (roles.vectors()[v] for v in _compared(roles)))
+        found.subspace = overlaps(u, ft, names, recipe.subspace, recipe.seed)
     return found
 
 
