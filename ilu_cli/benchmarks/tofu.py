@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ilu_cli.benchmarks import Benchmark, Number, Row, by_metric, estimate, interleave
+from ilu_cli.benchmarks import Benchmark, Figure, Row, by_metric, estimate, interleave
 from ilu_cli.errors import UnavailableError
 from ilu_cli.registry import benchmark
 
@@ -31,6 +30,7 @@ def _define(name: str, forget: str) -> None:
         """
         role = "forget"
         metric = "prob"
+        kind = "ratio"
         others = (
             "rouge", "truth_ratio", *(f"{part}_{m}" for part in KEPT for m in MEASURES), "utility", "forget_quality",
         )  # fmt: skip
@@ -76,7 +76,7 @@ def _define(name: str, forget: str) -> None:
                 rows += _rows(item, measured | {"rouge": rouge_l(answer, text, recall=True, stem=True)}, text)
             return rows
 
-        def also(self, rows: list[Row]) -> dict[str, Number]:
+        def also(self, rows: list[Row]) -> dict[str, Figure]:
             from ilu_cli.metrics.tofu import forget_quality, model_utility
 
             found, groups = super().also(rows), by_metric(rows)
@@ -123,7 +123,7 @@ def retain_ratios(text: str, bench: str) -> list[float]:
     Raises:
         UnavailableError: if there are none.
     """
-    from ilu_cli.runs.results import rows_file
+    from ilu_cli.runs.results import read_rows, rows_file
     from ilu_cli.runs.store import Store
 
     path = Path(text)
@@ -134,12 +134,13 @@ def retain_ratios(text: str, bench: str) -> list[float]:
         path = rows_file(run.eval, bench)
     hint = f"`ilu eval {text} --bench {bench} --alone` writes it"
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        rows = [r for r in rows if r.get("metric") == "truth_ratio"]
+        rows = [r for r in read_rows(path, needed=True) if r.get("metric") == "truth_ratio"]
         if any("ratio" in r and RANKED not in r for r in rows):
             raise UnavailableError(f"eval.retain_run: {path} has arithmetic truth ratios only", hint=hint)
         ratios = [float(r[RANKED]) for r in rows]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except UnavailableError as error:
+        raise error if error.hint == hint else UnavailableError(f"eval.retain_run: {error}", hint=hint) from error
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UnavailableError(f"eval.retain_run: {path} cannot be read: {error}", hint=hint) from error
     if not ratios:
         raise UnavailableError(f"eval.retain_run: {path} has no truth ratios")

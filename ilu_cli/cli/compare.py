@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from ilu_cli.cli import complete, console
 from ilu_cli.cli.options import Given, Sets, shares
+
+if TYPE_CHECKING:
+    from ilu_cli.workflows.compare import Comparison
 
 
 class Compare(TyperCommand):
@@ -78,7 +81,7 @@ def compare(
         console.out(comparison["sentence"])
 
 
-def _table(comparison: dict[str, Any], over: str) -> None:
+def _table(comparison: Comparison, over: str) -> None:
     from rich.table import Table
 
     a, b = comparison["a"], comparison["b"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ilu_cli.report.canvas import COLOURS, INK, LINE, NARROW, SOFT, figure, legend, panels
 from ilu_cli.report.numbers import Estimate
@@ -168,7 +168,18 @@ def smooth(values: list[float]) -> list[float]:
     return [median(values[max(0, i - reach) : i + reach + 1]) for i in range(len(values))]
 
 
-def plane(found: list[tuple[str, list[dict[str, Any]]]], width: int) -> Figure:
+class Placed(TypedDict):
+    """A model in the plane of two task vectors; `explained` is the share of its squared length that lies in it."""
+
+    role: str
+    label: str
+    step: int | None
+    x: float
+    y: float
+    explained: float | None
+
+
+def plane(found: list[tuple[str, list[Placed]]], width: int) -> Figure:
     """Models in the plane of two task vectors, a panel for each attack. Ways go through the points that were kept."""
     fig, axes = panels(width, len(found), 300)
     for (title, points), ax in zip(found, axes):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ilu_cli.report.family import Family, Point, base_recipe
+from ilu_cli.report.family import Family, Reading, base_recipe
 from ilu_cli.report.numbers import Estimate
 
 
@@ -16,8 +16,8 @@ class Comparison:
     bench: str
     method: str
     base: str
-    left: Point
-    right: Point
+    left: Reading
+    right: Reading
     difference: Estimate | None
 
 
@@ -74,14 +74,14 @@ def points(e: Estimate) -> str:
 
 def headline(family: Family) -> str:
     """The strongest thing that can honestly be said, in a sentence or two."""
-    found = [c for c in comparisons(family) if c.left.sources[0].summary["metric"] == "acc"]
+    found = [c for c in comparisons(family) if c.left.share]
     if found:
         return _compared(found, family)
     benches = family.benchmarks("forget")
     for method in family.methods:
         for bench in benches:
             now, first = family.before(method, bench), family.before(None, bench)
-            if now is None or now.sources[0].summary["metric"] != "acc":
+            if now is None or not now.share:
                 continue
             was = f", from {first.estimate.value:.0%}" if first else ""
             text = f"Unlearning by `{method}` leaves {now.estimate.value:.0%} of {bench}{was}{_chance(family, bench)}."

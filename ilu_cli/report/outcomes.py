@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 from ilu_cli.metrics.figure import shown
 from ilu_cli.report import figures
 from ilu_cli.report.canvas import MOST, Render
 from ilu_cli.report.document import Block, Picture, Table
-from ilu_cli.report.family import Family, Point
+from ilu_cli.report.family import Family, Reading
 from ilu_cli.report.figures import REFERENCE, Dot, Look, Panel, Series
 from ilu_cli.report.headline import comparisons, decimal, percent, signed
 from ilu_cli.report.numbers import of_runs, of_seeds
+from ilu_cli.runs.results import AttackResult
 
 
 def traded(family: Family, styles: dict[str, Look], render: Render) -> list[Block]:
@@ -27,12 +27,12 @@ def traded(family: Family, styles: dict[str, Look], render: Render) -> list[Bloc
         for name, method, look in who:
             x = family.before(method, forget[0]) if forget else None
             y = family.before(method, keep)
-            if x and y and x.sources[0].summary["metric"] == "acc":
+            if x and y and x.share:
                 dots.append(Dot(name, look, x.estimate, y.estimate))
         if len(dots) > 1:
-            metric = next(p for _, m, _ in who if (p := family.before(m, keep))).sources[0].summary["metric"]
-            label = f"{keep}: {'accuracy' if metric == 'acc' else metric}"
-            drawn.append((f"{forget[0]}: accuracy", label, metric == "acc", dots, family.chance(forget[0])))
+            lost, kept = (next(p for _, m, _ in who if (p := family.before(m, b))) for b in (forget[0], keep))
+            labels = f"{forget[0]}: {lost.first.words}", f"{keep}: {kept.first.words}"
+            drawn.append((*labels, kept.share, dots, family.chance(forget[0])))
     blocks: list[Block] = []
     if drawn:
         svgs = render(functools.partial(figures.tradeoff, drawn[:MOST]), "tradeoff")
@@ -54,11 +54,11 @@ def traded(family: Family, styles: dict[str, Look], render: Render) -> list[Bloc
     return blocks
 
 
-def _cell(point: Point | None) -> str:
+def _cell(point: Reading | None) -> str:
     if point is None:
         return "–"
     e = point.estimate
-    if point.sources[0].summary["metric"] == "acc":
+    if point.share:
         return percent(e)
     return shown(e.value, ".4g") + (f" ({e.low:.4g}–{e.high:.4g})" if e.low is not None and e.high is not None else "")
 
@@ -108,10 +108,12 @@ def returned(family: Family, styles: dict[str, Look], render: Render) -> list[Bl
                     seeds = max(seeds, len(curve[0].sources))
                     series.append(Series(name, look, [p.x for p in curve], [p.estimate for p in curve], many))
             if series:
-                share = family.curve(*_first(family, attack, bench), bench)[0].sources[0].summary["metric"] == "acc"
+                first = family.curve(*_first(family, attack, bench), bench)[0]
                 chance = family.chance(bench)
                 levels = {"chance": chance} if chance is not None else {}
-                found.append(Panel(bench, axis, "accuracy" if share else "value", series, levels, share))
+                found.append(
+                    Panel(bench, axis, first.first.words if first.share else "value", series, levels, first.share)
+                )
         if found:
             svgs = render(functools.partial(figures.recovery, found[:MOST]), f"recovery-{number}")
             spread = (
@@ -134,7 +136,7 @@ def returned(family: Family, styles: dict[str, Look], render: Render) -> list[Bl
             "the mean with its interval."
         )
         blocks.append(Table(head, rows, note))
-    compared = [c for c in comparisons(family) if c.left.sources[0].summary["metric"] == "acc"]
+    compared = [c for c in comparisons(family) if c.left.share]
     if compared:
         cells = [
             [f"{c.bench}, {c.attack}", c.method, percent(c.left.estimate), c.base, percent(c.right.estimate),
@@ -167,10 +169,10 @@ def _carried(family: Family, attack: str) -> str:
 
 def _attack_row(family: Family, method: str, attack: str) -> list[str]:
     runs = family.under(method, attack)
-    results = [a.run.manifest.result for a in runs]
-    known = [r for r in results if r.get("ra") is not None]
-    robust = of_seeds([r["ra"] for r in known], [_error(r) for r in known]) if known else None
-    learned = [{"metric": "acc"} | r["fa"] for r in results if r.get("fa")]
+    results = [a.result for a in runs]
+    known = [(r.ra, _error(r)) for r in results if r.ra is not None]
+    robust = of_seeds([ra for ra, _ in known], [error for _, error in known]) if known else None
+    learned = [r.fa for r in results if r.fa]
     return [
         method or family.original_name,
         attack,
@@ -180,8 +182,7 @@ def _attack_row(family: Family, method: str, attack: str) -> list[str]:
     ]
 
 
-def _error(result: dict[str, Any]) -> float | None:
+def _error(result: AttackResult) -> float | None:
     """The standard error of RA over the questions: at most the mean one of its points, which share the questions."""
-    axis, marks = result.get("axis"), result.get("marks", [])
-    known = [f["stderr"] for f in result.get("fq", []) if f.get(axis) in marks and f.get("stderr") is not None]
+    known = [f.stderr for f in result.fq if f.strength in result.marks and f.stderr is not None]
     return sum(known) / len(known) if known else None

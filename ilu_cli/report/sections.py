@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import yaml
 
@@ -21,11 +21,20 @@ from ilu_cli.report.outcomes import returned, traded
 from ilu_cli.report.warnings import all_data, all_warnings
 
 TREE = 40  # runs that the lineage shows one by one
-Vectors = dict[str, Any]
-"""Of one attack: run, method, attack, points (role, label, step, x, y, explained), groups {name: cosines}, verdict."""
 
 
-def build(family: Family, vectors: list[Vectors], render: Render, named: str) -> Document:
+class Geometry(TypedDict):
+    """The task vectors around one attack: models in their plane, cosines by group of weights, and what they say."""
+
+    run: str
+    method: str
+    attack: str
+    points: list[figures.Placed]
+    groups: dict[str, dict[str, float | None]]
+    verdict: str
+
+
+def build(family: Family, vectors: list[Geometry], render: Render, named: str) -> Document:
     """The whole report."""
     styles = looks(family.methods)
     made = max((m.run.manifest.finished or "" for m in family.members), default="")
@@ -118,7 +127,7 @@ def training(family: Family, styles: dict[str, Look], render: Render) -> list[Bl
     return blocks
 
 
-def explained(vectors: list[Vectors], render: Render) -> list[Block]:
+def explained(vectors: list[Geometry], render: Render) -> list[Block]:
     """The plane and the cosines by layer."""
     drawn = [(f"{v['method']}, {v['attack']}", v["points"]) for v in vectors if len(v["points"]) > 2][:MOST]
     blocks: list[Block] = []
@@ -152,7 +161,7 @@ def explained(vectors: list[Vectors], render: Render) -> list[Block]:
     return blocks
 
 
-def missing(family: Family, vectors: list[Vectors]) -> list[str]:
+def missing(family: Family, vectors: list[Geometry]) -> list[str]:
     """What would be in a report of this family, and the command that adds it."""
     found = []
     attacked = {a.parent for a in family.attacks}

@@ -11,7 +11,7 @@ from ilu_cli.errors import IluError, UnavailableError, UsageError
 from ilu_cli.report.canvas import Draw, render
 from ilu_cli.report.document import to_html, to_markdown
 from ilu_cli.report.family import Family, Member, read_member
-from ilu_cli.report.sections import Vectors, build, paths_of
+from ilu_cli.report.sections import Geometry, build, paths_of
 from ilu_cli.runs.files import cache_dir, combined, same_model, write_text
 from ilu_cli.runs.lineage import reference_lines
 from ilu_cli.runs.results import read_results
@@ -108,13 +108,13 @@ def gather(names: list[str], store: Store) -> Family:
     return Family(base, list(filter(reported, members)), original, [r for r in runs if not r.complete], chosen)
 
 
-def vectors_of(family: Family, store: Store, reporter: Reporter) -> list[Vectors]:
+def vectors_of(family: Family, store: Store, reporter: Reporter) -> list[Geometry]:
     """Task vectors around every attack whose checkpoints are there; the first seed of each method and attack."""
     from ilu_cli.models.subject import of_run
     from ilu_cli.recipe.schema import TaskvecRecipe
     from ilu_cli.workflows.taskvec import compare as workflow
 
-    found: dict[tuple[str, str], Vectors] = {}
+    found: dict[tuple[str, str], Geometry] = {}
     for a in family.attacks:
         if a.method == "" or not a.run.manifest.weights or (a.method, a.attack) in found:
             continue
