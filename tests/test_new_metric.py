@@ -20,7 +20,7 @@ from ilu_cli.tasks.capitals import Capitals
 
 @benchmark()
 class Overlap(Benchmark):
-    """The share of a capital's letters that a greedy continuation of eight tokens has."""
+    """The share of a capital's letters that a greedy continuation of forty tokens has."""
 
     role = "forget"
     metric = "letter_overlap"
@@ -32,7 +32,7 @@ class Overlap(Benchmark):
 
     def score(self, scorer, items):
         rows = []
-        for item, said in zip(items, scorer.complete([i["prompt"] for i in items], 8)):
+        for item, said in zip(items, scorer.complete([i["prompt"] for i in items], 40)):
             letters = set(item["capital"].lower())
             rows.append(item | {"value": len(letters & set(said.lower())) / len(letters)})
             rows.append({"metric": "length", "value": float(len(said))})
@@ -106,12 +106,13 @@ def test_a_share_of_its_own_counts_in_fq_and_ra_and_is_compared_and_reported(tin
     done = ilu("report", *(a["run"] for a in attacks), "--out", "report")  # from what is on disk: without the plugin
     assert done.code == 0, done.err
     text = (tmp_path / "report" / "report.md").read_text()
-    first = attacks[0]
-    assert f"{first['ra']:.3f} (" in text  # RA with an interval
-    assert "| capitals |" not in text
-    assert "overlap (forget)" in text
-    assert f"{found['value']:.1%} (" in text  # in percent, with Wilson's interval
-    assert "of overlap" in text.partition("\n\n")[0] + text
+    assert "% of overlap are answered by" in text.split("\n\n")[1]  # the headline
+    assert "| model | overlap (forget) |" in text
+    for run, a in zip(runs, attacks):
+        before, end = (values(f) for f in (run / "eval", Path(a["path"]) / "eval" / "steps-0000004"))
+        assert f"| {mean(before):.1%} (" in text  # in percent, with Wilson's interval
+        assert f"| {mean(end):.1%} (" in text
+        assert f"| {a['ra']:.3f} (" in text
 
 
 def test_a_metric_without_a_kind_and_a_kind_that_is_none_are_refused(tmp_path):

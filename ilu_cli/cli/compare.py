@@ -53,23 +53,15 @@ def compare(
     given: Given,
 ) -> None:
     """Say which of two or more runs forgets more, and at what utility, with intervals."""
-    from ilu_cli.errors import UnavailableError
     from ilu_cli.recipe.load import load
     from ilu_cli.recipe.schema import EvalRecipe
-    from ilu_cli.runs.store import Run, Store
+    from ilu_cli.runs.store import Store
 
-    resolved = load(EvalRecipe, None, given.flags, given.sets)
-    store = Store()
-
-    def find(name: str) -> Run:
-        run = store.find(name)
-        if run is None:
-            raise UnavailableError(f"there is no run {name!r}.{store.near(name)}", hint="`ilu runs` lists the runs")
-        return run
+    resolved, store = load(EvalRecipe, None, given.flags, given.sets), Store()
 
     from ilu_cli.workflows import compare as workflow
 
-    arms = workflow.arms_of([find(n) for n in runs], [find(n) for n in others or []])
+    arms = workflow.arms_of([store.get(n) for n in runs], [store.get(n) for n in others or []])
     found = workflow.run(resolved, arms, margin, console.reporter())
     if given.as_json:
         console.out_json(found)

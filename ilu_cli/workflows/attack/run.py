@@ -31,7 +31,7 @@ from ilu_cli.runs.store import Manifest, Run, Store
 from ilu_cli.workflows.attack.attempt import Attempted
 from ilu_cli.workflows.attack.protocol import Follow, copy_results
 from ilu_cli.workflows.attack.rehearsal import Priced, price
-from ilu_cli.workflows.attack.seen import Environments, forget_data, unlearning_recipes
+from ilu_cli.workflows.attack.seen import Environments, Written, forget_data, unlearning_recipes
 from ilu_cli.workflows.needs.inputs import inputs_of
 from ilu_cli.workflows.plan import Plan, check_disk, check_ids, peak_memory, state_bytes
 
@@ -52,7 +52,7 @@ class AttackPlan(Plan):
     disk: int = field(kw_only=True)
 
 
-def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[dict[str, Any]] = ()) -> AttackPlan:
+def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[Written] = ()) -> AttackPlan:
     """Check data and model, and count. A forget set that the recipe leaves open is that of the lineage.
 
     Args:
@@ -131,7 +131,7 @@ def _check_model(recipe: AttackRecipe, model: Any, subject: Subject, original: S
             )
 
 
-def fill(recipe: AttackRecipe, lineage: list[dict[str, Any]], subject: Subject) -> AttackRecipe:
+def fill(recipe: AttackRecipe, lineage: Sequence[Written], subject: Subject) -> AttackRecipe:
     """The recipe with the forget data of the lineage, and what is kept, filled in."""
     attack, access = recipe.attack, registry.attack[recipe.attack.name].declared.access
     if "data" in type(attack).model_fields and attack.params()["data"] is None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ilu_cli.models.subject import Subject
     from ilu_cli.recipe.evaluation import EvalSpec
     from ilu_cli.runs.results import Number, Summary
+    from ilu_cli.workflows.attack.seen import Written
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Task:
     parent: dict[str, Any]  # its `weights` and `digest`
     target: float | None
     result_file: Path
-    unlearned: list[dict[str, Any]]
+    unlearned: list[Written]
 
 
 def serve(conn: Connection, root: Path, plugins: list[Path], threads: int) -> None:
