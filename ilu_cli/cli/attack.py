@@ -12,7 +12,9 @@ from ilu_cli.errors import UsageError
 from ilu_cli.runs.results import AttackResult, Row
 
 if TYPE_CHECKING:
-    from ilu_cli.runs.store import Run
+    from ilu_cli.models.subject import Subject
+    from ilu_cli.recipe.schema import AttackRecipe
+    from ilu_cli.runs.store import Run, Store
 
 DEFAULT_RECIPE = "quickstart-finetune"
 
@@ -50,31 +52,12 @@ def attack(
     given: Given,
 ) -> None:
     """Try to bring the forgotten back, and watch what returns."""
-    from ilu_cli import registry
-    from ilu_cli.models.subject import find_subject, from_record, of_run
-    from ilu_cli.recipe.load import find, load
-    from ilu_cli.recipe.schema import AttackRecipe
-    from ilu_cli.runs.store import Store
-
     if name := suite.asked_for(suite_, given):
         return suite.attack(run, name, seeds or 1, jobs, given, markdown)
-    store, old = Store(), None
-    if given.resume:
-        given.only_resume()
-        old = unfinished(store, "attack", run)
-        resolved = load(AttackRecipe, old.path / "recipe.yaml", {}, [])
-        subject = from_record(old.manifest.parents[0], old)
-    else:
-        if kind is not None:
-            registry.attack[kind]
-        resolved = load(AttackRecipe, find(given.recipe or DEFAULT_RECIPE), given.flags, given.sets)
-        if run is None:
-            newest = store.latest(lambda r: r.complete and r.manifest.command == "unlearn", "finished unlearning run")
-            subject = of_run(newest)
-        else:
-            if run in registry.task and store.find(run) is None:
-                raise UsageError(f"{run!r} is a task, not a run", hint=f"--task {run}")
-            subject = find_subject(run, store)
+    from ilu_cli.runs.store import Store
+
+    store = Store()
+    resolved, subject, old = _resumed(run, store, given) if given.resume else _asked(run, kind, store, given)
 
     from ilu_cli.engine.accel import backend
     from ilu_cli.workflows.attack import run as workflow
@@ -97,6 +80,40 @@ def attack(
     console.next_step(
         f"attacked: {done.id}", [f"{kept} in {done.path}"], "ilu eval" if done.has_model else "ilu list attacks"
     )
+
+
+def _resumed(run: str | None, store: Store, given: Given) -> tuple[AttackRecipe, Subject, Run | None]:
+    """Recipe, target and run of an attack that was stopped."""
+    from ilu_cli.models.subject import from_record
+    from ilu_cli.recipe.load import load
+    from ilu_cli.recipe.schema import AttackRecipe
+
+    given.only_resume()
+    old = unfinished(store, "attack", run)
+    resolved = load(AttackRecipe, old.path / "recipe.yaml", {}, [])
+    return resolved, from_record(old.manifest.parents[0], old), old
+
+
+def _asked(run: str | None, kind: str | None, store: Store, given: Given) -> tuple[AttackRecipe, Subject, Run | None]:
+    """Recipe and target of a new attack; the target is by default the latest unlearned model.
+
+    Raises:
+        UsageError: if there is no such attack, or the target is a task.
+    """
+    from ilu_cli import registry
+    from ilu_cli.models.subject import find_subject, of_run
+    from ilu_cli.recipe.load import find, load
+    from ilu_cli.recipe.schema import AttackRecipe
+
+    if kind is not None:
+        registry.attack[kind]
+    resolved = load(AttackRecipe, find(given.recipe or DEFAULT_RECIPE), given.flags, given.sets)
+    if run is None:
+        unlearned = store.latest(lambda r: r.complete and r.manifest.command == "unlearn", "finished unlearning run")
+        return resolved, of_run(unlearned), None
+    if run in registry.task and store.find(run) is None:
+        raise UsageError(f"{run!r} is a task, not a run", hint=f"--task {run}")
+    return resolved, find_subject(run, store), None
 
 
 def describe(run: Run) -> Row:

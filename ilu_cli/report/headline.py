@@ -110,21 +110,23 @@ def _compared(found: list[Comparison], family: Family) -> str:
     """The first pair, over all its attacks. An interval that excludes 0 in one of many attacks is said to be that."""
     first = found[0]
     mine = [c for c in found if (c.method, c.base, c.bench) == (first.method, first.base, first.bench)]
-    known = [c for c in mine if c.difference is not None]
-    seen = [c for c in known if c.difference is not None and c.difference.excludes_zero]
+    known = [(c, c.difference) for c in mine if c.difference is not None]
     pair = f"`{first.method}` and `{first.base}`"
     if len(known) == 1:
-        c, d = known[0], known[0].difference
-        assert d is not None
-        ends = f"{c.left.estimate.value:.0%} and {c.right.estimate.value:.0%} of {c.bench} are answered"
-        verdict = points(d) if d.excludes_zero else f"no difference seen, {points(d)}"
-        return f"After {c.attack}, {ends} by {pair}{_chance(family, c.bench)}: {verdict}."
-    if not seen:
+        return _once(*known[0], pair, family)
+    signs = {c.attack: d.value for c, d in known if d.excludes_zero}
+    if not signs:
         return f"Under none of {len(mine)} attacks is a difference between {pair} seen in {first.bench}."
-    less = [c.attack for c in seen if c.difference is not None and c.difference.value < 0]
-    more = [c.attack for c in seen if c.difference is not None and c.difference.value > 0]
+    less, more = ([a for a, value in signs.items() if value * sign > 0] for sign in (-1, 1))
     said = [f"less of it comes back under {', '.join(less)}"] * bool(less)
     said += [f"more under {', '.join(more)}"] * bool(more)
-    rest = len(mine) - len(seen)
+    rest = len(mine) - len(signs)
     tail = f"; under {rest} of {len(mine)} attacks no difference is seen" if rest else ""
     return f"With `{first.method}` instead of `{first.base}`, {' and '.join(said)}{tail} ({first.bench})."
+
+
+def _once(c: Comparison, d: Estimate, pair: str, family: Family) -> str:
+    """Of a single attack, what both know at its end."""
+    ends = f"{c.left.estimate.value:.0%} and {c.right.estimate.value:.0%} of {c.bench} are answered"
+    verdict = points(d) if d.excludes_zero else f"no difference seen, {points(d)}"
+    return f"After {c.attack}, {ends} by {pair}{_chance(family, c.bench)}: {verdict}."

@@ -58,20 +58,24 @@ def front_matter(m: Manifest, recipe: str, results: Mapping[str, Summary], adapt
     """The metadata that the hub reads. What is not known, as the licence of a local model, is left out."""
     kind, name = m.base.get("kind"), str(m.base.get("id", ""))
     base, license_ = KNOWN.get(name, (name if kind == "hub" else None, None))
-    found: Row = {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "text-generation"}
-    if license_:
-        found["license"] = license_
-    if base:
-        found |= {"base_model": base, "base_model_relation": "adapter" if adapter else "finetune"}
-    hub = {str(d.get("hub") or d["name"]) for d in m.data if d["source"] == "hub"}
-    if datasets := sorted(name for name in hub if "/" in name):
-        found["datasets"] = datasets
-    found["tags"] = list(dict.fromkeys(["ilu", "unlearning", *_ideas(yaml.safe_load(recipe) or {})]))
-    if results:
-        found["model-index"] = [
-            {"name": m.id, "results": [_index(s) for s in results.values() if math.isfinite(s.value)]}
-        ]
-    return found
+    finite = [_index(s) for s in results.values() if math.isfinite(s.value)]
+    found: Row = {
+        "library_name": "peft" if adapter else "transformers",
+        "pipeline_tag": "text-generation",
+        "license": license_,
+        "base_model": base,
+        "base_model_relation": base and ("adapter" if adapter else "finetune"),
+        "datasets": _hub_datasets(m),
+        "tags": list(dict.fromkeys(["ilu", "unlearning", *_ideas(yaml.safe_load(recipe) or {})])),
+        "model-index": [{"name": m.id, "results": finite}] if results else None,
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def _hub_datasets(m: Manifest) -> list[str]:
+    """The names on the hub of the data that came from there."""
+    names = {str(d.get("hub") or d["name"]) for d in m.data if d["source"] == "hub"}
+    return sorted(name for name in names if "/" in name)
 
 
 def _index(s: Summary) -> Row:

@@ -37,9 +37,7 @@ def find_runs(names: list[str], store: Store) -> list[Run]:
     by_id = {r.id: r for r in [*everything, *named]}
     wanted = {r.id for r in named} | _ancestors(named, by_id)
     if not whole:
-        for r in everything:  # oldest first, so that parents come before children
-            if r.manifest.parents and r.manifest.made_from[0] in wanted:
-                wanted.add(r.id)
+        wanted = _with_descendants(wanted, everything)
     attacks = [by_id[i].manifest for i in wanted if by_id[i].manifest.command == "attack"]
     wanted |= {r.id for m in attacks for r in reference_lines(m, base, everything)}
     return [r for r in by_id.values() if r.id in wanted]
@@ -65,6 +63,14 @@ def _ancestors(runs: list[Run], by_id: dict[str, Run]) -> set[str]:
         while r.manifest.parents and (parent := by_id.get(r.manifest.made_from[0])) is not None:
             found.add(parent.id)
             r = parent
+    return found
+
+
+def _with_descendants(ids: set[str], everything: list[Run]) -> set[str]:
+    found = set(ids)
+    for r in everything:  # oldest first, so that parents come before children
+        if r.manifest.parents and r.manifest.made_from[0] in found:
+            found.add(r.id)
     return found
 
 

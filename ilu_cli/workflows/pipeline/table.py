@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Literal, TypedDict
+from typing import TypeVar
 
 import numpy as np
 
 from ilu_cli.metrics.crossed import single, summarised
 from ilu_cli.metrics.figure import strict
-from ilu_cli.report.answers import Answers
 from ilu_cli.runs.files import write_json
 from ilu_cli.runs.results import Row, summaries_of
+from ilu_cli.workflows.pipeline.figures import Figures, Measure, figures, known_of, mean
 from ilu_cli.workflows.pipeline.graph import Graph, Node
 from ilu_cli.workflows.pipeline.shapes import Choice, Kept, MethodRow, Missed, Results, Spread, TableRow
-from ilu_cli.workflows.pipeline.worst import answered, elsewhere, result_of
+from ilu_cli.workflows.pipeline.worst import answered, elsewhere
+
+T = TypeVar("T")
 
 
 def interval(
@@ -35,7 +37,7 @@ def interval(
     if infinite := sum(map(math.isinf, values)):
         how = f"none: infinite for {infinite} of {len(values)} seeds"
         return {"mean": None, "low": None, "high": None, "values": strict(list(values)), "error": None, "how": how}
-    n, known = len(values), [e for e in errors if e is not None]
+    n, known = len(values), known_of(errors)
     error = math.sqrt(sum(e**2 for e in known) / len(known)) if known else None
     given, over = [r for r in rows if r is not None], [f"{n} seeds"] * (n > 1)
     if len(given) == n and len({len(r) for r in given}) == 1 and len(given[0]) > 1:
@@ -45,48 +47,14 @@ def interval(
         found = summarised(values, error, share=share)
         how = f"t over {' and '.join(over + ['the questions'] * (error is not None))}"
         how = how if n > 1 else "normal over the questions" if error is not None else "none: one seed"
-    mean = sum(values) / n
-    return {"mean": mean, "low": found.low, "high": found.high, "values": list(values), "error": error, "how": how}
-
-
-class Figures(TypedDict):
-    """Of one attack: FQ before it, at its end and at its lowest, RA and FA; their errors and values by question."""
-
-    before: float | None
-    fq: float | None
-    worst: float | None
-    ra: float | None
-    fa: float | None
-    stderr: dict[str, float | None]
-    rows: dict[str, np.ndarray | None]
-
-
-Measure = Literal["before", "fq", "ra", "fa", "worst"]
-
-
-def figures(node: Node, known: Answers | None = None) -> Figures:
-    """FQ before, after, its mean (RA) and lowest value over the attack's points, and FA, of one finished attack.
-
-    `stderr` are their standard errors over the questions; that of RA is the mean over the points, an upper bound as the
-    points share the questions. `rows` are their values by question, from `known`.
-    """
-    result, known = result_of(node), known or {}
-    after, fa = result.after, result.fa
-    points = {
-        "before": next((f for f in result.fq if f.strength == result.unattacked), None),
-        "fq": after[-1] if after else None,
-        "worst": min(after, key=lambda f: f.value, default=None),
-    }
-    before, last, worst = (f.value if f else None for f in points.values())
-    errors = {name: f.stderr if f else None for name, f in points.items()}
-    marks = result.marks or [f.strength for f in after]
-    ra = np.mean([known[m] for m in marks], axis=0) if marks and all(m in known for m in marks) else None
-    rows = {name: known.get(f.strength) if f else None for name, f in points.items()}
     return {
-        "before": before, "fq": last, "worst": worst, "ra": result.ra, "fa": fa.value if fa else None,
-        "stderr": errors | {"ra": _mean([f.stderr for f in after]), "fa": fa.stderr if fa else None},
-        "rows": {"ra": ra, "fa": None} | rows,
-    }  # fmt: skip
+        "mean": sum(values) / n,
+        "low": found.low,
+        "high": found.high,
+        "values": list(values),
+        "error": error,
+        "how": how,
+    }
 
 
 def rows(graph: Graph) -> list[TableRow]:
@@ -114,9 +82,9 @@ def _row(graph: Graph, method: str, attack: str, done: dict[str, dict[int, Node]
     seeds = seeds[:1] if once else seeds  # one model and nothing random: every seed is the same run
     measured = {c: [figures(nodes[s], answered(graph, nodes[s])) for s in seeds] for c, nodes in done.items()}
     choices = _choices(measured)
-    best = list(measured)[min(range(len(choices)), key=lambda i: _last(choices[i]["ra"]))]
+    best = min(zip(measured, choices), key=lambda c: _last(c[1]["ra"]))[0]
     nodes, found = [done[best][s] for s in seeds], measured[best]
-    lowest = [min(at_seed, key=lambda f: _last(f["worst"])) for at_seed in zip(*measured.values())]
+    lowest = _lowest(measured)
     models = [graph.nodes[n.needs[0]].result or {} for n in nodes]
     return {
         "method": method,
@@ -126,17 +94,17 @@ def _row(graph: Graph, method: str, attack: str, done: dict[str, dict[int, Node]
         "choices": choices,
         "seeds": seeds,
         "once": once,
-        "before": _over(found if len(_distinct(models)) > 1 else found[:1], "before"),
+        "before": _over(_of_distinct(found, models), "before"),
         "fq": _over(found, "fq"),
         "ra": _over(found, "ra"),
         "fa": _over(found, "fa"),
         "worst": _over(lowest, "worst"),
         "worst_elsewhere": _elsewhere(graph, method, [{attack: s} for s in seeds]),
-        "lowest": min((f["worst"] for f in lowest if f["worst"] is not None), default=None),
+        "lowest": min(known_of(f["worst"] for f in lowest), default=None),
         "utility": utility(models),
         "steps": [m.get("step") for m in models],
-        "off_target": [m["distance"] for m in models if not m.get("within", True)],
-        "builtin": any(_builtin(n) for n in nodes),
+        "off_target": [m["distance"] for m in models if _missed(m)],
+        "builtin": any(map(_builtin, nodes)),
         "runs": [n.run for n in nodes],
         "recipe_sha256": [n.recipe_sha256 for n in nodes],
     }
@@ -144,9 +112,14 @@ def _row(graph: Graph, method: str, attack: str, done: dict[str, dict[int, Node]
 
 def _choices(measured: dict[str, list[Figures]]) -> list[Choice]:
     return [
-        {"choice": json.loads(c), "ra": _mean([f["ra"] for f in found]), "worst": _mean([f["worst"] for f in found])}
+        {"choice": json.loads(c), "ra": mean([f["ra"] for f in found]), "worst": mean([f["worst"] for f in found])}
         for c, found in measured.items()
     ]
+
+
+def _lowest(measured: dict[str, list[Figures]]) -> list[Figures]:
+    """Of every seed, the choice with the lowest worst point."""
+    return [min(at_seed, key=lambda f: _last(f["worst"])) for at_seed in zip(*measured.values())]
 
 
 def _last(value: float | None) -> float:
@@ -171,13 +144,15 @@ def _elsewhere(graph: Graph, method: str, seeds: list[dict[str, int]]) -> Spread
     return interval([float(v.mean()) for v in found], rows=found) if found else None
 
 
-def _distinct(models: list[Row]) -> set[str]:
-    return {json.dumps(m["weights"], sort_keys=True) for m in models}
+def _of_distinct(found: list[T], models: list[Row]) -> list[T]:
+    """What was found of each model; of one model under several seeds, which says the same each time, the first."""
+    weights = {json.dumps(m["weights"], sort_keys=True) for m in models}
+    return found if len(weights) > 1 else found[:1]
 
 
 def utility(models: list[Row]) -> dict[str, Kept]:
     """Each benchmark on the models before the attack, over the seeds."""
-    evals = [summaries_of(m["eval"]) for m in (models if len(_distinct(models)) > 1 else models[:1])]
+    evals = [summaries_of(m["eval"]) for m in _of_distinct(models, models)]
     found: dict[str, Kept] = {}
     for name, first in evals[0].items():
         measured = [e[name] for e in evals]
@@ -205,12 +180,12 @@ def _summary(method: str, mine: list[TableRow], graph: Graph | None) -> MethodRo
     """A method's rows, each with an RA and a worst case."""
     seeds = _common(mine)
     asked = [{row["attack"]: row["seeds"][0] if row["once"] else s for row in mine} for s in seeds]
-    worst = min(mine, key=lambda row: _last(_mean([_at(row["worst"], row, s) for s in seeds]) or _centre(row["worst"])))
+    worst = min(mine, key=lambda row: _last(mean([_at(row["worst"], row, s) for s in seeds]) or _centre(row["worst"])))
     ra = [sum(_at(row["ra"], row, s) for row in mine) / len(mine) for s in seeds]
     return {
         "method": method,
         "attacks": len(mine),
-        "ra": interval(ra, [_mean([_spread(row["ra"])["error"] for row in mine])]),
+        "ra": interval(ra, [mean([_spread(row["ra"])["error"] for row in mine])]),
         "worst": {"attack": worst["attack"], **_spread(worst["worst"])},
         "worst_elsewhere": _elsewhere(graph, method, asked) if graph else None,
         "lowest": min(row["lowest"] for row in mine if row["lowest"] is not None),
@@ -240,11 +215,6 @@ def _at(found: Spread | None, row: TableRow, seed: int) -> float:
     return value
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return sum(known) / len(known) if known else None
-
-
 def collect(graph: Graph) -> Results:
     """All that is known now: rows, summaries, what failed, and the hashes of the finished runs' manifests."""
     found = rows(graph)
@@ -265,8 +235,12 @@ def off_target(graph: Graph) -> list[Missed]:
         {"node": n.key, "step": r["step"], "target": r["target"], "distance": r["distance"],
          "candidates": r["candidates"]}
         for n in graph
-        if n.command == "select" and (r := n.result) and not r.get("within", True)
+        if n.command == "select" and (r := n.result) and _missed(r)
     ]  # fmt: skip
+
+
+def _missed(model: Row) -> bool:
+    return not model.get("within", True)
 
 
 def save(graph: Graph) -> Results:
