@@ -46,35 +46,12 @@ def _define(name: str, forget: str) -> None:
             return super().fingerprint([*items, kept])
 
         def items(self) -> list[Row]:
-            from ilu_cli.data.sources import load_dataset
-            from ilu_cli.recipe.specs import DataRef
-
-            parts = []
-            for part, dataset in {"forget": forget, **KEPT}.items():
-                data = load_dataset(DataRef(name=f"tofu-{dataset}_perturbed", source="hub"), "train")
-                self.source = data.source
-                found = []
-                for row, example in zip(data.rows, data.examples()):
-                    answers = [row["answer"], row.get("paraphrased_answer", row["answer"]), *row["perturbed_answer"]]
-                    asked = {"prompt": example.prompt, "turn": example.turn}
-                    found.append({"part": part, **asked, "answers": [f" {a}" for a in answers]})
-                parts.append(found)
-            return interleave(parts)
+            parts = [_questions(part, dataset) for part, dataset in {"forget": forget, **KEPT}.items()]
+            self.source = parts[-1][1]
+            return interleave([rows for rows, _ in parts])
 
         def score(self, scorer: Scorer, items: list[Row]) -> list[Row]:
-            from ilu_cli.engine.tokens import encode_pair, token_scores
-            from ilu_cli.metrics.text import rouge_l
-
-            prompts = [i["turn" if scorer.chat else "prompt"] for i in items]
-            said = scorer.complete(prompts, NEW)
-            pairs = [encode_pair(scorer, p, answer) for p, i in zip(prompts, items) for answer in i["answers"]]
-            logps = iter([float(s.logp.mean()) for s in token_scores(scorer, pairs)])
-            rows = []
-            for item, text in zip(items, said):
-                answer = item["answers"][0].strip()
-                measured = _measures(item["part"], [next(logps) for _ in item["answers"]])
-                rows += _rows(item, measured | {"rouge": rouge_l(answer, text, recall=True, stem=True)}, text)
-            return rows
+            return _scored(scorer, items)
 
         def also(self, rows: list[Row]) -> dict[str, Figure]:
             from ilu_cli.metrics.tofu import forget_quality, model_utility
@@ -87,6 +64,36 @@ def _define(name: str, forget: str) -> None:
                 ours = [r[RANKED] for r in groups["truth_ratio"]]
                 found["forget_quality"] = {"value": forget_quality(ours, self.retain), "stderr": None}
             return found
+
+
+def _questions(part: str, dataset: str) -> tuple[list[Row], str]:
+    """The questions of a part, each with its answer, a paraphrase and wrong answers; and where they came from."""
+    from ilu_cli.data.sources import load_dataset
+    from ilu_cli.recipe.specs import DataRef
+
+    data = load_dataset(DataRef(name=f"tofu-{dataset}_perturbed", source="hub"), "train")
+    found = []
+    for row, example in zip(data.rows, data.examples()):
+        answers = [row["answer"], row.get("paraphrased_answer", row["answer"]), *row["perturbed_answer"]]
+        asked = {"prompt": example.prompt, "turn": example.turn}
+        found.append({"part": part, **asked, "answers": [f" {a}" for a in answers]})
+    return found, data.source
+
+
+def _scored(scorer: Scorer, items: list[Row]) -> list[Row]:
+    from ilu_cli.engine.tokens import encode_pair, token_scores
+    from ilu_cli.metrics.text import rouge_l
+
+    prompts = [i["turn" if scorer.chat else "prompt"] for i in items]
+    said = scorer.complete(prompts, NEW)
+    pairs = [encode_pair(scorer, p, answer) for p, i in zip(prompts, items) for answer in i["answers"]]
+    logps = iter([float(s.logp.mean()) for s in token_scores(scorer, pairs)])
+    rows = []
+    for item, text in zip(items, said):
+        answer = item["answers"][0].strip()
+        measured = _measures(item["part"], [next(logps) for _ in item["answers"]])
+        rows += _rows(item, measured | {"rouge": rouge_l(answer, text, recall=True, stem=True)}, text)
+    return rows
 
 
 def _measures(part: str, logps: list[float]) -> dict[str, float]:
