@@ -8,13 +8,14 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from ilu_cli.metrics.figure import shown, strict, value_of
+from ilu_cli.metrics.figure import shown, strict
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
     from ilu_cli.engine.reporter import Reporter
+    from ilu_cli.runs.results import Number, Summary
 
 WIDEST = 100  # columns of a panel
 PIPE = 140  # columns of a table without a terminal
@@ -79,12 +80,12 @@ def command_for(command: str | None, recipe: str) -> str:
     return f"ilu pipeline {recipe}" if command == "pipeline" else f"ilu {command} --recipe {recipe}"
 
 
-def measured(summary: dict[str, Any] | None) -> str:
+def measured(found: Number | Summary | None) -> str:
     """A number with its standard error, for a table."""
-    if summary is None:
+    if found is None:
         return "-"
-    error = f" ±{shown(summary['stderr'])}" if summary["stderr"] is not None else ""
-    return f"{shown(value_of(summary))}{error}"
+    error = f" ±{shown(found.stderr)}" if found.stderr is not None else ""
+    return f"{shown(found.value)}{error}"
 
 
 def next_step(title: str, lines: list[str], command: str, *, done: bool = True) -> None:

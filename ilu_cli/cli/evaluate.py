@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ilu_cli.cli import complete, console
 from ilu_cli.cli.options import Given, Sets, shares
 from ilu_cli.errors import RequirementError
+
+if TYPE_CHECKING:
+    from ilu_cli.recipe.requirement import Verdict
+    from ilu_cli.runs.results import Row, Summary
 
 
 @shares("data_root", "plugin", "recipe", "set_", "dry_run", "as_json")
@@ -78,16 +82,17 @@ def evaluate(
     found = workflow.run(resolved, subject, console.reporter(), alone=alone)
     if not backend().main:
         return
-    stages = [
-        {"stage": stage, "id": s.label, "kind": s.kind, "folder": str(s.folder), "results": results}
-        for stage, s, results in found
-    ]
     checked = verdicts(spec, [results for _, _, results in found])
     failed = [v["require"] for v in checked if not v["passed"]]
     if given.as_json:
-        console.out_json({"run": subject.label, "results": found[-1][2], "lineage": stages, "requirements": checked})
+        stages = [
+            {"stage": stage, "id": s.label, "kind": s.kind, "folder": str(s.folder), "results": _json(results)}
+            for stage, s, results in found
+        ]
+        results = _json(found[-1][2])
+        console.out_json({"run": subject.label, "results": results, "lineage": stages, "requirements": checked})
     else:
-        _table(stages)
+        _table([(f"{stage}\n{s.label}", results) for stage, s, results in found])
         _verdict_table(checked)
     if failed:
         error = RequirementError(f"{len(failed)} of {len(checked)} requirements failed: {'; '.join(failed)}")
@@ -96,31 +101,30 @@ def evaluate(
     console.next_step(f"evaluated: {subject.label}", [], "ilu taskvec" if subject.run else "ilu unlearn")
 
 
-def _table(stages: list[dict[str, Any]]) -> None:
+def _json(results: dict[str, Summary]) -> dict[str, Row]:
+    return {name: summary.to_json() for name, summary in results.items()}
+
+
+def _table(stages: list[tuple[str, dict[str, Summary]]]) -> None:
     from rich.table import Table
 
     table = Table()
     table.add_column("benchmark")
     table.add_column("metric")
-    for s in stages:
-        table.add_column(f"{s['stage']}\n{s['id']}", justify="right", overflow="fold")
-    for name, last in stages[-1]["results"].items():
-        chance = f", chance {last['chance']}" if last["chance"] is not None else ""
-        cells = [s["results"][name] for s in stages]
-        table.add_row(
-            f"{name} ({last['role']})",
-            f"{last['metric']}, n={last['n']}{chance}",
-            *(console.measured(c) for c in cells),
-        )
-        for other in last.get("also", {}):
-            table.add_row("", other, *(console.measured(c.get("also", {}).get(other)) for c in cells))
+    for title, _ in stages:
+        table.add_column(title, justify="right", overflow="fold")
+    last = stages[-1][1]
+    for name, s in last.items():
+        chance = f", chance {s.chance}" if s.chance is not None else ""
+        cells = [results[name] for _, results in stages]
+        table.add_row(f"{name} ({s.role})", f"{s.metric}, n={s.n}{chance}", *map(console.measured, cells))
+        for other in s.also:
+            table.add_row("", other, *(console.measured(c.also.get(other)) for c in cells))
     console.out_table(table)
-    console.out(
-        "± standard error; data: " + ", ".join(f"{n} ({s['data']['source']})" for n, s in stages[-1]["results"].items())
-    )
+    console.out("± standard error; data: " + ", ".join(f"{n} ({s.data['source']})" for n, s in last.items()))
 
 
-def _verdict_table(checked: list[dict[str, Any]]) -> None:
+def _verdict_table(checked: list[Verdict]) -> None:
     from rich.table import Table
 
     from ilu_cli.metrics.figure import shown
@@ -131,7 +135,7 @@ def _verdict_table(checked: list[dict[str, Any]]) -> None:
     for title in ("", "requirement", "left", "right", "measured"):
         table.add_column(title, overflow="fold")
     for v in checked:
-        left, right = ("not known" if v[side] is None else shown(v[side], ".4g") for side in ("left", "right"))
+        left, right = ("not known" if x is None else shown(x, ".4g") for x in (v["left"], v["right"]))
         measured = ", ".join(f"{n} = {'not known' if x is None else shown(x, '.4g')}" for n, x in v["values"].items())
         table.add_row("passed" if v["passed"] else "FAILED", v["require"], left, right, measured)
     console.out_table(table)

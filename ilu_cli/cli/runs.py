@@ -106,6 +106,7 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
     """Show what a run was made from, how, and what was measured on it."""
     from dataclasses import asdict
 
+    from ilu_cli.runs.results import Summary
     from ilu_cli.runs.store import Store
 
     found = Store().get(run)
@@ -124,7 +125,7 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
     lines.append(("seed", f"{m.seed}, {m.world_size} process(es), {m.precision or 'no'} autocast"))
     lines += [("result", f"{key} {value}") for key, value in m.result.items() if isinstance(value, (int, float))]
     for name, s in results.items():
-        lines.append(("eval", f"{name} ({s['role']}): {s['metric']} {console.measured(s)}, n={s['n']}"))
+        lines.append(("eval", f"{name} ({s['role']}): {s['metric']} {console.measured(Summary.read(s))}, n={s['n']}"))
     lines.append(("recipe", f"sha256 {m.recipe_sha256[:16]}"))
     for label, text in lines:
         console.out(f"{label:<10} {text}")

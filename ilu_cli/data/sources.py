@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, cast
 
 from ilu_cli import registry
 from ilu_cli.data.read import library, read
@@ -17,6 +17,7 @@ from ilu_cli.data.root import HUB_NAME, SUFFIXES, Found, data_root, in_root, loc
 from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.recipe.specs import DataRef
 from ilu_cli.runs.files import cache_dir
+from ilu_cli.runs.results import Data
 from ilu_cli.tasks import Example, Row, Task, after
 
 
@@ -49,10 +50,10 @@ class Dataset:
         """
         return [getattr(self.task, kind)(row) for row in self.rows]
 
-    def record(self, role: str) -> dict[str, Any]:
+    def record(self, role: str) -> Data:
         """How a manifest names this dataset."""
         place = {self.source: self.place} if self.place else {}
-        return {
+        record = {
             "role": role,
             "name": self.ref.name,
             "source": self.source,
@@ -61,6 +62,7 @@ class Dataset:
             "rows": len(self.rows),
             "fingerprint": self.fingerprint,
         }
+        return cast(Data, record)
 
 
 class UserText(Task):

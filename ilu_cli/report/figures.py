@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ilu_cli.report.canvas import COLOURS, INK, LINE, NARROW, SOFT, figure, legend, panels
 from ilu_cli.report.numbers import Estimate
@@ -67,21 +67,25 @@ def recovery(found: list[Panel], width: int) -> Figure:
         even = panel.xlabel != "steps"  # other strengths stand beside each other, whatever their distances
         spread = len(longest) - 1 if even else max(longest) or 1
         for i, s in enumerate(panel.series):
-            low, high = zip(*(e.bounds for e in s.y))
-            y = [e.value for e in s.y]
             shift = 0.0 if s.band else (i - (len(panel.series) - 1) / 2) * 0.012 * spread
             x = [(longest.index(v) if even else v) + shift for v in s.x if v in longest]
-            style: dict[str, Any] = {"color": s.look.colour, "marker": s.look.marker, "markersize": 5}
-            ax.plot(x, y, linestyle=s.look.dash, linewidth=stroke(i), label=s.name, **style)
-            if s.band:
-                ax.fill_between(x, low, high, color=s.look.colour, alpha=0.18, linewidth=0)
-            else:
-                ax.vlines(x, low, high, color=s.look.colour, alpha=0.55, linewidth=1)
+            _curve(ax, s, x, stroke(i))
         _levels(ax, panel.levels)
         _words(ax, panel)
         ax.set_xticks(list(range(len(longest))) if even else longest, [f"{v:g}" for v in longest])
     legend(fig, axes, width)
     return fig
+
+
+def _curve(ax: Axes, s: Series, x: list[float], linewidth: float) -> None:
+    """A line with the intervals of its points as a band or as bars."""
+    low, high = zip(*(e.bounds for e in s.y))
+    y, dash, mark = [e.value for e in s.y], s.look.dash, s.look.marker
+    ax.plot(x, y, mark, color=s.look.colour, markersize=5, linestyle=dash, linewidth=linewidth, label=s.name)
+    if s.band:
+        ax.fill_between(x, low, high, color=s.look.colour, alpha=0.18, linewidth=0)
+    else:
+        ax.vlines(x, low, high, color=s.look.colour, alpha=0.55, linewidth=1)
 
 
 def _levels(ax: Axes, levels: dict[str, float]) -> None:
@@ -110,8 +114,12 @@ class Dot:
     y: Estimate
 
 
-def tradeoff(found: list[tuple[str, str, bool, list[Dot], float | None]], width: int) -> Figure:
-    """`(x label, y label, y is a share, dots, chance on x)` for each utility benchmark."""
+Tradeoff = tuple[str, str, bool, list[Dot], float | None]
+"""`(x label, y label, y is a share, dots, chance on x)`."""
+
+
+def tradeoff(found: list[Tradeoff], width: int) -> Figure:
+    """A panel for each utility benchmark."""
     names = {d.name for *_, dots, _ in found for d in dots}
     fig, axes = panels(width, len(found), 310, 22 * (len(names) if width == NARROW else 1))
     for (xlabel, ylabel, share, dots, chance), ax in zip(found, axes):
@@ -168,7 +176,18 @@ def smooth(values: list[float]) -> list[float]:
     return [median(values[max(0, i - reach) : i + reach + 1]) for i in range(len(values))]
 
 
-def plane(found: list[tuple[str, list[dict[str, Any]]]], width: int) -> Figure:
+class Placed(TypedDict):
+    """A model in the plane of two task vectors; `explained` is the share of its squared length that lies in it."""
+
+    role: str
+    label: str
+    step: int | None
+    x: float
+    y: float
+    explained: float | None
+
+
+def plane(found: list[tuple[str, list[Placed]]], width: int) -> Figure:
     """Models in the plane of two task vectors, a panel for each attack. Ways go through the points that were kept."""
     fig, axes = panels(width, len(found), 300)
     for (title, points), ax in zip(found, axes):

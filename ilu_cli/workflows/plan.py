@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from ilu_cli.data.cache import tokenised
 from ilu_cli.data.encode import Corpus
@@ -14,6 +14,7 @@ from ilu_cli.engine.stream import TrainStream
 from ilu_cli.errors import UsageError
 from ilu_cli.recipe.specs import DataRef, Form, TrainSpec
 from ilu_cli.runs.files import check_disk as check_disk
+from ilu_cli.runs.results import Data
 
 CHAT_KEYS = ("chat_system", "chat_date")  # in a manifest if they are given
 
@@ -34,10 +35,13 @@ class StreamPlan:
     corpora: list[Corpus]
     form: Form
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[Data]:
         role, keys = self.stream.name, ("chat", "long", *(k for k in CHAT_KEYS if getattr(self.form, k) is not None))
-        form = {k: getattr(self.form, k) for k in keys}
-        return [d.record(role) | form | {"truncated": c.truncated} for d, c in zip(self.datasets, self.corpora)]
+        form = cast(Data, {k: getattr(self.form, k) for k in keys})
+        return [
+            cast(Data, {**d.record(role), **form, "truncated": c.truncated})
+            for d, c in zip(self.datasets, self.corpora)
+        ]
 
 
 def plan_stream(name: str, refs: list[DataRef], batch: int, form: Form, seed: int, tokenizer: Any) -> StreamPlan:

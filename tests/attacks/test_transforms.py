@@ -16,6 +16,7 @@ from ilu_cli.benchmarks.capitals import Capitals
 from ilu_cli.engine.probe import fit_choices
 from ilu_cli.errors import UsageError
 from ilu_cli.registry import task
+from ilu_cli.runs.results import Point, Summary
 from ilu_cli.tasks.capitals import countries
 from ilu_cli.workflows.attack.attempt import unseen
 from ilu_cli.workflows.attack.protocol import result_of
@@ -101,14 +102,14 @@ def test_other_wordings_ask_for_the_capital_in_words_that_are_not_the_benchmarks
 
 
 def test_ra_is_over_the_quartiles_of_a_training_and_over_all_other_strengths():
-    def point(strength: int, acc: float) -> dict:
-        return {"x": strength, "eval": {"b": {"role": "forget", "metric": "acc", "value": acc, "stderr": 0.1}}}
+    def point(strength: int, acc: float) -> Point:
+        return Point("x", strength, {"b": Summary("b", "acc", "share", "forget", acc, 0.1)})
 
     points = [point(0, 0.2), point(3, 0.3), point(6, 0.4), point(9, 0.9), point(12, 0.5)]
     found = result_of(points, None, 0, quarters=True)
-    assert found["marks"] == [3, 6, 12]
-    assert abs(found["ra"] - (0.7 + 0.6 + 0.5) / 3) < 1e-12
-    assert abs(found["worst"] - 0.1) < 1e-12
-    assert abs(result_of(points, None, 0, quarters=False)["ra"] - (0.7 + 0.6 + 0.1 + 0.5) / 4) < 1e-12
+    assert found.marks == (3, 6, 12)
+    assert abs(found.ra - (0.7 + 0.6 + 0.5) / 3) < 1e-12
+    assert abs(found.worst - 0.1) < 1e-12
+    assert abs(result_of(points, None, 0, quarters=False).ra - (0.7 + 0.6 + 0.1 + 0.5) / 4) < 1e-12
     uneven = result_of([point(s, s / 100) for s in (0, 1, 4, 9, 16)], None, 0, quarters=True)
-    assert uneven["marks"] == [4, 9, 16]  # the nearest to 4, 8 and 16, not the first
+    assert uneven.marks == (4, 9, 16)  # the nearest to 4, 8 and 16, not the first

@@ -58,7 +58,8 @@ def test_wmdp(evaluate, subject):
     found, rows = evaluate(f"wmdp-{subject}")
     right = [r["prediction"] == r["answer"] for r in rows]
     assert found["value"] == sum(right) / 6
-    assert found["also"]["fq"] == {"value": pytest.approx(1 - found["value"]), "stderr": found["stderr"]}
+    fq = {"value": pytest.approx(1 - found["value"]), "stderr": found["stderr"], "kind": "share"}
+    assert found["also"]["fq"] == fq
     assert rows[0]["question"].startswith("The following are multiple choice questions (with answers) about ")
     assert rows[0]["choices"] == [" A", " B", " C", " D"]
     assert found["data"]["source"] == "path"  # the mirror

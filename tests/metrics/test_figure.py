@@ -17,10 +17,11 @@ from ilu_cli.harness.task import HarnessTask
 from ilu_cli.metrics.figure import number, shown, strict, value_of
 from ilu_cli.recipe.requirement import parse
 from ilu_cli.report.numbers import of_runs, of_seeds, of_summary
-from ilu_cli.report.points import Point, Source
+from ilu_cli.report.points import Reading, Source
 from ilu_cli.report.warnings import collapsed
 from ilu_cli.runs.card import _results
 from ilu_cli.runs.files import write_json
+from ilu_cli.runs.results import Summary
 from ilu_cli.workflows.pipeline.table import interval, utility
 from ilu_cli.workflows.pipeline.worker import nearest
 
@@ -28,9 +29,9 @@ LOST = [{"value": 8000.0, "weight": 10}, {"value": 9000.0, "weight": 10}]  # e^8
 FINE = [{"value": 20.0, "weight": 10}, {"value": 30.0, "weight": 10}]
 
 
-def summary(rows: list[dict]) -> dict:
-    return {"metric": "word_perplexity", "role": "utility", "n": 2, "benchmark": "prose", **number(*perplexity(rows)),
-            "data": {"source": "builtin"}}  # fmt: skip
+def summary(rows: list[dict]) -> Summary:
+    return Summary.read({"metric": "word_perplexity", "role": "utility", "n": 2, "benchmark": "prose",
+                         **number(*perplexity(rows)), "data": {"source": "builtin"}})  # fmt: skip
 
 
 def test_a_perplexity_and_its_error_by_hand():
@@ -108,7 +109,7 @@ def test_intervals_warnings_tables_and_matching_know_infinity(tmp_path):
     assert (of_summary(lost).value, of_summary(lost).low, of_summary(lost).high) == (math.inf, None, None)
     assert of_runs([lost, fine]) == of_seeds([math.inf, 1.0])
     assert (of_runs([lost, fine]).value, of_runs([lost, fine]).low) == (math.inf, None)
-    points = [Point(0, [Source(s, tmp_path, seed) for seed in (0, 1)]) for s in (lost, fine)]
+    points = [Reading(0, [Source(s, tmp_path, seed) for seed in (0, 1)]) for s in (lost, fine)]
     assert points[0].minus(points[1]) is None
     assert "a perplexity of ∞, the original with 12.2" in (collapsed("It", lost, fine) or "")
     assert collapsed("It", fine, lost) is None
@@ -116,7 +117,7 @@ def test_intervals_warnings_tables_and_matching_know_infinity(tmp_path):
         "mean": None, "low": None, "high": None, "values": [None, 2.0], "error": None,
         "how": "none: infinite for 1 of 2 seeds"
     }  # fmt: skip
-    models = [{"weights": {"w": w}, "eval": {"prose": s}} for w, s in (("a", lost), ("b", fine))]
+    models = [{"weights": {"w": w}, "eval": {"prose": s.to_json()}} for w, s in (("a", lost), ("b", fine))]
     write_json(tmp_path / "x.json", utility(models))
     assert "| ∞ | – | 2 |" in _results({"prose": lost})
     assert nearest({5: fine, 10: lost}, 20.0) == 5

@@ -7,6 +7,7 @@ import pytest
 
 from ilu_cli.metrics.crossed import Rows, paired
 from ilu_cli.report.numbers import of_runs, of_seeds, wilson
+from ilu_cli.runs.results import Summary
 
 
 def test_wilson_of_half_and_of_none():
@@ -23,7 +24,7 @@ def test_seeds_have_students_interval_and_one_has_none():
 
 def test_seeds_that_agree_leave_the_questions():
     """Three models that answer alike say no more about other questions than one does."""
-    alike = [{"metric": "acc", "value": 0.3, "stderr": 0.02, "n": 100}] * 3
+    alike = [Summary("b", "acc", "share", "forget", 0.3, 0.02, 100)] * 3
     found = of_runs(alike)
     assert (found.low, found.high) == pytest.approx((0.3 - 1.96 * 0.02, 0.3 + 1.96 * 0.02), abs=1e-4)
 

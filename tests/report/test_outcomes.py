@@ -13,6 +13,7 @@ from ilu_cli.report.document import Picture, Table
 from ilu_cli.report.family import Family, Member
 from ilu_cli.report.figures import REFERENCE, Look
 from ilu_cli.report.outcomes import overview, returned, traded
+from ilu_cli.runs.results import Summary
 from ilu_cli.runs.store import Manifest, Run
 
 HALF, NONE = "50.0% (40.4–59.6)", "0.0% (0.0–27.8)"  # Wilson's 95% of 50 in 100, and of 0 in 10
@@ -56,7 +57,7 @@ class Folder:
         self.members.append(Member(run, {"attack": {"name": attack}}))
 
     def family(self, *original: dict) -> Family:
-        found = {s["benchmark"]: s for s in original}
+        found = {s["benchmark"]: Summary.read(s) for s in original}
         return Family({"id": "base"}, self.members, (self.path, found) if original else None)
 
 

@@ -24,7 +24,7 @@ def test_the_second_row_is_the_worst_case_on_other_questions(tmp_path):
         folder.attack(rmu, name, [(0, forget(0.0)), (4, forget(value))], rows={0: [0.0] * 20, 4: right}, **result)
         folder.attack(npo, name, [(0, forget(0.0)), (4, forget(value))], worst=1 - value)
     for rows in tmp_path.rglob("capitals.rows.jsonl"):
-        summary = {"benchmark": "capitals", "role": "forget", "metric": "acc"}
+        summary = {"benchmark": "capitals", "role": "forget", "metric": "acc", "value": 0.0}
         rows.with_name("capitals.json").write_text(json.dumps(summary))
     overview(folder.family(forget(0.5)), drawn)
     _, (names, models, table, _) = drawn.calls["overview"]

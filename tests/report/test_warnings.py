@@ -8,10 +8,11 @@ import pytest
 
 from ilu_cli.report import warnings
 from ilu_cli.report.numbers import Estimate
+from ilu_cli.runs.results import Summary, kind_of
 
 
-def summary(value: float, *, metric: str = "acc", n: int = 170, stderr: float | None = 0.01) -> dict:
-    return {"benchmark": "b", "metric": metric, "value": value, "n": n, "chance": 0.25, "stderr": stderr}
+def summary(value: float, *, metric: str = "acc", n: int = 170, stderr: float | None = 0.01) -> Summary:
+    return Summary("b", metric, kind_of(metric), "forget", value, stderr, n, 0.25)
 
 
 def steps(gap: list[float], nll: list[float]) -> list[dict]:

@@ -177,9 +177,14 @@ def test_rows_that_cannot_be_read_are_named(place):
     assert "delete the eval folder" in refused.value.hint
 
 
+def asked(fingerprint: str, role: str = "forget", metric: str = "acc") -> dict:
+    """A summary at a point of an attack, of which only the questions count here: the rest is in the rows."""
+    return {"role": role, "metric": metric, "value": 0.0, "data": {"fingerprint": fingerprint}}
+
+
 def resilient(done: Run, known: dict[int, int]) -> Run:
     """Rows of an attack's points: how many of twelve facts are known after so many steps; RA is over all but 0."""
-    point = {"capitals": {"data": {"fingerprint": "capitals questions"}, "metric": "acc", "value": 0.0}}
+    point = {"capitals": asked("capitals questions")}
     done.manifest.result = {
         "marks": [s for s in known if s],
         "axis": "steps",

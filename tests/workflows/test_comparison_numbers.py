@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 import pytest
 from scipy import stats
-from test_comparison import RECIPE, N, answered, made, resilient, row
+from test_comparison import RECIPE, ROLES, N, answered, asked, made, resilient, row
 
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import UnavailableError, UsageError
@@ -143,7 +143,7 @@ def test_a_resilience_leaves_room_for_a_question_and_is_paired_by_what_was_asked
     half = stats.t.ppf(0.975, N - 1) / math.sqrt(N * (N + 1))
     assert (same["difference"], same["low"], same["high"], same["paired"]) == pytest.approx((0, -half, half, True))
     for point in runs[1].manifest.result["points"]:
-        point["eval"] = {"capitals": {"data": {"fingerprint": "other questions"}}}
+        point["eval"] = {"capitals": asked("other questions")}
     other = compared(*runs)[0]["capitals.RA"]
     assert not other["paired"] and other["high"] > same["high"]
 
@@ -153,7 +153,7 @@ def test_only_accuracies_on_the_forget_topic_have_a_resilience(place):
     for done in runs:
         resilient(done, {0: 1, 2: 6})
         for point in done.manifest.result["points"]:
-            point["eval"] |= {b: {"data": {"fingerprint": b}} for b in ("elements", "prose")}
+            point["eval"] |= {b: asked(b, *ROLES[b]) for b in ("elements", "prose")}
         folder = done.eval / "steps-0000002"
         for bench in ("elements", "prose"):
             shutil.copyfile(folder / "capitals.rows.jsonl", folder / f"{bench}.rows.jsonl")

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from tempfile import NamedTemporaryFile
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ilu_cli.attacks import has_answers
-from ilu_cli.benchmarks import Row, mean_and_error, number, own_choices
+from ilu_cli.benchmarks import Figure, Row, mean_and_error, number, own_choices
 from ilu_cli.data.chat import Chat, chat_of, check_template
 from ilu_cli.data.sources import Dataset
 from ilu_cli.engine.accel import backend
@@ -24,12 +23,14 @@ from ilu_cli.engine.parity import check
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.scoring import Question, Scorer
 from ilu_cli.errors import UsageError
+from ilu_cli.metrics.figure import value_of
 from ilu_cli.models.load import add_adapter, load_model, load_tokenizer, trained_params
 from ilu_cli.models.matrices import matrices
 from ilu_cli.models.parts import changed, parts_of
 from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.specs import Form, LoraSpec, TrainSpec
+from ilu_cli.runs.results import Data, Learned
 from ilu_cli.runs.store import Run
 from ilu_cli.workflows.attack.seen import Environments
 from ilu_cli.workflows.evaluate import Evaluation, load_scorer
@@ -40,7 +41,11 @@ SHORT = 32  # new tokens for a generated answer at least
 
 @dataclass
 class Attempted:
-    """The `Attempt` of one attack run: a loaded model, and how it is asked and read at the moment."""
+    """The `Attempt` of one attack run: a loaded model, and how it is asked and read at the moment.
+
+    What the manifest is to say of it is kept in `fa_at` (by step), `data`, `precision`, `disjoint` and `parity`; of the
+    run nothing is changed but the files of its training.
+    """
 
     subject: Subject
     origin: Subject
@@ -51,7 +56,10 @@ class Attempted:
     spec: EvalSpec
     title: str
     taught: list[str] = field(default_factory=list)
-    fa_at: dict[int, dict[str, Any]] = field(default_factory=dict)
+    fa_at: dict[int, Learned] = field(default_factory=dict)
+    data: list[Data] = field(default_factory=list)
+    precision: str = ""
+    disjoint: dict[str, int] = field(default_factory=dict)
     items: dict[str, list[Row]] | None = None
     reader: Scorer | None = None
     label: str | None = None
@@ -68,7 +76,7 @@ class Attempted:
         self.scorer = Scorer(self.model, parts_of(self.model), self.tokenizer, backend(), precision, chat=chat)
         note = self.reporter.note
         self.scorer.original = functools.cache(lambda: load_scorer(self.origin, precision, chat=chat, note=note))
-        self.run.manifest.result["parity"] = check(self.scorer, note).facts()
+        self.parity = check(self.scorer, note).facts()
 
     @functools.cached_property
     def evaluation(self) -> Evaluation:
@@ -76,9 +84,9 @@ class Attempted:
 
     def admit(self, data: Dataset, *, test: bool = False) -> Dataset:
         found, counts, note = self.environments.without(data)
-        known, prefix = self.run.manifest.result.setdefault("disjoint", {}), "test_" if test else ""
         for k, n in counts.items():
-            known[prefix + k] = known.get(prefix + k, 0) + n
+            name = f"test_{k}" if test else k
+            self.disjoint[name] = self.disjoint.get(name, 0) + n
         if note:
             self.reporter.note(f"the rows that FA is measured on: {note}" if test else note)
         return found
@@ -87,8 +95,8 @@ class Attempted:
         self, data: Sequence[Dataset], spec: TrainSpec, batch: int, form: Form, lora: LoraSpec | None = None
     ) -> Iterator[int]:
         stream = stream_of("attack", list(data), batch, form, self.seed, self.tokenizer)
-        self.run.manifest.data += stream.records()
-        self.run.manifest.precision = spec.precision
+        self.data += stream.records()
+        self.precision = spec.precision
         self.chat = chat_of(form)
         self.taught = [e.prompt + e.target for d in data for e in d.examples()]
         if lora is not None:
@@ -111,16 +119,16 @@ class Attempted:
             answers = scorer.complete(prompts, _answer_tokens(scorer, [e.target for e in examples]))
             right = [data.task.correct(row, answer) for row, answer in zip(rows, answers)]
         measured = number(*mean_and_error([float(x) for x in right]))
-        self.fa_at[step] = {"task": data.ref.name, **measured, "n": len(right), "step": step}
+        self.fa_at[step] = Learned(data.ref.name, value_of(measured), measured["stderr"], len(right), step)
         self._record(data.record("attack test") | {"rows": len(rows)})
-        return [self.fa_at[s]["value"] for s in sorted(self.fa_at) if s <= step]
+        return [self.fa_at[s].value for s in sorted(self.fa_at) if s <= step]
 
     def record(self, data: Dataset, role: str) -> None:
         self._record(data.record(role))
 
-    def _record(self, record: dict[str, Any]) -> None:
-        if record not in self.run.manifest.data:
-            self.run.manifest.data.append(record)
+    def _record(self, record: Data) -> None:
+        if record not in self.data:
+            self.data.append(record)
 
     @torch.no_grad()
     def transform(self, change: Callable[[Tensor, str], Tensor]) -> None:
@@ -182,7 +190,13 @@ class Attempted:
         self.reporter.note(text)
 
 
-def unseen(taught: list[str], rows: list[Row]) -> dict[str, Any] | None:
+class Unseen(Figure):
+    """An accuracy over `n` questions."""
+
+    n: int
+
+
+def unseen(taught: list[str], rows: list[Row]) -> Unseen | None:
     """The accuracy on the questions whose right answer the taught texts do not name, as `{value, stderr, n}`.
 
     None without texts or such questions, and where the choices are the same letters for all.
@@ -191,7 +205,7 @@ def unseen(taught: list[str], rows: list[Row]) -> dict[str, Any] | None:
         return None
     texts = "\n".join(taught)
     left = [r["value"] for r in rows if r["choices"][r["answer"]].strip() not in texts]
-    return number(*mean_and_error(left)) | {"n": len(left)} if left else None
+    return {**number(*mean_and_error(left)), "n": len(left)} if left else None
 
 
 def _answer_tokens(scorer: Scorer, targets: list[str]) -> int:

@@ -6,7 +6,7 @@ import functools
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ilu_cli.data.sources import Origin, find_origin
 from ilu_cli.errors import UnavailableError
@@ -14,8 +14,11 @@ from ilu_cli.recipe.schema import AttackRecipe, EvalRecipe, Recipe
 from ilu_cli.runs.files import sha256
 from ilu_cli.workflows.needs.find import refs_of
 
+if TYPE_CHECKING:
+    from ilu_cli.workflows.attack.seen import Written
 
-def inputs_of(recipe: Recipe, environments: Iterable[dict[str, Any]] = ()) -> list[str]:
+
+def inputs_of(recipe: Recipe, environments: Iterable[Written] = ()) -> list[str]:
     """Files by their hashes, the hub by its name; nothing for data that comes with the package.
 
     Args:

@@ -18,6 +18,7 @@ import yaml
 
 from ilu_cli.recipe.expand import load_pipeline, load_suite
 from ilu_cli.recipe.load import digest, shipped
+from ilu_cli.runs.results import Number
 from ilu_cli.workflows.pipeline.table import interval
 from ilu_cli.workflows.pipeline.worker import nearest
 
@@ -110,14 +111,14 @@ def test_a_failure_stays_alone_and_is_tried_again(grid, ilu, tmp_path):
 
 def test_the_nearest_step_is_chosen_and_of_those_that_cannot_be_told_from_it_the_last():
     measured = {
-        40: {"value": 0.90, "stderr": 0.02},
-        60: {"value": 0.91, "stderr": 0.02},
-        80: {"value": 0.95, "stderr": 0.02},
+        40: Number(0.90, 0.02),
+        60: Number(0.91, 0.02),
+        80: Number(0.95, 0.02),
     }
     assert nearest(measured, 0.86) == 60  # 0.05 away, the nearest 0.04, its standard error 0.02; 80 is 0.09 away
     assert nearest({40: measured[40], 80: measured[80]}, 0.86) == 40
     assert nearest(measured, 0.94) == 80
-    exact = {1: {"value": 3.0, "stderr": None}, 2: {"value": 3.1, "stderr": None}, 4: {"value": 3.0, "stderr": None}}
+    exact = {1: Number(3.0, None), 2: Number(3.1, None), 4: Number(3.0, None)}
     assert nearest(exact, 3.0) == 4
 
 

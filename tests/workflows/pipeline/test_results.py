@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from ilu_cli.report.numbers import Z
+from ilu_cli.runs.results import Point, Summary
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows.attack.protocol import result_of
 from ilu_cli.workflows.pipeline.graph import Graph, Node
@@ -96,9 +97,9 @@ def test_an_interval_by_hand():
 
 def test_the_error_of_several_forget_benchmarks_is_that_of_their_mean():
     numbers = {"a": (0.2, 0.03), "b": (0.4, 0.04)}
-    scores = {n: {"role": "forget", "metric": "acc", "value": v, "stderr": e} for n, (v, e) in numbers.items()}
-    found = result_of([{"steps": 0, "eval": scores}], None, 0, quarters=True)
-    assert found["fq"] == [{"steps": 0, "value": pytest.approx(0.7), "stderr": pytest.approx(0.025)}]
+    scores = {n: Summary(n, "acc", "share", "forget", v, e) for n, (v, e) in numbers.items()}
+    (fq,) = result_of([Point("steps", 0, scores)], None, 0, quarters=True).fq
+    assert (fq.strength, fq.value, fq.stderr) == (0, pytest.approx(0.7), pytest.approx(0.025))
 
 
 def kept(folder, answers: dict[int, np.ndarray], bench: str = "capitals") -> list[dict]:
@@ -107,7 +108,7 @@ def kept(folder, answers: dict[int, np.ndarray], bench: str = "capitals") -> lis
     for step, right in answers.items():
         point = folder / "eval" / f"steps-{step:07d}"
         point.mkdir(parents=True, exist_ok=True)
-        summary = {"benchmark": bench, "role": "forget", "metric": "acc"}
+        summary = {"benchmark": bench, "role": "forget", "metric": "acc", "value": float(np.mean(right))}
         (point / f"{bench}.json").write_text(json.dumps(summary))
         (point / f"{bench}.rows.jsonl").write_text("".join(json.dumps({"value": float(r)}) + "\n" for r in right))
         found.append({"steps": step, "value": 1 - float(np.mean(right)), "stderr": 0.02})

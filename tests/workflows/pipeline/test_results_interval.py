@@ -11,8 +11,9 @@ from scipy import stats
 from test_results import attack, grid, model, table
 
 from ilu_cli.runs.store import Store
+from ilu_cli.workflows.pipeline.figures import figures
 from ilu_cli.workflows.pipeline.graph import Graph
-from ilu_cli.workflows.pipeline.table import collect, figures, interval, save, summaries, utility
+from ilu_cli.workflows.pipeline.table import collect, interval, save, summaries, utility
 from ilu_cli.workflows.pipeline.worst import elsewhere, tried
 
 

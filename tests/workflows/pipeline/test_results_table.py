@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from ilu_cli.runs.store import Store
+from ilu_cli.workflows.pipeline.figures import figures
 from ilu_cli.workflows.pipeline.graph import Graph, Node
-from ilu_cli.workflows.pipeline.table import collect, figures, off_target, rows, save, summaries
+from ilu_cli.workflows.pipeline.table import collect, off_target, rows, save, summaries
 
 
 def score(value: float, role: str = "utility", metric: str = "acc") -> dict[str, Any]:
