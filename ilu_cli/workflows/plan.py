@@ -99,7 +99,7 @@ def peak_memory(
         longest = max(c.longest for c in s.corpora)
         tokens = max(tokens, -(-s.batch // spec.accumulation) * longest * (2 if s.chosen else 1))
     width = 2 if spec.precision == "bf16" else 4
-    hidden, inner = config.hidden_size, getattr(config, "intermediate_size", 4 * config.hidden_size)
+    hidden, inner = config.hidden_size, getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     per_layer = tokens * (8 * hidden + 4 * inner) * width + tokens * 2 * hidden * 4
     activations = per_layer * (config.num_hidden_layers - trained_from)
     logits = 3 * 4 * max(CHUNK * config.vocab_size, ROWS * TILE)
