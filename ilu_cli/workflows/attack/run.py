@@ -24,6 +24,7 @@ from ilu_cli.models.subject import Subject, original_of
 from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import AttackRecipe
 from ilu_cli.recipe.specs import TrainSpec
+from ilu_cli.runs.ending import ending
 from ilu_cli.runs.files import beside_hashes, digest_of, weight_hashes, write_json, write_text
 from ilu_cli.runs.lineage import reference_lines
 from ilu_cli.runs.results import point_name, summary_file
@@ -178,26 +179,28 @@ def run(
     m.result = {"kind": entry.name, "axis": entry.declared.strength, "points": points}
     if b.main:
         write_text(new.path / "recipe.yaml", dump(recipe))
-        new.save()
-    reporter = Tracked(reporter, recipe.track, new, recipe.model_dump())
-    title = f"{label_of(recipe)} on {subject.label}"
-    try:
-        attempt = Attempted(subject, plan.original, plan.environments, new, reporter, recipe.seed, recipe.eval, title)
-        Follow(attempt, new, recipe).all()
-    except UsageError:
-        unattacked = entry.declared.unattacked
-        if b.main and resume is None and all(p[m.result["axis"]] == unattacked for p in points):
-            shutil.rmtree(new.path)
-        raise
-    if b.main:
-        m.result["seconds"] = round(time.monotonic() - began, 1)
-        if recipe.keep != "none":
-            save_checkpoint(attempt.saved, attempt.tokenizer, new.checkpoint)
-            _keep_final(attempt, new, points[-1], adapter=attempt.saved is not attempt.model)
-        new.finish()
-        drop_state(new.state)
-    attempt.hooks.close()
-    b.wait()
+    with ending(new, b.main):
+        reporter = Tracked(reporter, recipe.track, new, recipe.model_dump())
+        title = f"{label_of(recipe)} on {subject.label}"
+        try:
+            attempt = Attempted(
+                subject, plan.original, plan.environments, new, reporter, recipe.seed, recipe.eval, title
+            )
+            Follow(attempt, new, recipe).all()
+        except UsageError:
+            unattacked = entry.declared.unattacked
+            if b.main and resume is None and all(p[m.result["axis"]] == unattacked for p in points):
+                shutil.rmtree(new.path)
+            raise
+        if b.main:
+            m.result["seconds"] = round(time.monotonic() - began, 1)
+            if recipe.keep != "none":
+                save_checkpoint(attempt.saved, attempt.tokenizer, new.checkpoint)
+                _keep_final(attempt, new, points[-1], adapter=attempt.saved is not attempt.model)
+            new.finish()
+            drop_state(new.state)
+        attempt.hooks.close()
+        b.wait()
     return new
 
 
