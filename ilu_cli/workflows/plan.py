@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from ilu_cli.errors import UsageError
 from ilu_cli.recipe.specs import DataRef, Form, TrainSpec
 from ilu_cli.runs.files import check_disk as check_disk
 
+SURE = 1.5  # times the memory of the machine: an estimate that runs over by this cannot be right by its error
 CHAT_KEYS = ("chat_system", "chat_date")  # in a manifest if they are given
 
 
@@ -106,6 +108,26 @@ def peak_memory(
     casts = total * width if spec.precision == "bf16" else 0
     head_gradient = config.vocab_size * hidden * 4 if trained_from == 0 else 0
     return 4 * total + 12 * trainable + casts + activations + logits + head_gradient + cached
+
+
+def check_memory(needed: int, memory: tuple[int, int], note: Callable[[str], None]) -> None:
+    """Refuse what no memory of this size could hold, and say so where it may not: the estimate is a third off at most.
+
+    Args:
+        needed: `peak_memory`; 0 if nothing is trained.
+        memory: bytes in all and bytes free, as `Backend.memory` gives them.
+
+    Raises:
+        UsageError: if it is far more than there is in all.
+    """
+    total, free = memory
+    if needed > SURE * total:
+        raise UsageError(
+            f"training would take about {needed / 1e9:,.1f} GB at its peak; this machine has {total / 1e9:,.1f} GB",
+            hint="a smaller batch or max_length, --set train.accumulation=N, fewer train.params, or lora",
+        )
+    if needed > free:
+        note(f"training takes about {needed / 1e9:,.1f} GB at its peak (estimate); {free / 1e9:,.1f} GB are free")
 
 
 def state_bytes(total: int, trainable: int, spec: TrainSpec) -> int:

@@ -39,6 +39,7 @@ from ilu_cli.workflows.plan import (
     add_chosen,
     check_disk,
     check_ids,
+    check_memory,
     peak_memory,
     plan_stream,
     state_bytes,
@@ -106,6 +107,7 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
         "steps": recipe.train.steps,
         "trainable_parameters": trainable,
         "peak_memory_bytes": memory,
+        "memory_bytes": backend().memory()[0],
         "data": [record for s in streams for record in s.records()],
     }
     return UnlearnPlan(
@@ -171,6 +173,7 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
     """
     b, recipe, began = backend(), plan.recipe, time.monotonic()
     check_disk(out or (resume.path if resume else store.root), plan.disk)
+    check_memory(plan.facts["peak_memory_bytes"], b.memory(), reporter.note)
     model = load_model(plan.parent, b.device)
     parity = check(Scorer(model, parts_of(model), plan.tokenizer, b), reporter.note)
     new = resume or (store.create("unlearn", label_of(recipe), out) if b.main else None)

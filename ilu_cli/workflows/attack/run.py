@@ -34,7 +34,7 @@ from ilu_cli.workflows.attack.protocol import Follow, copy_results
 from ilu_cli.workflows.attack.rehearsal import Priced, price
 from ilu_cli.workflows.attack.seen import Environments, forget_data, unlearning_recipes
 from ilu_cli.workflows.needs.inputs import inputs_of
-from ilu_cli.workflows.plan import Plan, check_disk, check_ids, peak_memory, state_bytes
+from ilu_cli.workflows.plan import Plan, check_disk, check_ids, check_memory, peak_memory, state_bytes
 
 
 @dataclass
@@ -99,6 +99,7 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[dict[str, Any]
                 "steps": spec.steps,
                 "trainable_parameters": trainable,
                 "peak_memory_bytes": peak_memory(model, trainable, first, [stream.stream], spec, 0),
+                "memory_bytes": backend().memory()[0],
                 "data": stream.records(),
             }
             kept += len(quartiles(spec.steps)) if filled.keep == "points" else 0
@@ -167,6 +168,7 @@ def run(
     """
     b, recipe, began = backend(), plan.filled, time.monotonic()
     check_disk(out or (resume.path if resume else store.root), plan.disk)
+    check_memory(plan.facts.get("peak_memory_bytes", 0), b.memory(), reporter.note)
     new = b.share(resume or (store.create("attack", label_of(recipe), out) if b.main else None))
     m = new.manifest
     m.recipe_sha256, m.asked_sha256 = digest(recipe), m.asked_sha256 or digest(plan.recipe)
