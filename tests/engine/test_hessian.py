@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from ilu_cli import registry
 from ilu_cli.data.encode import collate
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.environments import DOUBTFUL, Environments
-from ilu_cli.engine.hessian import TOLERANCE, add_product, agreeing, dot
+from ilu_cli.engine.hessian import TOLERANCE, NotTwice, add_product, agreeing, dot
 from ilu_cli.engine.loop import Trainer
 from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.specs import TrainSpec
@@ -152,6 +153,36 @@ def test_differences_that_never_agree_are_told(monkeypatch):
     with pytest.warns(UserWarning, match=r"gsm8k: the Hessian product is uncertain by \d+%"):
         envs.hessian_times(0, drawn(model.parameters()))
     assert envs.log["hvp_error[gsm8k]"] > DOUBTFUL
+
+
+@pytest.mark.parametrize("words", ["the derivative for 'kernel' is not implemented", "Double Backward is unsupported"])
+def test_what_torch_says_has_no_second_derivative_is_told_from_other_failures(words):
+    x = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+
+    def loss(said: str) -> torch.Tensor:
+        y = x * x
+
+        def fails(_g: torch.Tensor) -> None:
+            raise RuntimeError(said)
+
+        y.register_hook(fails)
+        return y.sum()
+
+    with pytest.raises(NotTwice, match=words):
+        add_product(loss(words), [x], [torch.ones(2)])
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        add_product(loss("shapes do not match"), [x], [torch.ones(2)])
+
+
+def test_a_kernel_in_cpp_is_known_by_its_node():
+    class Node:
+        next_functions = ()
+
+        def name(self) -> str:
+            return "torch::autograd::CppNode<Flash>"
+
+    with pytest.raises(NotTwice, match="CppNode<Flash> brings its own derivative"):
+        add_product(SimpleNamespace(grad_fn=Node()), [], [])
 
 
 def test_only_what_is_trained_has_a_product(float64):
