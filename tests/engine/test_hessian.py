@@ -240,7 +240,8 @@ def test_penalties_on_the_real_model_are_those_of_double_backward(real, name, va
     want = torch.autograd.grad(first, params, along)
     del first
     if variant == "param_scale":
-        want = [dot(theta, g) * (x + h) for x, h in zip(g, want)]
+        slope = dot(theta, g)
+        want = [slope * (x + h) for x, h in zip(g, want)]
     model.set_attn_implementation("sdpa")
     envs = envs_of(t, s)
     registry.regularizer["irm"].obj(envs, variant=variant)
