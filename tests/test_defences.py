@@ -250,6 +250,23 @@ def test_defences_nest(float64):
     assert (whole - gradient(defended("sam", penalties=[penalty("irm")]))).norm() > 1e-4 * whole.norm()
 
 
+def test_averaging_may_end_with_the_run():
+    """Of 80 steps the one beyond 75 that is averaged is the last."""
+    data = {"objective": {"name": "npo"}, "forget": {"data": "capitals"}, "train": {"steps": 80}}
+    validate(UnlearnRecipe, Layers(data | {"defences": [{"name": "averaging", "start": 75, "every": 5}]}))
+    with pytest.raises(RecipeError, match=r"defences\.0\.start"):
+        validate(UnlearnRecipe, Layers(data | {"defences": [{"name": "averaging", "start": 76, "every": 5}]}))
+
+
+def test_lat_attacks_only_where_something_is_trained():
+    """What is only looked at is looked at without a perturbation."""
+    lat, view = registry.defence["lat"].obj(**KEYS["lat"]), View(parts_of(moved()), collate(rows()), 0, None)
+    values = lat.values(lambda v: v.nll)
+    with torch.no_grad():
+        assert values(view).equal(view.nll)
+    assert values(view).sum() < view.nll.sum() - 0.5
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

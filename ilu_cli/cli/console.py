@@ -128,7 +128,8 @@ def plan_text(facts: dict[str, Any]) -> str:
     if "steps" in facts:
         lines.append(f"steps       {facts['steps']}")
         lines.append(f"trainable   {facts['trainable_parameters']:,} parameters")
-        lines.append(f"memory      about {size(facts['peak_memory_bytes'])} at the peak (estimate)")
+        peak, there = size(facts["peak_memory_bytes"]), size(facts["memory_bytes"])
+        lines.append(f"memory      about {peak} at the peak (estimate); this machine has {there}")
     if "unpriced" in facts:
         lines.append(f"not priced  {facts['unpriced']}")
     for d in facts["data"]:

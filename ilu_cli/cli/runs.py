@@ -60,7 +60,7 @@ def _row(run: Run) -> dict[str, Any]:
 
 
 def _status(run: Run) -> str:
-    return "complete" if run.complete else "unfinished"
+    return "unfinished" if run.manifest.status == "running" else run.manifest.status
 
 
 @app.command()
@@ -96,7 +96,7 @@ def _grow(node: Tree, name: str, found: list[Run]) -> None:
     for run in found:
         if _parent(run) == name:
             exactly = _row(run)["parent"]
-            note = console.ago(run.manifest.created) + ("" if run.complete else ", unfinished")
+            note = console.ago(run.manifest.created) + ("" if run.complete else f", {_status(run)}")
             note += f", from {exactly}" if exactly not in (name, None) else ""
             _grow(node.add(Text.assemble(run.id, (f"  {note}", "dim")), style=""), run.id, found)
 
@@ -123,6 +123,7 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
     lines += [(p["role"], f"{p['id']} ({p['kind']})") for p in m.parents]
     lines += [("data", f"{d['role']}: {d['name']} ({d['source']}), {d['rows']} rows") for d in m.data]
     lines.append(("seed", f"{m.seed}, {m.world_size} process(es), {m.precision or 'no'} autocast"))
+    lines += [(m.status, m.result["error"])] if "error" in m.result else []
     lines += [("result", f"{key} {value}") for key, value in m.result.items() if isinstance(value, (int, float))]
     for name, s in results.items():
         lines.append(("eval", f"{name} ({s['role']}): {s['metric']} {console.measured(Summary.read(s))}, n={s['n']}"))

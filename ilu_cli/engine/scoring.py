@@ -191,7 +191,7 @@ class Scorer:
         while rows:
             batch = take(rows, min(TOKENS, self.tokens))
             try:
-                found += self._forward(batch, requests)
+                found += self._forward(batch)
             except RuntimeError as error:
                 if not _memory_ran_out(error) or (len(batch) == 1 == len(batch[0].requests)):
                     raise
@@ -200,7 +200,7 @@ class Scorer:
                 torch.cuda.empty_cache()
         return found
 
-    def _forward(self, rows: list[Row], requests: list[Request]) -> list[tuple[int, float, bool]]:
+    def _forward(self, rows: list[Row]) -> list[tuple[int, float, bool]]:
         """(request, log-probability, greedy) of every request in a batch of rows."""
         device = self.backend.device
         dtype = torch.bfloat16 if self.precision == "bf16" else self.parts.head.weight.dtype

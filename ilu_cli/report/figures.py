@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ilu_cli.report.canvas import COLOURS, INK, LINE, NARROW, SOFT, figure, legend, panels
+from ilu_cli.report.canvas import COLOURS, INK, LINE, NARROW, SOFT, figure, label, legend, panels, shortened
 from ilu_cli.report.numbers import Estimate
 
 if TYPE_CHECKING:
@@ -231,6 +231,8 @@ def heat(rows: list[str], columns: list[str], cells: list[list[float | None]], s
     """Numbers in a table, deeper for larger. Long heads of columns are slanted."""
     from matplotlib.patches import Rectangle
 
+    rows = [shortened(r, 0.45 * width, 10.5) for r in rows]
+    columns = [shortened(c, 0.45 * width, 10.5) for c in columns]
     crowded = max(map(len, columns)) * 7 * len(columns) > width - 7 * max(map(len, rows))
     fig = figure(width, 26 * len(rows) + (64 + 5 * max(map(len, columns)) if crowded else 64))
     ax = fig.subplots()
@@ -251,6 +253,8 @@ def heat(rows: list[str], columns: list[str], cells: list[list[float | None]], s
     ax.grid(False)
     for side in ax.spines.values():
         side.set_visible(False)
+    if crowded:
+        fig.draw_without_rendering()  # the layout of slanted heads is right at its second pass
     return fig
 
 
@@ -264,8 +268,8 @@ def tree(rows: list[tuple[int, int | None, str, str, Look]], width: int) -> Figu
             px, py = 14 + 26 * rows[parent][0], 22 + 38 * parent
             ax.plot([px, px, x], [py, y, y], color=LINE, linewidth=1.4, zorder=1)
         ax.plot([x], [y], look.marker, color=look.colour, markersize=8, zorder=2)
-        ax.text(x + 14, y - 6, name, va="center", fontsize=11.5)
-        ax.text(x + 14, y + 9, what, va="center", fontsize=10.5, color=SOFT)
+        label(ax, x + 14, y - 6, name, width - x - 18, 11.5)
+        label(ax, x + 14, y + 9, what, width - x - 18, 10.5, color=SOFT)
     ax.set_xlim(0, width)
     ax.set_ylim(38 * len(rows) + 16, 0)
     ax.axis("off")

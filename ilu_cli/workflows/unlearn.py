@@ -29,6 +29,7 @@ from ilu_cli.models.subject import Subject, find_subject, is_adapter
 from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.specs import Component
+from ilu_cli.runs.ending import ending
 from ilu_cli.runs.files import write_text
 from ilu_cli.runs.store import Run, Store
 from ilu_cli.taskvec.delta import changed_fraction, open_checkpoint
@@ -39,6 +40,7 @@ from ilu_cli.workflows.plan import (
     add_chosen,
     check_disk,
     check_ids,
+    check_memory,
     peak_memory,
     plan_stream,
     state_bytes,
@@ -106,6 +108,7 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
         "steps": recipe.train.steps,
         "trainable_parameters": trainable,
         "peak_memory_bytes": memory,
+        "memory_bytes": backend().memory()[0],
         "data": [record for s in streams for record in s.records()],
     }
     return UnlearnPlan(
@@ -171,6 +174,7 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
     """
     b, recipe, began = backend(), plan.recipe, time.monotonic()
     check_disk(out or (resume.path if resume else store.root), plan.disk)
+    check_memory(plan.facts["peak_memory_bytes"], b.memory(), reporter.note)
     model = load_model(plan.parent, b.device)
     parity = check(Scorer(model, parts_of(model), plan.tokenizer, b), reporter.note)
     new: Run = b.share(resume or (store.create("unlearn", label_of(recipe), out) if b.main else None))
@@ -183,28 +187,28 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
     m.result["parity"] = parity.facts()
     if b.main:
         write_text(new.path / "recipe.yaml", dump(recipe))
-        new.save()
-    reporter = Tracked(reporter, recipe.track, new, recipe.model_dump())
-    for s in plan.streams:
-        for d, c in zip(s.datasets, s.corpora):
-            if c.truncated:
-                reporter.note(f"{s.stream.name}: {c.truncated} of {len(c.items)} examples of {d.ref.name} were cut")
-    adapted = add_adapter(model, recipe.lora, recipe.seed) if recipe.lora else None
-    trainer = build_trainer(plan, model)
-    for done in drive(trainer, new, reporter, label_of(recipe)):
-        if b.main and done in recipe.train.points:
-            save_checkpoint(adapted or model, plan.tokenizer, new.point(done))
-    for defence in trainer.defences:
-        defence.finish(trainer.grads)
-    if b.main:
-        save_checkpoint(adapted or model, plan.tokenizer, new.checkpoint)
-        m.result |= {"steps": trainer.step, "seconds": round(time.monotonic() - began, 1)}
-        m.result["peak_memory_bytes"] = b.peak_memory()
-        new.finish()
-        drop_state(new.state)
-        m.result["changed_fraction"] = _changed(plan.parent, new, reporter)
-        new.save()
-    b.wait()
+    with ending(new, b.main):
+        reporter = Tracked(reporter, recipe.track, new, recipe.model_dump())
+        for s in plan.streams:
+            for d, c in zip(s.datasets, s.corpora):
+                if c.truncated:
+                    reporter.note(f"{s.stream.name}: {c.truncated} of {len(c.items)} examples of {d.ref.name} were cut")
+        adapted = add_adapter(model, recipe.lora, recipe.seed) if recipe.lora else None
+        trainer = build_trainer(plan, model)
+        for done in drive(trainer, new, reporter, label_of(recipe)):
+            if b.main and done in recipe.train.points:
+                save_checkpoint(adapted or model, plan.tokenizer, new.point(done))
+        for defence in trainer.defences:
+            defence.finish(trainer.grads)
+        if b.main:
+            save_checkpoint(adapted or model, plan.tokenizer, new.checkpoint)
+            m.result |= {"steps": trainer.step, "seconds": round(time.monotonic() - began, 1)}
+            m.result["peak_memory_bytes"] = b.peak_memory()
+            new.finish()
+            drop_state(new.state)
+            m.result["changed_fraction"] = _changed(plan.parent, new, reporter)
+            new.save()
+        b.wait()
     return new
 
 

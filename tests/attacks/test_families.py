@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, family_model, make_family
+from families import FAMILIES, NO_MATRICES, family_model, make_family
 from transformers import AutoModelForCausalLM
 
 from ilu_cli import registry
@@ -50,6 +50,9 @@ def test_every_kind_of_attack_gives_numbers(family, ilu, tmp_path):
         every = [*sets, "eval.benchmarks=[capitals]", "eval.limit=2", "eval.precision=fp32"]
         asked = [x for text in every for x in ("--set", text)]
         done = ilu("attack", model, "--kind", kind, *asked, "--no-reference", "--json")
+        if family in NO_MATRICES and registry.attack[kind].declared.access == "weights":
+            assert done.code == 2 and "cannot be changed matrix by matrix" in done.err
+            continue
         assert done.code == 0, f"{kind}: {done.err}"
         points = json.loads(done.out)["points"]
         assert all(math.isfinite(p["eval"]["capitals"]["value"]) for p in points)
@@ -91,7 +94,7 @@ def drawn(w: np.ndarray, name: str, sigma: float, seed: int) -> np.ndarray:
     return w + sigma * w.std(ddof=1) * torch.randn(*w.shape, generator=g).numpy()
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - NO_MATRICES))
 def test_transforms_are_what_they_say_on_the_weights_before_the_attack(family, tmp_path):
     folder = make_family(family, tmp_path / family)
     subject, run = find_model(str(folder)), Store().create("attack", "x")
@@ -147,7 +150,7 @@ def test_a_lens_is_the_model_with_fewer_layers(family):
     """The shorter model is made from its own configuration, and takes the weights that it has."""
     whole, config = family_model(family), FAMILIES[family]()
     config.num_hidden_layers = 2
-    if getattr(config, "layer_types", None):
+    if len(getattr(config, "layer_types", None) or []) > 2:
         config.layer_types = config.layer_types[:2]
     short = AutoModelForCausalLM.from_config(config).float().eval()
     assert short.load_state_dict(whole.state_dict(), strict=False).missing_keys == []

@@ -174,3 +174,43 @@ def test_a_split_in_two_kinds_of_file_is_refused(tmp_path):
     (tmp_path / "train.jsonl").write_text('{"text": "the data"}\n')
     with pytest.raises(UnavailableError, match=r"train.csv and .*train.jsonl are both there"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("one", "others"),
+    [
+        ("train.jsonl", ["train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl"]),
+        ("train.jsonl", ["data/train-00000-of-00001.jsonl"]),
+        ("train.csv", ["data/train.csv"]),
+        ("train.jsonl", ["train/0000.jsonl"]),
+        ("train/0000.jsonl", ["train-00000-of-00001.jsonl"]),
+    ],
+)
+def test_a_split_in_two_places_is_refused(tmp_path, one, others):
+    """`datasets` would read both in some of these cases, and one of them in others."""
+    for name in (one, *others):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("text\na row\n" if name.endswith("csv") else '{"text": "a row"}\n')
+    with pytest.raises(UnavailableError, match="are both there, and only one of them is read") as refused:
+        load(tmp_path)
+    assert {one, others[0]} == {name for name in (one, *others) if str(tmp_path / name) in str(refused.value)}
+    assert [row["text"] for row in load(tmp_path / one).rows] == ["a row"]
+    (tmp_path / one).unlink()
+    assert len(load(tmp_path).rows) == len(others)
+
+
+def test_all_files_that_a_readme_lists_are_read(tmp_path):
+    """As `datasets` reads them: in the order of the list, and none may be missing."""
+    for name in ("a", "b", "unlisted"):
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"text": "{name}"}}\n')
+    listed = (
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: [b.jsonl, a.jsonl]\n---\n"
+    )
+    (tmp_path / "README.md").write_text(listed)
+    from datasets import load_dataset
+
+    theirs = load_dataset(str(tmp_path), split="train", cache_dir=str(tmp_path / "cache"))
+    assert [row["text"] for row in load(tmp_path).rows] == list(theirs["text"]) == ["b", "a"]
+    (tmp_path / "a.jsonl").unlink()
+    with pytest.raises(UnavailableError, match=r"README.md lists a.jsonl, which is not there"):
+        load(tmp_path)

@@ -6,10 +6,12 @@ import pytest
 import torch
 from conftest import gradient, items_of, stream, tiny_model, trainer
 
+from ilu_cli.data.encode import collate
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.environments import Environments
 from ilu_cli.engine.gradients import Gradients, Term
 from ilu_cli.engine.loop import Penalty
+from ilu_cli.engine.view import View
 from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.specs import TrainSpec
 
@@ -141,3 +143,37 @@ def test_the_log_is_of_the_whole_batch_however_it_is_cut(float64):
         logs.append(envs.log)
     assert set(logs[0]) == {"D[one]", "D[three]", "nll[one]", "nll[three]"}
     assert logs[1] == pytest.approx(logs[0], rel=1e-12)
+
+
+def test_the_log_counts_scored_tokens_and_keeps_the_digits_of_float64():
+    """Half of the tokens are prompts. Each loss is summed in float64, though the model is in float32."""
+    data, t = stream(items_of([6, 9, 7], start=4), name="one"), trainer(tiny_model(), [], [])
+    envs = Environments(t.grads, [data], torch.ones(1, dtype=torch.float64), 1.0)
+    envs.of_means("gap", lambda d: d.sum())
+    view = View(t.grads.parts, collate([data.item(k) for k in data.keys(0)]), 0)
+    assert envs.log["nll[one]"] == pytest.approx(view.nll.double().sum().item() / (2 + 5 + 3), rel=1e-12)
+
+
+def test_of_two_halves_the_log_has_the_mean(float64):
+    t, found = trainer(tiny_model(), [], []), {}
+    for halves in (False, True):
+        envs = environments(t)
+        envs.of_means("gap", lambda d: d.sum(), halves=halves)
+        found[halves] = envs.log
+    streams = environments(t).streams
+    for s in streams:
+        parts = [View(t.grads.parts, collate([s.item(k) for k in s.keys(0)[n::2]]), 0) for n in (0, 1)]
+        by_hand = [(v.gap.sum() / v.lengths.sum()).item() for v in parts]
+        assert found[True][f"D[{s.name}]"] == pytest.approx(sum(by_hand) / 2, rel=1e-9)
+    assert found[True] != pytest.approx(found[False], rel=1e-6)
+
+
+def test_the_product_with_nothing_is_nothing_and_that_with_a_unit_vector_is_not():
+    t = trainer(tiny_model(), [], [])
+    envs = environments(t)
+    none = [torch.zeros_like(p) for p in t.params.values()]
+    assert all(torch.equal(x, y) for x, y in zip(envs.hessian_times(0, none), none))
+    unit = [z.clone() for z in none]
+    word = envs.streams[0].item(envs.streams[0].keys(0)[0]).ids[1]
+    unit[0][word, 0] = 1.0
+    assert sum(x.norm() for x in envs.hessian_times(0, unit)) > 1e-3

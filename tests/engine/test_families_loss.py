@@ -39,7 +39,8 @@ class Plain:
     def __init__(self, model: Any) -> None:
         batch = collate(ITEMS)
         out = model(input_ids=batch.ids, attention_mask=batch.mask.long(), use_cache=False, output_hidden_states=True)
-        self.scored, self.hidden, self.real = batch.scored[:, 1:], out.hidden_states[LAYER + 1], batch.mask.clone()
+        first = 0 if model.config.model_type == "mamba" else 1  # most begin their hidden states with the embeddings
+        self.scored, self.hidden, self.real = batch.scored[:, 1:], out.hidden_states[first + LAYER], batch.mask.clone()
         self.real[:, 0] = False
         self.logp = out.logits[:, :-1].float().log_softmax(-1)
         self.nll = -self.logp.gather(-1, batch.ids[:, 1:, None])[..., 0]

@@ -7,7 +7,7 @@ from ilu_cli.engine import head
 from ilu_cli.engine.head import distillation, picked_logps, token_moments, token_stats
 from ilu_cli.models.logits import LMHead, LogitMap
 
-MAPS = [LogitMap(), LogitMap(0.25), LogitMap(1.0, 2.0), LogitMap(-3.0, 1.5)]
+MAPS = [LogitMap(), LogitMap(0.25), LogitMap(2.0), LogitMap(1.0, 2.0), LogitMap(-3.0, 1.5)]
 
 
 def logits(hidden, head):
@@ -123,3 +123,13 @@ def test_scores_are_those_of_the_logits(float64, monkeypatch, f):
     mean = (logp.exp() * logp).sum(-1)
     std = (logp.exp() * logp.square()).sum(-1).sub(mean.square()).sqrt()
     torch.testing.assert_close(token_moments(hidden, lm, targets), torch.stack([picked, mean, std, best.double()]))
+
+
+def test_tokens_of_very_different_logits_do_not_share_a_maximum(monkeypatch):
+    """Logits up to 1 and up to 10⁴ in one tile: taken from one maximum, the smaller ones would all be 0."""
+    monkeypatch.setattr(head, "TILE", 3)
+    torch.manual_seed(6)
+    hidden, lm, targets = torch.randn(4, 5), LMHead(torch.randn(7, 5)), torch.tensor([0, 3, 6, 2])
+    hidden[1] *= 1e4
+    for ours, theirs in zip(token_stats(hidden, lm, targets), naive(hidden, lm, targets)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)

@@ -91,3 +91,28 @@ def test_gradients_are_in_the_type_of_what_they_are_taken_by(of, dtype, weights,
     for found, expected, leaf in zip(torch.autograd.grad(ours, leaves), torch.autograd.grad(theirs, leaves), leaves):
         assert found.dtype == leaf.dtype
         assert float((found - expected).double().norm() / expected.double().norm()) < tolerance
+
+
+@pytest.mark.parametrize("of", ["stats", "distillation"])
+def test_under_autocast_products_are_in_bf16_and_everything_else_in_float32(of):
+    """Both kinds of product have factors rounded to bf16; p, by which gradients are weighted, is not rounded before."""
+    torch.manual_seed(0)
+    hidden, weight, targets = 3 * torch.randn(64, 8), 3 * torch.randn(12, 8), torch.randint(0, 12, (64,))
+    states, teacher = torch.randn(64, 8), LMHead(torch.randn(12, 8))
+    leaves = [hidden.requires_grad_(), weight.requires_grad_()]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        if of == "stats":
+            values = token_stats(hidden, LMHead(weight), targets)[0]
+        else:
+            values = distillation(hidden, LMHead(weight), states, teacher, targets)[0]
+        found = torch.autograd.grad(values.sum(), leaves)
+    h, w = hidden.detach().bfloat16(), weight.detach().bfloat16()
+    logp = (h @ w.t()).float().log_softmax(-1)
+    q = torch.nn.functional.one_hot(targets, 12).float()
+    if of == "distillation":
+        q = (states.bfloat16() @ teacher.weight.bfloat16().t()).float().softmax(-1)
+    torch.testing.assert_close(values.detach(), -(q * logp).sum(-1), rtol=1e-5, atol=1e-5)
+    du = (logp.exp() - q).bfloat16()
+    for ours, theirs in zip(found, (du.double() @ w.double(), du.double().t() @ h.double())):
+        assert ours.dtype == torch.float32
+        assert (ours - theirs).norm() < 2.5e-3 * theirs.norm()

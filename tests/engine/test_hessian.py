@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from ilu_cli.data.encode import collate
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.environments import DOUBTFUL, Environments
 from ilu_cli.engine.gradients import dot
-from ilu_cli.engine.hessian import TOLERANCE, add_product, agreeing
+from ilu_cli.engine.hessian import TOLERANCE, NotTwice, add_product, agreeing
 from ilu_cli.engine.loop import Trainer
 from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.specs import TrainSpec
@@ -155,6 +156,36 @@ def test_differences_that_never_agree_are_told(monkeypatch):
     assert envs.log["hvp_error[gsm8k]"] > DOUBTFUL
 
 
+@pytest.mark.parametrize("words", ["the derivative for 'kernel' is not implemented", "Double Backward is unsupported"])
+def test_what_torch_says_has_no_second_derivative_is_told_from_other_failures(words):
+    x = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+
+    def loss(said: str) -> torch.Tensor:
+        y = x * x
+
+        def fails(_g: torch.Tensor) -> None:
+            raise RuntimeError(said)
+
+        y.register_hook(fails)
+        return y.sum()
+
+    with pytest.raises(NotTwice, match=words):
+        add_product(loss(words), [x], [torch.ones(2)])
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        add_product(loss("shapes do not match"), [x], [torch.ones(2)])
+
+
+def test_a_kernel_in_cpp_is_known_by_its_node():
+    class Node:
+        next_functions = ()
+
+        def name(self) -> str:
+            return "torch::autograd::CppNode<Flash>"
+
+    with pytest.raises(NotTwice, match="CppNode<Flash> brings its own derivative"):
+        add_product(SimpleNamespace(grad_fn=Node()), [], [])
+
+
 def test_only_what_is_trained_has_a_product(float64):
     model, rows = tiny_model(), items_of([5, 8], start=2)
     names = [n for n, _ in model.named_parameters() if "down_proj" in n]
@@ -210,7 +241,8 @@ def test_penalties_on_the_real_model_are_those_of_double_backward(real, name, va
     want = torch.autograd.grad(first, params, along)
     del first
     if variant == "param_scale":
-        want = [dot(theta, g) * (x + h) for x, h in zip(g, want)]
+        slope = dot(theta, g)
+        want = [slope * (x + h) for x, h in zip(g, want)]
     model.set_attn_implementation("sdpa")
     envs = envs_of(t, s)
     registry.regularizer["irm"].obj(envs, variant=variant)

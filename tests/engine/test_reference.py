@@ -129,3 +129,15 @@ def test_the_median_norm_is_over_tokens_but_the_first_of_the_first_rows(monkeypa
     rough = median_norm(data, LAYER, parts_of(model), backend(), "bf16")
     assert rough != found
     assert rough == pytest.approx(found, rel=0.02)
+
+
+def test_the_reference_of_what_should_be_said_instead_is_of_the_same_layer_and_precision():
+    data = stream(items_of([5, 6]))
+    data.chosen = stream(items_of([4, 8], seed=3))
+    needs, model = {"reference.hidden", "reference.logps"}, parts_of(tiny_model())
+    for precision in ("fp32", "bf16"):
+        found = fill(data, needs, LAYER, 1, model, backend(), precision).chosen
+        alone = fill(data.chosen, needs, LAYER, 1, model, backend(), precision)
+        assert found.logps == alone.logps
+        assert all(torch.equal(found.hidden[k], alone.hidden[k]) for k in alone.hidden)
+    assert found.logps != filled("reference.logps", data.chosen).logps

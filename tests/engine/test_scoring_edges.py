@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import CHAT, tiny_model, tiny_tokenizer
@@ -11,6 +13,7 @@ from ilu_cli.engine import scoring
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.scoring import Question, Scorer
 from ilu_cli.engine.tree import Request
+from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.models.parts import parts_of
 
 WORDS = ("out of memory", "DefaultCPUAllocator: not enough memory: you tried to allocate")
@@ -31,12 +34,12 @@ def limited(scorer: Scorer, monkeypatch, tokens: int, words: str) -> list[int]:
     """Have batches of more tokens than that fail; returns the sizes of those that do not."""
     own, done = scorer._forward, []
 
-    def forward(rows, requests):
+    def forward(rows):
         size = len(rows) * max(map(len, rows)) + sum(len(r.requests) - 1 for r in rows)
         if size > tokens:
             raise RuntimeError(words)
         done.append(size)
-        return own(rows, requests)
+        return own(rows)
 
     monkeypatch.setattr(scorer, "_forward", forward)
     return done
@@ -53,6 +56,70 @@ def test_scores_are_the_same_where_memory_runs_out(scorer, monkeypatch, tokens, 
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
     assert scorer.tokens < scoring.TOKENS  # later batches are smaller
     assert max(done) <= tokens
+
+
+@pytest.mark.parametrize("tokens", [45, 20, 12])
+def test_rows_of_their_own_are_all_scored_where_memory_runs_out(scorer, monkeypatch, tokens):
+    """Plain rows, several to a batch: none is lost when a batch is tried again."""
+    scorer.layout = replace(scorer.layout, kinds=())
+    expected = scorer.score(REQUESTS)
+    done = limited(scorer, monkeypatch, tokens, WORDS[0])
+    found = scorer.score(REQUESTS)
+    assert [logp for logp, _ in found] == pytest.approx([logp for logp, _ in expected], abs=1e-5)
+    assert len(done) > 1 and max(done) <= tokens
+
+
+def test_a_batch_of_two_rows_is_parted_and_not_cut(scorer, monkeypatch):
+    scorer.layout = replace(scorer.layout, kinds=())
+    two = [Request(tuple(range(s, s + 8)), 2) for s in (1, 20)]
+    expected = scorer.score(two)
+    done = limited(scorer, monkeypatch, 7, WORDS[0])
+    assert [logp for logp, _ in scorer.score(two)] == pytest.approx([logp for logp, _ in expected], abs=1e-5)
+    assert done == [7, 7]
+
+
+def test_batches_that_are_continued_hold_as_many_tokens_as_they_may(scorer, monkeypatch):
+    """Prompts of one length L and n new tokens: two of them are 2 (L + n) tokens, and no third goes in."""
+    prompts, groups = ["The capital"] * 5, []
+    length = len(scorer.prompt(prompts[0]))
+
+    def generate(model, tokenizer, rows, new, stop):
+        groups.append(len(rows))
+        return [""] * len(rows)
+
+    monkeypatch.setattr(scoring, "generate", generate)
+    for tokens, sizes in ((2 * (length + 30), [2, 2, 1]), (2 * (length + 30) - 1, [1] * 5), (10**6, [5])):
+        scorer.tokens, groups[:] = tokens, []
+        scorer.complete(prompts, 30)
+        assert sorted(groups, reverse=True) == sizes
+
+
+def test_bf16_is_that_of_autocast_for_scores_and_answers(scorer, monkeypatch):
+    exact = [logp for logp, _ in scorer.score(REQUESTS)]
+    scorer.precision = "bf16"
+    rough = [logp for logp, _ in scorer.score(REQUESTS)]
+    assert rough != exact
+    assert rough == pytest.approx(exact, rel=0.05)
+    seen = []
+    monkeypatch.setattr(scoring, "generate", lambda *_: seen.append(torch.is_autocast_enabled("cpu")) or [""])
+    for precision in ("bf16", "fp32"):
+        scorer.precision = precision
+        scorer.complete(["Paris"], 3)
+    assert seen == [True, False]
+
+
+def test_a_question_may_fill_the_context_and_not_more(scorer):
+    room = scorer.context_length
+    scorer.check_length(room, "Who?")
+    with pytest.raises(UsageError, match=f"a prompt of {room + 1} tokens does not fit"):
+        scorer.check_length(room + 1, "Who?")
+
+
+def test_a_token_without_an_embedding_is_refused_by_name():
+    tokenizer = tiny_tokenizer()
+    model = tiny_model(20)
+    with pytest.raises(UnavailableError, match="and the model embeddings for 20"):
+        Scorer(model, parts_of(model), tokenizer, backend()).encode("The capital of France")
 
 
 def test_what_does_not_fit_alone_and_what_is_no_lack_of_memory_are_told(scorer, monkeypatch):

@@ -64,6 +64,8 @@ def test_a_row_is_as_wide_as_width_or_twice_its_longest_request(monkeypatch):
     longer = [Request((n,) * 6, 1) for n in range(1, 4)]  # five tokens each: two of them are more than the width
     assert [len(r) for r in rows_of(longer)] == [5, 10]
     assert [len(r) for r in rows_of([Request((1,) * 6, 1), *apart[1:3]])] == [3, 8]  # the longest counts, not the last
+    last = Request((9,) * 7, 1)  # six tokens, after six: twice the longest
+    assert [len(r) for r in rows_of([*apart[:2], last])] == [12]
 
 
 def test_a_batch_has_at_most_so_many_tokens_with_its_padding():
@@ -123,14 +125,26 @@ def test_what_long_rope_turns_otherwise_stands_apart():
     ],
 )
 def test_the_layout_of_a_family(family, kinds, why):
-    found = layout_of(family_model(family).get_decoder())
+    decoder = family_model(family).get_decoder()
+    found = layout_of(decoder)
     assert found.kinds == kinds and why in found.why and found.trees == bool(kinds)
+    assert found.config is decoder.config and bool(found.why) == bool(why)
 
 
 def test_a_window_of_another_kind_means_plain_rows():
     decoder = family_model("llama").get_decoder()
     decoder.config.window_size = 256  # as GPT-Neo has it, counted in the row
     assert not layout_of(decoder).trees and "window_size" in layout_of(decoder).why
+    assert layout_of(decoder).config is decoder.config
+
+
+@pytest.mark.parametrize("name", ["use_sliding_window", "max_window_layers", "sliding_window_pattern",
+                                  "_sliding_window_pattern"])  # fmt: skip
+def test_a_window_that_is_known_may_be_configured_in_several_ways(name):
+    decoder = family_model("llama").get_decoder()
+    setattr(decoder.config, name, 6)
+    assert decoder.config.to_dict()[name] == 6
+    assert layout_of(decoder).trees
 
 
 def test_the_window_is_short_only_while_it_is_checked():

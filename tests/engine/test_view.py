@@ -65,12 +65,12 @@ def test_hidden_states_are_those_of_the_layer_in_float32():
 
 def test_a_view_afresh_is_of_the_same_batch_and_knows_nothing_yet():
     other, reference = view(), Reference(norm=2.0)
-    v = view(reference=reference, chosen=other)
+    v = view(reference=reference, chosen=other, topics=[0, 1, 0])
     v.nll, v.hidden  # noqa: B018
     new = v.afresh()
     assert new is not v
     assert (new.parts, new.batch, new.seed, new.layer) == (v.parts, v.batch, 0, 1)
-    assert (new.reference, new.chosen) == (reference, other)
+    assert (new.reference, new.chosen, new.topics) == (reference, other, [0, 1, 0])
     assert not {"nll", "hidden", "final"} & set(vars(new))
 
 
@@ -90,3 +90,12 @@ def test_a_direction_is_a_unit_vector_of_its_seed_and_name():
     assert not torch.equal(u, v.direction("other"))
     v.seed = 1
     assert not torch.equal(u, v.direction("rmu"))
+
+
+def test_every_topic_has_a_direction_of_its_own():
+    v = view(topics=[2, 0, 1])
+    each = [v.direction("rmu", topic) for topic in (0, 1, 2)]
+    assert torch.equal(each[0], v.direction("rmu"))
+    assert all(not torch.equal(a, b) for a, b in ((each[0], each[1]), (each[0], each[2]), (each[1], each[2])))
+    assert torch.equal(v.directions("rmu"), torch.stack([each[2], each[0], each[1]]))
+    assert torch.equal(view().directions("rmu"), torch.stack([each[0]] * 3))

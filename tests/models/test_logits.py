@@ -137,6 +137,15 @@ REFUSED = {
     ),
     "BertLMHeadModel": lambda: T.BertConfig(vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
                                             intermediate_size=48, is_decoder=True),
+    "BartForCausalLM": lambda: T.BartConfig(  # its loss takes labels that are shifted already
+        vocab_size=400, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, is_decoder=True, is_encoder_decoder=False,
+    ),
+    "TrOCRForCausalLM": lambda: T.TrOCRConfig(vocab_size=400, d_model=32, decoder_layers=2, decoder_attention_heads=4,
+                                              decoder_ffn_dim=48),
+    "XLMWithLMHeadModel": lambda: T.XLMConfig(vocab_size=400, emb_dim=32, n_layers=2, n_heads=4, n_langs=1),
+    "XLNetLMHeadModel": lambda: T.XLNetConfig(vocab_size=400, d_model=32, n_layer=2, n_head=4, d_inner=48),
+    "GemmaForCausalLM": lambda: T.GemmaConfig(**COMMON, head_dim=8, use_bidirectional_attention=True),
 }  # fmt: skip
 
 
@@ -210,3 +219,9 @@ def test_states_may_differ_by_a_ten_thousandth_of_the_largest(off, fits):
     else:
         with pytest.raises(UsageError, match="its decoder alone gives other hidden states"):
             check_states(model, model.lm_head, decode)
+
+
+def test_a_causal_xlm_is_refused_for_its_labels():
+    config = T.XLMConfig(vocab_size=400, emb_dim=32, n_layers=2, n_heads=4, n_langs=1, causal=True)
+    with torch.device("meta"), pytest.raises(UsageError, match=r"XLMWithLMHeadModel .* loss for labels"):
+        parts_of(T.AutoModelForCausalLM.from_config(config))

@@ -24,6 +24,7 @@ from ilu_cli.models.subject import Subject, original_of
 from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import AttackRecipe
 from ilu_cli.recipe.specs import TrainSpec
+from ilu_cli.runs.ending import ending
 from ilu_cli.runs.files import beside_hashes, digest_of, weight_hashes, write_json, write_text
 from ilu_cli.runs.lineage import reference_lines
 from ilu_cli.runs.results import AttackResult, Data, Point, summary_file
@@ -33,7 +34,7 @@ from ilu_cli.workflows.attack.protocol import Follow, copy_results
 from ilu_cli.workflows.attack.rehearsal import Priced, price
 from ilu_cli.workflows.attack.seen import Environments, Written, forget_data, unlearning_recipes
 from ilu_cli.workflows.needs.inputs import inputs_of
-from ilu_cli.workflows.plan import Plan, check_disk, check_ids, peak_memory, state_bytes
+from ilu_cli.workflows.plan import Plan, check_disk, check_ids, check_memory, peak_memory, state_bytes
 
 
 @dataclass
@@ -98,6 +99,7 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[Written] = ())
                 "steps": spec.steps,
                 "trainable_parameters": trainable,
                 "peak_memory_bytes": peak_memory(model, trainable, first, [stream.stream], spec, 0),
+                "memory_bytes": backend().memory()[0],
                 "data": stream.records(),
             }
             kept += len(quartiles(spec.steps)) if filled.keep == "points" else 0
@@ -166,29 +168,33 @@ def run(
     """
     b, recipe, began = backend(), plan.filled, time.monotonic()
     check_disk(out or (resume.path if resume else store.root), plan.disk)
+    check_memory(plan.facts.get("peak_memory_bytes", 0), b.memory(), reporter.note)
     new: Run = b.share(resume or (store.create("attack", label_of(recipe), out) if b.main else None))
     known = AttackResult.read(new.manifest.result).points if resume else ()
     _begin(plan, new, subject, known)
-    reporter = Tracked(reporter, recipe.track, new, recipe.model_dump())
-    title = f"{label_of(recipe)} on {subject.label}"
-    try:
-        attempt = Attempted(subject, plan.original, plan.environments, new, reporter, recipe.seed, recipe.eval, title)
-        for result in Follow(attempt, recipe, known).results():
-            _write(new, attempt, result)
-    except UsageError:
-        found = AttackResult.read(new.manifest.result)
-        if b.main and resume is None and all(p.strength == found.unattacked for p in found.points):
-            shutil.rmtree(new.path)
-        raise
-    if b.main:
-        new.manifest.result["seconds"] = round(time.monotonic() - began, 1)
-        if recipe.keep != "none":
-            save_checkpoint(attempt.saved, attempt.tokenizer, new.checkpoint)
-            _keep_final(attempt, new, result.points[-1], adapter=attempt.saved is not attempt.model)
-        new.finish()
-        drop_state(new.state)
-    attempt.hooks.close()
-    b.wait()
+    with ending(new, b.main):
+        reporter = Tracked(reporter, recipe.track, new, recipe.model_dump())
+        title = f"{label_of(recipe)} on {subject.label}"
+        try:
+            attempt = Attempted(
+                subject, plan.original, plan.environments, new, reporter, recipe.seed, recipe.eval, title
+            )
+            for result in Follow(attempt, recipe, known).results():
+                _write(new, attempt, result)
+        except UsageError:
+            found = AttackResult.read(new.manifest.result)
+            if b.main and resume is None and all(p.strength == found.unattacked for p in found.points):
+                shutil.rmtree(new.path)
+            raise
+        if b.main:
+            new.manifest.result["seconds"] = round(time.monotonic() - began, 1)
+            if recipe.keep != "none":
+                save_checkpoint(attempt.saved, attempt.tokenizer, new.checkpoint)
+                _keep_final(attempt, new, result.points[-1], adapter=attempt.saved is not attempt.model)
+            new.finish()
+            drop_state(new.state)
+        attempt.hooks.close()
+        b.wait()
     return new
 
 
