@@ -101,48 +101,6 @@ def test_light_modules_import_nothing_heavy_at_the_top(path):
 
 
 LINES_OF_FILE, LINES_OF_FUNCTION, COMPLEXITY = 300, 60, 15
-# Functions over a limit today. What is mended goes from these sets, and nothing comes to them.
-LONG = {
-    "benchmarks/tofu.py: _define",
-    "cli/attack.py: attack",
-    "cli/evaluate.py: evaluate",
-    "cli/taskvec.py: taskvec",
-    "cli/unlearn.py: unlearn",
-}
-TANGLED = {
-    "attacks/__init__.py: fine_tune",
-    "attacks/ablate.py: ablate",
-    "cli/attack.py: _table",
-    "cli/attack.py: attack",
-    "cli/list.py: list_",
-    "cli/runs.py: rm",
-    "cli/taskvec.py: _drawn",
-    "data/encode.py: _encode_all",
-    "data/sources.py: find_origin",
-    "harness/load.py: _own_cache",
-    "recipe/expand.py: _methods",
-    "report/figures.py: recovery",
-    "report/headline.py: _compared",
-    "report/outcomes.py: returned",
-    "report/outcomes.py: traded",
-    "report/sections.py: explained",
-    "report/sections.py: training",
-    "runs/card.py: front_matter",
-    "taskvec/stream.py: _partial",
-    "workflows/attack/protocol.py: result_of",
-    "workflows/attack/run.py: run",
-    "workflows/compare.py: _measure",
-    "workflows/needs/find.py: price",
-    "workflows/needs/find.py: refs_of",
-    "workflows/pipeline/execute.py: _assign",
-    "workflows/pipeline/execute.py: run",
-    "workflows/pipeline/table.py: _row",
-    "workflows/pipeline/table.py: figures",
-    "workflows/pipeline/table.py: summaries",
-    "workflows/report.py: find_runs",
-    "workflows/unlearn.py: plan",
-    "workflows/unlearn.py: run",
-}
 SILENCED = {"type: ignore": 4, "noqa": 10}  # at most so often in the whole package
 
 
@@ -172,17 +130,11 @@ def test_no_file_is_too_long():
 
 
 def test_no_function_is_too_long():
-    over = {name: n for name, n in lengths() if n > LINES_OF_FUNCTION}
-    new = {name: n for name, n in over.items() if name not in LONG}
-    assert not new, f"over {LINES_OF_FUNCTION} lines: {new}"
-    assert not (mended := LONG - set(over)), f"these are short now, take them from LONG: {sorted(mended)}"
+    assert {name: n for name, n in lengths() if n > LINES_OF_FUNCTION} == {}
 
 
 def test_no_function_is_tangled():
-    over = {name: n for name, n in complexities() if n > COMPLEXITY}
-    new = {name: n for name, n in over.items() if name not in TANGLED}
-    assert not new, f"complexity over {COMPLEXITY}: {new}"
-    assert not (mended := TANGLED - set(over)), f"these are simple now, take them from TANGLED: {sorted(mended)}"
+    assert {name: n for name, n in complexities() if n > COMPLEXITY} == {}
 
 
 @pytest.mark.parametrize("mark", SILENCED)

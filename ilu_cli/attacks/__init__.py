@@ -116,17 +116,23 @@ def fine_tune(
             "plain text, or too few to keep some for the test",
             hint="--set attack.stop=steps",
         )
-    epoch, marks = math.ceil(sum(len(d.rows) for d in data) / batch), quartiles(spec.steps)
+    epoch = math.ceil(sum(len(d.rows) for d in data) / batch)
+    marks = {*quartiles(spec.steps)} if stop == "steps" else {*range(epoch, spec.steps, epoch), spec.steps}
     for done in attempt.train(data, spec, batch, form, lora):
-        last, settled = done == spec.steps, False
-        look = done in marks if stop == "steps" else bool(done) and done % epoch == 0
-        if test is not None and (last or (look and stop == "plateau")):
-            recent = attempt.test(test, test_rows, done)[-EPOCHS - 1 :]
-            settled = len(recent) > EPOCHS and max(recent) - min(recent) < SETTLED
-        if look or last:
-            yield done
-        if settled and stop == "plateau":
+        if done not in marks:
+            continue
+        found: list[float] = []
+        if test is not None and (stop == "plateau" or done == spec.steps):
+            found = attempt.test(test, test_rows, done)
+        yield done
+        if stop == "plateau" and settled(found):
             break
+
+
+def settled(accuracies: Sequence[float]) -> bool:
+    """Whether accuracies, an epoch apart, have come to rest."""
+    recent = accuracies[-EPOCHS - 1 :]
+    return len(recent) > EPOCHS and max(recent) - min(recent) < SETTLED
 
 
 def task_split(ref: DataRef, rows: int) -> tuple[Dataset, Dataset]:

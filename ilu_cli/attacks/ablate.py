@@ -42,23 +42,37 @@ def ablate(
     Raises:
         UsageError: if no text is left to fit on.
     """
-    import torch
-
-    from ilu_cli.attacks import test_split
     from ilu_cli.engine.probe import text_states
 
-    datasets = [test_split(ref) for ref in data or []]
+    texts = _texts(attempt, data or [], prompts)
+    now = text_states(attempt.scorer, texts)
+    with attempt.original():
+        before = text_states(attempt.scorer, texts)
+    bases = {n: basis(now[n] - before[n], max(directions)) for n in _moved(attempt, now, before, layers)}
+    for r in directions:
+        attempt.hook({n: functools.partial(without, basis=b[:, :r]) for n, b in bases.items()})
+        yield r
+
+
+def _texts(attempt: Attempt, data: DataRefs, prompts: int) -> list[str]:
+    """What the directions are fitted on: some texts of the data that hold no question of the benchmark."""
+    from ilu_cli.attacks import test_split
+
+    datasets = [test_split(ref) for ref in data]
     for found in datasets:
         attempt.record(found, "attack fit")
     questions = [i["question"] for items in attempt.questions(needed=False).values() for i in items]
     texts = [e.prompt + e.target for d in datasets for e in d.examples()]
     texts = [t for t in texts if not any(q in t for q in questions)]
-    texts = random.Random(f"ablate-{attempt.seed}").sample(texts, min(prompts, len(texts)))
     if not texts:
         raise UsageError("ablate: every text of attack.data contains a question of the benchmark")
-    now = text_states(attempt.scorer, texts)
-    with attempt.original():
-        before = text_states(attempt.scorer, texts)
+    return random.Random(f"ablate-{attempt.seed}").sample(texts, min(prompts, len(texts)))
+
+
+def _moved(attempt: Attempt, now: Tensor, before: Tensor, layers: list[int] | None) -> list[int]:
+    """Those of `layers` at which the mean state is another than the original's; the user is told of the others."""
+    import torch
+
     share = (now - before).mean(1).norm(dim=-1) / before.norm(dim=-1).mean(-1)
     enters = int(torch.diff(share, prepend=share.new_zeros(1)).argmax())
     wanted = [enters] if layers is None else layers
@@ -68,10 +82,7 @@ def ablate(
     if unmoved := sorted(set(wanted) - set(moved)):
         where = f"layers {', '.join(map(str, unmoved))}" if share.max() > CHANGED else "all layers"
         attempt.note(f"ablate: the hidden states of {where} are the original's; there is no direction to remove")
-    bases = {n: basis(now[n] - before[n], max(directions)) for n in moved}
-    for r in directions:
-        attempt.hook({n: functools.partial(without, basis=b[:, :r]) for n, b in bases.items()})
-        yield r
+    return moved
 
 
 def basis(differences: Tensor, rank: int) -> Tensor:

@@ -14,39 +14,47 @@ if TYPE_CHECKING:
     from ilu_cli.recipe.requirement import Verdict
     from ilu_cli.runs.results import Row, Summary
 
+RunArgument = Annotated[
+    str | None,
+    typer.Argument(
+        help="Run (id, prefix, path) or model; default: the latest run.",
+        show_default=False,
+        autocompletion=complete.runs,
+    ),
+]
+BenchOption = Annotated[
+    list[str] | None,
+    typer.Option("--bench", help="Benchmark or lm-eval task. Repeatable.", autocompletion=complete.benchmarks),
+    Sets(("eval", "benchmarks")),
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", help="Only the first rows of each benchmark."), Sets(("eval", "limit"))
+]
+FewshotOption = Annotated[
+    int | None, typer.Option("--fewshot", help="Solved examples before each question."), Sets(("eval", "fewshot"))
+]
+RequireOption = Annotated[
+    list[str] | None,
+    typer.Option("--require", help='Fail with exit code 4 unless it holds: "capitals.acc <= 0.32". Repeatable.'),
+    Sets(("eval", "require")),
+]
+RetainOption = Annotated[
+    str | None,
+    typer.Option("--retain-run", metavar="RUN", help="For TOFU: a model that never saw the forget set."),
+    Sets(("eval", "retain_run")),
+]
+AloneOption = Annotated[bool, typer.Option("--alone", help="Only this model, not what it came from.")]
+
 
 @shares("data_root", "plugin", "recipe", "set_", "dry_run", "as_json")
 def evaluate(
-    run: Annotated[
-        str | None,
-        typer.Argument(
-            help="Run (id, prefix, path) or model; default: the latest run.",
-            show_default=False,
-            autocompletion=complete.runs,
-        ),
-    ] = None,
-    bench: Annotated[
-        list[str] | None,
-        typer.Option("--bench", help="Benchmark or lm-eval task. Repeatable.", autocompletion=complete.benchmarks),
-        Sets(("eval", "benchmarks")),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", help="Only the first rows of each benchmark."), Sets(("eval", "limit"))
-    ] = None,
-    fewshot: Annotated[
-        int | None, typer.Option("--fewshot", help="Solved examples before each question."), Sets(("eval", "fewshot"))
-    ] = None,
-    require: Annotated[
-        list[str] | None,
-        typer.Option("--require", help='Fail with exit code 4 unless it holds: "capitals.acc <= 0.32". Repeatable.'),
-        Sets(("eval", "require")),
-    ] = None,
-    retain_run: Annotated[
-        str | None,
-        typer.Option("--retain-run", metavar="RUN", help="For TOFU: a model that never saw the forget set."),
-        Sets(("eval", "retain_run")),
-    ] = None,
-    alone: Annotated[bool, typer.Option("--alone", help="Only this model, not what it came from.")] = False,
+    run: RunArgument = None,
+    bench: BenchOption = None,
+    limit: LimitOption = None,
+    fewshot: FewshotOption = None,
+    require: RequireOption = None,
+    retain_run: RetainOption = None,
+    alone: AloneOption = False,
     *,
     given: Given,
 ) -> None:

@@ -196,12 +196,7 @@ def rm(
     for run in doomed.values():
         print(f"{run.path}  ({_status(run)})", file=sys.stderr)
     if not yes:
-        if not sys.stdin.isatty():
-            raise UsageError("there is no terminal to ask on", hint="add --yes to remove them")
-        what = "this run" if len(doomed) == 1 else f"these {len(doomed)} runs"
-        print(f"remove {what}, {console.size(total)}? [y/N] ", end="", file=sys.stderr, flush=True)
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            raise UsageError("nothing was removed")
+        _ask("this run" if len(doomed) == 1 else f"these {len(doomed)} runs", total)
     for path in doomed:
         (path / "manifest.json").unlink()  # first, so that no half of a run is ever taken for a whole one
         shutil.rmtree(path)
@@ -210,6 +205,21 @@ def rm(
         console.out_json({"removed": removed, "bytes": total})
         return
     console.next_step(f"removed {len(removed)} run(s), {console.size(total)}", [], "ilu runs")
+
+
+def _ask(what: str, size: int) -> None:
+    """Go on only after a yes.
+
+    Raises:
+        UsageError: if the answer is another, or there is nobody to ask.
+    """
+    from ilu_cli.errors import UsageError
+
+    if not sys.stdin.isatty():
+        raise UsageError("there is no terminal to ask on", hint="add --yes to remove them")
+    print(f"remove {what}, {console.size(size)}? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise UsageError("nothing was removed")
 
 
 def _descendants(roots: list[Run], store: Store) -> list[Run]:

@@ -229,20 +229,12 @@ SHARE = Scale("{:.0%}".format, COLOURS[1], COLOURS[0])
 
 def heat(rows: list[str], columns: list[str], cells: list[list[float | None]], scale: Scale, width: int) -> Figure:
     """Numbers in a table, deeper for larger. Long heads of columns are slanted."""
-    from matplotlib.patches import Rectangle
-
     rows = [shortened(r, 0.45 * width, 10.5) for r in rows]
     columns = [shortened(c, 0.45 * width, 10.5) for c in columns]
     crowded = max(map(len, columns)) * 7 * len(columns) > width - 7 * max(map(len, rows))
     fig = figure(width, 26 * len(rows) + (64 + 5 * max(map(len, columns)) if crowded else 64))
     ax = fig.subplots()
-    largest = max((abs(c) for row in cells for c in row if c is not None), default=0.0) or 1.0
-    for i, row in enumerate(cells):
-        for j, c in enumerate(row):
-            if c is not None:
-                colour = scale.above if c >= 0 else scale.below
-                ax.add_patch(Rectangle((j, i), 1, 1, facecolor=colour, alpha=0.75 * abs(c) / largest, linewidth=0))
-            ax.text(j + 0.5, i + 0.5, "–" if c is None else scale.write(c), ha="center", va="center", fontsize=11)
+    _cells(ax, cells, scale)
     ax.set_xlim(0, len(columns))
     ax.set_ylim(len(rows), 0)
     slant: dict[str, Any] = {"rotation": 45, "ha": "left", "rotation_mode": "anchor"} if crowded else {}
@@ -256,6 +248,18 @@ def heat(rows: list[str], columns: list[str], cells: list[list[float | None]], s
     if crowded:
         fig.draw_without_rendering()  # the layout of slanted heads is right at its second pass
     return fig
+
+
+def _cells(ax: Axes, cells: list[list[float | None]], scale: Scale) -> None:
+    from matplotlib.patches import Rectangle
+
+    largest = max((abs(c) for row in cells for c in row if c is not None), default=0.0) or 1.0
+    for i, row in enumerate(cells):
+        for j, c in enumerate(row):
+            if c is not None:
+                colour = scale.above if c >= 0 else scale.below
+                ax.add_patch(Rectangle((j, i), 1, 1, facecolor=colour, alpha=0.75 * abs(c) / largest, linewidth=0))
+            ax.text(j + 0.5, i + 0.5, "–" if c is None else scale.write(c), ha="center", va="center", fontsize=11)
 
 
 def tree(rows: list[tuple[int, int | None, str, str, Look]], width: int) -> Figure:

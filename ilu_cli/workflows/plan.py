@@ -45,6 +45,11 @@ class StreamPlan:
             for d, c in zip(self.datasets, self.corpora)
         ]
 
+    def cut(self) -> list[str]:
+        """What the user should know of rows that were too long, by dataset."""
+        pairs = [(d.ref.name, c) for d, c in zip(self.datasets, self.corpora) if c.truncated]
+        return [f"{self.stream.name}: {c.truncated} of {len(c.items)} examples of {name} were cut" for name, c in pairs]
+
 
 def plan_stream(name: str, refs: list[DataRef], batch: int, form: Form, seed: int, tokenizer: Any) -> StreamPlan:
     """Load and encode the datasets of a stream.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,33 @@ from ilu_cli.workflows.plan import (
 )
 
 
+@dataclass(frozen=True)
+class Streams:
+    """What a recipe trains on: the forget and the retain data, and the environments of each regulariser."""
+
+    forget: StreamPlan
+    retain: StreamPlan | None
+    environments: list[list[StreamPlan]]
+
+    @classmethod
+    def of(cls, recipe: UnlearnRecipe, tokenizer: Any) -> Streams:
+        """Load and encode it."""
+        f, r, seed = recipe.forget, recipe.retain, recipe.seed
+        forget = plan_stream("forget", f.data, f.batch, f, seed, tokenizer)
+        if kind := registry.objective[recipe.objective.name].declared.chosen:
+            add_chosen(forget, kind, tokenizer)
+        retain = plan_stream("retain", r.data, r.batch, r, seed, tokenizer) if r else None
+        environments = [
+            [plan_stream(d.name, [d], reg.batch, reg, seed, tokenizer) for d in reg.env] for reg in recipe.regularizers
+        ]
+        return cls(forget, retain, environments)
+
+    def __iter__(self) -> Iterator[StreamPlan]:
+        yield self.forget
+        yield from [self.retain] if self.retain else []
+        yield from (env for envs in self.environments for env in envs)
+
+
 @dataclass
 class UnlearnPlan(Plan):
     """Everything checked, nothing run."""
@@ -54,15 +81,8 @@ class UnlearnPlan(Plan):
     recipe: UnlearnRecipe = field(kw_only=True)
     parent: Subject = field(kw_only=True)
     tokenizer: Any = field(kw_only=True)
-    forget: StreamPlan = field(kw_only=True)
-    retain: StreamPlan | None = field(kw_only=True)
-    environments: list[list[StreamPlan]] = field(kw_only=True)
+    streams: Streams = field(kw_only=True)
     disk: int = field(kw_only=True)
-
-    @property
-    def streams(self) -> list[StreamPlan]:
-        retain = [self.retain] if self.retain else []
-        return [self.forget, *retain, *(env for envs in self.environments for env in envs)]
 
 
 def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
@@ -75,18 +95,8 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
     backend().check_trackers(recipe.track)
     parent = find_subject(recipe.model.ref, store, recipe.model.revision)
     tokenizer = load_tokenizer(parent.folder)
-    f = recipe.forget
-    forget = plan_stream("forget", f.data, f.batch, f, recipe.seed, tokenizer)
-    if kind := registry.objective[recipe.objective.name].declared.chosen:
-        add_chosen(forget, kind, tokenizer)
-    retain = None
-    if recipe.retain:
-        r = recipe.retain
-        retain = plan_stream("retain", r.data, r.batch, r, recipe.seed, tokenizer)
-    environments = [
-        [plan_stream(d.name, [d], reg.batch, reg, recipe.seed, tokenizer) for d in reg.env]
-        for reg in recipe.regularizers
-    ]
+    planned = Streams.of(recipe, tokenizer)
+    streams = [s.stream for s in planned]
     model = checked_model(parent)
     total = sum(p.numel() for p in model.parameters())
     if recipe.lora:
@@ -94,11 +104,8 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
     params = trained_params(model, recipe.train.params, recipe.lora is not None)
     trainable = sum(p.numel() for p in params.values())
     first = _check_layer(recipe, model, list(params))
-    streams = [forget, *([retain] if retain else []), *(e for envs in environments for e in envs)]
-    check_ids(model, [s.stream for s in streams], tokenizer)
-    memory = peak_memory(
-        model, trainable, first, [s.stream for s in streams], recipe.train, _cache_bytes(recipe, forget, retain, model)
-    )
+    check_ids(model, streams, tokenizer)
+    memory = peak_memory(model, trainable, first, streams, recipe.train, _cache_bytes(recipe, planned, model))
     facts = {
         "command": "unlearn",
         "recipe": recipe.model_dump(),
@@ -109,18 +116,10 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
         "trainable_parameters": trainable,
         "peak_memory_bytes": memory,
         "memory_bytes": backend().memory()[0],
-        "data": [record for s in streams for record in s.records()],
+        "data": [record for s in planned for record in s.records()],
     }
-    return UnlearnPlan(
-        facts,
-        recipe=recipe,
-        parent=parent,
-        tokenizer=tokenizer,
-        forget=forget,
-        retain=retain,
-        environments=environments,
-        disk=state_bytes(total, trainable, recipe.train),
-    )
+    disk = state_bytes(total, trainable, recipe.train)
+    return UnlearnPlan(facts, recipe=recipe, parent=parent, tokenizer=tokenizer, streams=planned, disk=disk)
 
 
 def _check_layer(recipe: UnlearnRecipe, model: Any, names: list[str]) -> int:
@@ -142,11 +141,11 @@ def _check_layer(recipe: UnlearnRecipe, model: Any, names: list[str]) -> int:
     return max(first, 0)
 
 
-def _cache_bytes(recipe: UnlearnRecipe, forget: StreamPlan, retain: StreamPlan | None, model: Any) -> int:
+def _cache_bytes(recipe: UnlearnRecipe, streams: Streams, model: Any) -> int:
     needed = 0
     specs: list[tuple[registry.Registry[Any], Component | None, StreamPlan | None]] = [
-        (registry.objective, recipe.objective, forget),
-        (registry.retain_term, recipe.retain, retain),
+        (registry.objective, recipe.objective, streams.forget),
+        (registry.retain_term, recipe.retain, streams.retain),
     ]
     for known, spec, s in specs:
         if spec is None or s is None:
@@ -178,38 +177,43 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
     model = load_model(plan.parent, b.device)
     parity = check(Scorer(model, parts_of(model), plan.tokenizer, b), reporter.note)
     new: Run = b.share(resume or (store.create("unlearn", label_of(recipe), out) if b.main else None))
-    m = new.manifest
-    m.recipe_sha256, m.seed, m.world_size, m.precision = digest(recipe), recipe.seed, b.world, recipe.train.precision
-    m.parents = [plan.parent.record("parent")]
-    m.base = plan.parent.run.manifest.base if plan.parent.run else plan.parent.record("original")
-    m.base |= {"revision": recipe.model.revision} if not plan.parent.run else {}
-    m.data, m.inputs = [record for s in plan.streams for record in s.records()], inputs_of(recipe)
-    m.result["parity"] = parity.facts()
-    if b.main:
-        write_text(new.path / "recipe.yaml", dump(recipe))
+    _begin(plan, new)
+    new.manifest.result["parity"] = parity.facts()
     with ending(new, b.main):
-        reporter = Tracked(reporter, recipe.track, new, recipe.model_dump())
         for s in plan.streams:
-            for d, c in zip(s.datasets, s.corpora):
-                if c.truncated:
-                    reporter.note(f"{s.stream.name}: {c.truncated} of {len(c.items)} examples of {d.ref.name} were cut")
+            for note in s.cut():
+                reporter.note(note)
         adapted = add_adapter(model, recipe.lora, recipe.seed) if recipe.lora else None
         trainer = build_trainer(plan, model)
-        for done in drive(trainer, new, reporter, label_of(recipe)):
+        for done in drive(trainer, new, Tracked(reporter, recipe.track, new, recipe.model_dump()), label_of(recipe)):
             if b.main and done in recipe.train.points:
                 save_checkpoint(adapted or model, plan.tokenizer, new.point(done))
         for defence in trainer.defences:
             defence.finish(trainer.grads)
         if b.main:
             save_checkpoint(adapted or model, plan.tokenizer, new.checkpoint)
-            m.result |= {"steps": trainer.step, "seconds": round(time.monotonic() - began, 1)}
-            m.result["peak_memory_bytes"] = b.peak_memory()
+            new.manifest.result |= {"steps": trainer.step, "seconds": round(time.monotonic() - began, 1)}
+            new.manifest.result["peak_memory_bytes"] = b.peak_memory()
             new.finish()
             drop_state(new.state)
-            m.result["changed_fraction"] = _changed(plan.parent, new, reporter)
+            new.manifest.result["changed_fraction"] = _changed(plan.parent, new, reporter)
             new.save()
         b.wait()
     return new
+
+
+def _begin(plan: UnlearnPlan, new: Run) -> None:
+    """Write the recipe, and into the manifest where the run comes from."""
+    m, recipe, parent, b = new.manifest, plan.recipe, plan.parent, backend()
+    m.recipe_sha256, m.seed, m.world_size, m.precision = digest(recipe), recipe.seed, b.world, recipe.train.precision
+    m.parents = [parent.record("parent")]
+    if parent.run:
+        m.base = parent.run.manifest.base
+    else:
+        m.base = parent.record("original") | {"revision": recipe.model.revision}
+    m.data, m.inputs = [record for s in plan.streams for record in s.records()], inputs_of(recipe)
+    if b.main:
+        write_text(new.path / "recipe.yaml", dump(recipe))
 
 
 def _changed(parent: Subject, run: Run, reporter: Reporter) -> float | None:
@@ -229,10 +233,12 @@ def build_trainer(plan: UnlearnPlan, model: Any) -> Trainer:
     parts = parts_of(model)
     params = trained_params(model, recipe.train.params, recipe.lora is not None)
     layer = getattr(recipe.objective, "layer", None)
-    terms = [_term("forget", registry.objective, recipe.objective, 1.0, plan.forget, layer, parts, plan)]
-    if recipe.retain and plan.retain:
+    terms = [_term("forget", registry.objective, recipe.objective, 1.0, plan.streams.forget, layer, parts, plan)]
+    if recipe.retain and plan.streams.retain:
         weight = recipe.retain.weight
-        terms.append(_term("retain", registry.retain_term, recipe.retain, weight, plan.retain, layer, parts, plan))
+        terms.append(
+            _term("retain", registry.retain_term, recipe.retain, weight, plan.streams.retain, layer, parts, plan)
+        )
     penalties = [
         Penalty(
             reg.name,
@@ -242,7 +248,7 @@ def build_trainer(plan: UnlearnPlan, model: Any) -> Trainer:
             reg.env_weights,
             reg.until if reg.schedule == "step" else None,
         )
-        for reg, envs in zip(recipe.regularizers, plan.environments)
+        for reg, envs in zip(recipe.regularizers, plan.streams.environments)
     ]
     defences = [registry.defence[d.name].obj(**d.params()) for d in recipe.defences]
     for defence in defences:
@@ -270,6 +276,6 @@ def _term(
     needs = entry.declared.needs
     cache = fill(data.stream, needs, layer, train.steps, parts, backend(), train.precision)
     if "reference.norm" in needs and layer is not None:
-        calibration = (plan.retain or plan.forget).stream
+        calibration = (plan.streams.retain or plan.streams.forget).stream
         cache.norm = median_norm(calibration, layer, parts, backend(), train.precision)
     return Term(name, data.stream, _bound(entry.obj, spec), entry.declared.per, weight, layer, cache)

@@ -70,7 +70,7 @@ def test_what_cannot_be_compared_loses_no_run(tmp_path, ilu, monkeypatch):
 
 
 def test_a_run_killed_after_its_training_is_finished_by_resume(tmp_path, ilu, monkeypatch):
-    """Status `running`, the checkpoint written: as an earlier version left it."""
+    """The checkpoint is written, and the manifest does not say so."""
     from ilu_cli.runs.store import Run
 
     def dies(_run):
@@ -80,7 +80,7 @@ def test_a_run_killed_after_its_training_is_finished_by_resume(tmp_path, ilu, mo
     with monkeypatch.context() as m:
         m.setattr(Run, "finish", dies)
         assert ilu("unlearn", *SMALL, "--model", parent, "--out", "made").code == 5
-    assert json.loads(Path("made/manifest.json").read_text())["status"] == "running"
+    assert json.loads(Path("made/manifest.json").read_text())["status"] == "failed"
     done = ilu("unlearn", "made", "--resume")
     assert done.code == 0, done.err
     moved, total, _ = changed(parent, Path("made/checkpoint"))

@@ -21,7 +21,7 @@ from ilu_cli.recipe.grid import AnyRecipe
 from ilu_cli.recipe.load import find, load
 from ilu_cli.recipe.schema import RECIPES, AttackRecipe, EvalRecipe, UnlearnRecipe
 from ilu_cli.recipe.source import read_layers
-from ilu_cli.recipe.specs import DataRef
+from ilu_cli.recipe.specs import Component, DataRef
 from ilu_cli.runs.files import cache_dir
 
 State = Literal["here", "builtin", "cached", "hub", "gated", "missing"]
@@ -69,16 +69,20 @@ def refs_of(recipe: AnyRecipe) -> Iterator[tuple[str, DataRef, str]]:
         yield from (("retain", d, "train") for d in (recipe.retain.data if recipe.retain else []))
         yield from (("environment", d, "train") for reg in recipe.regularizers for d in reg.env)
     if isinstance(recipe, AttackRecipe):
-        for value in recipe.attack.params().values():
-            for d in value if isinstance(value, list) else [value]:
-                if isinstance(d, DataRef):
-                    yield "attack", d, "train"
-                    if d.name in registry.task and "test" in registry.task[d.name].obj.splits:
-                        yield "attack test", d.model_copy(update={"split": None}), "test"
+        yield from _refs_of_attack(recipe.attack)
     if isinstance(recipe, (AttackRecipe, EvalRecipe)):
         for name in recipe.eval.benchmarks:
             for task, split in registry.benchmark[name].obj.reads if name in registry.benchmark else ():
                 yield f"benchmark {name}", DataRef(name=task, source="hub"), split
+
+
+def _refs_of_attack(attack: Component) -> Iterator[tuple[str, DataRef, str]]:
+    values = attack.params().values()
+    for d in (d for value in values for d in (value if isinstance(value, list) else [value])):
+        if isinstance(d, DataRef):
+            yield "attack", d, "train"
+            if d.name in registry.task and "test" in registry.task[d.name].obj.splits:
+                yield "attack test", d.model_copy(update={"split": None}), "test"
 
 
 def needs_of(recipe: AnyRecipe, online: bool) -> list[Need]:
@@ -196,6 +200,12 @@ def price(recipe: AnyRecipe, needs: list[Need]) -> dict[str, Any]:
     )
     if not isinstance(recipe, UnlearnRecipe) or folder is None:
         return found
+    memory, disk = _training(recipe, folder)
+    return found | {"memory": memory, "disk": disk + download}
+
+
+def _training(recipe: UnlearnRecipe, folder: Path) -> tuple[int, int]:
+    """Bytes of memory and of disk that training takes, with every row of full length."""
     from ilu_cli.data.encode import Corpus, Encoded
     from ilu_cli.engine.stream import TrainStream
     from ilu_cli.models.load import add_adapter, empty_model, trained_params
@@ -215,9 +225,7 @@ def price(recipe: AnyRecipe, needs: list[Need]) -> dict[str, Any]:
         tokens = retain.batch * retain.max_length * recipe.train.steps
         reads = registry.retain_term[retain.name].declared.needs
         kept = reference_bytes(reads, tokens, tokens, width, model.config.vocab_size)
-    found["memory"] = peak_memory(model, trainable, 0, full, recipe.train, kept)
-    found["disk"] = state_bytes(total, trainable, recipe.train) + download
-    return found
+    return peak_memory(model, trainable, 0, full, recipe.train, kept), state_bytes(total, trainable, recipe.train)
 
 
 def _config_folder(need: Need) -> Path | None:
