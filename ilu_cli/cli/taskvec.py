@@ -207,16 +207,21 @@ def _plane(plane: dict[str, Any]) -> None:
 def _drawn(points: list[dict[str, Any]], width: int = 64, height: int = 16) -> list[str]:
     """The points as a text plot: O original, U unlearned, F and f fine-tuned, A and a attacked and on the way there."""
     marks = {"original": "O", "unlearned": "U", "finetuned": "F", "attacked": "A"}
-    roles = [role for role in dict.fromkeys(p["role"] for p in points) if role in marks]
-    last = {role: max(p["step"] or 0 for p in points if p["role"] == role) for role in roles}
-    low = [min(p[c] for p in points) for c in "xy"]
-    span = [(max(p[c] for p in points) - least) or 1.0 for c, least in zip("xy", low)]
+    last: dict[str, int] = {}
+    for p in points:
+        last[p["role"]] = max(last.get(p["role"], 0), p["step"] or 0)
+    columns, rows = _places([p["x"] for p in points], width), _places([p["y"] for p in points], height)
     grid = [[" "] * width for _ in range(height)]
-    for p in sorted(points, key=lambda p: p["step"] or 0):
-        column = round((p["x"] - low[0]) / span[0] * (width - 1))
-        row = height - 1 - round((p["y"] - low[1]) / span[1] * (height - 1))
+    for p, column, row in sorted(zip(points, columns, rows), key=lambda placed: placed[0]["step"] or 0):
         mark = marks[p["role"]]
-        grid[row][column] = mark if (p["step"] or 0) == last[p["role"]] else mark.lower()
-    legend = "  ".join(f"{marks[role]} {role}" for role in roles)
+        grid[height - 1 - row][column] = mark if (p["step"] or 0) == last[p["role"]] else mark.lower()
+    legend = "  ".join(f"{marks[role]} {role}" for role in last)
     edge = "+" + "-" * width + "+"
     return [edge, *(f"|{''.join(line)}|" for line in grid), edge, f"{legend}  (small letters: on the way)"]
+
+
+def _places(values: list[float], cells: int) -> list[int]:
+    """The cell of each value, the least in the first and the largest in the last."""
+    least = min(values)
+    span = (max(values) - least) or 1.0
+    return [round((v - least) / span * (cells - 1)) for v in values]
