@@ -105,7 +105,7 @@ def test_under_autocast_products_are_in_bf16_and_everything_else_in_float32(of):
             values = token_stats(hidden, LMHead(weight), targets)[0]
         else:
             values = distillation(hidden, LMHead(weight), states, teacher, targets)[0]
-        found = torch.autograd.grad(values.sum(), leaves)
+    found = torch.autograd.grad(values.sum(), leaves)  # as a trainer does, outside
     h, w = hidden.detach().bfloat16(), weight.detach().bfloat16()
     logp = (h @ w.t()).float().log_softmax(-1)
     q = torch.nn.functional.one_hot(targets, 12).float()
@@ -115,4 +115,4 @@ def test_under_autocast_products_are_in_bf16_and_everything_else_in_float32(of):
     du = (logp.exp() - q).bfloat16()
     for ours, theirs in zip(found, (du.double() @ w.double(), du.double().t() @ h.double())):
         assert ours.dtype == torch.float32
-        assert (ours - theirs).norm() < 2.5e-3 * theirs.norm()
+        assert (ours - theirs).norm() < 2e-3 * theirs.norm()

@@ -13,7 +13,7 @@ from torch import nn
 
 from ilu_cli.errors import UsageError
 from ilu_cli.models.load import add_adapter
-from ilu_cli.models.logits import LogitMap, check_states
+from ilu_cli.models.logits import LMHead, LogitMap, check_states
 from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.specs import LoraSpec
 
@@ -23,6 +23,9 @@ KNOWN = {
     "gemma2": (FAMILIES["gemma2"], LogitMap(1.0, 5.0)),
     "gemma2, logits far below the cap": (
         lambda: T.Gemma2Config(**COMMON | {"initializer_range": 1e-3}, head_dim=8), LogitMap(1.0, 30.0)
+    ),
+    "gemma2, a cap below 1": (
+        lambda: T.Gemma2Config(**COMMON, head_dim=8, final_logit_softcapping=0.5), LogitMap(1.0, 0.5)
     ),
     "granite": (FAMILIES["granite"], LogitMap(0.25)),
     "granite, by what no float holds": (lambda: T.GraniteConfig(**COMMON, logits_scaling=3.0), LogitMap(1 / 3)),
@@ -79,6 +82,7 @@ AFTER = {
     "another cap": lambda z: z / (1 + z.abs() / 30),
     "shifted": lambda z: z + 0.1,
     "hardly anything": lambda z: z + 1e-4 * z.tanh(),
+    "bent by less than one": lambda z: z + 0.5 * z.tanh() ** 3,
     "squared": lambda z: z * z.abs(),
     "a scale for each word": lambda z: z * torch.linspace(0.9, 1.1, z.shape[-1]),
     "a scale for each position": lambda z: z / torch.arange(1, z.shape[1] + 1)[None, :, None],
@@ -225,3 +229,13 @@ def test_a_causal_xlm_is_refused_for_its_labels():
     config = T.XLMConfig(vocab_size=400, emb_dim=32, n_layers=2, n_heads=4, n_langs=1, causal=True)
     with torch.device("meta"), pytest.raises(UsageError, match=r"XLMWithLMHeadModel .* loss for labels"):
         parts_of(T.AutoModelForCausalLM.from_config(config))
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_head_that_is_kept_has_its_bias_copied_where_it_is_trained(trained):
+    weight, bias = (torch.randn(shape, requires_grad=trained) for shape in ((5, 3), (5,)))
+    kept = LMHead(weight, bias, LogitMap(2.0)).kept()
+    for mine, theirs in ((kept.weight, weight), (kept.bias, bias)):
+        assert torch.equal(mine, theirs) and not mine.requires_grad
+        assert (mine.data_ptr() == theirs.data_ptr()) != trained
+    assert kept.map == LogitMap(2.0) and LMHead(weight).kept().bias is None

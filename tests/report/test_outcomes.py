@@ -183,6 +183,7 @@ def test_at_a_glance_the_strongest_attack_stands_first(folder, drawn):
     assert (picture.name, picture.title) == ("overview", "What each attack brings back")
     assert (picture.wide, picture.narrow) == ("overview wide", "overview narrow")
     assert picture.caption.startswith("How much of capitals is answered at the worst point of each attack, mean")
+    assert picture.caption.endswith("chosen on one half of the questions, counted on the other.")
 
 
 def test_two_attacks_are_no_overview(folder, drawn):
@@ -321,3 +322,11 @@ def test_only_so_many_panels_are_drawn(folder, drawn):
     traded(family, STYLES, drawn)
     returned(family, STYLES, drawn)
     assert [len(drawn.calls[name][1][0]) for name in ("tradeoff", "recovery-1")] == [6, 6]
+
+
+def test_an_attack_that_marks_no_points_has_a_mean_without_an_error(folder, drawn):
+    rmu = folder.unlearned("rmu")
+    fq = [{"steps": 4, "value": 0.5, "stderr": 0.1}]
+    folder.attack(rmu, "prune", [(0, forget(0.5)), (4, forget(0.5))], ra=0.4, fq=fq)
+    _, table = returned(folder.family(), STYLES, drawn)
+    assert table.rows == [["rmu", "prune", "0", "0.400", "–"]]

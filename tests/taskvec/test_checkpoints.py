@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +14,8 @@ from test_angles import SHAPES, adapter, checkpoint
 
 from ilu_cli.errors import UnavailableError
 from ilu_cli.models.subject import find_model
-from ilu_cli.taskvec.delta import Adapted, Checkpoint, common_names, differences, open_checkpoint
-from ilu_cli.taskvec.stored import index
+from ilu_cli.taskvec.delta import Adapted, Checkpoint, common_names, differences, oddities, open_checkpoint
+from ilu_cli.taskvec.stored import _fill, index
 from ilu_cli.taskvec.stream import Difference
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -158,3 +160,23 @@ def test_whole_numbers_have_no_differences_and_are_named(tmp_path):
     with pytest.raises(UnavailableError, match=r"no floating-point numbers: q \(I8\)"):
         index(tmp_path / "o" / "part-0.safetensors", {"w", "q"})
     assert set(index(tmp_path / "o" / "part-0.safetensors", {"w"})) == {"w"}
+
+
+def test_a_file_that_is_read_in_pieces_is_read_whole(tmp_path):
+    class Slow(io.BytesIO):
+        def readinto(self, view):
+            return super().readinto(memoryview(view)[:3])
+
+    data = bytes(range(8))
+    found = bytearray(8)
+    _fill(Slow(data), memoryview(found), tmp_path / "a")
+    assert bytes(found) == data
+    with pytest.raises(UnavailableError, match=r"a was cut off while it was read"):
+        _fill(Slow(data[:7]), memoryview(found), tmp_path / "a")
+
+
+@pytest.mark.parametrize("key", ["use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "target_parameters"])
+def test_what_is_more_than_plain_lora_is_merged(key):
+    names = ["base_model.model.q_proj.lora_A.weight", "base_model.model.q_proj.lora_B.weight"]
+    assert oddities({"peft_type": "LORA", key: None}, names) == []
+    assert oddities({"peft_type": "LORA", key: ["w"]}, names) == [key]

@@ -101,3 +101,38 @@ def test_matrices_are_summed_by_their_squares():
         expected = row.as_dict() | {"weight": group}
         shares = ("left", "right", "both", "chance", "kept", "norm", "norm_u")
         assert found[group].as_dict() == expected | {k: pytest.approx(expected[k]) for k in shares}
+
+
+def test_factors_of_an_adapter_have_no_noise_and_those_beside_a_changed_base_are_not_alone(tmp_path):
+    checkpoint(tmp_path / "o", 0)
+    checkpoint(tmp_path / "other", 1)
+    base, other = Checkpoint(tmp_path / "o"), Checkpoint(tmp_path / "other")
+    adapter(tmp_path / "l", 1, modules=("layers.0.mlp.down_proj",))
+    checkpoint(tmp_path / "a", 3)
+    low = Difference.of(base.weight(NAME), Adapted(base, tmp_path / "l").weight(NAME))
+    assert subspace.noise(low) == 0
+    both = Difference.of(base.weight(NAME), Adapted(other, tmp_path / "l").weight(NAME))
+    sizes = np.linalg.svd(both.whole().numpy(), compute_uv=False)
+    (_, s, _), total = subspace.leading(both, 3, 0, NAME)
+    assert s.tolist() == pytest.approx(sizes[:3])
+    assert total == pytest.approx((sizes**2).sum())
+
+
+def test_lanczos_gives_the_largest_first(monkeypatch):
+    monkeypatch.setattr(subspace, "WHOLE", 1)
+    tau = np.random.default_rng(0).standard_normal((64, 50))
+    u, sizes, vt = np.linalg.svd(tau)
+    left, s, right = subspace.leading_dense(torch.from_numpy(tau), 3, 0, NAME)
+    assert s.tolist() == pytest.approx(sizes[:3])
+    assert [abs(float(left[:, i] @ torch.tensor(u[:, i]))) for i in range(3)] == pytest.approx([1, 1, 1])
+    assert [abs(float(right[:, i] @ torch.tensor(vt[i]))) for i in range(3)] == pytest.approx([1, 1, 1])
+
+
+def test_an_attack_that_changes_bytes_and_no_number_has_no_overlap(tmp_path):
+    """0 became −0."""
+    u = np.random.default_rng(0).standard_normal((5, 4))
+    u[0, 0] = 0.0
+    after = u.copy()
+    after[0, 0] = -0.0
+    o, one, two = (folder(tmp_path / n, **{NAME: w}) for n, w in (("o", np.zeros_like(u)), ("u", u), ("a", after)))
+    assert overlaps((o, one), (one, two), [NAME], 2, 0) == []

@@ -204,3 +204,19 @@ def test_a_resilience_is_found_behind_other_benchmarks(place):
         resilient(done, {0: 1, 2: 6})
     found = run(recipe, [Arm("A", runs[:1]), Arm("B", runs[1:])], 0.05, Reporter())
     assert "capitals.RA" in [n["name"] for n in found["comparisons"][0]["numbers"]]
+
+
+def test_rows_of_an_attack_that_are_gone_are_named(place):
+    runs = [answered(made(n, 0, "attack", made(n, 0)), capitals=6, elements=9, prose=2.0) for n in ("x", "y")]
+    for done in runs:
+        resilient(done, {0: 1, 2: 6, 4: 6})
+    (runs[1].eval / "steps-0000004" / "capitals.rows.jsonl").unlink()
+    with pytest.raises(UnavailableError, match=r"steps-0000004.*capitals\.rows\.jsonl cannot be read"):
+        compared(*runs)
+
+
+def test_rows_of_a_model_that_are_gone_are_named(place):
+    runs = pair()
+    (results_folder(of_run(runs[1])) / "elements.rows.jsonl").unlink()
+    with pytest.raises(UnavailableError, match=r"elements\.rows\.jsonl cannot be read"):
+        compared(*runs)
