@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from conftest import gradient, items_of, stream, tiny_model, trainer
 
 from ilu_cli.engine.environments import Environments, put, shifted, take
-from ilu_cli.engine.loop import Penalty, Term
+from ilu_cli.engine.loop import Penalty, Term, Trainer
 
 
-def params(*gradients) -> list[torch.nn.Parameter]:
+def params(*gradients: Any) -> list[torch.nn.Parameter]:
     found = []
     for g in gradients:
         p = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
@@ -19,7 +21,7 @@ def params(*gradients) -> list[torch.nn.Parameter]:
     return found
 
 
-def test_gradients_are_taken_and_put_back():
+def test_gradients_are_taken_and_put_back() -> None:
     mine = params([1.0, 2.0], None, [3.0, 4.0])
     taken = take(mine)
     assert [p.grad for p in mine] == [None, None, None]
@@ -29,7 +31,7 @@ def test_gradients_are_taken_and_put_back():
     assert mine[0].grad is taken[0]
 
 
-def test_gradients_are_added_times_a_factor():
+def test_gradients_are_added_times_a_factor() -> None:
     mine = params([1.0, 2.0], None, [3.0, 4.0])
     put(mine, [None, torch.tensor([5.0, 6.0]), torch.tensor([1.0, 1.0])], 2.0)
     assert [p.grad.tolist() for p in mine] == [[1.0, 2.0], [10.0, 12.0], [5.0, 6.0]]
@@ -37,13 +39,13 @@ def test_gradients_are_added_times_a_factor():
     assert [p.grad.tolist() for p in mine] == [[2.0, 2.0], [10.0, 12.0], [6.0, 7.0]]
 
 
-def test_a_factor_of_one_leaves_what_is_given():
+def test_a_factor_of_one_leaves_what_is_given() -> None:
     mine, given = params([1.0, 2.0]), torch.tensor([1.0, 1.0])
     put(mine, [given], 1.0)
     assert given.tolist() == [1.0, 1.0]
 
 
-def test_weights_are_shifted_and_are_back_to_the_bit_whatever_happens():
+def test_weights_are_shifted_and_are_back_to_the_bit_whatever_happens() -> None:
     mine = params(None, None)
     with torch.no_grad():
         mine[0].copy_(torch.tensor([0.1, 1e8]))
@@ -55,12 +57,12 @@ def test_weights_are_shifted_and_are_back_to_the_bit_whatever_happens():
     assert all(torch.equal(p, old) for p, old in zip(mine, before))
 
 
-def environments(t, scale: float = 1.0, weights=(1.0, 0.5)) -> Environments:
+def environments(t: Trainer, scale: float = 1.0, weights: Any = (1.0, 0.5)) -> Environments:
     streams = [stream(items_of(v, seed=len(n)), name=n) for n, v in {"one": [4, 6], "three": [5, 7]}.items()]
     return Environments(t, streams, torch.tensor(weights, dtype=torch.float64), scale)
 
 
-def test_the_log_names_statistic_and_environment():
+def test_the_log_names_statistic_and_environment() -> None:
     t = trainer(tiny_model(), [], [])
     envs = environments(t)
     value = envs.of_means("gap", lambda d: (envs.weights * d.square()).sum())
@@ -75,7 +77,7 @@ def test_the_log_names_statistic_and_environment():
 
 
 @pytest.mark.parametrize("of", ["gradients", "of_means"])
-def test_what_was_in_the_parameters_stays_there(float64, of):
+def test_what_was_in_the_parameters_stays_there(float64: None, of: str) -> None:
     t = trainer(tiny_model(), [Term("x", stream(items_of([5])), lambda view: view.nll, "token")], [])
     before = gradient(t)
     envs = environments(t, scale=0.0)
@@ -84,14 +86,14 @@ def test_what_was_in_the_parameters_stays_there(float64, of):
     torch.testing.assert_close(after, before)
 
 
-def test_gradients_are_those_of_float32_whatever_the_recipe_says():
+def test_gradients_are_those_of_float32_whatever_the_recipe_says() -> None:
     found = [environments(trainer(tiny_model(), [], [], precision=p)).gradients() for p in ("bf16", "fp32")]
     for bf16, fp32 in zip(*found):
         for a, b in zip(bf16, fp32):
             torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-def test_what_is_added_is_scaled_and_beside_what_is_there():
+def test_what_is_added_is_scaled_and_beside_what_is_there() -> None:
     t = trainer(tiny_model(), [], [])
     envs = environments(t, scale=0.5)
     ones = [torch.ones_like(p) for p in t.params.values()]
@@ -103,10 +105,10 @@ def test_what_is_added_is_scaled_and_beside_what_is_there():
     )
 
 
-def test_a_penalty_of_weight_zero_is_watched_only():
+def test_a_penalty_of_weight_zero_is_watched_only() -> None:
     weights = {0: 0.0, 1: 2.0}
 
-    def run(envs) -> float:
+    def run(envs: Any) -> float:
         return envs.of_means("nll", lambda risk: risk.sum())
 
     streams = [stream(items_of([4, 6]), name="one")]
@@ -116,7 +118,7 @@ def test_a_penalty_of_weight_zero_is_watched_only():
     assert off.norm() == 0 < gradient(t).norm()
 
 
-def test_the_log_is_of_the_whole_batch_however_it_is_cut(float64):
+def test_the_log_is_of_the_whole_batch_however_it_is_cut(float64: None) -> None:
     logs = []
     for accumulation in (1, 2):
         envs = environments(trainer(tiny_model(), [], [], accumulation=accumulation))
