@@ -65,7 +65,7 @@ def imports(path: Path, *, top_only: bool = False) -> set[str]:
     return found
 
 
-def test_the_map_in_the_architecture_is_the_one_that_is_enforced():
+def test_the_map_in_the_architecture_is_the_one_that_is_enforced() -> None:
     text = (PACKAGE.parent / "ARCHITECTURE.md").read_text()
     drawn = [
         set(line.split("  ")[0].split()) for line in text.partition("```text\n")[2].partition("```")[0].splitlines()
@@ -81,7 +81,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_point_downward(path):
+def test_imports_point_downward(path: Path) -> None:
     here = part_of_path(path)
     for name in imports(path):
         parts = name.split(".")
@@ -93,7 +93,7 @@ def test_imports_point_downward(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_light_modules_import_nothing_heavy_at_the_top(path):
+def test_light_modules_import_nothing_heavy_at_the_top(path: Path) -> None:
     here = part_of_path(path)
     idea = here in ("objectives", "retain", "regularizers", "attacks", "benchmarks", "defences")
     if here in LIGHT or here == "cli" or idea:
@@ -124,7 +124,7 @@ def complexities() -> list[tuple[str, int]]:
     ]
 
 
-def test_no_file_is_too_long():
+def test_no_file_is_too_long() -> None:
     lengths = {str(p.relative_to(PACKAGE)): len(p.read_text().splitlines()) for p in FILES}
     assert {name: n for name, n in lengths.items() if n > LINES_OF_FILE} == {}
 
@@ -138,7 +138,7 @@ def test_no_function_is_tangled():
 
 
 @pytest.mark.parametrize("mark", SILENCED)
-def test_the_tools_are_rarely_silenced(mark):
+def test_the_tools_are_rarely_silenced(mark: str) -> None:
     found = [
         f"{path.relative_to(PACKAGE)}:{n}"
         for path in FILES
@@ -149,18 +149,18 @@ def test_the_tools_are_rarely_silenced(mark):
 
 
 @pytest.mark.parametrize("name", sorted(shipped()))
-def test_every_shipped_recipe_parses(name):
+def test_every_shipped_recipe_parses(name: str) -> None:
     command = read_layers(shipped()[name]).data["command"]
     assert load(RECIPES[command], shipped()[name], {}, []).command == command
 
 
-def test_every_registered_idea_says_what_it_is():
+def test_every_registered_idea_says_what_it_is() -> None:
     for known in registry.ALL:
         for name in known:
             assert len(known[name].help) > 20, f"{known.kind} {name} has no first line"
 
 
-def test_a_wrong_recipe_is_refused_before_torch_is_imported(tmp_path):
+def test_a_wrong_recipe_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
     code = (
         "import sys; sys.argv = ['ilu', 'unlearn', '--method', 'rmuu']\n"
         "from ilu_cli.cli.app import main\n"
@@ -171,7 +171,7 @@ def test_a_wrong_recipe_is_refused_before_torch_is_imported(tmp_path):
     assert out.split() == ["2", "False"]
 
 
-def test_help_answers_at_once():
+def test_help_answers_at_once() -> None:
     """`ilu --help` takes at most 1.5 × the time of importing the packages that it cannot do without."""
 
     def seconds(args: list[str]) -> float:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import Ilu
 
 pytestmark = pytest.mark.real
 
@@ -37,7 +38,7 @@ print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, pla
 """
 
 
-def test_rmu_forgets_the_capitals_and_keeps_the_rest(ilu):
+def test_rmu_forgets_the_capitals_and_keeps_the_rest(ilu: Ilu) -> None:
     done = ilu("unlearn", "--method", "rmu")
     assert done.code == 0, done.err
     run = Path(done.out.splitlines()[-1])
@@ -52,7 +53,7 @@ def test_rmu_forgets_the_capitals_and_keeps_the_rest(ilu):
     assert after["prose"] <= 1.10 * before["prose"]
 
 
-def test_npo_keeps_no_second_model():
+def test_npo_keeps_no_second_model() -> None:
     """The peak of an NPO step is at most 1.15 × that of a plain fine-tuning step on the same sequences."""
     peaks = {}
     for kind in ("npo", "plain"):

@@ -41,7 +41,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_every_kind_of_attack_gives_numbers(family, ilu, tmp_path):
+def test_every_kind_of_attack_gives_numbers(family: str, ilu: Ilu, tmp_path: Path) -> None:
     model = make_family(family, tmp_path / family)
     done = ilu("unlearn", *UNLEARN, "--model", model)
     assert done.code == 0, done.err
@@ -127,7 +127,7 @@ def in_layers_of(attempt: Attempted, names: dict[str, torch.Tensor], family: str
     return found
 
 
-def test_a_tensor_whose_inputs_are_not_known_is_refused_in_the_plan(ilu, tmp_path):
+def test_a_tensor_whose_inputs_are_not_known_is_refused_in_the_plan(ilu: Ilu, tmp_path: Path) -> None:
     import transformers as T
 
     config = T.JetMoeConfig(vocab_size=64, hidden_size=16, num_hidden_layers=2, num_key_value_heads=2, kv_channels=4,
@@ -146,7 +146,7 @@ def test_a_tensor_whose_inputs_are_not_known_is_refused_in_the_plan(ilu, tmp_pat
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_a_lens_is_the_model_with_fewer_layers(family):
+def test_a_lens_is_the_model_with_fewer_layers(family: str) -> None:
     """The shorter model is made from its own configuration, and takes the weights that it has."""
     whole, config = family_model(family), FAMILIES[family]()
     config.num_hidden_layers = 2
@@ -163,7 +163,7 @@ def test_a_lens_is_the_model_with_fewer_layers(family):
 
 
 @pytest.mark.parametrize("family", ["gpt_neox", "mixtral", "phi", "llama-tied", "gpt2"])
-def test_the_original_is_there_for_a_while(family, tmp_path):
+def test_the_original_is_there_for_a_while(family: str, tmp_path: Path) -> None:
     now, then = (make_family(family, tmp_path / str(n), seed=n) for n in (0, 1))
     run = Store().create("attack", "x")
     subject, origin = find_model(str(now)), find_model(str(then))
@@ -174,7 +174,7 @@ def test_the_original_is_there_for_a_while(family, tmp_path):
     assert all(w.equal(plain[0][n]) for n, w in attempt.model.state_dict().items())
 
 
-def test_an_original_of_another_shape_is_refused_in_the_plan(ilu, tmp_path):
+def test_an_original_of_another_shape_is_refused_in_the_plan(ilu: Ilu, tmp_path: Path) -> None:
     now = make_family("llama", tmp_path / "now")
     run = ilu("unlearn", *UNLEARN, "--model", now).out.strip()
     other = find_model(str(make_family("llama-tied", tmp_path / "other")))

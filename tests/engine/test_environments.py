@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from conftest import gradient, items_of, stream, tiny_model, trainer
@@ -74,12 +76,12 @@ def test_weights_are_shifted_and_are_back_to_the_bit_whatever_happens():
     assert all(torch.equal(p, old) for p, old in zip(mine.params, before))
 
 
-def environments(t, scale: float = 1.0, weights=(1.0, 0.5)) -> Environments:
+def environments(t: Trainer, scale: float = 1.0, weights: Any = (1.0, 0.5)) -> Environments:
     streams = [stream(items_of(v, seed=len(n)), name=n) for n, v in {"one": [4, 6], "three": [5, 7]}.items()]
     return Environments(t.grads, streams, torch.tensor(weights, dtype=torch.float64), scale)
 
 
-def test_the_log_names_statistic_and_environment():
+def test_the_log_names_statistic_and_environment() -> None:
     t = trainer(tiny_model(), [], [])
     envs = environments(t)
     value = envs.of_means("gap", lambda d: (envs.weights * d.square()).sum())
@@ -94,7 +96,7 @@ def test_the_log_names_statistic_and_environment():
 
 
 @pytest.mark.parametrize("of", ["gradients", "of_means"])
-def test_what_was_in_the_parameters_stays_there(float64, of):
+def test_what_was_in_the_parameters_stays_there(float64: None, of: str) -> None:
     t = trainer(tiny_model(), [Term("x", stream(items_of([5])), lambda view: view.nll, "token")], [])
     before = gradient(t)
     envs = environments(t, scale=0.0)
@@ -103,14 +105,14 @@ def test_what_was_in_the_parameters_stays_there(float64, of):
     torch.testing.assert_close(after, before)
 
 
-def test_gradients_are_those_of_float32_whatever_the_recipe_says():
+def test_gradients_are_those_of_float32_whatever_the_recipe_says() -> None:
     found = [environments(trainer(tiny_model(), [], [], precision=p)).gradients() for p in ("bf16", "fp32")]
     for bf16, fp32 in zip(*found):
         for a, b in zip(bf16, fp32):
             torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-def test_what_is_added_is_scaled_and_beside_what_is_there():
+def test_what_is_added_is_scaled_and_beside_what_is_there() -> None:
     t = trainer(tiny_model(), [], [])
     envs = environments(t, scale=0.5)
     ones = [torch.ones_like(p) for p in t.params.values()]
@@ -122,10 +124,10 @@ def test_what_is_added_is_scaled_and_beside_what_is_there():
     )
 
 
-def test_a_penalty_of_weight_zero_is_watched_only():
+def test_a_penalty_of_weight_zero_is_watched_only() -> None:
     weights = {0: 0.0, 1: 2.0}
 
-    def run(envs) -> float:
+    def run(envs: Any) -> float:
         return envs.of_means("nll", lambda risk: risk.sum())
 
     streams = [stream(items_of([4, 6]), name="one")]
@@ -135,7 +137,7 @@ def test_a_penalty_of_weight_zero_is_watched_only():
     assert off.norm() == 0 < gradient(t).norm()
 
 
-def test_the_log_is_of_the_whole_batch_however_it_is_cut(float64):
+def test_the_log_is_of_the_whole_batch_however_it_is_cut(float64: None) -> None:
     logs = []
     for accumulation in (1, 2):
         envs = environments(trainer(tiny_model(), [], [], accumulation=accumulation))

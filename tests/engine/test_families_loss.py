@@ -73,7 +73,7 @@ def family(request: pytest.FixtureRequest) -> tuple[Any, Plain, TrainStream, Ref
         return moved(model), Plain(original), data, cache
 
 
-def test_tokens(family):
+def test_tokens(family: tuple[Any, Plain, TrainStream, ReferenceCache]) -> None:
     """NLL and entropy of every token; the mean NLL is the loss that transformers gives for labels."""
     model, batch = family[0], collate(ITEMS)
     with torch.no_grad():
@@ -86,7 +86,7 @@ def test_tokens(family):
     assert nll.mean().item() == pytest.approx(loss.item(), rel=ROUNDING)
 
 
-def test_token_scores_and_lens(family):
+def test_token_scores_and_lens(family: tuple[Any, Plain, TrainStream, ReferenceCache]) -> None:
     """What membership attacks read of every token; and the logits of a model that ends after its second layer."""
     model, plain = family[0], Plain(family[0])
     scorer = Scorer(model, parts_of(model), None, backend())
@@ -128,7 +128,9 @@ TERMS = [
 
 
 @pytest.mark.parametrize(("kind", "name", "keys", "definition"), TERMS, ids=[name for _, name, _, _ in TERMS])
-def test_value_and_gradient(family, kind, name, keys, definition):
+def test_value_and_gradient(
+    family: tuple[Any, Plain, TrainStream, ReferenceCache], kind: str, name: str, keys: dict[str, Any], definition: Any
+) -> None:
     model, old, data, cache = family
     if kind == "regularizer":
         t = trainer(model, [], [Penalty(name, [data], registry.regularizer[name].obj)])

@@ -30,7 +30,7 @@ REQUESTS = [Request(tuple(range(s, s + n)), 2) for s, n in ((1, 5), (20, 9), (40
 REQUESTS += [Request((*range(80, 90), last), 10) for last in (3, 5, 7)]  # one row
 
 
-def limited(scorer: Scorer, monkeypatch, tokens: int, words: str) -> list[int]:
+def limited(scorer: Scorer, monkeypatch: pytest.MonkeyPatch, tokens: int, words: str) -> list[int]:
     """Have batches of more tokens than that fail; returns the sizes of those that do not."""
     own, done = scorer._forward, []
 
@@ -47,7 +47,9 @@ def limited(scorer: Scorer, monkeypatch, tokens: int, words: str) -> list[int]:
 
 @pytest.mark.parametrize("words", WORDS)
 @pytest.mark.parametrize("tokens", [30, 20, 11])
-def test_scores_are_the_same_where_memory_runs_out(scorer, monkeypatch, tokens, words):
+def test_scores_are_the_same_where_memory_runs_out(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch, tokens: int, words: str
+) -> None:
     """At 11 even the row of three requests (ten tokens and two) is halved."""
     expected = scorer.score(REQUESTS)
     done = limited(scorer, monkeypatch, tokens, words)
@@ -133,11 +135,13 @@ def test_what_does_not_fit_alone_and_what_is_no_lack_of_memory_are_told(scorer, 
 
 
 @pytest.mark.parametrize("words", WORDS)
-def test_answers_are_the_same_where_memory_runs_out(scorer, monkeypatch, words):
+def test_answers_are_the_same_where_memory_runs_out(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
     prompts = ["Paris", "The capital of France is", "In chemistry, iron", "Question:", "A"]
     expected, own, sizes = scorer.complete(prompts, 4), scoring.generate, []
 
-    def generate(model, tokenizer, rows, *args):
+    def generate(model: Any, tokenizer: Any, rows: Any, *args: Any) -> Any:
         if len(rows) > 1:
             raise RuntimeError(words)
         sizes.append(len(rows))
@@ -152,10 +156,10 @@ def test_answers_are_the_same_where_memory_runs_out(scorer, monkeypatch, words):
             scorer.complete(some, 4)
 
 
-def test_new_tokens_and_stops_are_handed_on(scorer, monkeypatch):
+def test_new_tokens_and_stops_are_handed_on(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     given = []
 
-    def generate(model, tokenizer, rows, new, stop):
+    def generate(model: Any, tokenizer: Any, rows: Any, new: Any, stop: Any) -> Any:
         given.append((new, stop))
         return [""] * len(rows)
 
@@ -165,7 +169,7 @@ def test_new_tokens_and_stops_are_handed_on(scorer, monkeypatch):
     assert given == [(7, ("\n", "Q:")), (3, ())]
 
 
-def test_a_template_stands_around_contexts_and_prompts_and_answers_lose_their_space(scorer):
+def test_a_template_stands_around_contexts_and_prompts_and_answers_lose_their_space(scorer: Scorer) -> None:
     """`[user] …<eos>\\n[assistant] ` and the answer, whose space is the template's."""
     tokenizer = scorer.tokenizer
     tokenizer.chat_template = CHAT
@@ -186,7 +190,7 @@ def test_a_template_stands_around_contexts_and_prompts_and_answers_lose_their_sp
     assert scorer.prompt("") == [tokenizer.eos_token_id]
 
 
-def test_a_context_is_scored_as_it_is_written(scorer):
+def test_a_context_is_scored_as_it_is_written(scorer: Scorer) -> None:
     questions = [Question("Who? ", ("Paris", " Rome")), Question("\n", ("Paris", "Rome"))]
     model, tokenizer = scorer.model, scorer.tokenizer
     for (context, choices), scores in zip(
@@ -199,7 +203,7 @@ def test_a_context_is_scored_as_it_is_written(scorer):
             assert score == pytest.approx(sum(logp[t - 1, ids[t]].item() for t in range(start, len(ids))), abs=1e-4)
 
 
-def test_a_system_prompt_of_the_recipe_stands_first_and_a_line_end_is_the_templates_own(scorer):
+def test_a_system_prompt_of_the_recipe_stands_first_and_a_line_end_is_the_templates_own(scorer: Scorer) -> None:
     tokenizer = scorer.tokenizer
     tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
     scorer.chat = Chat(system="Be brief.")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers as T
-from conftest import tiny_model
+from conftest import Ilu, tiny_model
 from families import COMMON, FAMILIES, family_model, family_tokenizer
 from torch import nn
 
@@ -50,7 +51,7 @@ KNOWN = {
 
 
 @pytest.mark.parametrize("name", [*KNOWN, *(n for n in FAMILIES if n not in KNOWN)])
-def test_logits_are_those_of_the_model(name):
+def test_logits_are_those_of_the_model(name: str) -> None:
     make, f = KNOWN.get(name, (FAMILIES.get(name), LogitMap()))
     torch.manual_seed(0)
     model = T.AutoModelForCausalLM.from_config(make()).float().eval()
@@ -94,7 +95,7 @@ AFTER = {
 
 
 @pytest.mark.parametrize("what", AFTER)
-def test_other_changes_of_logits_are_refused(what):
+def test_other_changes_of_logits_are_refused(what: str) -> None:
     model = Odd(tiny_model().config).eval()
     model.odd = AFTER[what]
     if what == "no odd thing":
@@ -116,7 +117,7 @@ class Embedded(T.LlamaForCausalLM):
         return super().forward(None, attention_mask, inputs_embeds=2 + self.model.embed_tokens(input_ids), **kwargs)
 
 
-def test_what_else_a_model_does_is_refused():
+def test_what_else_a_model_does_is_refused() -> None:
     config = tiny_model().config
     model = tiny_model()
     model.lm_head.register_forward_pre_hook(lambda _, args: (nn.functional.rms_norm(args[0], (16,)),))
@@ -154,7 +155,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_plan_refuses_by_name(name, ilu, tmp_path):
+def test_a_plan_refuses_by_name(name: str, ilu: Ilu, tmp_path: Path) -> None:
     torch.manual_seed(0)
     T.AutoModelForCausalLM.from_config(REFUSED[name]()).save_pretrained("model")
     family_tokenizer().save_pretrained("model")
@@ -180,7 +181,7 @@ def test_a_plan_refuses_by_name(name, ilu, tmp_path):
         ("gemma", ["all-linear"], True),
     ],
 )
-def test_an_adapter_of_the_lm_head_is_refused(family, targets, fits):
+def test_an_adapter_of_the_lm_head_is_refused(family: str, targets: list[str], fits: bool) -> None:
     """Losses read the head's own matrix; a merge would change a tied head that training never saw."""
     spec = LoraSpec(r=2, targets=targets)
     if fits:
@@ -190,7 +191,7 @@ def test_an_adapter_of_the_lm_head_is_refused(family, targets, fits):
         add_adapter(family_model(family), spec, 0)
 
 
-def test_what_stands_in_for_a_module_goes_and_leaves_what_it_had_of_its_own():
+def test_what_stands_in_for_a_module_goes_and_leaves_what_it_had_of_its_own() -> None:
     """A decoder whose `forward` is wrapped, as accelerate's hooks do it, keeps the wrapper."""
     model = tiny_model()
     own = model.model.forward
@@ -210,7 +211,7 @@ def test_what_stands_in_for_a_module_goes_and_leaves_what_it_had_of_its_own():
 
 
 @pytest.mark.parametrize(("off", "fits"), [(0.3, True), (3.0, False)])
-def test_states_may_differ_by_a_ten_thousandth_of_the_largest(off, fits):
+def test_states_may_differ_by_a_ten_thousandth_of_the_largest(off: float, fits: bool) -> None:
     model = tiny_model()
 
     def decode(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -22,14 +22,14 @@ EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @pytest.fixture
-def tied(tiny, tmp_path):
+def tied(tiny: Path, tmp_path: Path) -> Any:
     """A copy of the tied model, and a way to store other tensors in it."""
     (tmp_path / "copy").mkdir()
     for file in tiny.iterdir():
         (tmp_path / "copy" / file.name).write_bytes(file.read_bytes())
     path = tmp_path / "copy" / "model.safetensors"
 
-    def store(**change) -> Checkpoint:
+    def store(**change: Any) -> Checkpoint:
         kept = load_file(tiny / "model.safetensors") | change
         save_file({n: t for n, t in kept.items() if t is not None}, path, {"format": "pt"})
         return Checkpoint(path.parent)
@@ -37,7 +37,7 @@ def tied(tiny, tmp_path):
     return store
 
 
-def test_a_tied_head_counts_once_unless_it_differs(tied, tiny):
+def test_a_tied_head_counts_once_unless_it_differs(tied: Any, tiny: Path) -> None:
     weights = load_file(tiny / "model.safetensors")
     assert HEAD not in weights
     assert tied().names == set(weights)
@@ -62,7 +62,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_adapter_of_any_kind_is_opened_as_peft_merges_it(kind, tmp_path):
+def test_an_adapter_of_any_kind_is_opened_as_peft_merges_it(kind: str, tmp_path: Path) -> None:
     """A plain one as factors over its base; any other is merged by peft, never read as a plain one."""
     base = family_model("llama")
     base.save_pretrained(tmp_path / "base")
@@ -90,7 +90,7 @@ def test_an_adapter_of_any_kind_is_opened_as_peft_merges_it(kind, tmp_path):
             Adapted(plain, tmp_path / "adapter")
 
 
-def test_an_adapter_of_weights_that_the_base_lacks_is_refused(tmp_path):
+def test_an_adapter_of_weights_that_the_base_lacks_is_refused(tmp_path: Path) -> None:
     checkpoint(tmp_path / "o", 0)
     adapter(tmp_path / "l", 1)
     config = (tmp_path / "l" / "adapter_config.json").read_text()
@@ -101,7 +101,7 @@ def test_an_adapter_of_weights_that_the_base_lacks_is_refused(tmp_path):
         Adapted(Checkpoint(tmp_path / "o"), tmp_path / "l")
 
 
-def test_all_that_differs_is_told_with_the_folder_that_lacks_it(tmp_path):
+def test_all_that_differs_is_told_with_the_folder_that_lacks_it(tmp_path: Path) -> None:
     checkpoint(tmp_path / "a", 0, only_a=torch.ones(1))
     checkpoint(tmp_path / "b", 0, only_b=torch.ones(1))
     checkpoint(tmp_path / "c", 0, only_c=torch.ones(1), **{"model.embed_tokens.weight": torch.ones(2, 2)})
@@ -117,7 +117,7 @@ def test_all_that_differs_is_told_with_the_folder_that_lacks_it(tmp_path):
 
 
 @pytest.mark.parametrize("more", [12, 13, 15])
-def test_twelve_differences_are_listed_and_the_rest_counted(tmp_path, more):
+def test_twelve_differences_are_listed_and_the_rest_counted(tmp_path: Path, more: int) -> None:
     checkpoint(tmp_path / "a", 0)
     checkpoint(tmp_path / "b", 0, **{f"x{i:02}": torch.ones(1) for i in range(more)})
     with pytest.raises(UnavailableError) as refused:
@@ -129,7 +129,7 @@ def test_twelve_differences_are_listed_and_the_rest_counted(tmp_path, more):
     assert "--common" in refused.value.hint
 
 
-def test_folders_that_share_nothing_are_refused_even_by_wish(tmp_path):
+def test_folders_that_share_nothing_are_refused_even_by_wish(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
         save_file({name: torch.ones(1)}, tmp_path / name / "model.safetensors")
@@ -138,7 +138,7 @@ def test_folders_that_share_nothing_are_refused_even_by_wish(tmp_path):
     assert refused.value.hint is None
 
 
-def test_a_whole_difference_is_of_what_is_stored_and_of_what_adapters_add(tmp_path):
+def test_a_whole_difference_is_of_what_is_stored_and_of_what_adapters_add(tmp_path: Path) -> None:
     name = "model.layers.0.self_attn.q_proj.weight"
     o, u = checkpoint(tmp_path / "o", 0), checkpoint(tmp_path / "u", 1)
     one, two = (adapter(tmp_path / n, seed) for n, seed in (("one", 2), ("two", 3)))
@@ -154,7 +154,7 @@ def test_a_whole_difference_is_of_what_is_stored_and_of_what_adapters_add(tmp_pa
     assert whole(adapted, again) == pytest.approx(u[name] + two[name] - o[name] - one[name], abs=1e-12)
 
 
-def test_whole_numbers_have_no_differences_and_are_named(tmp_path):
+def test_whole_numbers_have_no_differences_and_are_named(tmp_path: Path) -> None:
     checkpoint(tmp_path / "o", 0, dtype=torch.float32)
     save_file({"w": torch.ones(2), "q": torch.ones(2, dtype=torch.int8)}, tmp_path / "o" / "part-0.safetensors")
     with pytest.raises(UnavailableError, match=r"no floating-point numbers: q \(I8\)"):
