@@ -12,6 +12,7 @@ from ilu_cli import registry
 from ilu_cli.data.sampling import seed_of
 from ilu_cli.defences.lat import _added
 from ilu_cli.engine.gradients import Term
+from ilu_cli.engine.loop import Trainer
 
 
 def flat(t: Trainer) -> torch.Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import Ilu
 from families import FAMILIES, NO_MATRICES, family_model, make_family
 from transformers import AutoModelForCausalLM
 

@@ -12,7 +12,7 @@ from ilu_cli.data.encode import collate
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.environments import Environments
 from ilu_cli.engine.gradients import Gradients, Term
-from ilu_cli.engine.loop import Penalty
+from ilu_cli.engine.loop import Penalty, Trainer
 from ilu_cli.engine.view import View
 from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.specs import TrainSpec

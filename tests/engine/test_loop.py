@@ -11,7 +11,7 @@ from conftest import gradient, items_of, stream, tiny_model, trainer
 
 from ilu_cli.data.encode import Corpus
 from ilu_cli.engine.gradients import Term
-from ilu_cli.engine.loop import Penalty, StepLog, learning_rate
+from ilu_cli.engine.loop import Penalty, StepLog, Trainer, learning_rate
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.errors import RunFailed
 from ilu_cli.recipe.specs import TrainSpec

@@ -11,7 +11,7 @@ from conftest import items_of, stream, tiny_model, trainer
 
 from ilu_cli.engine.gradients import Term
 from ilu_cli.engine.job import drive
-from ilu_cli.engine.loop import learning_rate
+from ilu_cli.engine.loop import Trainer, learning_rate
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import RunFailed, UnavailableError
 from ilu_cli.recipe.specs import TrainSpec

@@ -11,7 +11,7 @@ import torch
 from conftest import gradient, items_of, stream, tiny_model, trainer
 
 from ilu_cli import registry
-from ilu_cli.data.encode import Corpus, collate
+from ilu_cli.data.encode import Corpus, Encoded, collate
 from ilu_cli.engine.gradients import Term
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.models.load import load_model
