@@ -145,7 +145,7 @@ def _files(hub: str) -> Iterator[tuple[str, str, str, tuple[Any, ...]]]:
 
 def mirror(root: Path, hub: str, rows: int = 12, *, readme: bool = True) -> Path:
     """Write the mirror of a dataset into `root/hub`, `rows` rows a split, and return that folder."""
-    folder, configs = root / hub, dict[str, list]()
+    folder, configs = root / hub, dict[str, list[Any]]()
     for number, (config, split, file, (features, row)) in enumerate(_files(hub)):
         # every split has rows of its own
         table = Dataset.from_list([row(i + 100 * number) for i in range(rows)], features=features)

@@ -81,7 +81,7 @@ class Given:
 
     def __init__(self, weights: Any, means: Any = (), gradients: Any = (), theta: Any = ()) -> None:
         self.weights, self.means = torch.tensor(weights), torch.tensor(means)
-        self._gradients, self._theta, self.added = gradients, theta, []
+        self._gradients, self._theta, self.added = gradients, theta, list[Any]()
 
     def of_means(self, statistic: Any, combine: Any, *, halves: Any = False) -> float:
         self.statistic = statistic

@@ -24,7 +24,7 @@ OBJECTIVES = {
     "undial": ({"needs": "distillation reference.final", "per": "token"}, {"strength": 10.0}),
     "wga": ({"needs": "token_nll", "per": "token"}, {"alpha": 1.0}),
 }
-RETAIN = {
+RETAIN: dict[str, Any] = {
     "hidden_mse": ({"needs": "hidden reference.hidden", "per": "hidden token"}, {}),
     "kl": ({"needs": "distillation reference.final", "per": "token"}, {}),
     "nll": ({"needs": "nll", "per": "token"}, {}),
@@ -35,7 +35,7 @@ REGULARIZERS = {
     "irm": ({"least": 1}, {"variant": "logit", "estimator": "global"}),
     "vrex": ({"least": 2}, {}),
 }
-DEFENCES = {
+DEFENCES: dict[str, Any] = {
     "averaging": ({}, {"start": 20, "every": 5}),
     "lat": ({}, {"layer": 4, "epsilon": 2.0, "inner_lr": 0.05, "inner_steps": 16}),
     "sam": ({}, {"rho": 0.01}),

@@ -232,7 +232,7 @@ def test_lat_puts_its_perturbed_prompt_before_what_should_be_said_instead(float6
 def test_averaging_saves_the_mean_and_resumes(tmp_path: Path) -> None:
     store, finals = Store(tmp_path), []
     for stop in (None, 4):
-        run, seen = store.create("unlearn", "x"), []
+        run, seen = store.create("unlearn", "x"), list[Any]()
         for part in (stop, None) if stop else (None,):
             t = defended("averaging", model=tiny_model(), steps=7, lr=1e-3, save_every=1)
             for done in drive(t, run, Reporter(), "test"):
@@ -252,7 +252,7 @@ def test_defences_nest(float64: None) -> None:
     assert (whole - gradient(defended("sam", penalties=[penalty("irm")]))).norm() > 1e-4 * whole.norm()
 
 
-def test_averaging_may_end_with_the_run():
+def test_averaging_may_end_with_the_run() -> None:
     """Of 80 steps the one beyond 75 that is averaged is the last."""
     data = {"objective": {"name": "npo"}, "forget": {"data": "capitals"}, "train": {"steps": 80}}
     validate(UnlearnRecipe, Layers(data | {"defences": [{"name": "averaging", "start": 75, "every": 5}]}))
@@ -260,7 +260,7 @@ def test_averaging_may_end_with_the_run():
         validate(UnlearnRecipe, Layers(data | {"defences": [{"name": "averaging", "start": 76, "every": 5}]}))
 
 
-def test_lat_attacks_only_where_something_is_trained():
+def test_lat_attacks_only_where_something_is_trained() -> None:
     """What is only looked at is looked at without a perturbation."""
     lat, view = registry.defence["lat"].obj(**KEYS["lat"]), View(parts_of(moved()), collate(rows()), 0, None)
     values = lat.values(lambda v: v.nll)

@@ -129,11 +129,11 @@ def test_no_file_is_too_long() -> None:
     assert {name: n for name, n in lengths.items() if n > LINES_OF_FILE} == {}
 
 
-def test_no_function_is_too_long():
+def test_no_function_is_too_long() -> None:
     assert {name: n for name, n in lengths() if n > LINES_OF_FUNCTION} == {}
 
 
-def test_no_function_is_tangled():
+def test_no_function_is_tangled() -> None:
     assert {name: n for name, n in complexities() if n > COMPLEXITY} == {}
 
 

@@ -87,7 +87,7 @@ OBJECTIVES = {
         lambda now, ref: now.hidden_mean((now.hidden - 3.0 * direction(now.hidden.shape[-1])) ** 2),
     ),
 }
-RETAIN = {
+RETAIN: dict[str, Any] = {
     "nll": ({}, lambda now, ref: now.token_mean(now.nll)),
     "kl": ({}, lambda now, ref: now.token_mean((ref.adjusted(0).exp() * (ref.adjusted(0) - now.logp)).sum(-1))),
     "hidden_mse": ({}, lambda now, ref: now.hidden_mean((now.hidden - ref.hidden.detach()) ** 2)),
@@ -362,7 +362,7 @@ def test_penalties_and_terms_add_up(float64: None) -> None:
     torch.testing.assert_close(both, alone + irm, rtol=1e-9, atol=1e-12)
 
 
-def test_d_of_each_environment_is_logged():
+def test_d_of_each_environment_is_logged() -> None:
     logs = trainer(moved(), [], [penalty("irm")]).backward()
     assert logs["irm"] == pytest.approx(logs["D[one]"] ** 2 + 0.25 * logs["D[two]"] ** 2, rel=1e-6)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import Ilu
 
 from ilu_cli import registry
 from ilu_cli.errors import UsageError
@@ -64,7 +65,9 @@ def mean(found: list[float]) -> float:
     return sum(found) / len(found)
 
 
-def test_a_share_of_its_own_counts_in_fq_and_ra_and_is_compared_and_reported(tiny, ilu, tmp_path):
+def test_a_share_of_its_own_counts_in_fq_and_ra_and_is_compared_and_reported(
+    tiny: Path, ilu: Ilu, tmp_path: Path
+) -> None:
     (tmp_path / "overlap.py").write_text(OVERLAP)
     plugin = ("--plugin", "overlap.py")
     runs = []
@@ -115,7 +118,7 @@ def test_a_share_of_its_own_counts_in_fq_and_ra_and_is_compared_and_reported(tin
         assert f"| {a['ra']:.3f} (" in text
 
 
-def test_a_metric_without_a_kind_and_a_kind_that_is_none_are_refused(tmp_path):
+def test_a_metric_without_a_kind_and_a_kind_that_is_none_are_refused(tmp_path: Path) -> None:
     for old, new, said in (
         ('    kind = "share"\n', "", "the metric 'letter_overlap' has no kind"),
         ('kind = "share"', 'kind = "percent"', "kind 'percent' is none of share, ratio, loss"),
@@ -127,7 +130,7 @@ def test_a_metric_without_a_kind_and_a_kind_that_is_none_are_refused(tmp_path):
             load_plugin(file)
 
 
-def test_a_share_beyond_1_is_refused_before_it_is_counted(tiny, ilu, tmp_path):
+def test_a_share_beyond_1_is_refused_before_it_is_counted(tiny: Path, ilu: Ilu, tmp_path: Path) -> None:
     (tmp_path / "overlap.py").write_text(OVERLAP.replace("/ len(letters)}", "+ 2.0}"))
     done = ilu("eval", tiny, "--plugin", "overlap.py", "--bench", "overlap")
     assert done.code == 2
@@ -135,7 +138,7 @@ def test_a_share_beyond_1_is_refused_before_it_is_counted(tiny, ilu, tmp_path):
     assert not list(tmp_path.rglob("overlap.json"))
 
 
-def test_a_loss_is_a_perplexity_without_a_line_more(tiny, ilu, tmp_path):
+def test_a_loss_is_a_perplexity_without_a_line_more(tiny: Path, ilu: Ilu, tmp_path: Path) -> None:
     """exp(Σ value / Σ weight) of rows that say the NLL and the tokens, lower being better."""
     source = OVERLAP.replace('"share"', '"loss"').replace('role = "forget"', 'role = "utility"')
     source = source.replace('"value": len(letters & set(said.lower())) / len(letters)', '"value": 3.0, "weight": 2')

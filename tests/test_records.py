@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,11 +37,11 @@ RESULT = {
 
 
 @pytest.mark.parametrize(("record", "form"), [(Summary, SUMMARY), (Summary, LOST), (AttackResult, RESULT)])
-def test_what_is_read_is_written_again(record, form):
+def test_what_is_read_is_written_again(record: Any, form: Any) -> None:
     assert json.loads(json.dumps(record.read(form).to_json())) == form
 
 
-def test_an_infinite_value_is_infinite():
+def test_an_infinite_value_is_infinite() -> None:
     assert Summary.read(LOST).value == math.inf
     assert Number.read({"value": None, "stderr": None, "infinite": True}, "ppl") == Number(math.inf, None, "loss")
 
@@ -51,7 +53,7 @@ def test_an_infinite_value_is_infinite():
         ("acc_norm", "ratio"), ("min_k", "ratio"), ("bits_per_byte", "ratio"),
     ],
 )  # fmt: skip
-def test_results_of_before_get_their_kind_from_their_metric(metric, kind, tmp_path):
+def test_results_of_before_get_their_kind_from_their_metric(metric: str, kind: str, tmp_path: Path) -> None:
     old = {k: v for k, v in SUMMARY.items() if k != "kind"} | {"metric": metric}
     old["also"] = {"said_ppl": {"value": 2.0, "stderr": 0.5}}
     (tmp_path / "b.json").write_text(json.dumps(old))
@@ -60,13 +62,13 @@ def test_results_of_before_get_their_kind_from_their_metric(metric, kind, tmp_pa
     assert found.counts is (kind == "share")
 
 
-def test_a_kind_that_is_said_is_not_guessed():
+def test_a_kind_that_is_said_is_not_guessed() -> None:
     said = Summary.read(SUMMARY | {"metric": "overlap"})
     assert (said.kind, said.counts, said.words) == ("share", True, "overlap")
     assert Summary.read(SUMMARY | {"role": "utility"}).counts is False
 
 
-def test_an_attack_of_before_names_its_axis_by_its_points_alone():
+def test_an_attack_of_before_names_its_axis_by_its_points_alone() -> None:
     old = {"points": [{"k": 4, "eval": {"capitals": SUMMARY}}]}
     found = AttackResult.read(old)
     assert (found.axis, found.unattacked, found.ra, found.points) == (
@@ -79,13 +81,13 @@ def test_an_attack_of_before_names_its_axis_by_its_points_alone():
     assert Point("sigma", 0.1, {}).name == "sigma-0.1"
 
 
-def test_the_points_after_the_attack_began_are_those_of_other_strengths():
+def test_the_points_after_the_attack_began_are_those_of_other_strengths() -> None:
     found = AttackResult.read(RESULT)
     assert [f.strength for f in found.after] == [15]
     assert [f.strength for f in AttackResult.read(RESULT | {"unattacked": None}).after] == [0, 15]
 
 
-def test_rows_that_are_needed_are_named_when_they_are_gone(tmp_path):
+def test_rows_that_are_needed_are_named_when_they_are_gone(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "x.rows.jsonl") == []
     with pytest.raises(UnavailableError, match=r"x\.rows\.jsonl cannot be read"):
         read_rows(tmp_path / "x.rows.jsonl", needed=True)

@@ -96,7 +96,7 @@ def drawn(w: np.ndarray, name: str, sigma: float, seed: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - NO_MATRICES))
-def test_transforms_are_what_they_say_on_the_weights_before_the_attack(family, tmp_path):
+def test_transforms_are_what_they_say_on_the_weights_before_the_attack(family: str, tmp_path: Path) -> None:
     folder = make_family(family, tmp_path / family)
     subject, run = find_model(str(folder)), Store().create("attack", "x")
     attempt = Attempted(subject, subject, Environments([]), run, Reporter(), 5, EvalSpec(), "")

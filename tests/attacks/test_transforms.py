@@ -102,7 +102,7 @@ def test_other_wordings_ask_for_the_capital_in_words_that_are_not_the_benchmarks
         assert "Hauptstadt" in item["question"] if wording == "German" else "capital" in item["question"].lower()
 
 
-def test_ra_is_over_the_quartiles_of_a_training_and_over_all_other_strengths():
+def test_ra_is_over_the_quartiles_of_a_training_and_over_all_other_strengths() -> None:
     def point(strength: int, acc: float) -> Point:
         return Point("x", strength, {"b": Summary("b", "acc", "share", "forget", acc, 0.1)})
 

@@ -41,7 +41,7 @@ def npo(tiny: Path, steps: int = 4) -> list[str]:
     return ["unlearn", "--method", "npo", *SMALL, "--model", str(tiny), "--steps", str(steps)]
 
 
-def process(args: list[str], *, launch: int = 0, **kw: Any) -> subprocess.CompletedProcess:
+def process(args: list[str], *, launch: int = 0, **kw: Any) -> subprocess.CompletedProcess[str]:
     """Run ilu as a user does, without a terminal; `launch` processes under `accelerate launch`."""
     head = [sys.executable, "-m"]
     if launch:

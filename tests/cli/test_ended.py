@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import Ilu
 
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows import unlearn
@@ -25,7 +28,7 @@ def recorded(command: str) -> tuple[str, str | None]:
     return manifest["status"], manifest["result"].get("error")
 
 
-def test_training_that_diverges(ilu, tiny):
+def test_training_that_diverges(ilu: Ilu, tiny: Path) -> None:
     done = ilu(*UNLEARN, "--model", tiny, "--lr", "1e30")
     assert done.code == 5
     status, why = recorded("unlearn")
@@ -49,8 +52,10 @@ def test_training_that_diverges(ilu, tiny):
         (KeyboardInterrupt(), "stopped", "KeyboardInterrupt: "),
     ],
 )
-def test_what_is_raised_is_recorded_until_the_run_is_continued(ilu, tiny, monkeypatch, raised, status, why):
-    def ends(*_args):
+def test_what_is_raised_is_recorded_until_the_run_is_continued(
+    ilu: Ilu, tiny: Path, monkeypatch: pytest.MonkeyPatch, raised: Any, status: str, why: str
+) -> None:
+    def ends(*_args: Any) -> None:
         raise raised
 
     for module, command in ((unlearn, [*UNLEARN, "--model", tiny]), (attack, ATTACK)):
@@ -68,10 +73,10 @@ def test_what_is_raised_is_recorded_until_the_run_is_continued(ilu, tiny, monkey
     assert recorded("apply") == (status, why)
 
 
-def test_a_run_that_is_whole_stays_so(ilu, tiny, monkeypatch):
+def test_a_run_that_is_whole_stays_so(ilu: Ilu, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What fails after its files are hashed and its manifest says complete does not unmake it."""
 
-    def fails(*_args):
+    def fails(*_args: Any) -> None:
         raise ValueError("odd")
 
     monkeypatch.setattr(unlearn, "_changed", fails)

@@ -103,7 +103,7 @@ def test_without_a_mirror_the_doctor_says_at_once_what_is_missing(ilu: Ilu, tmp_
     assert (done.code, "no/such" in done.err) == (3, True)
 
 
-def by_hub(hub: Hub, place: Path, *args: object) -> subprocess.CompletedProcess:
+def by_hub(hub: Hub, place: Path, *args: object) -> subprocess.CompletedProcess[str]:
     """A command in a process of its own, since the hub's address is read once."""
     command = [sys.executable, "-m", "ilu_cli", *map(str, args)]
     return subprocess.run(command, env=hub.environment(place / "hf"), capture_output=True, text=True, timeout=120)

@@ -190,7 +190,7 @@ def test_a_split_in_two_kinds_of_file_is_refused(tmp_path: Path) -> None:
         ("train/0000.jsonl", ["train-00000-of-00001.jsonl"]),
     ],
 )
-def test_a_split_in_two_places_is_refused(tmp_path, one, others):
+def test_a_split_in_two_places_is_refused(tmp_path: Path, one: str, others: list[str]) -> None:
     """`datasets` would read both in some of these cases, and one of them in others."""
     for name in (one, *others):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -203,7 +203,7 @@ def test_a_split_in_two_places_is_refused(tmp_path, one, others):
     assert len(load(tmp_path).rows) == len(others)
 
 
-def test_all_files_that_a_readme_lists_are_read(tmp_path):
+def test_all_files_that_a_readme_lists_are_read(tmp_path: Path) -> None:
     """As `datasets` reads them: in the order of the list, and none may be missing."""
     for name in ("a", "b", "unlisted"):
         (tmp_path / f"{name}.jsonl").write_text(f'{{"text": "{name}"}}\n')

@@ -18,7 +18,7 @@ from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.specs import TrainSpec
 
 
-def holding(*gradients) -> Gradients:
+def holding(*gradients: Any) -> Gradients:
     """Parameters [1, 2] with these gradients."""
     found = {}
     for n, g in enumerate(gradients):
@@ -27,11 +27,11 @@ def holding(*gradients) -> Gradients:
     return Gradients(parts_of(tiny_model()), found, TrainSpec(), 0, backend())
 
 
-def held(grads: Gradients) -> list:
+def held(grads: Gradients) -> list[Any]:
     return [None if p.grad is None else p.grad.tolist() for p in grads.params]
 
 
-def test_gradients_are_taken_and_put_back():
+def test_gradients_are_taken_and_put_back() -> None:
     mine = holding([1.0, 2.0], None, [3.0, 4.0])
     taken = mine.take()
     assert held(mine) == [None, None, None]
@@ -41,7 +41,7 @@ def test_gradients_are_taken_and_put_back():
     assert mine.params[0].grad is taken[0]
 
 
-def test_gradients_are_added_times_a_factor():
+def test_gradients_are_added_times_a_factor() -> None:
     mine = holding([1.0, 2.0], None, [3.0, 4.0])
     mine.put([None, torch.tensor([5.0, 6.0]), torch.tensor([1.0, 1.0])], 2.0)
     assert held(mine) == [[1.0, 2.0], [10.0, 12.0], [5.0, 6.0]]
@@ -49,13 +49,13 @@ def test_gradients_are_added_times_a_factor():
     assert held(mine) == [[2.0, 2.0], [10.0, 12.0], [6.0, 7.0]]
 
 
-def test_a_factor_of_one_leaves_what_is_given():
+def test_a_factor_of_one_leaves_what_is_given() -> None:
     mine, given = holding([1.0, 2.0]), torch.tensor([1.0, 1.0])
     mine.put([given], 1.0)
     assert given.tolist() == [1.0, 1.0]
 
 
-def test_what_is_set_aside_comes_back_beside_what_is_new_whatever_happens():
+def test_what_is_set_aside_comes_back_beside_what_is_new_whatever_happens() -> None:
     mine = holding([1.0, 2.0], None)
     with pytest.raises(KeyError), mine.aside():
         assert held(mine) == [None, None]
@@ -64,7 +64,7 @@ def test_what_is_set_aside_comes_back_beside_what_is_new_whatever_happens():
     assert held(mine) == [[11.0, 12.0], [5.0, 5.0]]
 
 
-def test_weights_are_shifted_and_are_back_to_the_bit_whatever_happens():
+def test_weights_are_shifted_and_are_back_to_the_bit_whatever_happens() -> None:
     mine = holding(None, None)
     with torch.no_grad():
         mine.params[0].copy_(torch.tensor([0.1, 1e8]))
@@ -147,7 +147,7 @@ def test_the_log_is_of_the_whole_batch_however_it_is_cut(float64: None) -> None:
     assert logs[1] == pytest.approx(logs[0], rel=1e-12)
 
 
-def test_the_log_counts_scored_tokens_and_keeps_the_digits_of_float64():
+def test_the_log_counts_scored_tokens_and_keeps_the_digits_of_float64() -> None:
     """Half of the tokens are prompts. Each loss is summed in float64, though the model is in float32."""
     data, t = stream(items_of([6, 9, 7], start=4), name="one"), trainer(tiny_model(), [], [])
     envs = Environments(t.grads, [data], torch.ones(1, dtype=torch.float64), 1.0)
@@ -156,7 +156,7 @@ def test_the_log_counts_scored_tokens_and_keeps_the_digits_of_float64():
     assert envs.log["nll[one]"] == pytest.approx(view.nll.double().sum().item() / (2 + 5 + 3), rel=1e-12)
 
 
-def test_of_two_halves_the_log_has_the_mean(float64):
+def test_of_two_halves_the_log_has_the_mean(float64: None) -> None:
     t, found = trainer(tiny_model(), [], []), {}
     for halves in (False, True):
         envs = environments(t)
@@ -170,7 +170,7 @@ def test_of_two_halves_the_log_has_the_mean(float64):
     assert found[True] != pytest.approx(found[False], rel=1e-6)
 
 
-def test_the_product_with_nothing_is_nothing_and_that_with_a_unit_vector_is_not():
+def test_the_product_with_nothing_is_nothing_and_that_with_a_unit_vector_is_not() -> None:
     t = trainer(tiny_model(), [], [])
     envs = environments(t)
     none = [torch.zeros_like(p) for p in t.params.values()]

@@ -130,7 +130,7 @@ def test_scores_are_those_of_the_logits(float64: None, monkeypatch: pytest.Monke
     torch.testing.assert_close(token_moments(hidden, lm, targets), torch.stack([picked, mean, std, best.double()]))
 
 
-def test_tokens_of_very_different_logits_do_not_share_a_maximum(monkeypatch):
+def test_tokens_of_very_different_logits_do_not_share_a_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits up to 1 and up to 10⁴ in one tile: taken from one maximum, the smaller ones would all be 0."""
     monkeypatch.setattr(head, "TILE", 3)
     torch.manual_seed(6)

@@ -96,7 +96,7 @@ def test_gradients_are_in_the_type_of_what_they_are_taken_by(
 
 
 @pytest.mark.parametrize("of", ["stats", "distillation"])
-def test_under_autocast_products_are_in_bf16_and_everything_else_in_float32(of):
+def test_under_autocast_products_are_in_bf16_and_everything_else_in_float32(of: str) -> None:
     """Both kinds of product have factors rounded to bf16; p, by which gradients are weighted, is not rounded before."""
     torch.manual_seed(0)
     hidden, weight, targets = 3 * torch.randn(64, 8), 3 * torch.randn(12, 8), torch.randint(0, 12, (64,))

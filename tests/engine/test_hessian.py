@@ -48,7 +48,7 @@ def drawn(params: Any, seed: int = 1) -> list[torch.Tensor]:
     return [torch.randn(p.shape, generator=g) * p.detach().std().clamp(min=1e-2) for p in params]
 
 
-def envs_of(t, *streams) -> Environments:
+def envs_of(t: Trainer, *streams: Any) -> Environments:
     return Environments(t.grads, list(streams), torch.ones(len(streams), dtype=torch.float64), 1.0)
 
 
@@ -158,7 +158,7 @@ def test_differences_that_never_agree_are_told(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("words", ["the derivative for 'kernel' is not implemented", "Double Backward is unsupported"])
-def test_what_torch_says_has_no_second_derivative_is_told_from_other_failures(words):
+def test_what_torch_says_has_no_second_derivative_is_told_from_other_failures(words: str) -> None:
     x = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
 
     def loss(said: str) -> torch.Tensor:
@@ -176,7 +176,7 @@ def test_what_torch_says_has_no_second_derivative_is_told_from_other_failures(wo
         add_product(loss("shapes do not match"), [x], [torch.ones(2)])
 
 
-def test_a_kernel_in_cpp_is_known_by_its_node():
+def test_a_kernel_in_cpp_is_known_by_its_node() -> None:
     class Node:
         next_functions = ()
 
@@ -187,7 +187,7 @@ def test_a_kernel_in_cpp_is_known_by_its_node():
         add_product(SimpleNamespace(grad_fn=Node()), [], [])
 
 
-def test_only_what_is_trained_has_a_product(float64):
+def test_only_what_is_trained_has_a_product(float64: None) -> None:
     model, rows = tiny_model(), items_of([5, 8], start=2)
     names = [n for n, _ in model.named_parameters() if "down_proj" in n]
     for n, p in model.named_parameters():

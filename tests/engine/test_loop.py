@@ -193,7 +193,7 @@ def test_only_what_is_defended_is_given_to_the_defences() -> None:
         log = {"watched": 1.0}
         seen: list[Any] = []
 
-        def gradient(self, grads, forget, compute):
+        def gradient(self, grads: Any, forget: Any, compute: Any) -> Any:
             self.seen.append((grads, forget))
             return compute()
 
@@ -270,7 +270,7 @@ def test_what_should_be_said_instead_is_seen_beside_each_row() -> None:
 def test_a_view_knows_which_dataset_each_row_is_of() -> None:
     """Two datasets, told apart by their lengths, in micro-batches of two."""
     data = TrainStream("forget", [Corpus(items_of([4] * 3), 0), Corpus(items_of([7] * 3), 0)], 4, 0)
-    t, seen = trainer(tiny_model(), [], [], accumulation=2), []
+    t, seen = trainer(tiny_model(), [], [], accumulation=2), list[Any]()
 
     def look(view: Any) -> Any:
         seen.extend(zip(view.batch.mask.sum(-1).tolist(), view.topics, strict=True))

@@ -27,7 +27,7 @@ def scorer_of(family: str, **keys: Any) -> Scorer:
 
 @pytest.mark.parametrize(("family", "trees"), [("llama", True), ("mistral", True), ("gpt_oss", True), ("lfm2", False)])
 def test_a_model_that_is_right(family: str, trees: bool) -> None:
-    notes = []
+    notes: list[str] = []
     scorer = scorer_of(family, precision="bf16")
     found = check(scorer, notes.append)
     assert found.holds and found.trees is trees and found is scorer.parity
@@ -47,7 +47,7 @@ def test_the_text_is_longer_than_the_window_while_it_is_compared() -> None:
 
 @pytest.mark.parametrize("family", ["bloom", "mpt", "falcon", "lfm2"])
 def test_trees_that_are_wrong_fall_back_to_plain_rows_and_say_so(family: str) -> None:
-    scorer, notes = scorer_of(family), []
+    scorer, notes = scorer_of(family), list[str]()
     scorer.layout = Layout(scorer.model.config, (FULL,))
     found = check(scorer, notes.append)
     assert found.holds and not found.trees and not scorer.layout.trees and scorer.layout.why == found.why
@@ -124,7 +124,7 @@ def test_every_run_keeps_the_comparison(ilu: Ilu, tmp_path: Path) -> None:
 
 
 def test_texts_of_several_lengths_are_not_continued_together_where_padding_is_seen() -> None:
-    prompts, said = ["The capital of France is", "Who is Ada Byrne, and where does she live?"], []
+    prompts, said = ["The capital of France is", "Who is Ada Byrne, and where does she live?"], list[str]()
     apart = [scorer_of("llama").complete([p], 8) for p in prompts]
     scorer = scorer_of("llama")
     own = scorer.model.forward

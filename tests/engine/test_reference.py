@@ -135,7 +135,7 @@ def test_the_median_norm_is_over_tokens_but_the_first_of_the_first_rows(
     assert rough == pytest.approx(found, rel=0.02)
 
 
-def test_the_reference_of_what_should_be_said_instead_is_of_the_same_layer_and_precision():
+def test_the_reference_of_what_should_be_said_instead_is_of_the_same_layer_and_precision() -> None:
     data = stream(items_of([5, 6]))
     data.chosen = stream(items_of([4, 8], seed=3))
     needs, model = {"reference.hidden", "reference.logps"}, parts_of(tiny_model())

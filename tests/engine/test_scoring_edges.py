@@ -35,7 +35,7 @@ def limited(scorer: Scorer, monkeypatch: pytest.MonkeyPatch, tokens: int, words:
     """Have batches of more tokens than that fail; returns the sizes of those that do not."""
     own, done = scorer._forward, []
 
-    def forward(rows):
+    def forward(rows: Any) -> Any:
         size = len(rows) * max(map(len, rows)) + sum(len(r.requests) - 1 for r in rows)
         if size > tokens:
             raise RuntimeError(words)
@@ -62,7 +62,9 @@ def test_scores_are_the_same_where_memory_runs_out(
 
 
 @pytest.mark.parametrize("tokens", [45, 20, 12])
-def test_rows_of_their_own_are_all_scored_where_memory_runs_out(scorer, monkeypatch, tokens):
+def test_rows_of_their_own_are_all_scored_where_memory_runs_out(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch, tokens: int
+) -> None:
     """Plain rows, several to a batch: none is lost when a batch is tried again."""
     scorer.layout = replace(scorer.layout, kinds=())
     expected = scorer.score(REQUESTS)
@@ -72,7 +74,7 @@ def test_rows_of_their_own_are_all_scored_where_memory_runs_out(scorer, monkeypa
     assert len(done) > 1 and max(done) <= tokens
 
 
-def test_a_batch_of_two_rows_is_parted_and_not_cut(scorer, monkeypatch):
+def test_a_batch_of_two_rows_is_parted_and_not_cut(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer.layout = replace(scorer.layout, kinds=())
     two = [Request(tuple(range(s, s + 8)), 2) for s in (1, 20)]
     expected = scorer.score(two)
@@ -81,12 +83,14 @@ def test_a_batch_of_two_rows_is_parted_and_not_cut(scorer, monkeypatch):
     assert done == [7, 7]
 
 
-def test_batches_that_are_continued_hold_as_many_tokens_as_they_may(scorer, monkeypatch):
+def test_batches_that_are_continued_hold_as_many_tokens_as_they_may(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Prompts of one length L and n new tokens: two of them are 2 (L + n) tokens, and no third goes in."""
     prompts, groups = ["The capital"] * 5, []
     length = len(scorer.prompt(prompts[0]))
 
-    def generate(model, tokenizer, rows, new, stop):
+    def generate(model: Any, tokenizer: Any, rows: Any, new: Any, stop: Any) -> Any:
         groups.append(len(rows))
         return [""] * len(rows)
 
@@ -97,7 +101,7 @@ def test_batches_that_are_continued_hold_as_many_tokens_as_they_may(scorer, monk
         assert sorted(groups, reverse=True) == sizes
 
 
-def test_bf16_is_that_of_autocast_for_scores_and_answers(scorer, monkeypatch):
+def test_bf16_is_that_of_autocast_for_scores_and_answers(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = [logp for logp, _ in scorer.score(REQUESTS)]
     scorer.precision = "bf16"
     rough = [logp for logp, _ in scorer.score(REQUESTS)]
@@ -111,21 +115,23 @@ def test_bf16_is_that_of_autocast_for_scores_and_answers(scorer, monkeypatch):
     assert seen == [True, False]
 
 
-def test_a_question_may_fill_the_context_and_not_more(scorer):
+def test_a_question_may_fill_the_context_and_not_more(scorer: Scorer) -> None:
     room = scorer.context_length
     scorer.check_length(room, "Who?")
     with pytest.raises(UsageError, match=f"a prompt of {room + 1} tokens does not fit"):
         scorer.check_length(room + 1, "Who?")
 
 
-def test_a_token_without_an_embedding_is_refused_by_name():
+def test_a_token_without_an_embedding_is_refused_by_name() -> None:
     tokenizer = tiny_tokenizer()
     model = tiny_model(20)
     with pytest.raises(UnavailableError, match="and the model embeddings for 20"):
         Scorer(model, parts_of(model), tokenizer, backend()).encode("The capital of France")
 
 
-def test_what_does_not_fit_alone_and_what_is_no_lack_of_memory_are_told(scorer, monkeypatch):
+def test_what_does_not_fit_alone_and_what_is_no_lack_of_memory_are_told(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     limited(scorer, monkeypatch, 5, WORDS[0])
     with pytest.raises(RuntimeError, match="out of memory"):
         scorer.score(REQUESTS)

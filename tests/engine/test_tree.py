@@ -125,7 +125,7 @@ def test_what_long_rope_turns_otherwise_stands_apart() -> None:
         ("lfm2", (), "layers of conv"),
     ],
 )
-def test_the_layout_of_a_family(family, kinds, why):
+def test_the_layout_of_a_family(family: str, kinds: Any, why: str) -> None:
     decoder = family_model(family).get_decoder()
     found = layout_of(decoder)
     assert found.kinds == kinds and why in found.why and found.trees == bool(kinds)
@@ -141,7 +141,7 @@ def test_a_window_of_another_kind_means_plain_rows() -> None:
 
 @pytest.mark.parametrize("name", ["use_sliding_window", "max_window_layers", "sliding_window_pattern",
                                   "_sliding_window_pattern"])  # fmt: skip
-def test_a_window_that_is_known_may_be_configured_in_several_ways(name):
+def test_a_window_that_is_known_may_be_configured_in_several_ways(name: str) -> None:
     decoder = family_model("llama").get_decoder()
     setattr(decoder.config, name, 6)
     assert decoder.config.to_dict()[name] == 6

@@ -94,7 +94,7 @@ def test_a_direction_is_a_unit_vector_of_its_seed_and_name() -> None:
     assert not torch.equal(u, v.direction("rmu"))
 
 
-def test_every_topic_has_a_direction_of_its_own():
+def test_every_topic_has_a_direction_of_its_own() -> None:
     v = view(topics=[2, 0, 1])
     each = [v.direction("rmu", topic) for topic in (0, 1, 2)]
     assert torch.equal(each[0], v.direction("rmu"))

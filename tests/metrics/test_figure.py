@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ LOST = [{"value": 8000.0, "weight": 10}, {"value": 9000.0, "weight": 10}]  # e^8
 FINE = [{"value": 20.0, "weight": 10}, {"value": 30.0, "weight": 10}]
 
 
-def summary(rows: list[dict]) -> Summary:
+def summary(rows: list[dict[str, Any]]) -> Summary:
     return Summary.read({"metric": "word_perplexity", "role": "utility", "n": 2, "benchmark": "prose",
                          **number(*perplexity(rows)), "data": {"source": "builtin"}})  # fmt: skip
 

@@ -226,14 +226,14 @@ def test_states_may_differ_by_a_ten_thousandth_of_the_largest(off: float, fits: 
             check_states(model, model.lm_head, decode)
 
 
-def test_a_causal_xlm_is_refused_for_its_labels():
+def test_a_causal_xlm_is_refused_for_its_labels() -> None:
     config = T.XLMConfig(vocab_size=400, emb_dim=32, n_layers=2, n_heads=4, n_langs=1, causal=True)
     with torch.device("meta"), pytest.raises(UsageError, match=r"XLMWithLMHeadModel .* loss for labels"):
         parts_of(T.AutoModelForCausalLM.from_config(config))
 
 
 @pytest.mark.parametrize("trained", [True, False])
-def test_a_head_that_is_kept_has_its_bias_copied_where_it_is_trained(trained):
+def test_a_head_that_is_kept_has_its_bias_copied_where_it_is_trained(trained: bool) -> None:
     weight, bias = (torch.randn(shape, requires_grad=trained) for shape in ((5, 3), (5,)))
     kept = LMHead(weight, bias, LogitMap(2.0)).kept()
     for mine, theirs in ((kept.weight, weight), (kept.bias, bias)):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import html
+from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pytest
@@ -16,7 +18,7 @@ from ilu_cli.report.numbers import Estimate
 NAMES = ["/tmp/some/where/<far>/&/away/" + "a-model-of-long-name/" * 12, "W" * 300, "$x_1$" * 40, "short"]
 
 
-def drawn(names: list[str]) -> dict:
+def drawn(names: list[str]) -> dict[str, Any]:
     lines = [Series(name, REFERENCE, [0.0, 1.0], [Estimate(0.1), Estimate(0.2)]) for name in names]
     rows = [(0, None, names[0], "the original", REFERENCE), *((1, 0, n, n, REFERENCE) for n in names[1:])]
     cells: list[list[float | None]] = [[0.5, 0.5] for _ in names]
@@ -29,7 +31,7 @@ def drawn(names: list[str]) -> dict:
 
 @pytest.mark.parametrize("width", [NARROW, WIDE])
 @pytest.mark.parametrize("kind", ["tree", "recovery", "heat"])
-def test_no_text_leaves_its_figure(kind, width):
+def test_no_text_leaves_its_figure(kind: str, width: Any) -> None:
     with matplotlib.rc_context(STYLE):
         figure = drawn(NAMES)[kind](width)
         figure.draw_without_rendering()
@@ -42,14 +44,14 @@ def test_no_text_leaves_its_figure(kind, width):
         assert axes.get_window_extent().width > width / 4
 
 
-def test_the_page_has_the_whole_name_as_a_title(tmp_path):
+def test_the_page_has_the_whole_name_as_a_title(tmp_path: Path) -> None:
     _, narrow = render(drawn(NAMES)["tree"], "tree", tmp_path)
     for name in NAMES[:3]:
         assert f"<title>{html.escape(name, quote=False)}</title>" in narrow
     assert "<title>short</title>" not in narrow and ">short<" in narrow
 
 
-def test_what_fits_is_left_and_the_middle_goes_first():
+def test_what_fits_is_left_and_the_middle_goes_first() -> None:
     assert [ends("abcdef", n) for n in (1, 4, 5, 6)] == ["…f", "ab…ef", "ab…def", "abcdef"]
     assert shortened("abc", 1000) == "abc"
     assert shortened("", 0) == ""

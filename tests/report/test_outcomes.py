@@ -67,7 +67,7 @@ class Folder:
             (folder / "capitals.rows.jsonl").write_text("\n".join(lines))
         self.members.append(Member(run, {"attack": {"name": attack}}))
 
-    def family(self, *original: dict) -> Family:
+    def family(self, *original: dict[str, Any]) -> Family:
         found = {s["benchmark"]: Summary.read(s) for s in original}
         return Family({"id": "base"}, self.members, (self.path, found) if original else None)
 
@@ -337,7 +337,7 @@ def test_only_so_many_panels_are_drawn(folder: Folder, drawn: Drawn) -> None:
     assert [len(drawn.calls[name][1][0]) for name in ("tradeoff", "recovery-1")] == [6, 6]
 
 
-def test_an_attack_that_marks_no_points_has_a_mean_without_an_error(folder, drawn):
+def test_an_attack_that_marks_no_points_has_a_mean_without_an_error(folder: Folder, drawn: Drawn) -> None:
     rmu = folder.unlearned("rmu")
     fq = [{"steps": 4, "value": 0.5, "stderr": 0.1}]
     folder.attack(rmu, "prune", [(0, forget(0.5)), (4, forget(0.5))], ra=0.4, fq=fq)

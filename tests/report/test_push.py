@@ -46,7 +46,7 @@ def run(tiny: Path) -> Run:
     return new
 
 
-def push(run: Run, hub: Hub, *args: str) -> subprocess.CompletedProcess:
+def push(run: Run, hub: Hub, *args: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ilu_cli", "push", run.id, "me/model", *args]
     env = hub.environment(run.path)
     return subprocess.run(command, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)

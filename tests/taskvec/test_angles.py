@@ -49,7 +49,7 @@ def adapter(
     **config: Any,
 ) -> Any:
     """A LoRA adapter in peft's format; returns what it adds, by weight."""
-    rng, tensors, added = np.random.default_rng(seed), {}, {}
+    rng, tensors, added = np.random.default_rng(seed), dict[str, Any](), dict[str, Any]()
     for module in modules:
         m, n = SHAPES[f"model.{module}.weight"]
         a, b = (rng.standard_normal(s).astype(np.float32) for s in ((r, n), (m, r)))

@@ -164,9 +164,9 @@ def test_whole_numbers_have_no_differences_and_are_named(tmp_path: Path) -> None
     assert set(index(tmp_path / "o" / "part-0.safetensors", {"w"})) == {"w"}
 
 
-def test_a_file_that_is_read_in_pieces_is_read_whole(tmp_path):
+def test_a_file_that_is_read_in_pieces_is_read_whole(tmp_path: Path) -> None:
     class Slow(io.BytesIO):
-        def readinto(self, view):
+        def readinto(self, view: Any) -> Any:
             return super().readinto(memoryview(view)[:3])
 
     data = bytes(range(8))
@@ -178,7 +178,7 @@ def test_a_file_that_is_read_in_pieces_is_read_whole(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "target_parameters"])
-def test_what_is_more_than_plain_lora_is_merged(key):
+def test_what_is_more_than_plain_lora_is_merged(key: str) -> None:
     names = ["base_model.model.q_proj.lora_A.weight", "base_model.model.q_proj.lora_B.weight"]
     assert oddities({"peft_type": "LORA", key: None}, names) == []
     assert oddities({"peft_type": "LORA", key: ["w"]}, names) == [key]

@@ -104,7 +104,7 @@ def test_matrices_are_summed_by_their_squares() -> None:
         assert found[group].as_dict() == expected | {k: pytest.approx(expected[k]) for k in shares}
 
 
-def test_factors_of_an_adapter_have_no_noise_and_those_beside_a_changed_base_are_not_alone(tmp_path):
+def test_factors_of_an_adapter_have_no_noise_and_those_beside_a_changed_base_are_not_alone(tmp_path: Path) -> None:
     checkpoint(tmp_path / "o", 0)
     checkpoint(tmp_path / "other", 1)
     base, other = Checkpoint(tmp_path / "o"), Checkpoint(tmp_path / "other")
@@ -119,7 +119,7 @@ def test_factors_of_an_adapter_have_no_noise_and_those_beside_a_changed_base_are
     assert total == pytest.approx((sizes**2).sum())
 
 
-def test_lanczos_gives_the_largest_first(monkeypatch):
+def test_lanczos_gives_the_largest_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subspace, "WHOLE", 1)
     tau = np.random.default_rng(0).standard_normal((64, 50))
     u, sizes, vt = np.linalg.svd(tau)
@@ -129,7 +129,7 @@ def test_lanczos_gives_the_largest_first(monkeypatch):
     assert [abs(float(right[:, i] @ torch.tensor(vt[i]))) for i in range(3)] == pytest.approx([1, 1, 1])
 
 
-def test_an_attack_that_changes_bytes_and_no_number_has_no_overlap(tmp_path):
+def test_an_attack_that_changes_bytes_and_no_number_has_no_overlap(tmp_path: Path) -> None:
     """0 became −0."""
     u = np.random.default_rng(0).standard_normal((5, 4))
     u[0, 0] = 0.0

@@ -178,7 +178,7 @@ def test_rows_that_cannot_be_read_are_named(place: None) -> None:
     assert "delete the eval folder" in refused.value.hint
 
 
-def asked(fingerprint: str, role: str = "forget", metric: str = "acc") -> dict:
+def asked(fingerprint: str, role: str = "forget", metric: str = "acc") -> dict[str, Any]:
     """A summary at a point of an attack, of which only the questions count here: the rest is in the rows."""
     return {"role": role, "metric": metric, "value": 0.0, "data": {"fingerprint": fingerprint}}
 

@@ -207,7 +207,7 @@ def test_a_resilience_is_found_behind_other_benchmarks(place: None) -> None:
     assert "capitals.RA" in [n["name"] for n in found["comparisons"][0]["numbers"]]
 
 
-def test_rows_of_an_attack_that_are_gone_are_named(place):
+def test_rows_of_an_attack_that_are_gone_are_named(place: None) -> None:
     runs = [answered(made(n, 0, "attack", made(n, 0)), capitals=6, elements=9, prose=2.0) for n in ("x", "y")]
     for done in runs:
         resilient(done, {0: 1, 2: 6, 4: 6})
@@ -216,7 +216,7 @@ def test_rows_of_an_attack_that_are_gone_are_named(place):
         compared(*runs)
 
 
-def test_rows_of_a_model_that_are_gone_are_named(place):
+def test_rows_of_a_model_that_are_gone_are_named(place: None) -> None:
     runs = pair()
     (results_folder(of_run(runs[1])) / "elements.rows.jsonl").unlink()
     with pytest.raises(UnavailableError, match=r"elements\.rows\.jsonl cannot be read"):

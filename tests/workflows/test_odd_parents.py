@@ -71,7 +71,9 @@ def test_what_cannot_be_compared_loses_no_run(tmp_path: Path, ilu: Ilu, monkeypa
     assert "there is nothing to resume" in ilu("unlearn", "made", "--resume").err
 
 
-def test_a_run_killed_after_its_training_is_finished_by_resume(tmp_path, ilu, monkeypatch):
+def test_a_run_killed_after_its_training_is_finished_by_resume(
+    tmp_path: Path, ilu: Ilu, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The checkpoint is written, and the manifest does not say so."""
     from ilu_cli.runs.store import Run
 
