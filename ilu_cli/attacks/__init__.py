@@ -19,7 +19,8 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from ilu_cli.errors import UsageError
+from ilu_cli import registry
+from ilu_cli.errors import UsageError, near
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from ilu_cli.benchmarks import Row
     from ilu_cli.data.sources import Dataset
     from ilu_cli.engine.scoring import Scorer
+    from ilu_cli.recipe.schema import AttackRecipe
+    from ilu_cli.recipe.source import Key
     from ilu_cli.recipe.specs import DataRef, Form, LoraSpec, TrainSpec
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -64,6 +67,16 @@ class Attempt(Protocol):
         routers, embeddings and the LM head are left as they are.
         """
 
+    def weights(self, ref: str | None = None) -> Mapping[str, Tensor]:
+        """The parameters of another model, by name, in float32; each is read when it is used. None: the original's.
+
+        Raises:
+            UnavailableError: if they are not those of the model under attack, in name and shape.
+        """
+
+    def mix(self, change: Callable[[Tensor, str], Tensor]) -> None:
+        """Put `change(weight, name)` for every parameter, whole, from the weights before the attack."""
+
     def questions(self, *, needed: bool = True) -> dict[str, list[Row]]:
         """The items of the multiple-choice forget benchmarks, by benchmark: `question`, `choices`, `answer`.
 
@@ -71,8 +84,8 @@ class Attempt(Protocol):
             UsageError: if they are `needed` and there are none.
         """
 
-    def rephrasings(self) -> dict[str, dict[str, list[Row]]]:
-        """The same items in other words, by wording and benchmark, for the benchmarks that have them."""
+    def variants(self, kind: str) -> dict[str, dict[str, list[Row]]]:
+        """The same items asked in other ways of this kind, by name and benchmark, for the benchmarks that have them."""
 
     def ask(self, items: dict[str, list[Row]]) -> None:
         """Evaluate these items instead."""
@@ -91,6 +104,41 @@ class Attempt(Protocol):
 
     def note(self, text: str) -> None:
         """Tell the user."""
+
+
+def variant_problems(kind: str, key_name: str) -> Callable[..., Iterator[tuple[Key, str]]]:
+    """What is impossible in a recipe that asks the questions in other ways of a kind, whose names are in `key_name`."""
+
+    def problems(own: Any, key: Key, recipe: AttackRecipe) -> Iterator[tuple[Key, str]]:
+        benches = [registry.benchmark[name].obj for name in recipe.eval.names if name in registry.benchmark]
+        known = [name for bench in benches if bench.role == "forget" for name in bench().variants(kind, [])]
+        if not known:
+            has = "other wordings" if kind == "rephrase" else f"questions for {kind}"
+            yield ("eval", "benchmarks"), f"none is a forget benchmark with {has}, so there is nothing to {kind}"
+        for i, name in enumerate(getattr(own, key_name) or []):
+            if known and name not in known:
+                one = key_name.removesuffix("s")
+                yield (*key, key_name, i), f"unknown {one} {name!r}.{near(name, known)} Known: {', '.join(known)}"
+
+    return problems
+
+
+def ask_variants(attempt: Attempt, kind: str, wanted: Sequence[str] | None) -> Iterator[int]:
+    """Ask in the wanted ways of a kind, or in all, yielding the number of each; the label of a point names it.
+
+    A way that a question does not have is asked of the others.
+
+    Raises:
+        UsageError: if no question has it.
+    """
+    known = attempt.variants(kind)
+    for name in wanted or known:
+        items = {bench: others for bench, others in known[name].items() if others}
+        if not items:
+            raise UsageError(f"attack.{kind}: none of the questions can be asked in the way {name!r}; raise eval.limit")
+        attempt.ask(items)
+        attempt.name(name)
+        yield list(known).index(name) + 1
 
 
 def quartiles(steps: int) -> list[int]:

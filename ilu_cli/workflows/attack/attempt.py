@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
@@ -31,6 +32,7 @@ from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.specs import Form, LoraSpec, TrainSpec
 from ilu_cli.runs.store import Run
+from ilu_cli.workflows.attack.others import check_same_weights, other_model
 from ilu_cli.workflows.attack.seen import Environments
 from ilu_cli.workflows.evaluate import Evaluation, load_scorer
 from ilu_cli.workflows.plan import stream_of
@@ -129,6 +131,16 @@ class Attempted:
             now = matrix.of(params[matrix.param])
             now.copy_(change(matrix.of(self.before[matrix.param]).contiguous().to(now), matrix.name))
 
+    def weights(self, ref: str | None = None) -> Mapping[str, Tensor]:
+        subject = self.origin if ref is None else other_model(ref)
+        check_same_weights(self.subject.label, subject, self.model)
+        return _mapped(dict(load_model(subject).named_parameters()), self.run.path)
+
+    @torch.no_grad()
+    def mix(self, change: Callable[[Tensor, str], Tensor]) -> None:
+        for name, p in self.model.named_parameters():
+            p.copy_(change(self.before[name], name))
+
     def questions(self, *, needed: bool = True) -> dict[str, list[Row]]:
         known = self.evaluation.benchmarks
         chosen = {n: self.evaluation.items[n] for n, b in known.items() if self._asks(n) and b.role == "forget"}
@@ -142,11 +154,11 @@ class Attempted:
     def _asks(self, name: str) -> bool:
         return all({"question", "choices", "answer"} <= item.keys() for item in self.evaluation.items[name])
 
-    def rephrasings(self) -> dict[str, dict[str, list[Row]]]:
+    def variants(self, kind: str) -> dict[str, dict[str, list[Row]]]:
         found: dict[str, dict[str, list[Row]]] = {}
         for name, items in self.questions().items():
-            for wording, others in self.evaluation.benchmarks[name].rephrasings(items).items():
-                found.setdefault(wording, {})[name] = others
+            for variant, others in self.evaluation.benchmarks[name].variants(kind, items).items():
+                found.setdefault(variant, {})[name] = others
         return found
 
     def ask(self, items: dict[str, list[Row]]) -> None:
@@ -161,10 +173,8 @@ class Attempted:
 
     @functools.cached_property
     def before(self) -> dict[str, Tensor]:
-        """The weights before the attack, in a file that is gone when the process is: only what is read takes memory."""
-        with NamedTemporaryFile(dir=self.run.path, suffix=".pt") as file:
-            torch.save(self.model.state_dict(), file.name)
-            return torch.load(file.name, map_location="cpu", mmap=True, weights_only=True)
+        """The weights before the attack."""
+        return _mapped(self.model.state_dict(), self.run.path)
 
     @contextmanager
     def original(self) -> Iterator[None]:
@@ -180,6 +190,13 @@ class Attempted:
 
     def note(self, text: str) -> None:
         self.reporter.note(text)
+
+
+def _mapped(weights: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    """The weights in a file that is gone when the process is: only what is read takes memory."""
+    with NamedTemporaryFile(dir=folder, suffix=".pt") as file:
+        torch.save({name: w.detach() for name, w in weights.items()}, file.name)
+        return torch.load(file.name, map_location="cpu", mmap=True, weights_only=True)
 
 
 def unseen(taught: list[str], rows: list[Row]) -> dict[str, Any] | None:

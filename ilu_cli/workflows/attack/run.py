@@ -29,10 +29,11 @@ from ilu_cli.runs.lineage import reference_lines
 from ilu_cli.runs.results import point_name, summary_file
 from ilu_cli.runs.store import Manifest, Run, Store
 from ilu_cli.workflows.attack.attempt import Attempted
+from ilu_cli.workflows.attack.others import check_others, newest_finetune
 from ilu_cli.workflows.attack.protocol import Follow, copy_results
 from ilu_cli.workflows.attack.rehearsal import Priced, price
 from ilu_cli.workflows.attack.seen import Environments, forget_data, unlearning_recipes
-from ilu_cli.workflows.needs.inputs import inputs_of
+from ilu_cli.workflows.needs.inputs import inputs_of, other_models
 from ilu_cli.workflows.plan import Plan, check_disk, check_ids, peak_memory, state_bytes
 
 
@@ -102,6 +103,7 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[dict[str, Any]
             }
             kept += len(quartiles(spec.steps)) if filled.keep == "points" else 0
     kept += entry.declared.access == "weights" or entry.declared.original  # as they were before
+    kept += len(other_models(filled))
     disk = state_bytes(total, trainable, spec) + 4 * total * (kept - 1)
     return AttackPlan(
         facts, recipe=recipe, filled=filled, subject=subject, original=origin, environments=environments,
@@ -122,6 +124,7 @@ def _check_model(recipe: AttackRecipe, model: Any, subject: Subject, original: S
             raise UsageError(f"attack.layers: {n} does not exist, the model has layers 0 to {depth - 1}")
     if declared.access == "weights":
         matrices(model)
+    check_others(recipe, subject, model)
     if declared.original and original.root != subject.root:
         ours, theirs = ({n: p.shape for n, p in m.named_parameters()} for m in (model, empty_model(original.root)))
         if other := [n for n in ours | theirs if ours.get(n) != theirs.get(n)]:
@@ -132,11 +135,13 @@ def _check_model(recipe: AttackRecipe, model: Any, subject: Subject, original: S
 
 
 def fill(recipe: AttackRecipe, lineage: list[dict[str, Any]], subject: Subject) -> AttackRecipe:
-    """The recipe with the forget data of the lineage, and what is kept, filled in."""
+    """The recipe with the forget data and a fine-tuning of the lineage, and what is kept, filled in."""
     attack, access = recipe.attack, registry.attack[recipe.attack.name].declared.access
     if "data" in type(attack).model_fields and attack.params()["data"] is None:
         refs = forget_data(lineage, "attack.data", subject.label)
         attack = attack.model_copy(update={"data": refs})
+    if "finetuned" in type(attack).model_fields and attack.params()["finetuned"] is None:
+        attack = attack.model_copy(update={"finetuned": newest_finetune(original_of(subject))})
     keep = recipe.keep or ("final" if access == "training" else "none")
     return recipe.model_copy(update={"attack": attack, "keep": keep})
 

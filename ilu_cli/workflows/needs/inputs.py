@@ -10,8 +10,10 @@ from typing import Any
 
 from ilu_cli.data.sources import Origin, find_origin
 from ilu_cli.errors import UnavailableError
+from ilu_cli.models.subject import find_subject
 from ilu_cli.recipe.schema import AttackRecipe, EvalRecipe, Recipe
 from ilu_cli.runs.files import sha256
+from ilu_cli.runs.store import Store
 from ilu_cli.workflows.needs.find import refs_of
 
 
@@ -28,6 +30,8 @@ def inputs_of(recipe: Recipe, environments: Iterable[dict[str, Any]] = ()) -> li
     if isinstance(recipe, (AttackRecipe, EvalRecipe)):
         files = [Path(name) for name in recipe.eval.benchmarks if name.endswith(".yaml") and Path(name).is_file()]
         found |= {f"{path}: {_hash(path)}" for path in files}
+    if isinstance(recipe, AttackRecipe):
+        found |= {f"{key} {ref}: {_digest(ref)}" for key, ref in other_models(recipe).items()}
     trained = {ref.name for role, ref, _ in refs if role == "attack"}
     for r in environments:
         for reg in r["regularizers"]:
@@ -37,6 +41,19 @@ def inputs_of(recipe: Recipe, environments: Iterable[dict[str, Any]] = ()) -> li
                 if d["name"] in trained
             }
     return sorted(found)
+
+
+def other_models(recipe: AttackRecipe) -> dict[str, str]:
+    """The models beside the one under attack that a recipe names, by key."""
+    params = recipe.attack.params()
+    return {key: params[key] for key in ("model", "finetuned") if params.get(key) is not None}
+
+
+def _digest(ref: str) -> str:
+    try:
+        return find_subject(ref, Store()).digest
+    except UnavailableError:  # its run will say so
+        return ""
 
 
 def _stamp_of(ref: Any, split: str) -> str | None:
