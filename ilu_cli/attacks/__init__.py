@@ -14,6 +14,7 @@ strength whenever evaluation should look. It declares
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -201,3 +202,22 @@ def test_split(ref: DataRef) -> Dataset:
 
     data = load_dataset(ref, "train")
     return load_dataset(ref, "test") if "test" in data.task.splits and ref.split is None else data
+
+
+def texts_to_fit(attempt: Attempt, refs: Sequence[DataRef], most: int, kind: str) -> list[str]:
+    """Texts of datasets, at most so many, drawn by the seed: what an attack reads states of, and never asks.
+
+    They are of the `test` split, and none contains a question of a multiple-choice benchmark of the forget topic.
+
+    Raises:
+        UsageError: if none is left.
+    """
+    datasets = [test_split(ref) for ref in refs]
+    for found in datasets:
+        attempt.record(found, "attack fit")
+    questions = [i["question"] for items in attempt.questions(needed=False).values() for i in items]
+    texts = [e.prompt + e.target for d in datasets for e in d.examples()]
+    texts = [t for t in texts if not any(q in t for q in questions)]
+    if not texts:
+        raise UsageError(f"{kind}: every text of attack.data contains a question of the benchmark")
+    return random.Random(f"{kind}-{attempt.seed}").sample(texts, min(most, len(texts)))
