@@ -8,6 +8,7 @@ strength whenever evaluation should look. It declares
 - `unattacked`: the strength at which nothing is changed. That point is evaluated before the attack begins;
 - `utility`: False if what else the model knows cannot change (other prompts) or means nothing (a probe);
 - `original`: True if it looks at the original's weights, which must then have the shapes of the model's;
+- `alone`: False if its numbers mean nothing without those of the original under the same attack;
 - `problems`: what is impossible in a recipe of it although every key is right by itself, as `(key, message)`.
 """
 
@@ -25,10 +26,12 @@ from ilu_cli.errors import UsageError, near
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Parameter
 
     from ilu_cli.benchmarks import Row
     from ilu_cli.data.sources import Dataset
     from ilu_cli.engine.scoring import Scorer
+    from ilu_cli.models.parts import Parts
     from ilu_cli.recipe.schema import AttackRecipe
     from ilu_cli.recipe.source import Key
     from ilu_cli.recipe.specs import DataRef, Form, LoraSpec, TrainSpec
@@ -54,6 +57,12 @@ class Attempt(Protocol):
         self, data: Sequence[Dataset], spec: TrainSpec, batch: int, form: Form, lora: LoraSpec | None = None
     ) -> Iterator[int]:
         """Fine-tune the model on the targets of datasets taken in turn, yielding the number of steps done."""
+
+    def tune(
+        self, parts: Parts, params: dict[str, Parameter], data: Sequence[Dataset], spec: TrainSpec, batch: int,
+        form: Form,
+    ) -> Iterator[int]:  # fmt: skip
+        """Train these parameters of these parts instead of the model's own, yielding the number of steps done."""
 
     def test(self, data: Dataset, limit: int, step: int) -> list[float]:
         """Measure the accuracy on a task's test rows as FA; return all FAs so far. Plain text has no answers: no FA."""

@@ -75,6 +75,11 @@ def attack(
     from ilu_cli.engine.accel import backend
     from ilu_cli.workflows.attack import run as workflow
 
+    if not reference and not registry.attack[resolved.attack.name].declared.alone and subject.run is not None:
+        raise UsageError(
+            f"{resolved.attack.name} means nothing without the reference line, the original under the same attack",
+            hint="leave --no-reference out",
+        )
     plan = workflow.plan(resolved, subject)
     if given.dry_run:
         console.out_json(plan.facts) if given.as_json else console.out(console.plan_text(plan.facts))

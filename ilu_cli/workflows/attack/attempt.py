@@ -11,7 +11,7 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ilu_cli.attacks import has_answers
 from ilu_cli.benchmarks import Row, mean_and_error, number, own_choices
@@ -27,7 +27,7 @@ from ilu_cli.engine.scoring import Question, Scorer
 from ilu_cli.errors import UsageError
 from ilu_cli.models.load import add_adapter, load_model, load_tokenizer, trained_params
 from ilu_cli.models.matrices import matrices
-from ilu_cli.models.parts import parts_of
+from ilu_cli.models.parts import Parts, parts_of
 from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.specs import Form, LoraSpec, TrainSpec
@@ -88,16 +88,29 @@ class Attempted:
     def train(
         self, data: Sequence[Dataset], spec: TrainSpec, batch: int, form: Form, lora: LoraSpec | None = None
     ) -> Iterator[int]:
-        stream = stream_of("attack", list(data), batch, form, self.seed, self.tokenizer)
+        if lora is not None:
+            self.saved = add_adapter(self.model, lora, self.seed)
+        params = trained_params(self.model, spec.params, lora is not None, "attack.weights")
+        yield from self._steps("attack", self.scorer.parts, params, data, spec, batch, form)
+
+    def tune(
+        self, parts: Parts, params: dict[str, nn.Parameter], data: Sequence[Dataset], spec: TrainSpec, batch: int,
+        form: Form,
+    ) -> Iterator[int]:  # fmt: skip
+        self.model.requires_grad_(False)
+        yield from self._steps("attack fit", parts, params, data, spec, batch, form)
+
+    def _steps(
+        self, role: str, parts: Parts, params: dict[str, nn.Parameter], data: Sequence[Dataset], spec: TrainSpec,
+        batch: int, form: Form,
+    ) -> Iterator[int]:  # fmt: skip
+        stream = stream_of(role, list(data), batch, form, self.seed, self.tokenizer)
         self.run.manifest.data += stream.records()
         self.run.manifest.precision = spec.precision
         self.chat = chat_of(form)
         self.taught = [e.prompt + e.target for d in data for e in d.examples()]
-        if lora is not None:
-            self.saved = add_adapter(self.model, lora, self.seed)
-        params = trained_params(self.model, spec.params, lora is not None, "attack.weights")
         term = Term("loss", stream.stream, lambda view: view.nll, "token")
-        trainer = Trainer(self.scorer.parts, params, [term], [], spec, self.seed, backend())
+        trainer = Trainer(parts, params, [term], [], spec, self.seed, backend())
         yield from drive(trainer, self.run, self.reporter, self.title)
 
     def test(self, data: Dataset, limit: int, step: int) -> list[float]:

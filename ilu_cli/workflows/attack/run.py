@@ -13,6 +13,7 @@ from ilu_cli import registry
 from ilu_cli.attacks import quartiles
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.reporter import Reporter
+from ilu_cli.engine.scoring import context_of
 from ilu_cli.engine.state import drop_state
 from ilu_cli.engine.tracking import Tracked
 from ilu_cli.errors import UnavailableError, UsageError
@@ -122,6 +123,10 @@ def _check_model(recipe: AttackRecipe, model: Any, subject: Subject, original: S
     for n in recipe.attack.params().get("layers") or []:
         if n >= depth:
             raise UsageError(f"attack.layers: {n} does not exist, the model has layers 0 to {depth - 1}")
+    if (tokens := recipe.attack.params().get("tokens", 0)) >= (room := context_of(model.config)):
+        raise UsageError(
+            f"attack.tokens: {tokens} tokens leave no room for a question in the model's context of {room}"
+        )
     if declared.access == "weights":
         matrices(model)
     check_others(recipe, subject, model)
