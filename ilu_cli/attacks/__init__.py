@@ -230,3 +230,21 @@ def texts_to_fit(attempt: Attempt, refs: Sequence[DataRef], most: int, kind: str
     if not texts:
         raise UsageError(f"{kind}: every text of attack.data contains a question of the benchmark")
     return random.Random(f"{kind}-{attempt.seed}").sample(texts, min(most, len(texts)))
+
+
+def samples_of(attempt: Attempt, refs: Sequence[DataRef], k: int, kind: str) -> list[Dataset]:
+    """k rows in all of some datasets, drawn by the seed: as many of each, or as it has.
+
+    Raises:
+        UsageError: if k is smaller than the number of datasets.
+    """
+    from ilu_cli.data.sources import load_dataset
+
+    if k < len(refs):
+        raise UsageError(f"attack.k: {k} sample is too few for {len(refs)} datasets, of which each gives one")
+    admitted = [attempt.admit(load_dataset(ref, "train")) for ref in refs]
+    rng, samples = random.Random(f"{kind}-{attempt.seed}"), []
+    for i, found in enumerate(admitted):
+        share = (k - i - 1) // len(admitted) + 1  # k rows in all
+        samples.append(replace(found, rows=rng.sample(found.rows, min(share, len(found.rows)))))
+    return samples

@@ -57,8 +57,9 @@ def soft_prompt(
     attempt.read(scorer)
     spec = TrainSpec(steps=steps, lr=lr, precision=precision, save_every=0)
     data, chat = [_taught(bench, trained) for bench, (trained, _) in parted.items()], scorer.chat
-    told = {"chat_system": chat.system, "chat_date": chat.date} if chat is not None else {}
-    form = Form(max_length=scorer.context_length, chat=chat is not None, **told)
+    form = Form(max_length=scorer.context_length)
+    if chat is not None:
+        form = form.model_copy(update={"chat": True, "chat_system": chat.system, "chat_date": chat.date})
     for done in attempt.tune(scorer.parts, {"prompt": vectors}, data, spec, batch, form):
         if done in quartiles(steps):
             yield done
