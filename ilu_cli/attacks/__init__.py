@@ -112,6 +112,9 @@ class Attempt(Protocol):
     def name(self, label: str) -> None:
         """Say in words what the next point is."""
 
+    def tell(self, name: str, value: float | None) -> None:
+        """Keep a number of the attack's own beside its points, and tell the user."""
+
     def note(self, text: str) -> None:
         """Tell the user."""
 

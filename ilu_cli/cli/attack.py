@@ -110,6 +110,7 @@ def describe(run: Any) -> dict[str, Any]:
         "path": str(run.path),
         "parent": m.parents[0]["id"],
         **{key: r[key] for key in ("kind", "axis", "fa", "fq", "ra", "worst", "marks", "unattacked", "points")},
+        **({"numbers": r["numbers"]} if "numbers" in r else {}),
         "disjoint": r.get("disjoint"),
         "data": m.data,
         "seed": m.seed,

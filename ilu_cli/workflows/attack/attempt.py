@@ -201,6 +201,10 @@ class Attempted:
     def name(self, label: str) -> None:
         self.label = label
 
+    def tell(self, name: str, value: float | None) -> None:
+        self.run.manifest.result.setdefault("numbers", {})[name] = value
+        self.note(f"{name}: {'no answer tells' if value is None else format(value, '.3f')}")
+
     def note(self, text: str) -> None:
         self.reporter.note(text)
 

@@ -1,4 +1,4 @@
-"""Other models whose weights an attack reads: by its keys `model` (null: the original) and `finetuned`."""
+"""Other models whose weights an attack reads: by its keys `model`, `finetuned` and `retain`."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def inputs_of(recipe: Recipe, environments: Iterable[dict[str, Any]] = ()) -> li
 def other_models(recipe: AttackRecipe) -> dict[str, str]:
     """The models beside the one under attack that a recipe names, by key."""
     params = recipe.attack.params()
-    return {key: params[key] for key in ("model", "finetuned") if params.get(key) is not None}
+    return {key: params[key] for key in ("model", "finetuned", "retain") if params.get(key) is not None}
 
 
 def _digest(ref: str) -> str:
