@@ -92,6 +92,13 @@ class Benchmark:
         """
         return {}
 
+    def variants(self, kind: str, items: list[Row]) -> dict[str, list[Row]]:
+        """The items asked in other ways of a kind (`rephrase`, `alias`, …), by name; an item without one is left out.
+
+        Of no items, the names alone, as in `rephrasings`.
+        """
+        return self.rephrasings(items) if kind == "rephrase" else {}
+
     def details(self, rows: list[Row]) -> Row:
         """What else is worth keeping beside the value."""
         return {}

@@ -62,6 +62,8 @@ def attack(
     from ilu_cli.engine.accel import backend
     from ilu_cli.workflows.attack import run as workflow
 
+    if not reference and subject.run is not None:
+        _check_alone(resolved)
     plan = workflow.plan(resolved, subject)
     if given.dry_run:
         console.out_json(plan.facts) if given.as_json else console.out(console.plan_text(plan.facts))
@@ -80,6 +82,21 @@ def attack(
     console.next_step(
         f"attacked: {done.id}", [f"{kept} in {done.path}"], "ilu eval" if done.has_model else "ilu list attacks"
     )
+
+
+def _check_alone(recipe: AttackRecipe) -> None:
+    """Refuse an attack without its reference line if it means nothing alone.
+
+    Raises:
+        UsageError: if it does not.
+    """
+    from ilu_cli import registry
+
+    if not registry.attack[recipe.attack.name].declared.alone:
+        raise UsageError(
+            f"{recipe.attack.name} means nothing without the reference line, the original under the same attack",
+            hint="leave --no-reference out",
+        )
 
 
 def _resumed(run: str | None, store: Store, given: Given) -> tuple[AttackRecipe, Subject, Run | None]:
@@ -126,6 +143,7 @@ def describe(run: Run) -> Row:
         "path": str(run.path),
         "parent": m.parents[0]["id"],
         **{key: value for key, value in result.to_json().items() if key in kept},
+        **({"numbers": result.more["numbers"]} if "numbers" in result.more else {}),
         "disjoint": result.more.get("disjoint"),
         "data": m.data,
         "seed": m.seed,

@@ -72,8 +72,7 @@ class Scorer:
 
     @property
     def context_length(self) -> int:
-        config = self.model.config.get_text_config()
-        return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "max_seq_len", 1 << 30))
+        return context_of(self.model.config.get_text_config())
 
     @functools.cached_property
     def before(self) -> list[int]:
@@ -262,6 +261,11 @@ class Scorer:
                 groups += [group[: len(group) // 2], group[len(group) // 2 :]]
                 torch.cuda.empty_cache()
         return [text for _, text in sorted(self.backend.gather(found))]
+
+
+def context_of(config: Any) -> int:
+    """The tokens of the longest row that a model of this configuration takes."""
+    return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "max_seq_len", 1 << 30))
 
 
 def _memory_ran_out(error: RuntimeError) -> bool:

@@ -113,8 +113,8 @@ class AttackRecipe(Recipe):
     def problems(self) -> Iterator[tuple[Key, str]]:
         yield from self.eval.problems(("eval",))
         keys = self.attack.params()
-        for key in ("task", "text"):
-            if key in keys:
+        for key in ("task", "text", "contrast", "around"):
+            if keys.get(key) is not None:
                 yield from data_problems([keys[key]], ("attack", key), indexed=False)
         yield from data_problems(keys.get("data") or [], ("attack", "data"))
         if keys.get("lora") and keys.get("weights") is not None:

@@ -18,7 +18,9 @@ QUICK = {
     "relearn": ["--set", "attack.k=4", "--set", "attack.batch=2"],
     "relearn_benign": ["--steps", 2, "--set", "attack.batch=2"],
     "fewshot": ["--set", "attack.k=[1,4]"],
+    "merge": ["--set", "attack.finetuned={tiny}"],
 }
+LIMIT = {"multihop": 12}  # few capitals lie on a river of fame
 
 
 @pytest.fixture
@@ -29,8 +31,9 @@ def unlearned(tiny: Path, ilu: Ilu) -> Path:
 
 
 @pytest.mark.parametrize("kind", sorted(registry.attack))
-def test_it_runs_and_leaves_what_is_promised(unlearned: Path, ilu: Ilu, kind: str) -> None:
-    args = [*(["--kind", kind] if kind != "finetune" else []), *QUICK.get(kind, []), "--set", "eval.limit=6"]
+def test_it_runs_and_leaves_what_is_promised(unlearned: Path, tiny: Path, ilu: Ilu, kind: str) -> None:
+    quick, limit = [str(x).format(tiny=tiny) for x in QUICK.get(kind, [])], LIMIT.get(kind, 6)
+    args = [*(["--kind", kind] if kind != "finetune" else []), *quick, "--set", f"eval.limit={limit}"]
     done = ilu("attack", *args, "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
@@ -46,7 +49,7 @@ def test_it_runs_and_leaves_what_is_promised(unlearned: Path, ilu: Ilu, kind: st
     for p in found["points"]:
         for name, summary in p["eval"].items():
             rows = Path(found["path"]) / "eval" / point_name(found["axis"], p[found["axis"]]) / f"{name}.rows.jsonl"
-            assert len(rows.read_text().splitlines()) == summary["n"] <= 6
+            assert len(rows.read_text().splitlines()) == summary["n"] <= limit
         if kind == "relearn":
             assert p["eval"]["capitals"]["unseen"]["n"] == 6  # the four samples name none of the first six capitals
 

@@ -36,6 +36,11 @@ KINDS = {
     "noise": ["attack.sigmas=[0.1]"],
     "ablate": ["attack.directions=[1]", "attack.prompts=4"],
     "logit_lens": ["attack.layers=[0,3]"],
+    "interpolate": ["attack.ts=[0.5]"],
+    "strip": ["attack.directions=[2]"],
+    "steer": ["attack.prompts=4"],
+    "patch": ["attack.layers=[0,3]"],
+    "multiturn": ["attack.turns=[1]"],
     "finetune": ["attack.task=sst2", "attack.steps=2", "attack.batch=2", "attack.max_length=32", "attack.test_rows=4",
                  "attack.precision=fp32"],
 }  # fmt: skip

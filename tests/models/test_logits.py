@@ -242,7 +242,7 @@ def test_a_head_that_is_kept_has_its_bias_copied_where_it_is_trained(trained: bo
     assert kept.map == LogitMap(2.0) and LMHead(weight).kept().bias is None
 
 
-def test_a_loss_of_routers_beside_that_of_tokens_is_left_out():
+def test_a_loss_of_routers_beside_that_of_tokens_is_left_out() -> None:
     config = FAMILIES["mixtral"]()
     config.output_router_logits = True
     with torch.device("meta"):

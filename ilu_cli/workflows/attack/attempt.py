@@ -6,10 +6,11 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ilu_cli.attacks import has_answers
 from ilu_cli.benchmarks import Figure, Row, mean_and_error, number, own_choices
@@ -26,12 +27,13 @@ from ilu_cli.errors import UsageError
 from ilu_cli.metrics.figure import value_of
 from ilu_cli.models.load import add_adapter, load_model, load_tokenizer, trained_params
 from ilu_cli.models.matrices import matrices
-from ilu_cli.models.parts import changed, parts_of
+from ilu_cli.models.parts import Parts, changed, parts_of
 from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.specs import Form, LoraSpec, TrainSpec
 from ilu_cli.runs.results import Data, Learned
 from ilu_cli.runs.store import Run
+from ilu_cli.workflows.attack.others import check_same_weights, other_model
 from ilu_cli.workflows.attack.seen import Environments
 from ilu_cli.workflows.evaluate import Evaluation, load_scorer
 from ilu_cli.workflows.plan import stream_of
@@ -43,8 +45,8 @@ SHORT = 32  # new tokens for a generated answer at least
 class Attempted:
     """The `Attempt` of one attack run: a loaded model, and how it is asked and read at the moment.
 
-    What the manifest is to say of it is kept in `fa_at` (by step), `data`, `precision`, `disjoint` and `parity`; of the
-    run nothing is changed but the files of its training.
+    What the manifest is to say of it is kept in `fa_at` (by step), `data`, `precision`, `disjoint`, `numbers` and
+    `parity`; of the run nothing is changed but the files of its training.
     """
 
     subject: Subject
@@ -60,6 +62,7 @@ class Attempted:
     data: list[Data] = field(default_factory=list)
     precision: str = ""
     disjoint: dict[str, int] = field(default_factory=dict)
+    numbers: dict[str, float | None] = field(default_factory=dict)
     items: dict[str, list[Row]] | None = None
     reader: Scorer | None = None
     label: str | None = None
@@ -94,16 +97,29 @@ class Attempted:
     def train(
         self, data: Sequence[Dataset], spec: TrainSpec, batch: int, form: Form, lora: LoraSpec | None = None
     ) -> Iterator[int]:
-        stream = stream_of("attack", list(data), batch, form, self.seed, self.tokenizer)
+        if lora is not None:
+            self.saved = add_adapter(self.model, lora, self.seed)
+        params = trained_params(self.model, spec.params, lora is not None, "attack.weights")
+        yield from self._steps("attack", self.scorer.parts, params, data, spec, batch, form)
+
+    def tune(
+        self, parts: Parts, params: dict[str, nn.Parameter], data: Sequence[Dataset], spec: TrainSpec, batch: int,
+        form: Form,
+    ) -> Iterator[int]:  # fmt: skip
+        self.model.requires_grad_(False)
+        yield from self._steps("attack fit", parts, params, data, spec, batch, form)
+
+    def _steps(
+        self, role: str, parts: Parts, params: dict[str, nn.Parameter], data: Sequence[Dataset], spec: TrainSpec,
+        batch: int, form: Form,
+    ) -> Iterator[int]:  # fmt: skip
+        stream = stream_of(role, list(data), batch, form, self.seed, self.tokenizer)
         self.data += stream.records()
         self.precision = spec.precision
         self.chat = chat_of(form)
         self.taught = [e.prompt + e.target for d in data for e in d.examples()]
-        if lora is not None:
-            self.saved = add_adapter(self.model, lora, self.seed)
-        params = trained_params(self.model, spec.params, lora is not None, "attack.weights")
         term = Term("loss", stream.stream, lambda view: view.nll, "token")
-        trainer = Trainer(self.scorer.parts, params, [term], [], spec, self.seed, backend())
+        trainer = Trainer(parts, params, [term], [], spec, self.seed, backend())
         yield from drive(trainer, self.run, self.reporter, self.title)
 
     def test(self, data: Dataset, limit: int, step: int) -> list[float]:
@@ -137,6 +153,16 @@ class Attempted:
             now = matrix.of(params[matrix.param])
             now.copy_(change(matrix.of(self.before[matrix.param]).contiguous().to(now), matrix.name))
 
+    def weights(self, ref: str | None = None) -> Mapping[str, Tensor]:
+        subject = self.origin if ref is None else other_model(ref)
+        check_same_weights(self.subject.label, subject, self.model)
+        return _mapped(dict(load_model(subject).named_parameters()), self.run.path)
+
+    @torch.no_grad()
+    def mix(self, change: Callable[[Tensor, str], Tensor]) -> None:
+        for name, p in self.model.named_parameters():
+            p.copy_(change(self.before[name], name))
+
     def questions(self, *, needed: bool = True) -> dict[str, list[Row]]:
         known = self.evaluation.benchmarks
         chosen = {n: self.evaluation.items[n] for n, b in known.items() if self._asks(n) and b.role == "forget"}
@@ -150,11 +176,11 @@ class Attempted:
     def _asks(self, name: str) -> bool:
         return all({"question", "choices", "answer"} <= item.keys() for item in self.evaluation.items[name])
 
-    def rephrasings(self) -> dict[str, dict[str, list[Row]]]:
+    def variants(self, kind: str) -> dict[str, dict[str, list[Row]]]:
         found: dict[str, dict[str, list[Row]]] = {}
         for name, items in self.questions().items():
-            for wording, others in self.evaluation.benchmarks[name].rephrasings(items).items():
-                found.setdefault(wording, {})[name] = others
+            for variant, others in self.evaluation.benchmarks[name].variants(kind, items).items():
+                found.setdefault(variant, {})[name] = others
         return found
 
     def ask(self, items: dict[str, list[Row]]) -> None:
@@ -169,10 +195,8 @@ class Attempted:
 
     @functools.cached_property
     def before(self) -> dict[str, Tensor]:
-        """The weights before the attack, in a file that is gone when the process is: only what is read takes memory."""
-        with NamedTemporaryFile(dir=self.run.path, suffix=".pt") as file:
-            torch.save(self.model.state_dict(), file.name)
-            return dict(torch.load(file.name, map_location="cpu", mmap=True, weights_only=True))
+        """The weights before the attack."""
+        return _mapped(self.model.state_dict(), self.run.path)
 
     @contextmanager
     def original(self) -> Iterator[None]:
@@ -186,6 +210,10 @@ class Attempted:
     def name(self, label: str) -> None:
         self.label = label
 
+    def tell(self, name: str, value: float | None) -> None:
+        self.numbers[name] = value
+        self.note(f"{name}: {'no answer tells' if value is None else format(value, '.3f')}")
+
     def note(self, text: str) -> None:
         self.reporter.note(text)
 
@@ -194,6 +222,13 @@ class Unseen(Figure):
     """An accuracy over `n` questions."""
 
     n: int
+
+
+def _mapped(weights: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    """The weights in a file that is gone when the process is: only what is read takes memory."""
+    with NamedTemporaryFile(dir=folder, suffix=".pt") as file:
+        torch.save({name: w.detach() for name, w in weights.items()}, file.name)
+        return dict(torch.load(file.name, map_location="cpu", mmap=True, weights_only=True))
 
 
 def unseen(taught: list[str], rows: list[Row]) -> Unseen | None:

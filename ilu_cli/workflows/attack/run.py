@@ -13,6 +13,7 @@ from ilu_cli import registry
 from ilu_cli.attacks import quartiles
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.reporter import Reporter
+from ilu_cli.engine.scoring import context_of
 from ilu_cli.engine.state import drop_state
 from ilu_cli.engine.tracking import Tracked
 from ilu_cli.errors import UnavailableError, UsageError
@@ -30,10 +31,11 @@ from ilu_cli.runs.lineage import reference_lines
 from ilu_cli.runs.results import AttackResult, Data, Point, summary_file
 from ilu_cli.runs.store import Manifest, Run, Store
 from ilu_cli.workflows.attack.attempt import Attempted
+from ilu_cli.workflows.attack.others import check_others, newest_finetune
 from ilu_cli.workflows.attack.protocol import Follow, copy_results
 from ilu_cli.workflows.attack.rehearsal import Priced, price
 from ilu_cli.workflows.attack.seen import Environments, Written, forget_data, unlearning_recipes
-from ilu_cli.workflows.needs.inputs import inputs_of
+from ilu_cli.workflows.needs.inputs import inputs_of, other_models
 from ilu_cli.workflows.plan import Plan, check_disk, check_ids, check_memory, peak_memory, state_bytes
 
 
@@ -104,6 +106,7 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[Written] = ())
             }
             kept += len(quartiles(spec.steps)) if filled.keep == "points" else 0
     kept += entry.declared.access == "weights" or entry.declared.original  # as they were before
+    kept += len(other_models(filled))
     disk = state_bytes(total, trainable, spec) + 4 * total * (kept - 1)
     return AttackPlan(
         facts, recipe=recipe, filled=filled, subject=subject, original=origin, environments=environments,
@@ -122,8 +125,13 @@ def _check_model(recipe: AttackRecipe, model: Any, subject: Subject, original: S
     for n in recipe.attack.params().get("layers") or []:
         if n >= depth:
             raise UsageError(f"attack.layers: {n} does not exist, the model has layers 0 to {depth - 1}")
+    if (tokens := recipe.attack.params().get("tokens", 0)) >= (room := context_of(model.config)):
+        raise UsageError(
+            f"attack.tokens: {tokens} tokens leave no room for a question in the model's context of {room}"
+        )
     if declared.access == "weights":
         matrices(model)
+    check_others(recipe, subject, model)
     if declared.original and original.root != subject.root:
         ours, theirs = ({n: p.shape for n, p in m.named_parameters()} for m in (model, empty_model(original.root)))
         if other := [n for n in ours | theirs if ours.get(n) != theirs.get(n)]:
@@ -134,11 +142,13 @@ def _check_model(recipe: AttackRecipe, model: Any, subject: Subject, original: S
 
 
 def fill(recipe: AttackRecipe, lineage: Sequence[Written], subject: Subject) -> AttackRecipe:
-    """The recipe with the forget data of the lineage, and what is kept, filled in."""
+    """The recipe with the forget data and a fine-tuning of the lineage, and what is kept, filled in."""
     attack, access = recipe.attack, registry.attack[recipe.attack.name].declared.access
     if "data" in type(attack).model_fields and attack.params()["data"] is None:
         refs = forget_data(lineage, "attack.data", subject.label)
         attack = attack.model_copy(update={"data": refs})
+    if "finetuned" in type(attack).model_fields and attack.params()["finetuned"] is None:
+        attack = attack.model_copy(update={"finetuned": newest_finetune(original_of(subject))})
     keep = recipe.keep or ("final" if access == "training" else "none")
     return recipe.model_copy(update={"attack": attack, "keep": keep})
 
@@ -217,7 +227,7 @@ def _write(run: Run, attempt: Attempted, result: AttackResult) -> None:
     """Put into the manifest what an attack has come to."""
     m = run.manifest
     m.data, m.precision = list(attempt.data), attempt.precision
-    told = {"parity": attempt.parity, **({"disjoint": attempt.disjoint} if attempt.disjoint else {})}
+    told = {"parity": attempt.parity} | {k: v for k in ("disjoint", "numbers") if (v := getattr(attempt, k))}
     m.result = replace(result, more={**told, **result.more}).to_json()
     if backend().main:
         run.save()
