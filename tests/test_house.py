@@ -110,15 +110,12 @@ LONG = {
     "cli/unlearn.py: unlearn",
 }
 TANGLED = {
-    "attacks/__init__.py: fine_tune",
     "attacks/ablate.py: ablate",
     "cli/attack.py: _table",
     "cli/attack.py: attack",
     "cli/list.py: list_",
     "cli/runs.py: rm",
     "cli/taskvec.py: _drawn",
-    "data/encode.py: _encode_all",
-    "data/sources.py: find_origin",
     "harness/load.py: _own_cache",
     "recipe/expand.py: _methods",
     "report/figures.py: recovery",
@@ -140,8 +137,6 @@ TANGLED = {
     "workflows/pipeline/table.py: figures",
     "workflows/pipeline/table.py: summaries",
     "workflows/report.py: find_runs",
-    "workflows/unlearn.py: plan",
-    "workflows/unlearn.py: run",
 }
 SILENCED = {"type: ignore": 4, "noqa": 10}  # at most so often in the whole package
 

@@ -110,23 +110,38 @@ def fine_tune(
     Raises:
         UsageError: if there is no accuracy that could settle.
     """
-    if stop == "plateau" and (test is None or not has_answers(test)):
-        raise UsageError(
-            "attack.stop: plateau waits until the accuracy on the task has settled, and there is none: the data are "
-            "plain text, or too few to keep some for the test",
-            hint="--set attack.stop=steps",
-        )
+    if stop == "plateau":
+        _check_answers(test)
     epoch, marks = math.ceil(sum(len(d.rows) for d in data) / batch), quartiles(spec.steps)
     for done in attempt.train(data, spec, batch, form, lora):
         last, settled = done == spec.steps, False
         look = done in marks if stop == "steps" else bool(done) and done % epoch == 0
         if test is not None and (last or (look and stop == "plateau")):
-            recent = attempt.test(test, test_rows, done)[-EPOCHS - 1 :]
-            settled = len(recent) > EPOCHS and max(recent) - min(recent) < SETTLED
+            settled = _settled(attempt.test(test, test_rows, done))
         if look or last:
             yield done
         if settled and stop == "plateau":
             break
+
+
+def _check_answers(test: Dataset | None) -> None:
+    """Check that there is an accuracy to wait for.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    if test is None or not has_answers(test):
+        raise UsageError(
+            "attack.stop: plateau waits until the accuracy on the task has settled, and there is none: the data are "
+            "plain text, or too few to keep some for the test",
+            hint="--set attack.stop=steps",
+        )
+
+
+def _settled(accuracies: list[float]) -> bool:
+    """Whether the last measurements, one more than `EPOCHS`, lie within `SETTLED`."""
+    recent = accuracies[-EPOCHS - 1 :]
+    return len(recent) > EPOCHS and max(recent) - min(recent) < SETTLED
 
 
 def task_split(ref: DataRef, rows: int) -> tuple[Dataset, Dataset]:

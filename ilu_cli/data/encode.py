@@ -112,20 +112,8 @@ def _encode_all(
     A prompted target ends with the end-of-sequence token, once, or as the chat template ends a turn.
     """
     turns = [chat is not None and bool(e.prompt) for e in examples]
-    if chat is not None and any(turns):
-        check_template(tokenizer, chat)
-    texts = [
-        chat_pair(tokenizer, e.turn or e.prompt, e.target, chat) if chat is not None and turn else (e.prompt, e.target)
-        for e, turn in zip(examples, turns)
-    ]
-    # A template has written the special tokens as text already.
-    rows = {
-        turn: iter(parted_all(tokenizer, [] if turn else before, [t for t, k in zip(texts, turns) if k is turn]))
-        for turn in set(turns)
-    }
     eos = tokenizer.eos_token_id
-    for example, turn in zip(examples, turns):
-        ids, start = next(rows[turn])
+    for example, turn, (ids, start) in zip(examples, turns, _tokens(tokenizer, examples, turns, chat, before)):
         keep = kept(before, ids)
         if not example.prompt and form.long == "split":
             yield from ((piece, False) for piece in _pieces(ids[:keep], ids[keep:], form.max_length))
@@ -133,6 +121,23 @@ def _encode_all(
         if example.prompt and not turn and eos is not None and ids[-1:] != [eos]:
             ids = [*ids, eos]
         yield _fitted(ids, start, keep, form.max_length)
+
+
+def _tokens(
+    tokenizer: Any, examples: list[Example], turns: list[bool], chat: Chat | None, before: list[int]
+) -> Iterator[tuple[list[int], int]]:
+    """Each example's ids and where its target begins. A template writes the special tokens `before` as text itself."""
+    if chat is not None and any(turns):
+        check_template(tokenizer, chat)
+    texts = [
+        chat_pair(tokenizer, e.turn or e.prompt, e.target, chat) if chat is not None and turn else (e.prompt, e.target)
+        for e, turn in zip(examples, turns)
+    ]
+    rows = {
+        turn: iter(parted_all(tokenizer, [] if turn else before, [t for t, k in zip(texts, turns) if k is turn]))
+        for turn in set(turns)
+    }
+    return (next(rows[turn]) for turn in turns)
 
 
 def _pieces(head: list[int], body: list[int], max_length: int) -> Iterator[Encoded]:

@@ -116,17 +116,26 @@ def find_origin(ref: DataRef, split: str) -> Origin:
     if wanted not in (*task.splits, *task.splits.values()):
         raise UnavailableError(f"{ref.name} has no split {wanted!r}; it has {', '.join(task.splits.values())}")
     theirs = task.splits.get(wanted, wanted)
-    if ref.source != "builtin":
-        found = in_root([ref.name], None, theirs) or in_root([task.hub], task.config, theirs)
-        if found:
-            return Origin("path", task, theirs, task.hub, task.config, found)
-        root = data_root()
-        if root and ref.source == "auto" and any((root / n).is_dir() for n in _homes(ref.name, task)):
-            raise UnavailableError(f"{root} holds {ref.name}, but not its split {theirs!r}")
+    if ref.source != "builtin" and (found := _mirrored(ref, task, theirs)):
+        return Origin("path", task, theirs, task.hub, task.config, found)
     if ref.source == "hub" or (ref.source == "auto" and not task.has_builtin()):
         return Origin("hub", task, theirs, task.hub, task.config)
     ours = next(name for name, their in task.splits.items() if wanted in (name, their))
     return Origin("builtin", task, ours)
+
+
+def _mirrored(ref: DataRef, task: Task, split: str) -> Found | None:
+    """The files of a task's split in the data root.
+
+    Raises:
+        UnavailableError: if the dataset is there without that split, and no other source is asked for.
+    """
+    if found := in_root([ref.name], None, split) or in_root([task.hub], task.config, split):
+        return found
+    root = data_root()
+    if root and ref.source == "auto" and any((root / n).is_dir() for n in _homes(ref.name, task)):
+        raise UnavailableError(f"{root} holds {ref.name}, but not its split {split!r}")
+    return None
 
 
 def _homes(name: str, task: Task) -> list[str]:

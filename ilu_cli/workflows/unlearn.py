@@ -11,6 +11,7 @@ from typing import Any
 
 from ilu_cli import registry
 from ilu_cli.declarations import reference_bytes
+from ilu_cli.defences import Defence
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.gradients import Term
 from ilu_cli.engine.job import drive
@@ -73,18 +74,9 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
     backend().check_trackers(recipe.track)
     parent = find_subject(recipe.model.ref, store, recipe.model.revision)
     tokenizer = load_tokenizer(parent.folder)
-    f = recipe.forget
-    forget = plan_stream("forget", f.data, f.batch, f, recipe.seed, tokenizer)
-    if kind := registry.objective[recipe.objective.name].declared.chosen:
-        add_chosen(forget, kind, tokenizer)
-    retain = None
-    if recipe.retain:
-        r = recipe.retain
-        retain = plan_stream("retain", r.data, r.batch, r, recipe.seed, tokenizer)
-    environments = [
-        [plan_stream(d.name, [d], reg.batch, reg, recipe.seed, tokenizer) for d in reg.env]
-        for reg in recipe.regularizers
-    ]
+    forget, retain, environments = _streams(recipe, tokenizer)
+    for defence in _defences(recipe):
+        defence.check(forget.stream)
     model = checked_model(parent)
     total = sum(p.numel() for p in model.parameters())
     if recipe.lora:
@@ -118,6 +110,20 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
         environments=environments,
         disk=state_bytes(total, trainable, recipe.train),
     )
+
+
+def _streams(recipe: UnlearnRecipe, tokenizer: Any) -> tuple[StreamPlan, StreamPlan | None, list[list[StreamPlan]]]:
+    """The encoded data: of the forget term, of the retain term, and of each regulariser's environments."""
+    f, r = recipe.forget, recipe.retain
+    forget = plan_stream("forget", f.data, f.batch, f, recipe.seed, tokenizer)
+    if kind := registry.objective[recipe.objective.name].declared.chosen:
+        add_chosen(forget, kind, tokenizer)
+    retain = plan_stream("retain", r.data, r.batch, r, recipe.seed, tokenizer) if r else None
+    environments = [
+        [plan_stream(d.name, [d], reg.batch, reg, recipe.seed, tokenizer) for d in reg.env]
+        for reg in recipe.regularizers
+    ]
+    return forget, retain, environments
 
 
 def _check_layer(recipe: UnlearnRecipe, model: Any, names: list[str]) -> int:
@@ -174,21 +180,12 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
     model = load_model(plan.parent, b.device)
     parity = check(Scorer(model, parts_of(model), plan.tokenizer, b), reporter.note)
     new: Run = b.share(resume or (store.create("unlearn", label_of(recipe), out) if b.main else None))
-    m = new.manifest
-    m.recipe_sha256, m.seed, m.world_size, m.precision = digest(recipe), recipe.seed, b.world, recipe.train.precision
-    m.parents = [plan.parent.record("parent")]
-    m.base = plan.parent.run.manifest.base if plan.parent.run else plan.parent.record("original")
-    m.base |= {"revision": recipe.model.revision} if not plan.parent.run else {}
-    m.data, m.inputs = [record for s in plan.streams for record in s.records()], inputs_of(recipe)
-    m.result["parity"] = parity.facts()
+    _describe(new, plan, parity.facts())
     if b.main:
         write_text(new.path / "recipe.yaml", dump(recipe))
         new.save()
     reporter = Tracked(reporter, recipe.track, new, recipe.model_dump())
-    for s in plan.streams:
-        for d, c in zip(s.datasets, s.corpora):
-            if c.truncated:
-                reporter.note(f"{s.stream.name}: {c.truncated} of {len(c.items)} examples of {d.ref.name} were cut")
+    _tell_cuts(plan, reporter)
     adapted = add_adapter(model, recipe.lora, recipe.seed) if recipe.lora else None
     trainer = build_trainer(plan, model)
     for done in drive(trainer, new, reporter, label_of(recipe)):
@@ -198,6 +195,7 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
         defence.finish(trainer.grads)
     if b.main:
         save_checkpoint(adapted or model, plan.tokenizer, new.checkpoint)
+        m = new.manifest
         m.result |= {"steps": trainer.step, "seconds": round(time.monotonic() - began, 1)}
         m.result["peak_memory_bytes"] = b.peak_memory()
         new.finish()
@@ -206,6 +204,25 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
         new.save()
     b.wait()
     return new
+
+
+def _describe(run: Run, plan: UnlearnPlan, parity: dict[str, Any]) -> None:
+    """Write into the manifest, before training, what is trained, on what, and from where."""
+    m, recipe, b = run.manifest, plan.recipe, backend()
+    m.recipe_sha256, m.seed, m.world_size, m.precision = digest(recipe), recipe.seed, b.world, recipe.train.precision
+    m.parents = [plan.parent.record("parent")]
+    m.base = plan.parent.run.manifest.base if plan.parent.run else plan.parent.record("original")
+    m.base |= {"revision": recipe.model.revision} if not plan.parent.run else {}
+    m.data, m.inputs = [record for s in plan.streams for record in s.records()], inputs_of(recipe)
+    m.result["parity"] = parity
+
+
+def _tell_cuts(plan: UnlearnPlan, reporter: Reporter) -> None:
+    """Say how many examples of each dataset were too long."""
+    for s in plan.streams:
+        for d, c in zip(s.datasets, s.corpora):
+            if c.truncated:
+                reporter.note(f"{s.stream.name}: {c.truncated} of {len(c.items)} examples of {d.ref.name} were cut")
 
 
 def _changed(parent: Subject, run: Run, reporter: Reporter) -> float | None:
@@ -240,11 +257,15 @@ def build_trainer(plan: UnlearnPlan, model: Any) -> Trainer:
         )
         for reg, envs in zip(recipe.regularizers, plan.environments)
     ]
-    defences = [registry.defence[d.name].obj(**d.params()) for d in recipe.defences]
+    defences = _defences(recipe)
     for defence in defences:
         terms[0].values = defence.values(terms[0].values)
     terms[0].defended = True
     return Trainer(parts, params, terms, penalties, recipe.train, recipe.seed, b, defences)
+
+
+def _defences(recipe: UnlearnRecipe) -> list[Defence]:
+    return [registry.defence[d.name].obj(**d.params()) for d in recipe.defences]
 
 
 def _bound(function: Callable[..., Any], spec: Component) -> Callable[[Any], Any]:
