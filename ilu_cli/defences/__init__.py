@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ilu_cli.engine.gradients import Gradients, Term
+    from ilu_cli.engine.stream import TrainStream
     from ilu_cli.engine.view import View
 
 
@@ -20,6 +21,13 @@ class Defence:
     """Base: does nothing. `log` is shown and written with the losses of the step."""
 
     log: dict[str, float]
+
+    def check(self, forget: TrainStream) -> None:
+        """Look at the rows of the forget data, in the plan.
+
+        Raises:
+            UsageError: if they do not serve.
+        """
 
     def values(self, values: Callable[[View], Tensor]) -> Callable[[View], Tensor]:
         """Change what the forget term computes on each micro-batch."""

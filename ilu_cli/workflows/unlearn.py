@@ -11,6 +11,7 @@ from typing import Any
 
 from ilu_cli import registry
 from ilu_cli.declarations import reference_bytes
+from ilu_cli.defences import Defence
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.gradients import Term
 from ilu_cli.engine.job import drive
@@ -122,6 +123,20 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
     return UnlearnPlan(facts, recipe=recipe, parent=parent, tokenizer=tokenizer, streams=planned, disk=disk)
 
 
+def _streams(recipe: UnlearnRecipe, tokenizer: Any) -> tuple[StreamPlan, StreamPlan | None, list[list[StreamPlan]]]:
+    """The encoded data: of the forget term, of the retain term, and of each regulariser's environments."""
+    f, r = recipe.forget, recipe.retain
+    forget = plan_stream("forget", f.data, f.batch, f, recipe.seed, tokenizer)
+    if kind := registry.objective[recipe.objective.name].declared.chosen:
+        add_chosen(forget, kind, tokenizer)
+    retain = plan_stream("retain", r.data, r.batch, r, recipe.seed, tokenizer) if r else None
+    environments = [
+        [plan_stream(d.name, [d], reg.batch, reg, recipe.seed, tokenizer) for d in reg.env]
+        for reg in recipe.regularizers
+    ]
+    return forget, retain, environments
+
+
 def _check_layer(recipe: UnlearnRecipe, model: Any, names: list[str]) -> int:
     """Check the layers that the recipe names; return the first one that is trained (0: embeddings too).
 
@@ -216,6 +231,25 @@ def _begin(plan: UnlearnPlan, new: Run) -> None:
         write_text(new.path / "recipe.yaml", dump(recipe))
 
 
+def _describe(run: Run, plan: UnlearnPlan, parity: dict[str, Any]) -> None:
+    """Write into the manifest, before training, what is trained, on what, and from where."""
+    m, recipe, b = run.manifest, plan.recipe, backend()
+    m.recipe_sha256, m.seed, m.world_size, m.precision = digest(recipe), recipe.seed, b.world, recipe.train.precision
+    m.parents = [plan.parent.record("parent")]
+    m.base = plan.parent.run.manifest.base if plan.parent.run else plan.parent.record("original")
+    m.base |= {"revision": recipe.model.revision} if not plan.parent.run else {}
+    m.data, m.inputs = [record for s in plan.streams for record in s.records()], inputs_of(recipe)
+    m.result["parity"] = parity
+
+
+def _tell_cuts(plan: UnlearnPlan, reporter: Reporter) -> None:
+    """Say how many examples of each dataset were too long."""
+    for s in plan.streams:
+        for d, c in zip(s.datasets, s.corpora):
+            if c.truncated:
+                reporter.note(f"{s.stream.name}: {c.truncated} of {len(c.items)} examples of {d.ref.name} were cut")
+
+
 def _changed(parent: Subject, run: Run, reporter: Reporter) -> float | None:
     """The share of weights that a finished run changed; None, with a note, if the files cannot be compared."""
     m, base = run.manifest, parent if is_adapter(run.checkpoint) else None
@@ -250,11 +284,15 @@ def build_trainer(plan: UnlearnPlan, model: Any) -> Trainer:
         )
         for reg, envs in zip(recipe.regularizers, plan.streams.environments)
     ]
-    defences = [registry.defence[d.name].obj(**d.params()) for d in recipe.defences]
+    defences = _defences(recipe)
     for defence in defences:
         terms[0].values = defence.values(terms[0].values)
     terms[0].defended = True
     return Trainer(parts, params, terms, penalties, recipe.train, recipe.seed, b, defences)
+
+
+def _defences(recipe: UnlearnRecipe) -> list[Defence]:
+    return [registry.defence[d.name].obj(**d.params()) for d in recipe.defences]
 
 
 def _bound(function: Callable[..., Any], spec: Component) -> Callable[[Any], Any]:
