@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,33 @@ def test_no_function_is_too_long() -> None:
 
 def test_no_function_is_tangled() -> None:
     assert {name: n for name, n in complexities() if n > COMPLEXITY} == {}
+
+
+def uses(path: Path) -> set[str]:
+    """The modules of the package that a module imports anywhere, but for its types alone."""
+    tree = ast.parse(path.read_text())
+    typing = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
+    left_out = {id(inner) for n in typing for stmt in n.body for inner in ast.walk(stmt)}
+    found: set[str] = set()
+    for n in ast.walk(tree):
+        if isinstance(n, ast.ImportFrom) and n.module and id(n) not in left_out:
+            for name in n.names:
+                inner = f"{n.module}.{name.name}"
+                found.add(inner if inner in MODULES else n.module)
+    return found & MODULES.keys()
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def test_imports_go_in_no_circle() -> None:
+    """Also those within functions; `graphlib` names the modules of a circle."""
+    graph = {name: uses(path) - {name} for name, path in MODULES.items()}
+    TopologicalSorter(graph).prepare()
 
 
 @pytest.mark.parametrize("mark", SILENCED)

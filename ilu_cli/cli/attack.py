@@ -18,32 +18,39 @@ if TYPE_CHECKING:
 
 DEFAULT_RECIPE = "quickstart-finetune"
 
+RunArgument = Annotated[
+    str | None,
+    typer.Argument(
+        help="Run (id, prefix, path) or model; default: the latest unlearned.",
+        show_default=False,
+        autocompletion=complete.runs,
+    ),
+]
+KindOption = Annotated[
+    str | None,
+    typer.Option("--kind", help="The attack; `ilu list` shows all.", autocompletion=complete.attacks),
+    Sets(("attack",), lambda name: {"name": name}),
+]
+TaskOption = Annotated[
+    str | None,
+    typer.Option("--task", help="Task, file, folder, or hub name to fine-tune on.", autocompletion=complete.tasks),
+    Sets(("attack", "task")),
+]
+StepsOption = Annotated[int | None, typer.Option("--steps", help="Optimiser steps."), Sets(("attack", "steps"))]
+RateOption = Annotated[float | None, typer.Option("--lr", help="Learning rate."), Sets(("attack", "lr"))]
+ReferenceOption = Annotated[
+    bool, typer.Option(help="Attack the original model too (once per recipe): the line to compare with.")
+]
+
 
 @shares("seed", "track", "data_root", "plugin", "recipe", "set_", "out", "dry_run", "as_json", "resume")
 def attack(
-    run: Annotated[
-        str | None,
-        typer.Argument(
-            help="Run (id, prefix, path) or model; default: the latest unlearned.",
-            show_default=False,
-            autocompletion=complete.runs,
-        ),
-    ] = None,
-    kind: Annotated[
-        str | None,
-        typer.Option("--kind", help="The attack; `ilu list` shows all.", autocompletion=complete.attacks),
-        Sets(("attack",), lambda name: {"name": name}),
-    ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option("--task", help="Task, file, folder, or hub name to fine-tune on.", autocompletion=complete.tasks),
-        Sets(("attack", "task")),
-    ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps."), Sets(("attack", "steps"))] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate."), Sets(("attack", "lr"))] = None,
-    reference: Annotated[
-        bool, typer.Option(help="Attack the original model too (once per recipe): the line to compare with.")
-    ] = True,
+    run: RunArgument = None,
+    kind: KindOption = None,
+    task: TaskOption = None,
+    steps: StepsOption = None,
+    lr: RateOption = None,
+    reference: ReferenceOption = True,
     suite_: suite.SuiteOption = None,
     seeds: suite.SeedsOption = None,
     jobs: suite.JobsOption = 1,
@@ -59,6 +66,7 @@ def attack(
     store = Store()
     resolved, subject, old = _resumed(run, store, given) if given.resume else _asked(run, kind, store, given)
 
+    from ilu_cli.cli.progress import reporter
     from ilu_cli.engine.accel import backend
     from ilu_cli.workflows.attack import run as workflow
 
@@ -66,11 +74,9 @@ def attack(
         _check_alone(resolved)
     plan = workflow.plan(resolved, subject)
     if given.dry_run:
-        console.out_json(plan.facts) if given.as_json else console.out(console.plan_text(plan.facts))
-        return
-    reporter = console.reporter()
-    base = workflow.reference_run(plan, store, reporter) if reference and old is None else None
-    done = workflow.run(plan, store, reporter, subject, given.out, old)
+        return console.show_plan(plan.facts, given.as_json)
+    base = workflow.reference_run(plan, store, reporter()) if reference and old is None else None
+    done = workflow.run(plan, store, reporter(), subject, given.out, old)
     if not backend().main:
         return
     if given.as_json:

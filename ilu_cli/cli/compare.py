@@ -59,10 +59,11 @@ def compare(
 
     resolved, store = load(EvalRecipe, None, given.flags, given.sets), Store()
 
+    from ilu_cli.cli.progress import reporter
     from ilu_cli.workflows import compare as workflow
 
     arms = workflow.arms_of([store.get(n) for n in runs], [store.get(n) for n in others or []])
-    found = workflow.run(resolved, arms, margin, console.reporter())
+    found = workflow.run(resolved, arms, margin, reporter())
     if given.as_json:
         console.out_json(found)
         return

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from ilu_cli.engine.reporter import Reporter
     from ilu_cli.runs.results import Number, Summary
 
 WIDEST = 100  # columns of a panel
@@ -106,20 +105,13 @@ def next_step(title: str, lines: list[str], command: str, *, done: bool = True) 
     console.print(Panel(body, title=heading, title_align="left", width=min(console.width, WIDEST), border_style="dim"))
 
 
-def reporter() -> Reporter:
-    """A progress display for a terminal, or plain lines; silent on all but the main process."""
-    from ilu_cli.engine.accel import backend
-    from ilu_cli.engine.reporter import Reporter
-
-    if not backend().main:
-        return Reporter()
-    from ilu_cli.cli.progress import Live, Plain
-
-    return Live() if drawing() else Plain()
+def show_plan(facts: dict[str, Any], as_json: bool) -> None:
+    """What `--dry-run` prints."""
+    out_json(facts) if as_json else out(plan_text(facts))
 
 
 def plan_text(facts: dict[str, Any]) -> str:
-    """What `--dry-run` prints."""
+    """A plan in words."""
     import yaml
 
     lines = [yaml.safe_dump(facts["recipe"], sort_keys=False, allow_unicode=True).rstrip(), ""]

@@ -81,13 +81,13 @@ def evaluate(
         from ilu_cli.workflows.evaluate import plan_facts
 
         facts = plan_facts(resolved, subject, digest(resolved), alone=alone)
-        console.out_json(facts) if given.as_json else console.out(console.plan_text(facts))
-        return
+        return console.show_plan(facts, given.as_json)
 
+    from ilu_cli.cli.progress import reporter
     from ilu_cli.engine.accel import backend
     from ilu_cli.workflows import evaluate as workflow
 
-    found = workflow.run(resolved, subject, console.reporter(), alone=alone)
+    found = workflow.run(resolved, subject, reporter(), alone=alone)
     if not backend().main:
         return
     checked = verdicts(spec, [results for _, _, results in found])

@@ -61,6 +61,7 @@ def taskvec(
     resolved = load(TaskvecRecipe, find(given.recipe) if given.recipe else None, given.flags, given.sets)
     store = Store()
 
+    from ilu_cli.cli.progress import reporter
     from ilu_cli.workflows.taskvec import compare as workflow
     from ilu_cli.workflows.taskvec import roles as lineage
 
@@ -73,7 +74,7 @@ def taskvec(
         return
     if complete:
         for subject in subjects:
-            workflow.complete(subject, store, console.reporter())
+            workflow.complete(subject, store, reporter())
     title = ", ".join(s.label for s in subjects)
     if len(subjects) > 1:
         matrix = workflow.matrix(resolved, subjects, store)

@@ -105,14 +105,14 @@ def unlearn(
         flags = given.flags | _irm_flags(path, irm_env, irm_variant, irm_weight, irm_batch) | _lora_flags(lora)
         resolved = load(UnlearnRecipe, path, flags, given.sets)
 
+    from ilu_cli.cli.progress import reporter
     from ilu_cli.engine.accel import backend
     from ilu_cli.workflows import unlearn as workflow
 
     plan = workflow.plan(resolved, store)
     if given.dry_run:
-        console.out_json(plan.facts) if given.as_json else console.out(console.plan_text(plan.facts))
-        return
-    done = workflow.run(plan, store, console.reporter(), given.out, old)
+        return console.show_plan(plan.facts, given.as_json)
+    done = workflow.run(plan, store, reporter(), given.out, old)
     if not backend().main:
         return
     changed = done.manifest.result["changed_fraction"]

@@ -98,6 +98,8 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
     tokenizer = load_tokenizer(parent.folder)
     planned = Streams.of(recipe, tokenizer)
     streams = [s.stream for s in planned]
+    for defence in _defences(recipe):
+        defence.check(planned.forget.stream)
     model = checked_model(parent)
     total = sum(p.numel() for p in model.parameters())
     if recipe.lora:
@@ -121,20 +123,6 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
     }
     disk = state_bytes(total, trainable, recipe.train)
     return UnlearnPlan(facts, recipe=recipe, parent=parent, tokenizer=tokenizer, streams=planned, disk=disk)
-
-
-def _streams(recipe: UnlearnRecipe, tokenizer: Any) -> tuple[StreamPlan, StreamPlan | None, list[list[StreamPlan]]]:
-    """The encoded data: of the forget term, of the retain term, and of each regulariser's environments."""
-    f, r = recipe.forget, recipe.retain
-    forget = plan_stream("forget", f.data, f.batch, f, recipe.seed, tokenizer)
-    if kind := registry.objective[recipe.objective.name].declared.chosen:
-        add_chosen(forget, kind, tokenizer)
-    retain = plan_stream("retain", r.data, r.batch, r, recipe.seed, tokenizer) if r else None
-    environments = [
-        [plan_stream(d.name, [d], reg.batch, reg, recipe.seed, tokenizer) for d in reg.env]
-        for reg in recipe.regularizers
-    ]
-    return forget, retain, environments
 
 
 def _check_layer(recipe: UnlearnRecipe, model: Any, names: list[str]) -> int:
@@ -229,25 +217,6 @@ def _begin(plan: UnlearnPlan, new: Run) -> None:
     m.data, m.inputs = [record for s in plan.streams for record in s.records()], inputs_of(recipe)
     if b.main:
         write_text(new.path / "recipe.yaml", dump(recipe))
-
-
-def _describe(run: Run, plan: UnlearnPlan, parity: dict[str, Any]) -> None:
-    """Write into the manifest, before training, what is trained, on what, and from where."""
-    m, recipe, b = run.manifest, plan.recipe, backend()
-    m.recipe_sha256, m.seed, m.world_size, m.precision = digest(recipe), recipe.seed, b.world, recipe.train.precision
-    m.parents = [plan.parent.record("parent")]
-    m.base = plan.parent.run.manifest.base if plan.parent.run else plan.parent.record("original")
-    m.base |= {"revision": recipe.model.revision} if not plan.parent.run else {}
-    m.data, m.inputs = [record for s in plan.streams for record in s.records()], inputs_of(recipe)
-    m.result["parity"] = parity
-
-
-def _tell_cuts(plan: UnlearnPlan, reporter: Reporter) -> None:
-    """Say how many examples of each dataset were too long."""
-    for s in plan.streams:
-        for d, c in zip(s.datasets, s.corpora):
-            if c.truncated:
-                reporter.note(f"{s.stream.name}: {c.truncated} of {len(c.items)} examples of {d.ref.name} were cut")
 
 
 def _changed(parent: Subject, run: Run, reporter: Reporter) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import importlib.util
 import os
 import threading
@@ -28,6 +29,9 @@ State = Literal["here", "builtin", "cached", "hub", "gated", "missing"]
 PRESENT, ABSENT = ("here", "builtin", "cached"), ("gated", "missing")
 PATIENCE = 4.0  # seconds that the hub has for an answer
 
+MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.*")
+DATA_FILES = ("*.parquet", "*.jsonl", "*.json", "*.csv")
+
 
 @dataclass(frozen=True)
 class Need:
@@ -46,6 +50,18 @@ class Need:
 
     def facts(self) -> dict[str, Any]:
         return asdict(self)
+
+    def patterns(self) -> list[str]:
+        """The files of a hub repository to download: of a dataset its README and its configuration's."""
+        if self.kind == "model":
+            return list(MODEL_FILES)
+        if self.config is None:
+            return ["README.md", *DATA_FILES]
+        return ["README.md", f"{self.config}/*", f"{self.config}.*", f"data/{self.config}*"]
+
+    def wants(self, file: str) -> bool:
+        """Whether a file of a hub repository belongs to what is needed."""
+        return any(fnmatch.fnmatch(file, pattern) for pattern in self.patterns())
 
 
 def read_recipe(name: str, sets: list[str]) -> AnyRecipe:
@@ -161,9 +177,7 @@ def _on_hub(need: Need, kind: str, online: bool, gated: str) -> Need:
         return replace(need, state="missing", where=where, todo=gated or "there is none of that name, or it is private")
     except (HfHubHTTPError, OSError, ValueError) as error:
         return replace(need, state="missing", where=where, todo=f"the hub does not answer: {type(error).__name__}")
-    from ilu_cli.workflows.needs.fetch import wanted
-
-    size = sum(f.size or 0 for f in info.siblings or [] if wanted(f.rfilename, need))
+    size = sum(f.size or 0 for f in info.siblings or [] if need.wants(f.rfilename))
     return replace(need, state="hub", where=where, bytes=size or need.bytes, todo="downloaded when it is needed")
 
 
