@@ -9,22 +9,27 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PositiveInt
 
 Per = Literal["sequence", "token", "hidden token"]
 Need = Literal[
-    "nll", "logps", "token_nll", "entropy", "gap", "hidden", "distillation",
-    "reference.logps", "reference.hidden", "reference.norm", "reference.final",
+    "nll", "logps", "token_nll", "entropy", "gap", "hidden", "states", "distillation", "elsewhere", "margins",
+    "reference.logps", "reference.hidden", "reference.states", "reference.norm", "reference.final",
 ]  # fmt: skip
 """What a loss may read from its `View` (`ilu_cli.engine.view`), where each is described with its shape."""
 
 FLOAT = 4  # bytes; what is kept of the original model is float32
 
 
-def reference_bytes(needs: Iterable[str], tokens: int, targets: int, width: int, vocab: int) -> int:
+def reference_bytes(needs: Iterable[str], tokens: int, targets: int, width: int, vocab: int, layers: int = 0) -> int:
     """Bytes that are kept of the original model: of `tokens` tokens in all rows, of which `targets` are scored.
 
     Args:
         width: hidden units.
         vocab: rows of the LM head.
+        layers: how many layers' states `reference.states` are.
     """
-    needed = {"reference.hidden": tokens * width, "reference.final": (targets + vocab) * width}
+    needed = {
+        "reference.hidden": tokens * width,
+        "reference.states": layers * tokens * width,
+        "reference.final": (targets + vocab) * width,
+    }
     return FLOAT * sum(needed.get(need, 0) for need in needs)
 
 

@@ -207,7 +207,7 @@ def _importing(what: str) -> Iterator[None]:
 
 ROWS = "max_length chat chat_system chat_date long"
 objective = Registry("objective", "ilu_cli.objectives", Objective)
-retain_term = Registry("retain term", "ilu_cli.retain", Loss, f"name weight data batch {ROWS}")
+retain_term = Registry("retain term", "ilu_cli.retain", Loss, f"name weight dual data batch {ROWS}")
 regularizer = Registry(
     "regularizer", "ilu_cli.regularizers", Regularizer,
     f"name env weight env_weights batch schedule until initial {ROWS}",

@@ -30,10 +30,14 @@ def view(reference: float = log(1 / 16), teacher: float = log(3), norm: float = 
         norm=norm,
         final=torch.tensor([[teacher], [teacher]]),
         head=LMHead(HEAD.weight),
+        states=torch.tensor([[[[1.0, 1.0], [1.0, 1.0], [-3.0, 4.0]]], [[[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]]]]),
     )
     batch = Batch(torch.tensor([[1, 0, 1]]), torch.ones_like(scored), scored)
     found = View(Parts(HEAD, torch.nn.ModuleList(), LMHead(HEAD.weight)), batch, 0, 0, original)
     found.__dict__ |= {"final": torch.full((2, 1), log(3)), "hidden": torch.tensor([[[5.0], [2.0], [4.0]]])}
+    found.__dict__["states"] = torch.tensor(
+        [[[[5.0, 9.0], [1.0, 0.0], [3.0, 4.0]]], [[[9.0, 5.0], [1.0, 0.0], [0.0, 2.0]]]]
+    )
     return found
 
 
@@ -48,6 +52,11 @@ VALUES = [
     ("objective", "grad_ascent", view, {}, log(3 / 16)),
     ("objective", "grad_diff", view, {}, log(3 / 16)),
     ("objective", "wga", view, {"alpha": 1.0}, -(3 / 4 * log(4 / 3) + 1 / 4 * log(4))),
+    ("objective", "satimp", view, {"beta1": 1.0, "beta2": 1.0}, -3 / 16 * log(16 / 3)),
+    ("objective", "satimp", view, {"beta1": 1.0, "beta2": 0.0}, -(3 / 4 * log(4 / 3) + 1 / 4 * log(4))),
+    ("objective", "ce_u", view, {}, log(4) + log(4 / 3)),
+    ("objective", "pdu", view, {}, 2 * (log(3) / 2) ** 2),
+    ("objective", "circuit_breakers", view, {}, (2**-0.5 + 7 / 25 + 0 + 1) / 2),
     ("objective", "npo", view, {"beta": 1.0}, 2 * log(1 + 3)),
     ("objective", "npo", view, {"beta": 2.0, "reduction": "mean"}, log(1 + 3)),
     ("objective", "simnpo", view, {"beta": 2.0}, log(1 + 3 / 16)),
@@ -60,6 +69,7 @@ VALUES = [
     ("objective", "rmu", lambda: view(norm=0.0), {"coefficient": 1.0, "adaptive": True}, 4.0 + 16.0),
     ("retain", "nll", view, {}, log(16 / 3)),
     ("retain", "kl", lambda: view(teacher=0.0), {}, log(4 / 3)),
+    ("retain", "hidden_norm", view, {}, (1.0 + 6.0 + 2.0 + 1.0) / 2),
     ("retain", "hidden_mse", view, {}, 1.0 + 9.0),
 ]
 

@@ -11,21 +11,26 @@ from ilu_cli import registry
 
 # name → what is declared, and the defaults: those of the paper or of its authors' code where they give any
 OBJECTIVES = {
+    "ce_u": ({"needs": "elsewhere", "per": "token"}, {}),
+    "circuit_breakers": ({"needs": "states reference.states", "per": "hidden token"}, {"layers": [10, 20]}),
     "dpo": ({"needs": "logps reference.logps", "per": "sequence", "chosen": "counterfactual"}, {"beta": 0.1}),
     "grad_ascent": ({"needs": "logps", "per": "token"}, {}),
     "grad_diff": ({"needs": "logps", "per": "token"}, {}),
     "idk_po": ({"needs": "logps reference.logps", "per": "sequence", "chosen": "refusal"}, {"beta": 0.1}),
     "npo": ({"needs": "logps reference.logps", "per": "sequence"}, {"beta": 0.1, "reduction": "sum"}),
+    "pdu": ({"needs": "margins", "per": "token"}, {}),
     "rmu": (
         {"needs": "hidden reference.norm", "per": "hidden token"},
         {"layer": 7, "coefficient": 2.0, "adaptive": True},
     ),
+    "satimp": ({"needs": "token_nll", "per": "token"}, {"beta1": 5.0, "beta2": 1.0}),
     "simnpo": ({"needs": "logps", "per": "sequence"}, {"beta": 2.5, "delta": 0.0}),
     "undial": ({"needs": "distillation reference.final", "per": "token"}, {"strength": 10.0}),
     "wga": ({"needs": "token_nll", "per": "token"}, {"alpha": 1.0}),
 }
 RETAIN: dict[str, Any] = {
     "hidden_mse": ({"needs": "hidden reference.hidden", "per": "hidden token"}, {}),
+    "hidden_norm": ({"needs": "states reference.states", "per": "hidden token"}, {}),
     "kl": ({"needs": "distillation reference.final", "per": "token"}, {}),
     "nll": ({"needs": "nll", "per": "token"}, {}),
 }
@@ -93,6 +98,9 @@ def test_a_perturbation_lies_below_what_is_read() -> None:
     assert told(lat, npo, layer=30) == []
     rmu = Keys(objective=Keys(name="rmu", layer=7))
     assert told(lat, rmu, layer=6) == []
+    several = Keys(objective=Keys(name="circuit_breakers", layers=[3, 7, 5]))
+    assert told(lat, several, layer=6) == []
+    assert "reads layer 7" in told(lat, several, layer=7)[0][1]
     for layer in (7, 8):
         ((where, what),) = told(lat, rmu, layer=layer)
         assert where == ("here", "layer")

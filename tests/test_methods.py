@@ -20,6 +20,7 @@ from ilu_cli.engine.view import View
 from ilu_cli.models.parts import parts_of
 
 LAYER = 1
+SEVERAL = (0, 2)
 KINDS = {"objective": registry.objective, "retain": registry.retain_term}
 
 
@@ -29,12 +30,15 @@ class Plain:
     def __init__(self, model: Any, items: list[Encoded], chosen: list[Encoded] | None = None) -> None:
         batch = collate(items)
         out = model(input_ids=batch.ids, attention_mask=batch.mask, output_hidden_states=True)
+        self.logits = out.logits[:, :-1]
         self.logp = out.logits[:, :-1].log_softmax(-1)
         self.nll = -self.logp.gather(-1, batch.ids[:, 1:, None])[..., 0]
         self.entropy = -(self.logp.exp() * self.logp).sum(-1)
         self.scored = batch.scored[:, 1:].to(self.nll.dtype)
         self.hidden, self.real = out.hidden_states[LAYER + 1], batch.mask.clone()
         self.real[:, 0] = False
+        # the last of transformers' hidden states is normed already: the layer's own output is taken at its end
+        self.states = torch.stack([out.hidden_states[n + 1] for n in SEVERAL if n + 1 < LAYERS] + [last(model, batch)])
 
         self.ids = batch.ids[:, 1:]
         self.chosen = None if chosen is None else Plain(model, chosen)
@@ -58,6 +62,22 @@ class Plain:
         return (error.mean(-1) * self.real).sum() / self.real.sum()
 
 
+def last(model: Any, batch: Any) -> Any:
+    """[B, T, D], the output of the last layer before the final norm."""
+    found = []
+    handle = model.model.layers[-1].register_forward_hook(lambda _m, _a, out: found.append(out))
+    model(input_ids=batch.ids, attention_mask=batch.mask)
+    handle.remove()
+    return found[0][0] if isinstance(found[0], tuple) else found[0]
+
+
+def turned(now: Any, ref: Any) -> Any:
+    """relu(cos), token by token and layer by layer."""
+    a, b = now.states, ref.states.detach()
+    cosine = (a * b).sum(-1) / (a.square().sum(-1) * b.square().sum(-1)).sqrt()
+    return now.hidden_mean(cosine.clamp(min=0).mean(0)[..., None])
+
+
 def direction(size: int) -> torch.Tensor:
     batch = collate(items_of([3]))
     model = tiny_model()
@@ -74,6 +94,13 @@ OBJECTIVES = {
     "grad_diff": ({}, lambda now, ref: -now.token_mean(now.nll)),
     "grad_ascent": ({}, lambda now, ref: -now.token_mean(now.nll)),
     "wga": ({"alpha": 0.5}, lambda now, ref: -now.token_mean((-0.5 * now.nll).exp().detach() * now.nll)),
+    "satimp": (
+        {"beta1": 2.0, "beta2": 0.5},
+        lambda now, ref: -now.token_mean(((-now.nll).exp() ** 2 * (1 - (-now.nll).exp()) ** 0.5).detach() * now.nll),
+    ),
+    "ce_u": ({}, lambda now, ref: now.token_mean(now.cross_entropy(now.adjusted(math.inf)))),
+    "pdu": ({}, lambda now, ref: now.token_mean((now.logits.max(-1).values - now.logits.mean(-1)) ** 2)),
+    "circuit_breakers": ({"layers": list(SEVERAL)}, turned),
     "simnpo": (
         {"beta": 2.5, "delta": 0.1},
         lambda now, ref: (-2 / 2.5 * logsigmoid(-2.5 * now.logps / now.scored.sum(-1) - 0.1)).mean(),
@@ -90,6 +117,10 @@ OBJECTIVES = {
 RETAIN: dict[str, Any] = {
     "nll": ({}, lambda now, ref: now.token_mean(now.nll)),
     "kl": ({}, lambda now, ref: now.token_mean((ref.adjusted(0).exp() * (ref.adjusted(0) - now.logp)).sum(-1))),
+    "hidden_norm": (
+        {},
+        lambda now, ref: now.hidden_mean((now.states - ref.states.detach()).square().sum(-1).sqrt().mean(0)[..., None]),
+    ),
     "hidden_mse": ({}, lambda now, ref: now.hidden_mean((now.hidden - ref.hidden.detach()) ** 2)),
 }
 CASES = [("objective", n) for n in OBJECTIVES] + [("retain", n) for n in RETAIN]
@@ -116,8 +147,9 @@ def term(kind: str, name: str, items: list[Encoded], seed: int = 0) -> Term:
     if getattr(entry.declared, "chosen", None):
         data.chosen = stream(said_instead(), seed=seed)
     needs = entry.declared.needs
-    cache = fill(data, needs, LAYER, 1, parts_of(tiny_model()), backend(), "fp32")
-    return Term(kind, data, lambda view: entry.obj(view, **keys), entry.declared.per, 1.0, LAYER, cache)
+    cache = fill(data, needs, LAYER, 1, parts_of(tiny_model()), backend(), "fp32", SEVERAL)
+    values = lambda view: entry.obj(view, **keys)  # noqa: E731
+    return Term(kind, data, values, entry.declared.per, 1.0, LAYER, cache, layers=SEVERAL)
 
 
 def items(pads: bool = True) -> list[Encoded]:
@@ -172,7 +204,7 @@ def test_what_is_not_scored_is_not_learned(float64: None, kind: str, name: str) 
     found = []
     for pad in (0, 17):
         batch = collate([t.stream.item(k) for k in keys], pad)
-        view = View(parts_of(moved()), batch, 0, LAYER, t.cache.of(keys, torch.device("cpu")))
+        view = View(parts_of(moved()), batch, 0, LAYER, t.cache.of(keys, torch.device("cpu")), layers=SEVERAL)
         if t.stream.chosen is not None:
             view.chosen = View(view.parts, collate([t.stream.chosen.item(k) for k in keys], pad), 0)
             view.chosen.reference = t.cache.chosen.of(keys, torch.device("cpu"))

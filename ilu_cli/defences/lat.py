@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 
 def problems(own: Any, key: Key, recipe: UnlearnRecipe) -> Iterator[tuple[Key, str]]:
-    read = getattr(recipe.objective, "layer", None)
+    objective = recipe.objective
+    read = max(getattr(objective, "layers", None) or [getattr(objective, "layer", None)])
     if read is not None and own.layer >= read:
-        message = f"{recipe.objective.name} reads layer {read}: a perturbation of layer {own.layer}"
+        message = f"{objective.name} reads layer {read}: a perturbation of layer {own.layer}"
         yield (*key, "layer"), f"{message} does not pass through what it trains; choose a lower one"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ from ilu_cli.engine.reference import ReferenceCache
 from ilu_cli.engine.stream import RowKey, TrainStream
 from ilu_cli.engine.view import View
 from ilu_cli.models.parts import Parts
-from ilu_cli.recipe.specs import TrainSpec
+from ilu_cli.recipe.specs import DualSpec, TrainSpec
 
 Vector = list[Tensor]
 """One tensor per trained parameter."""
@@ -28,7 +28,10 @@ Taken = list[Tensor | None]
 
 @dataclass
 class Term:
-    """A loss over one stream: weight · Σ values(view) / divisor. `defended`: its gradient is taken by the defences."""
+    """A loss over one stream: weight · Σ values(view) / divisor. `defended`: its gradient is taken by the defences.
+
+    `dual` changes `weight` after each step.
+    """
 
     name: str
     stream: TrainStream
@@ -38,6 +41,8 @@ class Term:
     layer: int | None = None
     cache: ReferenceCache = field(default_factory=ReferenceCache)
     defended: bool = False
+    layers: Sequence[int] = ()
+    dual: DualSpec | None = None
 
 
 class Gradients:
@@ -80,6 +85,7 @@ class Gradients:
             return View(self.parts, batch, self.seed, layer, cache.of(keys, device))
 
         view = over(term.stream, term.cache, term.layer)
+        view.layers = term.layers
         view.topics = [dataset for dataset, _ in keys]
         if term.stream.chosen is not None:
             view.chosen = over(term.stream.chosen, term.cache.chosen or ReferenceCache(), None)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from ilu_cli.models.logits import LMHead, LogitMap
 
@@ -183,6 +184,20 @@ class _Distillation(torch.autograd.Function):
             zt = _logits(teacher[part], tw, t.bias, t.map, ctx.full)
             zt.scatter_add_(-1, targets[part, None], torch.full_like(zt[:, :1], -ctx.shift))
             yield part, _logits(hidden[part], w, bias, ctx.f, ctx.full), zt.log_softmax(-1)
+
+
+def margins(hidden: Tensor, head: LMHead) -> Tensor:
+    """The largest logit of every token less the mean of its logits: float32 [N], differentiable.
+
+    hidden: [N, D]. A chunk of logits exists at a time, and is computed again for the backward pass.
+    """
+    dtype, full = _compute_dtype(hidden), torch.promote_types(hidden.dtype, torch.float32)
+
+    def of(part: Tensor) -> Tensor:
+        z = _logits(part, head.weight.to(dtype), head.bias, head.map, full)
+        return z.amax(-1) - z.mean(-1)
+
+    return torch.cat([checkpoint(of, part, use_reentrant=False) for part in hidden.split(CHUNK)])
 
 
 @torch.no_grad()

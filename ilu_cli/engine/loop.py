@@ -100,6 +100,7 @@ class Trainer:
             torch.manual_seed(seed_of(self.grads.seed, "step", self.step, self.backend.rank))
             losses = self.backward()
             grad_norm = self._update(losses)
+            losses |= self._move_weights(losses)
             self.step += 1
             for defence in self.defences:
                 defence.after_step(self.grads)
@@ -138,6 +139,14 @@ class Trainer:
         envs = Environments(self.grads, penalty.environments, weights, penalty.weight(self.step))
         value = penalty.function(envs)
         return {penalty.name: value, **envs.log}
+
+    def _move_weights(self, losses: dict[str, float]) -> dict[str, float]:
+        """Let the bounded terms weigh more or less in the next step; return the weights that they had in this one."""
+        bounded = [(t, t.dual) for t in self.terms if t.dual is not None]
+        had = {f"{t.name} weight": t.weight for t, _ in bounded}
+        for term, dual in bounded:
+            term.weight = dual.after(term.weight, losses[term.name], self.step)
+        return had
 
     def _update(self, losses: dict[str, float]) -> float:
         params = list(self.params.values())

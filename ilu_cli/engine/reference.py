@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 
 import torch
@@ -31,6 +31,7 @@ class ReferenceCache:
     final: dict[RowKey, Tensor] = field(default_factory=dict)
     head: LMHead | None = None
     chosen: ReferenceCache | None = None
+    states: dict[RowKey, Tensor] = field(default_factory=dict)
 
     def of(self, keys: list[RowKey], device: torch.device) -> Reference:
         """The reference of a micro-batch."""
@@ -39,34 +40,44 @@ class ReferenceCache:
         if self.hidden:
             hidden = pad_sequence([self.hidden[k] for k in keys], batch_first=True).to(device)
         final = torch.cat([self.final[k] for k in keys]).to(device) if self.final else None
-        return Reference(logps, hidden, self.norm, final, self.head)
+        states = None
+        if self.states:
+            padded = pad_sequence([self.states[k].transpose(0, 1) for k in keys], batch_first=True)
+            states = padded.permute(2, 0, 1, 3).to(device)
+        return Reference(logps, hidden, self.norm, final, self.head, states)
 
 
 @torch.no_grad()
 def fill(
-    stream: TrainStream, needs: Set[str], layer: int | None, steps: int, parts: Parts, backend: Backend, precision: str
-) -> ReferenceCache:
+    stream: TrainStream, needs: Set[str], layer: int | None, steps: int, parts: Parts, backend: Backend, precision: str,
+    layers: Sequence[int] = (),
+) -> ReferenceCache:  # fmt: skip
     """Run the original weights once over the rows that training will visit.
 
-    Hidden states are kept in host memory as float32, 4·D bytes a token, and the LM head is copied if it is trained.
+    Hidden states are kept in host memory as float32, 4·D bytes a token and layer, and the LM head is copied if it is
+    trained.
     """
     cache = ReferenceCache()
-    if not needs & {"reference.logps", "reference.hidden", "reference.final"}:
+    if not needs & {"reference.logps", "reference.hidden", "reference.states", "reference.final"}:
         return cache
     if stream.chosen is not None:
-        cache.chosen = fill(stream.chosen, needs, layer, steps, parts, backend, precision)
+        cache.chosen = fill(stream.chosen, needs, layer, steps, parts, backend, precision, layers)
     if "reference.final" in needs:
         cache.head = parts.head.kept()
     keys = stream.visited(steps)
     for i in range(0, len(keys), CACHE_BATCH):
         part = keys[i : i + CACHE_BATCH]
-        view = View(parts, collate([stream.item(k) for k in part]).to(backend.device), stream.seed, layer)
+        batch = collate([stream.item(k) for k in part]).to(backend.device)
+        view = View(parts, batch, stream.seed, layer, layers=layers)
         with backend.autocast(precision):
             if "reference.logps" in needs:
                 cache.logps.update(zip(part, view.logps.tolist()))
             if "reference.hidden" in needs:
                 states = view.hidden.cpu()
                 cache.hidden.update({k: states[j, : len(stream.item(k).ids)].clone() for j, k in enumerate(part)})
+            if "reference.states" in needs:
+                states = view.states.cpu()
+                cache.states.update({k: states[:, j, : len(stream.item(k).ids)].clone() for j, k in enumerate(part)})
             if "reference.final" in needs:
                 counts = [stream.item(k).targets for k in part]
                 cache.final.update(zip(part, wide(view.final).cpu().split(counts)))

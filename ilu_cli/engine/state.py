@@ -23,6 +23,7 @@ def save_state(trainer: Trainer, folder: Path) -> None:
             "params": {name: p.detach() for name, p in trainer.params.items()},
             "optimizer": trainer.optimizer.state_dict(),
             "defences": [d.state() for d in trainer.defences],
+            "weights": [t.weight for t in trainer.terms],
         },
         part,
     )
@@ -50,6 +51,8 @@ def load_state(trainer: Trainer, folder: Path) -> int:
     trainer.optimizer.load_state_dict(saved["optimizer"])
     for defence, state in zip(trainer.defences, saved["defences"]):
         defence.load(state)
+    for term, weight in zip(trainer.terms, saved.get("weights", ())):  # states of before had none that moved
+        term.weight = weight
     trainer.step = saved["step"]
     return trainer.step
 

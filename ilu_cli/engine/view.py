@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,9 +12,11 @@ from torch import Tensor
 
 from ilu_cli.data.encode import Batch
 from ilu_cli.data.sampling import seed_of
-from ilu_cli.engine.head import distillation, token_stats, wide
+from ilu_cli.engine.head import distillation, margins, token_stats, wide
 from ilu_cli.models.logits import LMHead
 from ilu_cli.models.parts import Parts
+
+OUT = 1e6  # taken off a logit, it leaves the token no probability at all
 
 
 @dataclass
@@ -23,6 +25,7 @@ class Reference:
 
     logps: [B], summed log-probability of each target. hidden: [B, T, D] at the layer. norm: median ‖hidden‖ over
     retain tokens, a number. final: [N, D], the last hidden states that predict the N scored tokens. head: its LM head.
+    states: [L, B, T, D] at the L layers.
     """
 
     logps: Tensor | None = None
@@ -30,6 +33,7 @@ class Reference:
     norm: float | None = None
     final: Tensor | None = None
     head: LMHead | None = None
+    states: Tensor | None = None
 
 
 @dataclass
@@ -47,12 +51,19 @@ class View:
     reference: Reference = field(default_factory=Reference)
     chosen: View | None = None
     topics: Sequence[int] = ()
+    layers: Sequence[int] = ()
 
     @functools.cached_property
     def hidden(self) -> Tensor:
         """[B, T, D], the output of `layer`; the layers above it are not run."""
         assert self.layer is not None, "a term that needs hidden states has a layer"
         return wide(self.parts.hidden_at(self.layer, self.batch.ids, self.batch.mask))
+
+    @functools.cached_property
+    def states(self) -> Tensor:
+        """[L, B, T, D], the outputs of the L `layers`; those above the deepest are not run."""
+        assert self.layers, "a term that needs states has layers"
+        return wide(torch.stack(self.parts.states_at(self.layers, self.batch.ids, self.batch.mask)))
 
     @property
     def hidden_mask(self) -> Tensor:
@@ -96,6 +107,17 @@ class View:
         return distillation(self.final, self.parts.head, states, teacher.head, self.targets, shift)
 
     @property
+    def margins(self) -> Tensor:
+        """[N], the largest logit less the mean of all, which predict every scored token."""
+        return margins(self.final, self.parts.head)
+
+    @property
+    def elsewhere(self) -> Tensor:
+        """[N], cross-entropy to our own distribution without the target, which is held fixed."""
+        head = self.parts.head
+        return distillation(self.final, head, self.final.detach(), head, self.targets, OUT)[0]
+
+    @property
     def lengths(self) -> Tensor:
         """[B], the number of scored tokens."""
         return self.batch.scored.sum(-1)
@@ -122,7 +144,7 @@ class View:
 
     def afresh(self) -> View:
         """The same batch with nothing computed yet."""
-        return View(self.parts, self.batch, self.seed, self.layer, self.reference, self.chosen, self.topics)
+        return replace(self)
 
     def direction(self, name: str, topic: int = 0) -> Tensor:
         """[D], a fixed random unit vector: the same for this seed, name and topic at every step and on every process.

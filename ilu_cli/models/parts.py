@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,20 +30,28 @@ class Parts:
 
     def hidden_at(self, layer: int, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Run the decoder up to and including `layer` and no further; return its output [B, T, D]."""
-        captured: list[torch.Tensor] = []
+        return self.states_at([layer], input_ids, attention_mask)[0]
 
-        def stop(_module: nn.Module, _args: Any, output: Any) -> None:
-            captured.append(output[0] if isinstance(output, tuple) else output)
-            raise _Reached
+    def states_at(
+        self, layers: Sequence[int], input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """The outputs [B, T, D] of these layers, in their order, by one pass that ends at the deepest."""
+        captured: dict[int, torch.Tensor] = {}
 
-        handle = self.layers[layer].register_forward_hook(stop)
-        try:
-            self.decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        except _Reached:
-            pass
-        finally:
-            handle.remove()
-        return captured[0]
+        def keep(n: int) -> Callable[[nn.Module, Any, Any], None]:
+            def run(_module: nn.Module, _args: Any, output: Any) -> None:
+                captured[n] = output[0] if isinstance(output, tuple) else output
+                if n == max(layers):
+                    raise _Reached
+
+            return run
+
+        with ExitStack() as stack:
+            for n in layers:
+                stack.callback(self.layers[n].register_forward_hook(keep(n)).remove)
+            with suppress(_Reached):
+                self.decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        return [captured[n] for n in layers]
 
     def final(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **extra: Any) -> torch.Tensor:
         """The decoder's last hidden state [B, T, D], which the LM head reads."""
@@ -53,7 +61,7 @@ class Parts:
 
 
 class _Reached(Exception):
-    """The wanted layer has been run."""
+    """The deepest of the wanted layers has been run."""
 
 
 def parts_of(model: Any) -> Parts:

@@ -72,9 +72,11 @@ class UnlearnRecipe(Recipe):
             return
         yield from self.retain.problems(registry.retain_term, ("retain",), self)
         yield from data_problems(self.retain.data, ("retain", "data"))
-        layered = "layer" in type(self.objective).model_fields
-        if "hidden" in registry.retain_term[self.retain.name].declared.needs and not layered:
+        needs, keys = registry.retain_term[self.retain.name].declared.needs, type(self.objective).model_fields
+        if "hidden" in needs and "layer" not in keys:
             yield ("retain", "name"), f"{self.retain.name} needs an objective with a layer, not {self.objective.name}"
+        if "states" in needs and not {"layer", "layers"} & set(keys):
+            yield ("retain", "name"), f"{self.retain.name} needs an objective with layers, not {self.objective.name}"
 
     def _regularizer_problems(self) -> Iterator[tuple[Key, str]]:
         forget = {d.name for d in self.forget.data}

@@ -133,15 +133,25 @@ def _check_layer(recipe: UnlearnRecipe, model: Any, names: list[str]) -> int:
     """
     depth = model.config.num_hidden_layers
     named = {f"defences.{i}.layer": d.params().get("layer") for i, d in enumerate(recipe.defences)}
-    layer = named["objective.layer"] = recipe.objective.params().get("layer")
+    named["objective.layer"] = recipe.objective.params().get("layer")
+    read = _layers(recipe.objective)
+    named |= {f"objective.layers.{i}": n for i, n in enumerate(recipe.objective.params().get("layers") or ())}
     for key, n in named.items():
         if n is not None and n >= depth:
             raise UsageError(f"{key}: {n} does not exist, the model has layers 0 to {depth - 1}")
     first = first_place(model, names)
-    if layer is not None and first > layer:
+    if read and first > min(read):
         key = "lora" if recipe.lora else "train.params"
-        raise UsageError(f"{key}: no trained weight lies at or below layer {layer}, so nothing can be unlearned")
+        raise UsageError(
+            f"{key}: no trained weight lies at or below layer {min(read)}, so nothing can be unlearned there"
+        )
     return max(first, 0)
+
+
+def _layers(objective: Component) -> list[int]:
+    """The layers whose hidden states an objective reads: its `layer`, or its `layers`."""
+    keys = objective.params()
+    return [n for n in [keys.get("layer"), *(keys.get("layers") or ())] if n is not None]
 
 
 def _cache_bytes(recipe: UnlearnRecipe, streams: Streams, model: Any) -> int:
@@ -156,7 +166,8 @@ def _cache_bytes(recipe: UnlearnRecipe, streams: Streams, model: Any) -> int:
         needs, rows = known[spec.name].declared.needs, s.stream.visited(recipe.train.steps)
         items = [s.stream.item(k) for k in rows]
         tokens, targets = sum(len(e.ids) for e in items), sum(e.targets for e in items)
-        needed += reference_bytes(needs, tokens, targets, model.config.hidden_size, model.config.vocab_size)
+        sizes = (model.config.hidden_size, model.config.vocab_size, len(_layers(recipe.objective)))
+        needed += reference_bytes(needs, tokens, targets, *sizes)
     return needed
 
 
@@ -235,13 +246,11 @@ def build_trainer(plan: UnlearnPlan, model: Any) -> Trainer:
     b, recipe = backend(), plan.recipe
     parts = parts_of(model)
     params = trained_params(model, recipe.train.params, recipe.lora is not None)
-    layer = getattr(recipe.objective, "layer", None)
-    terms = [_term("forget", registry.objective, recipe.objective, 1.0, plan.streams.forget, layer, parts, plan)]
+    terms = [_term("forget", registry.objective, recipe.objective, plan.streams.forget, parts, plan)]
     if recipe.retain and plan.streams.retain:
-        weight = recipe.retain.weight
-        terms.append(
-            _term("retain", registry.retain_term, recipe.retain, weight, plan.streams.retain, layer, parts, plan)
-        )
+        retain = _term("retain", registry.retain_term, recipe.retain, plan.streams.retain, parts, plan)
+        retain.weight, retain.dual = recipe.retain.weight, recipe.retain.dual
+        terms.append(retain)
     penalties = [
         Penalty(
             reg.name,
@@ -273,16 +282,15 @@ def _term(
     name: str,
     known: registry.Registry[Any],
     spec: Component,
-    weight: float,
     data: StreamPlan,
-    layer: int | None,
     parts: Parts,
     plan: UnlearnPlan,
 ) -> Term:
     entry, train = known[spec.name], plan.recipe.train
-    needs = entry.declared.needs
-    cache = fill(data.stream, needs, layer, train.steps, parts, backend(), train.precision)
+    needs, layers = entry.declared.needs, _layers(plan.recipe.objective)
+    layer = getattr(plan.recipe.objective, "layer", None)
+    cache = fill(data.stream, needs, layer, train.steps, parts, backend(), train.precision, layers)
     if "reference.norm" in needs and layer is not None:
         calibration = (plan.streams.retain or plan.streams.forget).stream
         cache.norm = median_norm(calibration, layer, parts, backend(), train.precision)
-    return Term(name, data.stream, _bound(entry.obj, spec), entry.declared.per, weight, layer, cache)
+    return Term(name, data.stream, _bound(entry.obj, spec), entry.declared.per, 1.0, layer, cache, layers=layers)

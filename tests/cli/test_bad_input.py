@@ -129,6 +129,26 @@ def test_a_recipe_that_does_not_fit_the_model(ilu: Ilu, tiny: Path) -> None:
     assert "nothing can be unlearned" in done.err
 
 
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (["objective.layers=[1, 9]"], "objective.layers.1: 9 does not exist, the model has layers 0 to 2"),
+        (["objective.layers=[1, 1]"], "objective.layers: a layer is named twice"),
+        (["objective.layers=[0, 2]", "lora=null", "train.params=['*.1.*']"], "lies at or below layer 0"),
+        (["objective.layers=[1]", "retain.name=hidden_mse"], "needs an objective with a layer, not circuit_breakers"),
+    ],
+)
+def test_layers_that_do_not_fit(ilu: Ilu, tiny: Path, sets: Any, said: str) -> None:
+    done = ilu("unlearn", "--model", tiny, "--method", "circuit_breakers", *(a for s in sets for a in ("--set", s)))
+    assert done.code == 2
+    assert said in " ".join(done.err.split())
+
+
+def test_states_need_an_objective_with_layers(ilu: Ilu, tiny: Path) -> None:
+    done = ilu("unlearn", "--model", tiny, "--method", "npo", "--set", "retain.name=hidden_norm")
+    assert (done.code, "hidden_norm needs an objective with layers, not npo" in " ".join(done.err.split())) == (2, True)
+
+
 def test_a_damaged_parent_is_refused(ilu: Ilu, tiny: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(tiny, model)

@@ -138,3 +138,17 @@ def test_tokens_of_very_different_logits_do_not_share_a_maximum(monkeypatch: pyt
     hidden[1] *= 1e4
     for ours, theirs in zip(token_stats(hidden, lm, targets), naive(hidden, lm, targets)):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_margins_and_their_gradient(float64: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over plain logits, by several chunks, with a bias and a cap."""
+    monkeypatch.setattr(head, "CHUNK", 3)
+    g = torch.Generator().manual_seed(1)
+    hidden, weight, bias = (torch.randn(*s, generator=g).requires_grad_() for s in ((7, 4), (11, 4), (11,)))
+    z = 2.0 * ((hidden @ weight.t() + bias) / 2.0).tanh()
+    expected = z.max(-1).values - z.mean(-1)
+    found = head.margins(hidden, LMHead(weight, bias, LogitMap(cap=2.0)))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    inputs = (hidden, weight, bias)
+    want = torch.autograd.grad(expected.square().sum(), inputs)
+    torch.testing.assert_close(torch.autograd.grad(found.square().sum(), inputs), want, rtol=1e-10, atol=1e-12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ilu_cli.engine.job import drive
 from ilu_cli.engine.loop import Trainer, learning_rate
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import RunFailed, UnavailableError
-from ilu_cli.recipe.specs import TrainSpec
+from ilu_cli.recipe.specs import DualSpec, TrainSpec
 from ilu_cli.runs.store import Store
 
 
@@ -108,3 +109,56 @@ def test_weights_move_under_bf16_autocast_at_small_learning_rates() -> None:
     next(t.run())
     changed = [(before[n] != p).float().mean().item() for n, p in t.params.items() if n != "model.embed_tokens.weight"]
     assert min(changed) > 0.9
+
+
+def bounded(run: Any, stop: int | None = None, **dual: Any) -> Trainer:
+    """Flattening of logits against an NLL whose weight is moved by its limit."""
+    rows = items_of([6, 9, 5, 8, 7, 6])
+    flat = Term("forget", stream(rows, batch=3), lambda view: view.per_sequence(view.margins.square()), "token")
+    retain = Term("retain", stream(rows, batch=4, name="retain"), lambda view: view.nll, "token", 1.0)
+    retain.dual = DualSpec(**({"limit": 3.5, "lr": 2.0} | dual))
+    t = trainer(tiny_model(), [flat, retain], [], steps=6, lr=1e-2, save_every=2)
+    for done in drive(t, run, Reporter(), "test"):
+        if done == stop:
+            break
+    return t
+
+
+def logged(run: Any) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_bound_moves_the_weight_of_its_term(tmp_path: Path) -> None:
+    run = Store(tmp_path).create("unlearn", "x")
+    t = bounded(run, warmup=2)
+    weight = 1.0
+    for step, row in enumerate(logged(run)):
+        assert row["retain weight"] == pytest.approx(weight)
+        weight = weight if step < 2 else max(0.0, weight + 2.0 * (row["retain"] - 3.5))
+    assert t.terms[1].weight == pytest.approx(weight)
+    assert weight != 1.0
+
+
+def test_a_weight_does_not_fall_below_zero(tmp_path: Path) -> None:
+    run = Store(tmp_path).create("unlearn", "x")
+    assert bounded(run, limit=50.0).terms[1].weight == 0.0
+    assert [row["retain weight"] for row in logged(run)] == [1.0, *[0.0] * 5]
+
+
+def test_a_moved_weight_is_resumed_to_the_same_bits(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    whole, broken = bounded(store.create("unlearn", "whole")), store.create("unlearn", "broken")
+    bounded(broken, stop=5)  # the newest state is that of step 4
+    resumed = bounded(broken)
+    assert resumed.terms[1].weight == whole.terms[1].weight
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(resumed).values()))
+
+
+def test_a_state_from_before_weights_moved_is_read(tmp_path: Path) -> None:
+    run = Store(tmp_path).create("unlearn", "x")
+    train(run, 4, stop=3)
+    (path,) = run.state.glob("step-*.pt")
+    saved = torch.load(path, weights_only=True)
+    del saved["weights"]
+    torch.save(saved, path)
+    assert train(run, 4).step == 4
