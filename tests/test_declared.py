@@ -42,6 +42,7 @@ REGULARIZERS = {
 }
 DEFENCES: dict[str, Any] = {
     "averaging": ({}, {"start": 20, "every": 5}),
+    "grad_penalty": ({}, {"weight": 1.0}),
     "lat": ({}, {"layer": 4, "epsilon": 2.0, "inner_lr": 0.05, "inner_steps": 16}),
     "sam": ({}, {"rho": 0.01}),
     "smoothing": ({}, {"sigma": 0.001, "samples": 1}),

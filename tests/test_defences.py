@@ -32,6 +32,7 @@ KEYS = {
     "sam": {"rho": 0.05},
     "smoothing": {"sigma": 0.02, "samples": 2},
     "averaging": {"start": 1, "every": 2},
+    "grad_penalty": {"weight": 0.3},
     "lat": {"layer": 0, "epsilon": 0.5, "inner_lr": 0.1, "inner_steps": 5},
     "tar": {"inner_steps": 5, "inner_lr": 1e-2, "weight": 0.7, "every": 2, "decay": 0.3},
 }
@@ -117,6 +118,18 @@ def test_sam_is_the_gradient_at_the_ascended_point(float64: None) -> None:
     g = naive(model)
     move(model, 0.05 * g / g.norm())
     torch.testing.assert_close(gradient(defended("sam")), naive(model), rtol=1e-8, atol=1e-10)
+
+
+def test_the_gradient_penalty_is_that_of_differentiating_twice(float64: None) -> None:
+    model, t = moved(), defended("grad_penalty")
+    slope = torch.cat([g.flatten() for g in torch.autograd.grad(loss(model), [*model.parameters()], create_graph=True)])
+    total = loss(model) + 0.3 * slope.norm()
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(total, [*model.parameters()])])
+    found = gradient(t)
+    assert (found - expected).norm() < 1e-6 * expected.norm()
+    assert (naive(model) - expected).norm() > 0.05 * expected.norm()  # the penalty is no small part of it
+    assert t.defences[0].log["forget gradient"] == pytest.approx(slope.norm().item(), rel=1e-6)
+    assert t.defences[0].log["hvp_error"] < 1e-3
 
 
 def test_smoothing_is_a_mean_over_noise(float64: None) -> None:

@@ -45,7 +45,7 @@ DefenceOption = Annotated[
     list[str] | None,
     typer.Option(
         "--defence",
-        help="Add a defence: sam, smoothing, averaging, lat, or tar. Repeatable.",
+        help="Add a defence: sam, smoothing, averaging, lat, tar, or grad_penalty. Repeatable.",
         autocompletion=complete.defences,
     ),
     Sets(("defences",), lambda names: [{"name": name} for name in names]),

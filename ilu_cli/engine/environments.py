@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from ilu_cli.data.encode import collate
 from ilu_cli.engine.gradients import Gradients, Term, Vector, dot
-from ilu_cli.engine.hessian import NotTwice, add_product, agreeing, plain_nll, twice_differentiable
+from ilu_cli.engine.hessian import NotTwice, add_product, by_differences, plain_nll, twice_differentiable
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.engine.view import View
 
@@ -82,11 +81,10 @@ class Environments:
         with a part that has no second derivative gets central differences, (∇ℓ(θ + h·v̂) − ∇ℓ(θ − h·v̂))·‖v‖/2h, with h
         such that two steps agree; by how much they do not is logged as `hvp_error`.
         """
-        norm = math.sqrt(dot(v, v))
-        if norm == 0:
+        if dot(v, v) == 0:
             return [torch.zeros_like(x) for x in v]
         found = self._exact_product(i, v)
-        return self._difference(i, v, norm) if found is None else found
+        return self._difference(i, v) if found is None else found
 
     def parameters(self) -> Vector:
         """θ, detached."""
@@ -119,24 +117,13 @@ class Environments:
             found, _ = g.whole()
         return found if float(g.backend.sum(failed)) == 0 else None
 
-    def _difference(self, i: int, v: Vector, norm: float) -> Vector:
-        theta = self.parameters()
-
-        def estimate(h: float) -> Vector:
-            ahead, behind = (self._gradient_at(i, v, sign * h / norm) for sign in (1, -1))
-            return [(a - b) * (norm / (2 * h)) for a, b in zip(ahead, behind)]
-
-        step = math.sqrt(dot(theta, theta)) * 0.1 * torch.finfo(theta[0].dtype).eps ** 0.5
-        found, error = agreeing(estimate, step)
+    def _difference(self, i: int, v: Vector) -> Vector:
+        found, error = by_differences(self.grads, lambda: self._gradient(self.streams[i])[1], v)
         name = self.streams[i].name
         self.log[f"hvp_error[{name}]"] = error
         if not error <= DOUBTFUL:
             warnings.warn(f"{name}: the Hessian product is uncertain by {error:.0%}: no step serves", stacklevel=2)
         return found
-
-    def _gradient_at(self, i: int, v: Vector, factor: float) -> Vector:
-        with self.grads.shifted(v, factor):
-            return self._gradient(self.streams[i])[1]
 
     def _note(self, statistic: str, values: list[float]) -> None:
         label = LABELS.get(statistic, statistic)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ilu_cli.engine.gradients import Vector, dot
+from ilu_cli.engine.gradients import Gradients, Vector, dot
 from ilu_cli.engine.head import wide
 from ilu_cli.engine.view import View
 
@@ -73,6 +73,25 @@ def _own_backward(loss: Tensor) -> str:
             return node.name()
         waiting += [parent for parent, _ in node.next_functions]
     return ""
+
+
+def by_differences(grads: Gradients, gradient: Callable[[], Vector], v: Vector) -> tuple[Vector, float]:
+    """H·v by central differences, and by how much two steps disagree: (∇ℓ(θ + h·v̂) − ∇ℓ(θ − h·v̂))·‖v‖/2h.
+
+    Args:
+        gradient: ∇ℓ where the weights are now, over the whole step.
+        v: not zero.
+    """
+    norm, theta = math.sqrt(dot(v, v)), [p.detach() for p in grads.params]
+
+    def at(h: float) -> Vector:
+        with grads.shifted(v, h / norm):
+            return gradient()
+
+    def estimate(h: float) -> Vector:
+        return [(a - b) * (norm / (2 * h)) for a, b in zip(at(h), at(-h))]
+
+    return agreeing(estimate, math.sqrt(dot(theta, theta)) * 0.1 * torch.finfo(theta[0].dtype).eps ** 0.5)
 
 
 def agreeing(estimate: Callable[[float], Vector], step: float) -> tuple[Vector, float]:

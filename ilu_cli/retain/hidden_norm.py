@@ -21,5 +21,5 @@ def hidden_norm(retain: View) -> Tensor:
         [B], averaged over layers and summed over tokens.
     """
     assert retain.reference.states is not None
-    apart = (retain.states - retain.reference.states).norm(dim=-1)
+    apart: Tensor = (retain.states - retain.reference.states).norm(dim=-1)
     return (apart.mean(0) * retain.hidden_mask).sum(-1)

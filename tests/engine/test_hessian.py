@@ -149,9 +149,8 @@ def test_differences_that_never_agree_are_told(monkeypatch: pytest.MonkeyPatch) 
     model = through(Once.apply)
     envs = envs_of(trainer(model, [], []), stream(items_of([6, 9], start=2), name="gsm8k"))
     g = torch.Generator().manual_seed(0)
-    monkeypatch.setattr(
-        envs, "_gradient_at", lambda i, v, f: [torch.randn(x.shape, generator=g) for x in v]
-    )  # a gradient of nothing but noise
+    noise = lambda: [torch.randn(p.shape, generator=g) for p in envs.grads.params]  # noqa: E731
+    monkeypatch.setattr(envs, "_gradient", lambda stream: (0.0, noise()))  # a gradient of nothing but noise
     with pytest.warns(UserWarning, match=r"gsm8k: the Hessian product is uncertain by \d+%"):
         envs.hessian_times(0, drawn(model.parameters()))
     assert envs.log["hvp_error[gsm8k]"] > DOUBTFUL
