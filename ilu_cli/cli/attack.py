@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -80,8 +81,12 @@ def attack(
         console.out_json(plan.facts) if given.as_json else console.out(console.plan_text(plan.facts))
         return
     reporter = console.reporter()
-    base = workflow.reference_run(plan, store, reporter) if reference and old is None else None
-    done = workflow.run(plan, store, reporter, subject, given.out, old)
+    out, base = given.out, workflow.reference_run(plan, store, reporter, given.out) if reference and not old else None
+    if old is not None and old.manifest.wanted:  # a reference line was interrupted: what was asked for comes after it
+        base, wanted = workflow.run(plan, store, reporter, subject, None, old), old.manifest.wanted
+        plan = workflow.plan(resolved, subject := from_record(wanted, old))
+        out, old = Path(wanted["out"]) if wanted["out"] else None, None
+    done = workflow.run(plan, store, reporter, subject, out, old)
     if not backend().main:
         return
     found = describe(done) | {"reference": describe(base) if base else None}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ilu_cli.cli import complete, console
+from ilu_cli.cli import complete, console, runs_verify
 from ilu_cli.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="List the runs; show, compare and remove them.", rich_markup_mode=None)
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Id, prefix or path.", autocompletion=complete.runs)]
+
+
+app.command("verify")(runs_verify.verify)
 
 
 @app.callback(invoke_without_command=True)
@@ -60,7 +63,7 @@ def _row(run: Run) -> dict[str, Any]:
 
 
 def _status(run: Run) -> str:
-    return "complete" if run.complete else "unfinished"
+    return run.status
 
 
 @app.command()
@@ -96,7 +99,7 @@ def _grow(node: Tree, name: str, found: list[Run]) -> None:
     for run in found:
         if _parent(run) == name:
             exactly = _row(run)["parent"]
-            note = console.ago(run.manifest.created) + ("" if run.complete else ", unfinished")
+            note = console.ago(run.manifest.created) + ("" if run.complete else f", {run.status}")
             note += f", from {exactly}" if exactly not in (name, None) else ""
             _grow(node.add(Text.assemble(run.id, (f"  {note}", "dim")), style=""), run.id, found)
 
@@ -110,6 +113,7 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
 
     found = Store().get(run)
     m = found.manifest
+    found.check("eval")
     results = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(found.eval.glob("*.json"))}
     recipe = _recipe(found)
     if as_json:
@@ -134,6 +138,7 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
 def _recipe(run: Run) -> dict[str, Any]:
     from ilu_cli.recipe.source import read_layers
 
+    run.check("recipe.yaml")
     path = run.path / "recipe.yaml"
     return read_layers(path).data if path.is_file() else {}
 
@@ -181,6 +186,7 @@ def rm(
 ) -> None:
     """Remove runs. A run that others were made from is kept unless they go too."""
     from ilu_cli.errors import UsageError
+    from ilu_cli.runs.lock import refuse_held
     from ilu_cli.runs.store import Store
 
     store = Store()
@@ -190,6 +196,8 @@ def rm(
         listed = ", ".join(run.id for run in orphans)
         raise UsageError(f"made from these: {listed}", hint="`--children` removes them too")
     doomed |= {run.path.absolute(): run for run in orphans}
+    for path, run in doomed.items():
+        refuse_held(path, f"run {run.id}")
     total = sum(f.stat().st_size for path in doomed for f in path.rglob("*") if f.is_file())
     for run in doomed.values():
         print(f"{run.path}  ({_status(run)})", file=sys.stderr)

@@ -1,25 +1,38 @@
 """The run folder and its manifest, and how a run is found again.
 
-    runs/<id>/{recipe.yaml, manifest.json, metrics.jsonl, checkpoint/, state/, eval/, README.md}
+    runs/<id>/{recipe.yaml, manifest.json, files.json, metrics.jsonl, checkpoint/, state/, eval/, README.md}
 
 The manifest is rewritten atomically and says `complete` last, so a run whose manifest says so has all its files.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
 import secrets
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ilu_cli.errors import UnavailableError, UsageError, near
+from ilu_cli.errors import Interrupted, UnavailableError, UsageError, near
+from ilu_cli.runs import ledger
 from ilu_cli.runs.card import card
-from ilu_cli.runs.files import beside_hashes, digest_of, weight_hashes, write_json, write_text
+from ilu_cli.runs.files import (
+    beside_files,
+    beside_hashes,
+    digest_of,
+    weight_files,
+    weight_hashes,
+    write_json,
+    write_text,
+)
+from ilu_cli.runs.lock import held, holder
 from ilu_cli.runs.results import read_results
 
 FORMAT = 1
@@ -33,7 +46,8 @@ class Manifest:
 
     `weights` maps file name to sha256, and `beside` the other files of the checkpoint that decide an answer.
     `inputs` are the files and hub datasets that it read (`ilu_cli.workflows.needs.inputs`). `points` are the weights at
-    the intermediate steps that were kept, by step.
+    the intermediate steps that were kept, by step. `listed`: the run has a list of its files (`ilu_cli.runs.ledger`).
+    `wanted` is, of a reference line that is made for another run, the model that is attacked next, and its `out`.
     """
 
     id: str
@@ -53,6 +67,8 @@ class Manifest:
     beside: dict[str, str] = field(default_factory=dict)
     points: dict[str, dict[str, str]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    listed: bool = False
+    wanted: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     world_size: int = 1
     precision: str = ""
@@ -110,18 +126,73 @@ class Run:
         return self.complete and bool(self.manifest.weights)
 
     def save(self) -> None:
-        """Write the manifest, atomically."""
-        write_json(self.path / "manifest.json", asdict(self.manifest))
+        """Write the manifest, atomically, with its own hash."""
+        write_json(self.path / "manifest.json", ledger.seal(asdict(self.manifest)))
+
+    @property
+    def status(self) -> str:
+        """`complete`; `running` while a process works in it; else `stopped`."""
+        return "complete" if self.complete else "running" if holder(self.path) else "stopped"
+
+    @property
+    def resume_command(self) -> str:
+        return f"ilu {self.manifest.command} {self.id} --resume"
 
     def finish(self) -> None:
         """Hash the checkpoint and mark the run complete. Everything else must be on disk already."""
-        self.manifest.weights = weight_hashes(self.checkpoint)
-        self.manifest.beside = beside_hashes(self.checkpoint)
+        files = {n: ledger.entry(self.path / n) for n in ledger.files_below(self.path, ("checkpoint", "points"))}
+        hashes = {name: e["sha256"] for name, e in files.items()}
+
+        def known(folder: Path, paths: Iterable[Path]) -> dict[str, str]:
+            inside = folder.relative_to(self.path).as_posix()
+            return {n: hashes[f"{inside}/{n}"] for n in (p.relative_to(folder).as_posix() for p in paths)}
+
+        self.manifest.weights = known(self.checkpoint, weight_files(self.checkpoint))
+        self.manifest.beside = known(self.checkpoint, beside_files(self.checkpoint))
         steps = [folder.name.rpartition("-")[2] for folder in sorted((self.path / "points").glob("step-*"))]
-        self.manifest.points = {str(int(step)): weight_hashes(self.point(step)) for step in steps}
-        self.write_card()
-        self.manifest.status, self.manifest.finished = "complete", now()
+        self.manifest.points = {str(int(s)): known(self.point(s), weight_files(self.point(s))) for s in steps}
+        write_text(self.path / "README.md", self.card())
+        small = [n for n in ledger.files_below(self.path, ledger.LISTED) if n not in files]
+        ledger.write(self.path, files | {n: ledger.entry(self.path / n) for n in small})
+        self.manifest.status, self.manifest.finished, self.manifest.listed = "complete", now(), True
         self.save()
+
+    @contextmanager
+    def held(self, note: Callable[[str], None]) -> Iterator[None]:
+        """Work in the folder, alone. Whatever interrupts the work, the user is told how to go on.
+
+        Raises:
+            UsageError: if another process works in it.
+            Interrupted: if the user stops it.
+        """
+        with held(self.path, f"run {self.id}") as said:
+            if said:
+                note(said)
+            try:
+                yield
+            except KeyboardInterrupt as error:
+                begun = (self.path / "recipe.yaml").is_file()
+                how = f"continue with `{self.resume_command}`" if begun else "nothing was begun; start it again"
+                raise Interrupted(f"run {self.id} was interrupted", hint=how) from error
+
+    def check(self, *parts: str) -> None:
+        """Compare what is about to be read, files or folders of the run, with the list of a finished run.
+
+        Runs of before there were lists are taken as they are.
+
+        Raises:
+            UnavailableError: if a file was changed, is missing, or was added.
+        """
+        if self.manifest.listed and not ledger.check(self.path, f"run {self.id}", *parts):
+            raise UnavailableError(
+                f"run {self.id}: {self.path / ledger.NAME} is missing, so nothing tells whether its files are its own",
+                hint="restore the file",
+            )
+
+    def add(self, *parts: str) -> None:
+        """List anew what lies at `parts` of a finished run."""
+        if self.manifest.listed:
+            ledger.add(self.path, *parts)
 
     def card(self, folder: str = "checkpoint") -> str:
         """The model card as things are now; see `ilu_cli.runs.card`."""
@@ -131,8 +202,14 @@ class Run:
         return card(self.manifest, recipe, read_results(self.eval), adapter=adapter, folder=folder)
 
     def write_card(self) -> None:
-        """Write README.md, atomically."""
+        """Write README.md anew, and list it."""
         write_text(self.path / "README.md", self.card())
+        self.add("README.md")
+
+    def missing_parent(self) -> str | None:
+        """The place of a parent that was there and is gone; None if all are there."""
+        places = [Path(p["path"]) for p in self.manifest.parents if p["kind"] in ("run", "folder")]
+        return next((str(p) for p in places if not p.is_dir()), None)
 
     def verify(self, step: int | None = None) -> None:
         """Compare every file of the checkpoint that decides an answer, or the weights at `step`, with the manifest.
@@ -145,6 +222,7 @@ class Run:
                 f"run {self.id} was not finished",
                 hint=f"continue it with `ilu {self.manifest.command} {self.id} --resume`",
             )
+        self.check("recipe.yaml")
         folder, recorded = self.checkpoint, self.manifest.weights
         if step is not None:
             known = ", ".join(self.manifest.points) or "none"
@@ -156,6 +234,8 @@ class Run:
                 f"run {self.id} kept no checkpoint, so it is no model that could be evaluated or attacked",
                 hint="name its parent; or, if it changed weights, make it again with --set keep=final",
             )
+        if self.manifest.listed:
+            return self.check(folder.relative_to(self.path).as_posix())
         found = weight_hashes(folder)
         if step is None:
             recorded, found = recorded | self.manifest.beside, found | beside_hashes(folder)
@@ -209,9 +289,14 @@ def open_run(path: Path) -> Run:
         data = json.loads(manifest.read_text(encoding="utf-8"))
         if data["format"] != FORMAT:
             raise UnavailableError(f"{manifest} has format {data['format']}; this version of ilu reads {FORMAT}")
-        return Run(path, Manifest(**data))
+        return Run(path, Manifest(**ledger.unseal(data, manifest)))
     except (OSError, UnicodeDecodeError, ValueError, TypeError, KeyError) as error:
         raise UnavailableError(f"{manifest} is damaged: {error}") from error
+
+
+@functools.cache
+def _tell_damaged(what: str) -> None:
+    print(f"a run is left out: {what}", file=sys.stderr)
 
 
 class Store:
@@ -241,8 +326,8 @@ class Store:
         for manifest in self.root.glob("*/manifest.json"):
             try:
                 found.append(open_run(manifest.parent))
-            except UnavailableError:
-                continue
+            except UnavailableError as error:
+                _tell_damaged(str(error))
         return sorted(found, key=lambda run: run.manifest.created)
 
     def latest(self, suitable: Callable[[Run], bool], what: str) -> Run:
@@ -272,6 +357,15 @@ class Store:
         if len(fitting) > 1:
             raise UsageError(f"{text!r} fits {len(fitting)} runs: {', '.join(run.id for run in fitting)}")
         return fitting[0] if fitting else None
+
+    def path_of(self, text: str) -> Path:
+        """The folder of a run, also of one whose manifest is damaged.
+
+        Raises:
+            UnavailableError: if there is none.
+        """
+        places = (Path(text), self.root / text)
+        return next((p for p in places if (p / "manifest.json").is_file()), None) or self.get(text).path
 
     def get(self, text: str) -> Run:
         """Find a run as `find` does.

@@ -107,6 +107,7 @@ def _measure(evaluation: Evaluation, arm: Arm) -> list[Measured]:
     found: dict[str, list[Rows]] = {}
     kinds: dict[str, tuple[str, int, bool]] = {}
     for run in arm.runs:
+        run.check("eval")
         subject = of_run(run)
         for name, summary in evaluation.subject(subject).items():
             bench = evaluation.benchmarks[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.specs import Component
 from ilu_cli.runs.files import write_text
+from ilu_cli.runs.lock import refuse_held
+from ilu_cli.runs.resume import begin, made_from
 from ilu_cli.runs.store import Run, Store
 from ilu_cli.taskvec.delta import changed_fraction, open_checkpoint
 from ilu_cli.workflows.needs.inputs import inputs_of
@@ -170,17 +173,27 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
         RunFailed: if training diverges, the disk fills, or the user interrupts.
     """
     b, recipe, began = backend(), plan.recipe, time.monotonic()
+    if resume:
+        refuse_held(resume.path, f"run {resume.id}")
     check_disk(out or (resume.path if resume else store.root), plan.disk)
     model = load_model(plan.parent, b.device)
     parity = check(Scorer(model, parts_of(model), plan.tokenizer, b), reporter.note)
     new: Run = b.share(resume or (store.create("unlearn", label_of(recipe), out) if b.main else None))
-    m = new.manifest
+    with new.held(reporter.note) if b.main else nullcontext():
+        return _train(plan, new, model, parity.facts(), reporter, began)
+
+
+def _train(plan: UnlearnPlan, new: Run, model: Any, parity: dict[str, Any], reporter: Reporter, began: float) -> Run:
+    b, recipe, m = backend(), plan.recipe, new.manifest
+    parents, data = [plan.parent.record("parent")], [record for s in plan.streams for record in s.records()]
+    if b.main:
+        begin(new, made_from(recipe.model_dump(mode="json"), parents, data))
     m.recipe_sha256, m.seed, m.world_size, m.precision = digest(recipe), recipe.seed, b.world, recipe.train.precision
-    m.parents = [plan.parent.record("parent")]
+    m.parents = parents
     m.base = plan.parent.run.manifest.base if plan.parent.run else plan.parent.record("original")
     m.base |= {"revision": recipe.model.revision} if not plan.parent.run else {}
-    m.data, m.inputs = [record for s in plan.streams for record in s.records()], inputs_of(recipe)
-    m.result["parity"] = parity.facts()
+    m.data, m.inputs = data, inputs_of(recipe)
+    m.result["parity"] = parity
     if b.main:
         write_text(new.path / "recipe.yaml", dump(recipe))
         new.save()

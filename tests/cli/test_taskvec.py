@@ -149,8 +149,8 @@ def test_complete_runs_what_is_missing(runs, ilu, tmp_path):
 
 def test_attacks_without_weights_are_passed_over(runs, ilu):
     for run in (runs["a"], runs["f"]):
-        path = run.path / "manifest.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"weights": {}}))
+        run.manifest.weights = {}
+        run.save()
         shutil.rmtree(run.checkpoint)
     found = json.loads(ilu("taskvec", "--json").out)
     assert set(found["checkpoints"]) == {"original", "unlearned"}

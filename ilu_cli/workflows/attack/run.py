@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from ilu_cli.recipe.specs import TrainSpec
 from ilu_cli.runs.files import beside_hashes, digest_of, weight_hashes, write_json, write_text
 from ilu_cli.runs.lineage import reference_lines
 from ilu_cli.runs.results import point_name, summary_file
+from ilu_cli.runs.resume import begin, made_from
 from ilu_cli.runs.store import Manifest, Run, Store
 from ilu_cli.workflows.attack.attempt import Attempted
 from ilu_cli.workflows.attack.protocol import Follow, copy_results
@@ -156,7 +158,7 @@ def find_reference(plan: AttackPlan, store: Store) -> Run | None:
 
 def run(
     plan: AttackPlan, store: Store, reporter: Reporter, subject: Subject, out: Path | None = None,
-    resume: Run | None = None,
+    resume: Run | None = None, wanted: dict[str, Any] | None = None,
 ) -> Run:  # fmt: skip
     """Attack `subject` (the plan's own, or its original as the reference line) and evaluate as it goes.
 
@@ -167,11 +169,24 @@ def run(
     b, recipe, began = backend(), plan.filled, time.monotonic()
     check_disk(out or (resume.path if resume else store.root), plan.disk)
     new: Run = b.share(resume or (store.create("attack", label_of(recipe), out) if b.main else None))
-    m = new.manifest
+    with new.held(reporter.note) if b.main else nullcontext():
+        return _attack(plan, new, reporter, subject, resume is not None, wanted, began)
+
+
+def _attack(
+    plan: AttackPlan, new: Run, reporter: Reporter, subject: Subject, resume: bool, wanted: dict[str, Any] | None,
+    began: float,
+) -> Run:  # fmt: skip
+    b, recipe, m = backend(), plan.filled, new.manifest
+    target = subject.record("target")
+    if b.main:
+        rows = [{"role": "attack", "name": str(i), "fingerprint": f} for i, f in enumerate(plan.fingerprints)]
+        begin(new, made_from(recipe.model_dump(mode="json"), [target], rows))
+    m.wanted = wanted or m.wanted
     m.recipe_sha256, m.asked_sha256 = digest(recipe), m.asked_sha256 or digest(plan.recipe)
     m.seed, m.world_size, m.data = recipe.seed, b.world, []
     m.inputs = inputs_of(recipe, plan.environments.recipes)
-    m.parents = [subject.record("target")]
+    m.parents = [target]
     m.base = subject.run.manifest.base if subject.run else subject.record("original")
     entry = registry.attack[recipe.attack.name]
     points = m.result.get("points", []) if resume else []
@@ -186,7 +201,7 @@ def run(
         Follow(attempt, new, recipe).all()
     except UsageError:
         unattacked = entry.declared.unattacked
-        if b.main and resume is None and all(p[m.result["axis"]] == unattacked for p in points):
+        if b.main and not resume and all(p[m.result["axis"]] == unattacked for p in points):
             shutil.rmtree(new.path)
         raise
     if b.main:
@@ -211,7 +226,7 @@ def _keep_final(attempt: Attempted, run: Run, point: dict[str, Any], adapter: bo
         write_json(summary_file(run.eval, name), summary | {"key": attempt.evaluation.key(name, known)})
 
 
-def reference_run(plan: AttackPlan, store: Store, reporter: Reporter) -> Run | None:
+def reference_run(plan: AttackPlan, store: Store, reporter: Reporter, out: Path | None = None) -> Run | None:
     """The same attack on the original model: found if it was run before, else run now. None if it is the subject."""
     if plan.subject.run is None:
         return None
@@ -219,4 +234,5 @@ def reference_run(plan: AttackPlan, store: Store, reporter: Reporter) -> Run | N
     if known is not None:
         return known
     reporter.note(f"first the reference line: the same attack on the original, {plan.original.label}")
-    return run(plan, store, reporter, plan.original)
+    wanted = plan.subject.record("target") | {"out": str(out.absolute()) if out else None}
+    return run(plan, store, reporter, plan.original, wanted=wanted)

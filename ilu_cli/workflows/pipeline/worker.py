@@ -192,6 +192,7 @@ def _select(task: Task, store: Store, reporter: Reporter) -> None:
         for step in chosen.run.manifest.points:
             if int(step) != chosen.step:
                 shutil.rmtree(chosen.run.point(step), ignore_errors=True)
+        chosen.run.add("points")
 
 
 def _measured(subject: Subject, benchmark: str, spec: EvalSpec, reporter: Reporter) -> dict[int, dict[str, Any]]:

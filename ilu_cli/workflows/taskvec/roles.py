@@ -87,6 +87,7 @@ def points_of(role: str, subject: Subject) -> list[Point]:
     """
     if subject.run is None or not (folder := subject.run.path / "points").is_dir():
         return []
+    subject.run.check("points")
     points = [_point(role, path, subject) for path in sorted(folder.iterdir()) if path.is_dir()]
     last = max((p.strength for p in points), default=0)
     return [p for p in points if 0 < p.strength < last]
