@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(CURDIR)/$(VENV)/bin
 STAMP  := $(VENV)/.ready
 
-.PHONY: setup demo test test-fast mutants lint clean
+.PHONY: setup demo test test-fast mutants faults lint clean
 
 setup: $(STAMP)
 
@@ -23,6 +23,10 @@ test: setup
 # Long, and no part of `test`; goes on where it was stopped.
 mutants: setup
 	$(BIN)/python tests/mutants.py
+
+# The attack on reliability, at length; the suite has a quick form of it.
+faults: setup
+	$(BIN)/python tests/faults/run.py
 
 test-fast: setup
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "not real and not slow"

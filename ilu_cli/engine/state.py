@@ -38,7 +38,7 @@ def save_state(trainer: Trainer, folder: Path) -> None:
         os.fsync(f.fileno())
     known = entry(part)
     part.replace(target)
-    write_json(_beside(target), seal(known))
+    write_json(_beside(target), seal({"state": known}))
     for old in sorted(folder.glob("step-*.pt"))[:-KEPT]:
         old.unlink()
         _beside(old).unlink(missing_ok=True)
@@ -54,10 +54,11 @@ def _damage(state: Path) -> str | None:
     if not beside.exists() and (state.parent / "made_from.json").exists():
         return "its hash was not written"
     try:
-        known = unseal(read_json(beside), beside) if beside.exists() else None
+        known = unseal(read_json(beside), beside).get("state") if beside.exists() else None
     except UnavailableError as error:
         return str(error)
-    return None if known is None or known == entry(state) else "its bytes are not those that were written"
+    sound = not beside.exists() or known == entry(state)
+    return None if sound else "its bytes are not those that were written"
 
 
 def load_state(trainer: Trainer, folder: Path, note: Callable[[str], None] = lambda _: None) -> int:

@@ -52,6 +52,7 @@ def add_point(run, step, blend):
     shutil.copytree(run.checkpoint, folder)
     mixed = {n: torch.lerp(start[n], end[n], blend) for n in end}
     save_file(mixed, folder / "model.safetensors", metadata={"format": "pt"})
+    run.add("points")
     return folder
 
 
@@ -127,6 +128,7 @@ def test_damaged_points(runs, ilu):
     done = ilu("taskvec", "--plane")
     assert done.code == 3 and "steps-0000002" in done.err and "damaged" in done.err
     folder.rename(folder.with_name("what"))
+    runs["a"].add("points")
     done = ilu("taskvec", "--plane")
     assert done.code == 3 and "like steps-0000015" in done.err
     assert ilu("taskvec").code == 0  # they are read for the plane only
