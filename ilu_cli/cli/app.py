@@ -84,13 +84,17 @@ def main() -> None:
     """Run the command line; every error becomes a message on stderr and a documented exit code."""
     try:
         stopping.install()
-        sys.exit(app(prog_name="ilu", standalone_mode=False) or 0)
+        code = app(prog_name="ilu", standalone_mode=False) or 0
+        if code == 130:  # Typer makes an exit code of an interruption
+            raise KeyboardInterrupt
+        sys.exit(code)
     except KeyboardInterrupt:
         _fail(Interrupted("interrupted", hint="nothing is lost: give the same command again"), 130)
     except typer.Abort:
         _fail(RunFailed("the input ended"), 1)
     except IluError as error:
-        _fail(error, error.exit_code)
+        known = as_known(error)
+        _fail(known, known.exit_code)
     except BrokenPipeError:  # the reader of our output has gone away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

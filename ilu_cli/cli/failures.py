@@ -10,13 +10,14 @@ from ilu_cli.errors import IluError, RunFailed, UnavailableError
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 SIGNS = ("No space left", "os error 28", "Disk quota", "File too large", "os error 27", "Errno 28")
-MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc", "unable to allocate")
+MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc", "unable to allocate",
+          "can't start new thread")  # fmt: skip
 # torch's own writer says only that it could not write
 TORCH = ("PytorchStreamWriter failed writing", "unexpected pos")
 
 
 def as_known(error: BaseException) -> IluError:
-    """Give an error that is none of ours a message. A full disk speaks through many libraries, each in its own way."""
+    """Give an error a message; one of ours keeps its own, unless a full disk or memory stands behind it."""
     first = (f"{type(error).__name__}: {error}".splitlines() or [""])[0]
     chain = _chain(error)
     texts = [str(e) for e in chain]
@@ -24,8 +25,10 @@ def as_known(error: BaseException) -> IluError:
         resumes = " and use --resume" if _command() in ("unlearn", "attack") else ""
         hint = f"free some space{resumes}; ILU_RUNS and ILU_CACHE choose other folders"
         return RunFailed(f"the disk is full, or a file may not grow further ({first})", hint=hint)
-    if isinstance(error, MemoryError) or _says(texts, MEMORY, lower=True):
+    if any(isinstance(e, MemoryError) for e in chain) or _says(texts, MEMORY, lower=True):
         return RunFailed(f"out of memory ({first})", hint=_less_memory())
+    if isinstance(error, IluError):
+        return error
     if isinstance(error, OSError):
         return _of_system(error, first)
     return RunFailed(f"unexpected {first}", hint="`ilu --debug …` shows where; please report it")

@@ -16,7 +16,7 @@ TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS)]
 
 TRAIN = 'train.params=["model.layers.[01].mlp.down_proj.weight"]'
-SMALL = [f"{key}={value}" for part in ("forget", "retain") for key, value in ((f"{part}.batch", 4), (f"{part}.max_length", 24))]  # fmt: skip
+SMALL = [f"{part}.{key}" for part in ("forget", "retain") for key in ("batch=4", "max_length=24")]
 ATTACK = ["--task", "elements", "--steps", "4", "--set", "attack.batch=4", "--set", "eval.limit=6"]
 
 
@@ -85,7 +85,7 @@ class Bench:
             os.environ |= {"ILU_RUNS": str(self.place / "runs"), "ILU_CACHE": str(self.place / "cache")}
             os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
             sys.argv = ["ilu", *args]
-            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: PTH123, SIM115
+            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
             import torch
 
             torch.set_num_threads(1)

@@ -133,12 +133,23 @@ def _attacked(bench: Bench) -> bool:
     return any(r.complete and r.manifest.command == "attack" and r.manifest.made_from == ["u"] for r in runs)
 
 
+def _killed_with_states(bench: Bench, steps: int) -> Path:
+    """A run `k` that was killed when it had two states; their folder."""
+    pid, log = bench.start([*bench.unlearn("--set", "train.save_every=3", steps=steps), "--out", "runs/k"])
+    states, until = bench.place / "runs/k/state", time.monotonic() + 60
+    while len(list(states.glob("step-*.json"))) < 2 and time.monotonic() < until:
+        time.sleep(0.005)
+    os.kill(pid, signal.SIGKILL)
+    bench.wait(pid, log)
+    return states
+
+
 def doubles(bench: Bench, count: int, seed: int = 0) -> Iterator[Case]:
     """Two `--resume` of one run at once: one of them, and the other is told who has it."""
     rng = random.Random(seed)
     for _ in range(count):
         bench.reset()
-        bench.killed([*bench.unlearn("--set", "train.save_every=3", steps=400), "--out", "runs/k"], 1.0)
+        _killed_with_states(bench, 400)
         first = bench.start(["unlearn", "runs/k", "--resume"])
         time.sleep(rng.choice([0, 0.01, 0.1, 0.3]))
         second = bench.start(["unlearn", "runs/k", "--resume"])
@@ -155,13 +166,7 @@ def changed(bench: Bench, count: int, seed: int = 0) -> Iterator[Case]:
     rng = random.Random(seed)
     for i in range(count):
         bench.reset()
-        command = [*bench.unlearn("--set", "train.save_every=3", steps=300), "--out", "runs/k"]
-        pid, log = bench.start(command)
-        states, until = bench.place / "runs/k/state", time.monotonic() + 60
-        while len(list(states.glob("step-*.json"))) < 2 and time.monotonic() < until:
-            time.sleep(0.005)
-        os.kill(pid, signal.SIGKILL)
-        bench.wait(pid, log)
+        states = _killed_with_states(bench, 300)
         if i % 2:
             recipe = bench.place / "runs/k/recipe.yaml"
             key, value = rng.choice([("lr", "0.5"), ("steps", "301"), ("clip", "0.25")])
@@ -252,12 +257,12 @@ def stops(bench: Bench, count: int, seed: int = 0) -> Iterator[Case]:
 
 # A class: its cases, and how many in the suite and at length.
 CLASSES: dict[str, tuple[Callable[..., Iterator[Case]], int, int]] = {
-    "a bit of a finished run's file flipped": (flips, 40, 600),
-    "a file of a checkpoint added or gone": (added, 8, 60),
-    "SIGKILL of unlearn": (kills, 4, 60),
-    "SIGKILL of attack and eval": (kills_of_others, 3, 60),
-    "two resumes at once": (doubles, 2, 38),
-    "recipe or state changed before a resume": (changed, 4, 30),
+    "a bit of a finished run's file flipped": (flips, 30, 600),
+    "a file of a checkpoint added or gone": (added, 6, 60),
+    "SIGKILL of unlearn": (kills, 3, 40),
+    "SIGKILL of attack and eval": (kills_of_others, 3, 40),
+    "two resumes at once": (doubles, 1, 20),
+    "recipe or state changed before a resume": (changed, 2, 20),
     "disks, rights, names, memory": (system, 15, 15),
-    "SIGINT, SIGTERM, SIGHUP": (stops, 2, 40),
+    "SIGINT, SIGTERM, SIGHUP": (stops, 3, 30),
 }
