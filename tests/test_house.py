@@ -130,7 +130,6 @@ TANGLED = {
     "runs/card.py: front_matter",
     "taskvec/stream.py: _partial",
     "workflows/attack/protocol.py: result_of",
-    "workflows/attack/run.py: run",
     "workflows/compare.py: _measure",
     "workflows/needs/find.py: price",
     "workflows/needs/find.py: refs_of",
@@ -141,7 +140,6 @@ TANGLED = {
     "workflows/pipeline/table.py: summaries",
     "workflows/report.py: find_runs",
     "workflows/unlearn.py: plan",
-    "workflows/unlearn.py: run",
 }
 SILENCED = {"type: ignore": 4, "noqa": 10}  # at most so often in the whole package
 

@@ -198,10 +198,7 @@ def _train(plan: UnlearnPlan, new: Run, model: Any, parity: dict[str, Any], repo
         write_text(new.path / "recipe.yaml", dump(recipe))
         new.save()
     reporter = Tracked(reporter, recipe.track, new, recipe.model_dump())
-    for s in plan.streams:
-        for d, c in zip(s.datasets, s.corpora):
-            if c.truncated:
-                reporter.note(f"{s.stream.name}: {c.truncated} of {len(c.items)} examples of {d.ref.name} were cut")
+    _tell_cut(plan, reporter)
     adapted = add_adapter(model, recipe.lora, recipe.seed) if recipe.lora else None
     trainer = build_trainer(plan, model)
     for done in drive(trainer, new, reporter, label_of(recipe)):
@@ -219,6 +216,13 @@ def _train(plan: UnlearnPlan, new: Run, model: Any, parity: dict[str, Any], repo
         new.save()
     b.wait()
     return new
+
+
+def _tell_cut(plan: UnlearnPlan, reporter: Reporter) -> None:
+    for s in plan.streams:
+        for d, c in zip(s.datasets, s.corpora):
+            if c.truncated:
+                reporter.note(f"{s.stream.name}: {c.truncated} of {len(c.items)} examples of {d.ref.name} were cut")
 
 
 def _changed(parent: Subject, run: Run, reporter: Reporter) -> float | None:
