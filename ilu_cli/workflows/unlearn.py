@@ -12,6 +12,7 @@ from typing import Any
 from ilu_cli import registry
 from ilu_cli.declarations import reference_bytes
 from ilu_cli.engine.accel import backend
+from ilu_cli.engine.budget import Budget
 from ilu_cli.engine.gradients import Term
 from ilu_cli.engine.job import drive
 from ilu_cli.engine.loop import Penalty, Trainer
@@ -28,7 +29,7 @@ from ilu_cli.models.parts import Parts, parts_of
 from ilu_cli.models.subject import Subject, find_subject, is_adapter
 from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import UnlearnRecipe
-from ilu_cli.recipe.specs import Component
+from ilu_cli.recipe.specs import Component, Form
 from ilu_cli.runs.files import write_text
 from ilu_cli.runs.store import Run, Store
 from ilu_cli.taskvec.delta import changed_fraction, open_checkpoint
@@ -55,12 +56,13 @@ class UnlearnPlan(Plan):
     forget: StreamPlan = field(kw_only=True)
     retain: StreamPlan | None = field(kw_only=True)
     environments: list[list[StreamPlan]] = field(kw_only=True)
+    budget: StreamPlan | None = field(kw_only=True)
     disk: int = field(kw_only=True)
 
     @property
     def streams(self) -> list[StreamPlan]:
-        retain = [self.retain] if self.retain else []
-        return [self.forget, *retain, *(env for envs in self.environments for env in envs)]
+        found = [self.forget, self.retain, *(env for envs in self.environments for env in envs), self.budget]
+        return [s for s in found if s]
 
 
 def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
@@ -85,6 +87,7 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
         [plan_stream(d.name, [d], reg.batch, reg, recipe.seed, tokenizer) for d in reg.env]
         for reg in recipe.regularizers
     ]
+    budget = _budget_stream(recipe, tokenizer)
     model = checked_model(parent)
     total = sum(p.numel() for p in model.parameters())
     if recipe.lora:
@@ -93,6 +96,7 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
     trainable = sum(p.numel() for p in params.values())
     first = _check_layer(recipe, model, list(params))
     streams = [forget, *([retain] if retain else []), *(e for envs in environments for e in envs)]
+    streams += [budget] if budget else []
     check_ids(model, [s.stream for s in streams], tokenizer)
     memory = peak_memory(
         model, trainable, first, [s.stream for s in streams], recipe.train, _cache_bytes(recipe, forget, retain, model)
@@ -116,6 +120,7 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
         forget=forget,
         retain=retain,
         environments=environments,
+        budget=budget,
         disk=state_bytes(total, trainable, recipe.train),
     )
 
@@ -153,6 +158,13 @@ def _cache_bytes(recipe: UnlearnRecipe, forget: StreamPlan, retain: StreamPlan |
         tokens, targets = sum(len(e.ids) for e in items), sum(e.targets for e in items)
         needed += reference_bytes(needs, tokens, targets, model.config.hidden_size, model.config.vocab_size)
     return needed
+
+
+def _budget_stream(recipe: UnlearnRecipe, tokenizer: Any) -> StreamPlan | None:
+    """The text that `train.budget` is measured on: one batch."""
+    if (b := recipe.train.budget) is None:
+        return None
+    return plan_stream("budget", b.data, b.rows, Form(max_length=b.max_length), recipe.seed, tokenizer)
 
 
 def label_of(recipe: UnlearnRecipe) -> str:
@@ -194,12 +206,16 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
     for done in drive(trainer, new, reporter, label_of(recipe)):
         if b.main and done in recipe.train.points:
             save_checkpoint(adapted or model, plan.tokenizer, new.point(done))
+    if trainer.budget and trainer.budget.over is None:
+        reporter.note(f"the budget was not reached: KL {trainer.budget.spent:.3g} after {trainer.step} steps")
     for defence in trainer.defences:
         defence.finish(trainer.grads)
     if b.main:
         save_checkpoint(adapted or model, plan.tokenizer, new.checkpoint)
         m.result |= {"steps": trainer.step, "seconds": round(time.monotonic() - began, 1)}
         m.result["peak_memory_bytes"] = b.peak_memory()
+        if used := trainer.budget:
+            m.result["budget"] = {"kl": used.spent, "limit": used.limit, "beyond": used.over}
         new.finish()
         drop_state(new.state)
         m.result["changed_fraction"] = _changed(plan.parent, new, reporter)
@@ -225,10 +241,14 @@ def build_trainer(plan: UnlearnPlan, model: Any) -> Trainer:
     parts = parts_of(model)
     params = trained_params(model, recipe.train.params, recipe.lora is not None)
     layer = getattr(recipe.objective, "layer", None)
-    terms = [_term("forget", registry.objective, recipe.objective, 1.0, plan.forget, layer, parts, plan)]
+    defences = [registry.defence[d.name].obj(**d.params()) for d in recipe.defences]
+    read = max([recipe.train.steps, *(d.steps(plan.forget.stream) for d in defences)])
+    terms = [_term("forget", registry.objective, recipe.objective, 1.0, plan.forget, layer, parts, plan, read)]
     if recipe.retain and plan.retain:
-        weight = recipe.retain.weight
-        terms.append(_term("retain", registry.retain_term, recipe.retain, weight, plan.retain, layer, parts, plan))
+        retain, read = recipe.retain, recipe.train.steps
+        terms.append(
+            _term("retain", registry.retain_term, retain, retain.weight, plan.retain, layer, parts, plan, read)
+        )
     penalties = [
         Penalty(
             reg.name,
@@ -240,11 +260,13 @@ def build_trainer(plan: UnlearnPlan, model: Any) -> Trainer:
         )
         for reg, envs in zip(recipe.regularizers, plan.environments)
     ]
-    defences = [registry.defence[d.name].obj(**d.params()) for d in recipe.defences]
     for defence in defences:
         terms[0].values = defence.values(terms[0].values)
     terms[0].defended = True
-    return Trainer(parts, params, terms, penalties, recipe.train, recipe.seed, b, defences)
+    trainer = Trainer(parts, params, terms, penalties, recipe.train, recipe.seed, b, defences)
+    if plan.budget and recipe.train.budget:
+        trainer.budget = Budget.of(plan.budget.stream, recipe.train.budget.kl, trainer.grads)
+    return trainer
 
 
 def _bound(function: Callable[..., Any], spec: Component) -> Callable[[Any], Any]:
@@ -261,10 +283,12 @@ def _term(
     layer: int | None,
     parts: Parts,
     plan: UnlearnPlan,
+    steps: int,
 ) -> Term:
+    """One loss, with what the original model says about the rows of so many `steps`."""
     entry, train = known[spec.name], plan.recipe.train
     needs = entry.declared.needs
-    cache = fill(data.stream, needs, layer, train.steps, parts, backend(), train.precision)
+    cache = fill(data.stream, needs, layer, steps, parts, backend(), train.precision)
     if "reference.norm" in needs and layer is not None:
         calibration = (plan.retain or plan.forget).stream
         cache.norm = median_norm(calibration, layer, parts, backend(), train.precision)
