@@ -22,6 +22,13 @@ class Defence:
 
     log: dict[str, float]
 
+    def check(self, forget: TrainStream) -> None:
+        """Look at the rows of the forget data, in the plan.
+
+        Raises:
+            UsageError: if they do not serve.
+        """
+
     def values(self, values: Callable[[View], Tensor]) -> Callable[[View], Tensor]:
         """Change what the forget term computes on each micro-batch."""
         return values

@@ -42,6 +42,9 @@ class TAR(Defence):
         self.every, self.decay = every, decay
         self.parts: tuple[TrainStream, TrainStream] | None = None
 
+    def check(self, forget: TrainStream) -> None:
+        parted(forget)
+
     def gradient(self, grads: Gradients, forget: Term, retain: Term | None, compute: Callable[[], Tensor]) -> Tensor:
         value = compute()
         with grads.aside():

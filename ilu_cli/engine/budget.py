@@ -33,6 +33,10 @@ class Budget:
         cache = fill(stream, known.declared.needs, None, 1, start.parts, start.backend, "fp32")
         return cls(Term("budget", stream, known.obj, known.declared.per, weight=0.0, cache=cache), limit)
 
+    def facts(self) -> dict[str, float | None]:
+        """What the manifest keeps: KL of the saved weights, the limit, and KL of the step that was taken back."""
+        return {"kl": self.spent, "limit": self.limit, "beyond": self.over}
+
     def before(self, grads: Gradients) -> Vector:
         """The weights, to go back to."""
         return [p.detach().clone() for p in grads.params]

@@ -20,7 +20,7 @@ from typing import Any
 from ilu_cli.errors import UnavailableError, UsageError, near
 from ilu_cli.runs.card import card
 from ilu_cli.runs.files import beside_hashes, digest_of, weight_hashes, write_json, write_text
-from ilu_cli.runs.results import read_results
+from ilu_cli.runs.results import Data, read_results
 
 FORMAT = 1
 PACKAGES = ("ilu", "torch", "transformers", "accelerate", "datasets", "safetensors")
@@ -47,7 +47,7 @@ class Manifest:
     asked_sha256: str = ""
     base: dict[str, Any] = field(default_factory=dict)
     parents: list[dict[str, Any]] = field(default_factory=list)
-    data: list[dict[str, Any]] = field(default_factory=list)
+    data: list[Data] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
     weights: dict[str, str] = field(default_factory=dict)
     beside: dict[str, str] = field(default_factory=dict)
