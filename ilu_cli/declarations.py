@@ -68,7 +68,8 @@ class Attack(Declaration):
     """`strength` names the axis, and `unattacked` is where nothing is changed yet; None: there is no such point.
 
     `access` is what the attacker needs, and `original` whether that includes the original's weights; `utility`: whether
-    the attack changes what the utility benchmarks measure.
+    the attack changes what the utility benchmarks measure. `alone`: whether its numbers mean anything without the
+    reference line.
     """
 
     positional = 1
@@ -78,3 +79,4 @@ class Attack(Declaration):
     unattacked: int | float | None = None
     utility: bool = True
     original: bool = False
+    alone: bool = True

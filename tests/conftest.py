@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -107,8 +108,11 @@ class Outcome:
     err: str
 
 
+Ilu = Callable[..., Outcome]
+
+
 @pytest.fixture
-def ilu(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+def ilu(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ilu:
     """Run the command line in this process."""
     from ilu_cli.cli.app import main
 
@@ -138,9 +142,10 @@ def stream(items: list[Encoded], batch: int | None = None, name: str = "forget",
     return TrainStream(name, [Corpus(items, 0)], batch or len(items), seed)
 
 
-def trainer(model: LlamaForCausalLM, terms: list, penalties: list, **spec: object) -> Trainer:
+def trainer(model: LlamaForCausalLM, terms: list[Any], penalties: list[Any], **spec: object) -> Trainer:
     """A trainer of all weights on this process."""
-    train = TrainSpec(**({"precision": "fp32"} | spec))
+    given: dict[str, Any] = {"precision": "fp32", **spec}
+    train = TrainSpec(**given)
     return Trainer(parts_of(model), dict(model.named_parameters()), terms, penalties, train, 0, backend())
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -21,7 +22,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self, root: Path | None = None, gated: tuple[str, ...] = ()) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.root, self.gated = root, gated
-        self.created, self.files, self.served = list[dict](), dict[str, bytes](), list[str]()
+        self.created, self.files, self.served = list[dict[str, Any]](), dict[str, bytes](), list[str]()
 
     @property
     def address(self) -> str:

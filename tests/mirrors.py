@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 from datasets import ClassLabel, Dataset, Features, List, Value
@@ -33,7 +34,7 @@ def label(*names: str) -> ClassLabel:
     return ClassLabel(names=list(names))
 
 
-def split_of(**columns: tuple[object, Callable[[int], object]]) -> tuple[Features, Callable[[int], dict]]:
+def split_of(**columns: tuple[object, Callable[[int], object]]) -> tuple[Features, Callable[[int], dict[str, Any]]]:
     """The features of a split, and what its i-th row is."""
     features = Features({name: kind for name, (kind, _) in columns.items()})
     return features, lambda i: {name: make(i) for name, (_, make) in columns.items()}
@@ -88,7 +89,7 @@ LONG = split_of(text=(TEXT, lambda i: story(i, 60)))
 FORGETS = tuple(f"forget_{n}" for n in range(1, 5))
 
 
-def _muse(text: tuple, *, parts: bool) -> dict[str, dict[str, tuple]]:
+def _muse(text: tuple[Any, ...], *, parts: bool) -> dict[str, dict[str, tuple[Any, ...]]]:
     qa = ("retain_qa_icl", "retain_qa", "forget_qa", "forget_qa_icl")
     configs = {
         "knowmem": dict.fromkeys(qa, KNOWLEDGE),
@@ -100,7 +101,7 @@ def _muse(text: tuple, *, parts: bool) -> dict[str, dict[str, tuple]]:
     return configs | ({name: dict.fromkeys(FORGETS, text) for name in ("scal", "sust")} if parts else {})
 
 
-def _tofu() -> dict[str, dict[str, tuple]]:
+def _tofu() -> dict[str, dict[str, tuple[Any, ...]]]:
     plain = ("full", "forget01", "forget05", "forget10", "retain90", "retain95", "retain99", "holdout01", "holdout05",
              "holdout10", "real_authors", "world_facts")  # fmt: skip
     configs = {name: {"train": split_of(**QUESTION)} for name in plain}
@@ -112,7 +113,7 @@ def _tofu() -> dict[str, dict[str, tuple]]:
 
 
 # dataset → config → split → features and rows
-HUB: dict[str, dict[str, dict[str, tuple]]] = {
+HUB: dict[str, dict[str, dict[str, tuple[Any, ...]]]] = {
     "cais/wmdp": {f"wmdp-{s}": {"test": QUIZ} for s in ("bio", "cyber", "chem")},
     "cais/wmdp-corpora": {
         f"{s}-corpus": {"train": PLAIN} for s in ("bio-retain", "cyber-forget", "cyber-retain")
@@ -133,7 +134,7 @@ HUB: dict[str, dict[str, dict[str, tuple]]] = {
 }  # fmt: skip
 
 
-def _files(hub: str) -> Iterator[tuple[str, str, str, tuple]]:
+def _files(hub: str) -> Iterator[tuple[str, str, str, tuple[Any, ...]]]:
     """(config, split, file, what is in it), as on the hub."""
     for config, splits in HUB[hub].items():
         for split, made in splits.items():
@@ -144,7 +145,7 @@ def _files(hub: str) -> Iterator[tuple[str, str, str, tuple]]:
 
 def mirror(root: Path, hub: str, rows: int = 12, *, readme: bool = True) -> Path:
     """Write the mirror of a dataset into `root/hub`, `rows` rows a split, and return that folder."""
-    folder, configs = root / hub, dict[str, list]()
+    folder, configs = root / hub, dict[str, list[Any]]()
     for number, (config, split, file, (features, row)) in enumerate(_files(hub)):
         # every split has rows of its own
         table = Dataset.from_list([row(i + 100 * number) for i in range(rows)], features=features)

@@ -235,10 +235,10 @@ def report(files: list[File]) -> float:
         rest = f", {len(file.mutants) - len(known)} not tried" if len(known) < len(file.mutants) else ""
         print(f"{file.name:28} {share} of {len(known):4}: {len(alive)} survive, {len(new)} unexplained{rest}")
         print(*(f"- {line}" for line in new), sep="\n", end="\n" * bool(new), flush=True)
-    share = killed / max(tried, 1)
+    least = killed / max(tried, 1)
     if len(files) > 1:
-        print(f"{killed} of {tried} mutants are killed: {share:.1%}; {open_} survivors are not explained")
-    return share
+        print(f"{killed} of {tried} mutants are killed: {least:.1%}; {open_} survivors are not explained")
+    return least
 
 
 def main() -> None:

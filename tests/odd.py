@@ -88,7 +88,7 @@ def shards(folder: Path) -> Path:
     return folder
 
 
-def adapter(folder: Path, base: str = "llama", kind: type = peft.LoraConfig, **config: Any) -> Path:
+def adapter(folder: Path, base: str = "llama", kind: type[Any] = peft.LoraConfig, **config: Any) -> Path:
     """An adapter with random weights over a model in `BASE` beside it."""
     root = folder.with_name(f"{base}-base")
     if not root.exists():

@@ -6,6 +6,7 @@ Two scored tokens, 0 and 1, under logits (ln 3, 0): p = (3/4, 1/4), NLL = ln 4/3
 from __future__ import annotations
 
 from math import log
+from typing import Any
 
 import pytest
 import torch
@@ -64,13 +65,13 @@ VALUES = [
 
 
 @pytest.mark.parametrize(("kind", "name", "make", "keys", "expected"), VALUES)
-def test_value_of_a_sequence(kind, name, make, keys, expected):
+def test_value_of_a_sequence(kind: str, name: str, make: Any, keys: Any, expected: Any) -> None:
     known = registry.objective if kind == "objective" else registry.retain_term
     (value,) = known[name].obj(make(), **keys)
     assert value.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_gap_of_the_two_tokens_is_half_of_ln_3():
+def test_the_gap_of_the_two_tokens_is_half_of_ln_3() -> None:
     """D = Σ (NLL − H) = ln 16/3 − 2 ln 4 + 3/2 ln 3 = ½ ln 3."""
     assert view().gap.item() == pytest.approx(log(3) / 2, rel=1e-5)
 
@@ -78,24 +79,24 @@ def test_the_gap_of_the_two_tokens_is_half_of_ln_3():
 class Given:
     """Environments whose means, gradients and Hessians are given."""
 
-    def __init__(self, weights, means=(), gradients=(), theta=()):
+    def __init__(self, weights: Any, means: Any = (), gradients: Any = (), theta: Any = ()) -> None:
         self.weights, self.means = torch.tensor(weights), torch.tensor(means)
-        self._gradients, self._theta, self.added = gradients, theta, []
+        self._gradients, self._theta, self.added = gradients, theta, list[Any]()
 
-    def of_means(self, statistic, combine, *, halves=False):
+    def of_means(self, statistic: Any, combine: Any, *, halves: Any = False) -> float:
         self.statistic = statistic
         return float(combine(self.means))
 
-    def gradients(self):
+    def gradients(self) -> list[Any]:
         return [[torch.tensor(g)] for g in self._gradients]
 
-    def parameters(self):
+    def parameters(self) -> list[Any]:
         return [torch.tensor(self._theta)]
 
-    def hessian_times(self, i, v):
+    def hessian_times(self, i: Any, v: Any) -> list[Any]:
         return [10.0 * x for x in v]
 
-    def add(self, gradient):
+    def add(self, gradient: Any) -> None:
         self.added.append(gradient[0].tolist())
 
 
@@ -117,7 +118,7 @@ PENALTIES = [
 
 
 @pytest.mark.parametrize(("name", "keys", "envs", "expected", "gradient"), PENALTIES)
-def test_value_of_a_penalty(name, keys, envs, expected, gradient):
+def test_value_of_a_penalty(name: str, keys: dict[str, Any], envs: Any, expected: Any, gradient: Any) -> None:
     assert registry.regularizer[name].obj(envs, **keys) == pytest.approx(expected)
     if gradient is None:
         assert envs.statistic == ("gap" if name == "irm" else "nll")
@@ -125,7 +126,7 @@ def test_value_of_a_penalty(name, keys, envs, expected, gradient):
         assert envs.added == [pytest.approx(g) for g in gradient]
 
 
-def test_nothing_is_left_out():
+def test_nothing_is_left_out() -> None:
     assert {n for k, n, *_ in VALUES if k == "objective"} == set(registry.objective)
     assert {n for k, n, *_ in VALUES if k == "retain"} == set(registry.retain_term)
     assert {n for n, *_ in PENALTIES} == set(registry.regularizer)

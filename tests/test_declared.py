@@ -24,7 +24,7 @@ OBJECTIVES = {
     "undial": ({"needs": "distillation reference.final", "per": "token"}, {"strength": 10.0}),
     "wga": ({"needs": "token_nll", "per": "token"}, {"alpha": 1.0}),
 }
-RETAIN = {
+RETAIN: dict[str, Any] = {
     "hidden_mse": ({"needs": "hidden reference.hidden", "per": "hidden token"}, {}),
     "kl": ({"needs": "distillation reference.final", "per": "token"}, {}),
     "nll": ({"needs": "nll", "per": "token"}, {}),
@@ -35,9 +35,22 @@ REGULARIZERS = {
     "irm": ({"least": 1}, {"variant": "logit", "estimator": "global"}),
     "vrex": ({"least": 2}, {}),
 }
-DEFENCES = {
+DEFENCES: dict[str, Any] = {
     "averaging": ({}, {"start": 20, "every": 5}),
     "lat": ({}, {"layer": 4, "epsilon": 2.0, "inner_lr": 0.05, "inner_steps": 16}),
+    "repselect": (
+        {},
+        {
+            "k": 0.33,
+            "collapse": "soft",
+            "sides": "both",
+            "directions": "forget",
+            "attacker_lr": 0.05,
+            "rank": 8,
+            "shot": "data",
+            "every": None,
+        },
+    ),
     "sam": ({}, {"rho": 0.01}),
     "smoothing": ({}, {"sigma": 0.001, "samples": 1}),
     "tar": ({}, {"inner_steps": 4, "inner_lr": 5e-5, "weight": 1.0, "every": 4, "decay": 0.0625}),
@@ -50,7 +63,7 @@ ALL = [
 ]
 
 
-def words(needs) -> set[str]:
+def words(needs: Any) -> set[str]:
     return set(needs.split() if isinstance(needs, str) else needs)
 
 
@@ -58,7 +71,7 @@ def words(needs) -> set[str]:
     ("entry", "declared", "defaults"),
     [pytest.param(known[name], *facts, id=name) for known, table in ALL for name, facts in table.items()],
 )
-def test_what_is_declared(entry, declared, defaults):
+def test_what_is_declared(entry: Any, declared: Any, defaults: Any) -> None:
     found = dict(entry.declared)
     assert {key: found[key] for key in declared if key != "needs"} == {
         k: v for k, v in declared.items() if k != "needs"
@@ -69,15 +82,15 @@ def test_what_is_declared(entry, declared, defaults):
     assert {key: keys[key] for key in defaults} == defaults
 
 
-def test_every_idea_is_in_a_table():
+def test_every_idea_is_in_a_table() -> None:
     assert [set(known) for known, _ in ALL] == [set(table) for _, table in ALL]
 
 
-def told(entry: Any, recipe: Any = None, **keys: Any) -> list[tuple]:
+def told(entry: Any, recipe: Any = None, **keys: Any) -> list[tuple[Any, ...]]:
     return list(entry.declared.problems(Keys(**keys), ("here",), recipe))
 
 
-def test_halves_that_are_crossed_are_of_the_logit_variant_and_of_two_sequences():
+def test_halves_that_are_crossed_are_of_the_logit_variant_and_of_two_sequences() -> None:
     irm = registry.regularizer["irm"]
     half, batch = (("here", "estimator"), "cross_halves is for the logit variant"), ("here", "batch")
     few = (batch, "cross_halves needs at least 2 sequences")
@@ -88,7 +101,7 @@ def test_halves_that_are_crossed_are_of_the_logit_variant_and_of_two_sequences()
     assert told(irm, estimator="global", variant="grad_norm", batch=1) == []
 
 
-def test_a_perturbation_lies_below_what_is_read():
+def test_a_perturbation_lies_below_what_is_read() -> None:
     lat, npo = registry.defence["lat"], Keys(objective=Keys(name="npo"))
     assert told(lat, npo, layer=30) == []
     rmu = Keys(objective=Keys(name="rmu", layer=7))

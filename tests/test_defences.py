@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,16 +33,17 @@ KEYS = {
     "smoothing": {"sigma": 0.02, "samples": 2},
     "averaging": {"start": 1, "every": 2},
     "lat": {"layer": 0, "epsilon": 0.5, "inner_lr": 0.1, "inner_steps": 5},
+    "repselect": {"k": 0.4, "attacker_lr": 0.3, "rank": 2},
     "tar": {"inner_steps": 5, "inner_lr": 1e-2, "weight": 0.7, "every": 2, "decay": 0.3},
 }
 NAMES = sorted(KEYS)
 
 
-def rows():
+def rows() -> Any:
     return items_of([5, 9, 7, 9], start=4)
 
 
-def ascent(seed: int = 0, defences=()) -> Term:
+def ascent(seed: int = 0, defences: Any = ()) -> Term:
     """Gradient ascent with the defences, as `build_trainer` puts them together."""
     term = Term("forget", stream(rows(), seed=seed), lambda view: view.logps, "token", defended=True)
     for d in defences:
@@ -48,14 +51,14 @@ def ascent(seed: int = 0, defences=()) -> Term:
     return term
 
 
-def defended(*names: str, model=None, seed: int = 0, penalties=(), **spec):
+def defended(*names: str, model: Any = None, seed: int = 0, penalties: Any = (), **spec: Any) -> Any:
     defences = [registry.defence[n].obj(**KEYS[n]) for n in names]
     t = trainer(model or moved(), [ascent(seed, defences)], list(penalties), **spec)
     t.defences = defences
     return t
 
 
-def loss(model, items=None):
+def loss(model: Any, items: list[Encoded] | None = None) -> Any:
     """−NLL per token, over plain logits."""
     batch = collate(items or rows())
     logp = model(input_ids=batch.ids, attention_mask=batch.mask).logits[:, :-1].log_softmax(-1)
@@ -63,17 +66,17 @@ def loss(model, items=None):
     return picked[batch.scored[:, 1:]].mean()
 
 
-def flat(model) -> torch.Tensor:
+def flat(model: Any) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def naive(model, items=None) -> torch.Tensor:
+def naive(model: Any, items: list[Encoded] | None = None) -> torch.Tensor:
     model.zero_grad()
     loss(model, items).backward()
     return torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
-def move(model, vector: torch.Tensor) -> None:
+def move(model: Any, vector: torch.Tensor) -> None:
     with torch.no_grad():
         at = 0
         for p in model.parameters():
@@ -81,12 +84,12 @@ def move(model, vector: torch.Tensor) -> None:
             at += p.numel()
 
 
-def test_every_defence_is_tested():
+def test_every_defence_is_tested() -> None:
     assert set(NAMES) == set(registry.defence)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_weights_are_where_they_were(name):
+def test_the_weights_are_where_they_were(name: str) -> None:
     model = moved()
     before = flat(model)
     defended(name, model=model).backward()
@@ -94,7 +97,7 @@ def test_the_weights_are_where_they_were(name):
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "averaging"])
-def test_it_changes_the_gradient_and_not_by_the_split(float64, name):
+def test_it_changes_the_gradient_and_not_by_the_split(float64: None, name: str) -> None:
     plain, whole = gradient(defended()), gradient(defended(name))
     assert (plain - whole).norm() > 1e-4 * plain.norm()
     # TAR's attacker draws its own batches from the stream, whose order is the seed's.
@@ -104,20 +107,20 @@ def test_it_changes_the_gradient_and_not_by_the_split(float64, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_penalties_are_taken_at_the_weights_themselves(float64, name):
+def test_penalties_are_taken_at_the_weights_themselves(float64: None, name: str) -> None:
     alone = gradient(trainer(moved(), [], [penalty("irm")]))
     both = gradient(defended(name, penalties=[penalty("irm")]))
     assert (both - gradient(defended(name)) - alone).norm() < 1e-9 * both.norm()
 
 
-def test_sam_is_the_gradient_at_the_ascended_point(float64):
+def test_sam_is_the_gradient_at_the_ascended_point(float64: None) -> None:
     model = moved()
     g = naive(model)
     move(model, 0.05 * g / g.norm())
     torch.testing.assert_close(gradient(defended("sam")), naive(model), rtol=1e-8, atol=1e-10)
 
 
-def test_smoothing_is_a_mean_over_noise(float64):
+def test_smoothing_is_a_mean_over_noise(float64: None) -> None:
     from ilu_cli.data.sampling import seed_of
 
     expected = 0
@@ -130,7 +133,7 @@ def test_smoothing_is_a_mean_over_noise(float64):
 
 
 @pytest.mark.parametrize("step", [0, 2])
-def test_tar_is_the_entropy_gradient_on_held_out_rows_after_every_second_attack_step(float64, step):
+def test_tar_is_the_entropy_gradient_on_held_out_rows_after_every_second_attack_step(float64: None, step: int) -> None:
     items = items_of([5, 9, 7, 9, 6, 8, 5, 7, 6, 9, 8], start=2)
     tar, model = registry.defence["tar"].obj(**KEYS["tar"]), moved()
     term = Term("forget", stream(items, batch=3), lambda view: view.logps, "token", defended=True)
@@ -158,18 +161,18 @@ def test_tar_is_the_entropy_gradient_on_held_out_rows_after_every_second_attack_
     assert tar.log["tampered H"] == pytest.approx(entropy.item(), rel=1e-6)
 
 
-def test_tar_needs_a_row_to_attack_with():
+def test_tar_needs_a_row_to_attack_with() -> None:
     with pytest.raises(UsageError, match="one row only"):
         parted(stream(items_of([5])))
 
 
-def test_tar_takes_the_gradient_after_the_last_step_when_there_are_fewer_than_four():
+def test_tar_takes_the_gradient_after_the_last_step_when_there_are_fewer_than_four() -> None:
     t = defended("tar")
     t.defences[0] = registry.defence["tar"].obj(inner_steps=2, weight=1.0)
     assert (gradient(t) - gradient(defended())).norm() > 1e-4
 
 
-def test_lat_stays_in_its_ball_and_makes_the_forget_data_likelier():
+def test_lat_stays_in_its_ball_and_makes_the_forget_data_likelier() -> None:
     lat = registry.defence["lat"].obj(**KEYS["lat"])
     view = View(parts_of(moved()), collate(rows()), 0, None)
     delta = lat._adversary(view)
@@ -185,7 +188,7 @@ def test_lat_stays_in_its_ball_and_makes_the_forget_data_likelier():
     assert not view.parts.layers[0]._forward_hooks
 
 
-def test_lat_is_the_gradient_under_its_perturbation(float64):
+def test_lat_is_the_gradient_under_its_perturbation(float64: None) -> None:
     from ilu_cli.defences.lat import _added
 
     model, lat = moved(), registry.defence["lat"].obj(**KEYS["lat"])
@@ -197,13 +200,13 @@ def test_lat_is_the_gradient_under_its_perturbation(float64):
     torch.testing.assert_close(gradient(t), expected, rtol=1e-6, atol=1e-9)
 
 
-def test_lat_perturbs_prompts_and_of_texts_without_one_everything():
+def test_lat_perturbs_prompts_and_of_texts_without_one_everything() -> None:
     """Rows of 6, 4 and 3 tokens, of which those from 3, 1 and 2 on are scored; the first position never."""
     batch = collate([Encoded([1] * 6, 3), Encoded([1] * 4, 1), Encoded([1] * 3, 2)])
     assert perturbed(batch).int().tolist() == [[0, 1, 1, 0, 0, 0], [0, 1, 1, 1, 0, 0], [0, 1, 0, 0, 0, 0]]
 
 
-def test_lat_is_projected_onto_its_ball_only_from_outside():
+def test_lat_is_projected_onto_its_ball_only_from_outside() -> None:
     """Adam's first step moves every coordinate by its rate: 16 of them by 0.001 are 0.004 long, well inside of 0.5."""
     keys = KEYS["lat"] | {"inner_steps": 1, "inner_lr": 1e-3}
     view = View(parts_of(moved()), collate(rows()), 0, None)
@@ -211,7 +214,7 @@ def test_lat_is_projected_onto_its_ball_only_from_outside():
     torch.testing.assert_close(norms, torch.full_like(norms, 0.004), rtol=1e-3, atol=0)
 
 
-def test_lat_puts_its_perturbed_prompt_before_what_should_be_said_instead(float64):
+def test_lat_puts_its_perturbed_prompt_before_what_should_be_said_instead(float64: None) -> None:
     """The answers of a pair differ in length, their prompts do not."""
     from ilu_cli.defences.lat import _added
 
@@ -227,10 +230,10 @@ def test_lat_puts_its_perturbed_prompt_before_what_should_be_said_instead(float6
     assert found.item() == pytest.approx(expected.item(), rel=1e-9)
 
 
-def test_averaging_saves_the_mean_and_resumes(tmp_path):
+def test_averaging_saves_the_mean_and_resumes(tmp_path: Path) -> None:
     store, finals = Store(tmp_path), []
     for stop in (None, 4):
-        run, seen = store.create("unlearn", "x"), []
+        run, seen = store.create("unlearn", "x"), list[Any]()
         for part in (stop, None) if stop else (None,):
             t = defended("averaging", model=tiny_model(), steps=7, lr=1e-3, save_every=1)
             for done in drive(t, run, Reporter(), "test"):
@@ -243,11 +246,28 @@ def test_averaging_saves_the_mean_and_resumes(tmp_path):
     assert torch.equal(*finals)
 
 
-def test_defences_nest(float64):
+def test_defences_nest(float64: None) -> None:
     model = moved()
     whole = gradient(defended("lat", "sam", model=model, penalties=[penalty("irm")]))
     assert torch.isfinite(whole).all()
     assert (whole - gradient(defended("sam", penalties=[penalty("irm")]))).norm() > 1e-4 * whole.norm()
+
+
+def test_averaging_may_end_with_the_run() -> None:
+    """Of 80 steps the one beyond 75 that is averaged is the last."""
+    data = {"objective": {"name": "npo"}, "forget": {"data": "capitals"}, "train": {"steps": 80}}
+    validate(UnlearnRecipe, Layers(data | {"defences": [{"name": "averaging", "start": 75, "every": 5}]}))
+    with pytest.raises(RecipeError, match=r"defences\.0\.start"):
+        validate(UnlearnRecipe, Layers(data | {"defences": [{"name": "averaging", "start": 76, "every": 5}]}))
+
+
+def test_lat_attacks_only_where_something_is_trained() -> None:
+    """What is only looked at is looked at without a perturbation."""
+    lat, view = registry.defence["lat"].obj(**KEYS["lat"]), View(parts_of(moved()), collate(rows()), 0, None)
+    values = lat.values(lambda v: v.nll)
+    with torch.no_grad():
+        assert values(view).equal(view.nll)
+    assert values(view).sum() < view.nll.sum() - 0.5
 
 
 @pytest.mark.parametrize(
@@ -267,7 +287,7 @@ def test_defences_nest(float64):
         ),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_the_reason(change, message):
+def test_what_makes_no_sense_is_refused_with_the_reason(change: dict[str, Any], message: str) -> None:
     data = {"objective": {"name": "npo"}, "forget": {"data": "capitals"}} | change
     with pytest.raises(RecipeError, match=message):
         validate(UnlearnRecipe, Layers(copy.deepcopy(data)))

@@ -12,10 +12,11 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from conftest import tiny_model, tiny_tokenizer
+from conftest import Ilu, tiny_model, tiny_tokenizer
 
 from ilu_cli import registry
 from ilu_cli.cli.app import app
@@ -43,13 +44,13 @@ def lines(text: str) -> list[str]:
     return [line.strip() for line in joined if line.strip() and not line.strip().startswith("#")]
 
 
-def test_the_reference_pages_are_those_that_the_code_gives_now():
+def test_the_reference_pages_are_those_that_the_code_gives_now() -> None:
     done = subprocess.run([sys.executable, ROOT / "docs/generate.py", "--check"], capture_output=True, text=True)
     assert done.returncode == 0, f"run `python docs/generate.py`: {done.stdout}{done.stderr}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_links_between_pages_lead_somewhere(page):
+def test_links_between_pages_lead_somewhere(page: Any) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", page.read_text("utf-8"))):
         if re.match(r"https?:", target):
             continue
@@ -63,7 +64,7 @@ def test_links_between_pages_lead_somewhere(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_recipes_in_the_pages_are_valid(page):
+def test_recipes_in_the_pages_are_valid(page: Any) -> None:
     for _, text in blocks(page, "yaml"):
         data = yaml.safe_load(text)
         if isinstance(data, dict) and "command" in data:
@@ -74,7 +75,7 @@ def test_recipes_in_the_pages_are_valid(page):
 class Shell:
     """As much of a shell as the pages use: VAR=$(ilu …), "$VAR", > file, and preparations by printf, mkdir and cp."""
 
-    ilu: object
+    ilu: Ilu
     variables: dict[str, str] = field(default_factory=dict)
 
     def expand(self, text: str) -> str:
@@ -105,7 +106,7 @@ class Shell:
 
 
 @pytest.fixture(scope="session")
-def built_in(tmp_path_factory) -> tuple[Path, Path]:
+def built_in(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A package that ships no weights, and a cache in which its tiny model is converted already."""
     packages, cache = tmp_path_factory.mktemp("packages"), tmp_path_factory.mktemp("cache")
     (packages / "tiny_weights").mkdir()
@@ -120,7 +121,7 @@ def built_in(tmp_path_factory) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-def small(built_in, monkeypatch):
+def small(built_in: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """The built-in model is tiny, and recipes are cut down before they are validated."""
     packages, cache = built_in
     monkeypatch.syspath_prepend(packages)
@@ -129,7 +130,7 @@ def small(built_in, monkeypatch):
     monkeypatch.setitem(builtin.MODELS, name, ("tiny_weights", "tiny.gguf", hub))
     validate = load.validate
 
-    def cut(kind, layers):
+    def cut(kind: str, layers: Any) -> Any:
         data, command = layers.data, kind.model_fields["command"].default
         if command == "unlearn":
             data["train"] = dict(data.get("train") or {}) | {"steps": 2, "save_every": 0}
@@ -151,7 +152,7 @@ def small(built_in, monkeypatch):
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "sh")], ids=lambda p: p.name)
-def test_every_command_of_the_page_runs(page, small, ilu):
+def test_every_command_of_the_page_runs(page: Any, small: None, ilu: Ilu) -> None:
     shell = Shell(ilu)
     for info, text in blocks(page, "sh"):
         if not info.startswith("no-run"):
@@ -159,7 +160,7 @@ def test_every_command_of_the_page_runs(page, small, ilu):
                 shell.run(line)
 
 
-def options(command) -> set[str]:
+def options(command: str) -> set[str]:
     return {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
 
 
@@ -180,7 +181,7 @@ def options_of(words: list[str]) -> set[str]:
     return known
 
 
-def test_commands_that_are_not_run_exist_with_their_options():
+def test_commands_that_are_not_run_exist_with_their_options() -> None:
     seen = 0
     for page in PAGES:
         for info, text in blocks(page, "sh"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ KINDS = {"objective": registry.objective, "retain": registry.retain_term}
 class Plain:
     """A batch seen through a plain transformers forward pass: padded logits and hidden states, nothing fused."""
 
-    def __init__(self, model, items: list[Encoded], chosen: list[Encoded] | None = None) -> None:
+    def __init__(self, model: Any, items: list[Encoded], chosen: list[Encoded] | None = None) -> None:
         batch = collate(items)
         out = model(input_ids=batch.ids, attention_mask=batch.mask, output_hidden_states=True)
         self.logp = out.logits[:, :-1].log_softmax(-1)
@@ -38,22 +39,22 @@ class Plain:
         self.ids = batch.ids[:, 1:]
         self.chosen = None if chosen is None else Plain(model, chosen)
 
-    def adjusted(self, shift):
+    def adjusted(self, shift: Any) -> Any:
         """Log-probabilities with `shift` taken off the target's logit."""
         z = self.logp.detach().clone()
         return z.scatter_add(-1, self.ids[..., None], torch.full_like(z[..., :1], -shift)).log_softmax(-1)
 
-    def cross_entropy(self, logq):
+    def cross_entropy(self, logq: Any) -> Any:
         return -(logq.exp() * self.logp).sum(-1)
 
     @property
-    def logps(self):
+    def logps(self) -> Any:
         return -(self.nll * self.scored).sum(-1)
 
-    def token_mean(self, values):
+    def token_mean(self, values: Any) -> Any:
         return (values * self.scored).sum() / self.scored.sum()
 
-    def hidden_mean(self, error):
+    def hidden_mean(self, error: Any) -> Any:
         return (error.mean(-1) * self.real).sum() / self.real.sum()
 
 
@@ -63,7 +64,7 @@ def direction(size: int) -> torch.Tensor:
     return View(parts_of(model), batch, 0, LAYER).direction("rmu")[:size]
 
 
-def preference(now, ref):
+def preference(now: Any, ref: Any) -> Any:
     lose, win = now.logps - ref.logps, now.chosen.logps - ref.chosen.logps
     return (-2 / 0.7 * logsigmoid(0.7 * (win - lose))).mean()
 
@@ -86,7 +87,7 @@ OBJECTIVES = {
         lambda now, ref: now.hidden_mean((now.hidden - 3.0 * direction(now.hidden.shape[-1])) ** 2),
     ),
 }
-RETAIN = {
+RETAIN: dict[str, Any] = {
     "nll": ({}, lambda now, ref: now.token_mean(now.nll)),
     "kl": ({}, lambda now, ref: now.token_mean((ref.adjusted(0).exp() * (ref.adjusted(0) - now.logp)).sum(-1))),
     "hidden_mse": ({}, lambda now, ref: now.hidden_mean((now.hidden - ref.hidden.detach()) ** 2)),
@@ -94,7 +95,7 @@ RETAIN = {
 CASES = [("objective", n) for n in OBJECTIVES] + [("retain", n) for n in RETAIN]
 
 
-def moved(seed: int = 0):
+def moved(seed: int = 0) -> Any:
     """A model that has moved away from the original, so that no term sits at its minimum."""
     model = tiny_model(seed=seed)
     g = torch.Generator().manual_seed(3)
@@ -104,7 +105,7 @@ def moved(seed: int = 0):
     return model
 
 
-def case(kind: str, name: str):
+def case(kind: str, name: str) -> Any:
     return (OBJECTIVES if kind == "objective" else RETAIN)[name]
 
 
@@ -127,14 +128,14 @@ def said_instead() -> list[Encoded]:
     return items_of([6, 4, 8, 7], start=2, seed=11)
 
 
-def test_every_method_stands_in_the_matrix():
+def test_every_method_stands_in_the_matrix() -> None:
     assert set(OBJECTIVES) == set(registry.objective)
     assert set(RETAIN) == set(registry.retain_term)
     assert {name for name, _, _ in PENALTIES.values()} == set(registry.regularizer)
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
-def test_value_and_gradient_are_those_of_the_definition(float64, kind, name):
+def test_value_and_gradient_are_those_of_the_definition(float64: None, kind: str, name: str) -> None:
     model, rows = moved(), items()
     t = trainer(model, [term(kind, name, rows)], [])
     value = t.backward()[kind]
@@ -149,12 +150,12 @@ def test_value_and_gradient_are_those_of_the_definition(float64, kind, name):
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
-def test_gradient_is_not_zero(kind, name):
+def test_gradient_is_not_zero(kind: str, name: str) -> None:
     assert gradient(trainer(moved(), [term(kind, name, items())], [])).norm() > 1e-4
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
-def test_neither_padding_nor_order_nor_split_matters(float64, kind, name):
+def test_neither_padding_nor_order_nor_split_matters(float64: None, kind: str, name: str) -> None:
     rows = items()
     whole = gradient(trainer(moved(), [term(kind, name, rows)], []))
     for accumulation, seed in ((2, 0), (4, 0), (1, 5)):  # each split pads differently; the seed changes the order
@@ -163,7 +164,7 @@ def test_neither_padding_nor_order_nor_split_matters(float64, kind, name):
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
-def test_what_is_not_scored_is_not_learned(float64, kind, name):
+def test_what_is_not_scored_is_not_learned(float64: None, kind: str, name: str) -> None:
     """Padding ids never matter. (Prompt tokens matter only as context, and for hidden states.)"""
     rows = items()
     t = term(kind, name, rows)
@@ -179,14 +180,14 @@ def test_what_is_not_scored_is_not_learned(float64, kind, name):
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
 
 
-def test_npo_by_hand(float64):
+def test_npo_by_hand(float64: None) -> None:
     """At the original model the ratio is 0: the loss is (2/β)·ln 2, and its slope by log π is exactly 1."""
     rows = items()
     t = trainer(tiny_model(), [term("objective", "npo", rows)], [])
     assert t.backward()["objective"] == pytest.approx(2 / 0.7 * math.log(2), rel=1e-9)
 
 
-def test_npo_mean_reduction_divides_by_each_length(float64):
+def test_npo_mean_reduction_divides_by_each_length(float64: None) -> None:
     rows = items()
     cache_term = term("objective", "npo", rows)
     cache_term.values = lambda v: registry.objective["npo"].obj(v, beta=0.7, reduction="mean")
@@ -196,7 +197,7 @@ def test_npo_mean_reduction_divides_by_each_length(float64):
     assert value == pytest.approx((-2 / 0.7 * logsigmoid(-0.7 * ratio)).mean().item(), rel=1e-9)
 
 
-def test_adaptive_rmu_scales_by_the_retain_norm(float64):
+def test_adaptive_rmu_scales_by_the_retain_norm(float64: None) -> None:
     t = term("objective", "rmu", items())
     t.cache.norm = 2.5
     t.values = lambda v: registry.objective["rmu"].obj(v, layer=LAYER, coefficient=3.0, adaptive=True)
@@ -208,13 +209,13 @@ def test_adaptive_rmu_scales_by_the_retain_norm(float64):
 # -- regularisers ---------------------------------------------------------------------------------------------------
 
 
-def second_order(model, loss):
+def second_order(model: Any, loss: Any) -> tuple[Any, Any]:
     """∇loss as one vector that can be differentiated again, and θ."""
     grads = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
     return torch.cat([g.flatten() for g in grads]), torch.cat([p.flatten() for p in model.parameters()])
 
 
-def param_scale(model, envs, a):
+def param_scale(model: Any, envs: Any, a: Any) -> Any:
     """⟨θ, ∇ℓ⟩² is the square of d/dw ℓ(w·θ) at w = 1: θ is a constant in it, and yet moves with the weights."""
     total = 0
     for e, weight in zip(envs, a):
@@ -223,22 +224,22 @@ def param_scale(model, envs, a):
     return total
 
 
-def grad_norm(model, envs, a):
+def grad_norm(model: Any, envs: Any, a: Any) -> Any:
     return sum(w * second_order(model, e.token_mean(e.nll))[0].square().sum() for e, w in zip(envs, a))
 
 
-def grad_match(model, envs, a):
+def grad_match(model: Any, envs: Any, a: Any) -> Any:
     share = torch.tensor(a) / sum(a)
     g = torch.stack([second_order(model, e.token_mean(e.nll))[0] for e in envs])
     return (share * (g - (share[:, None] * g).sum(0)).square().sum(1)).sum()
 
 
-def vrex(model, envs, a):
+def vrex(model: Any, envs: Any, a: Any) -> Any:
     share, risks = torch.tensor(a) / sum(a), torch.stack([e.token_mean(e.nll) for e in envs])
     return (share * (risks - (share * risks).sum()) ** 2).sum()
 
 
-def gap(e):
+def gap(e: Any) -> Any:
     return e.token_mean(e.nll - e.entropy)
 
 
@@ -255,12 +256,12 @@ SECOND_ORDER = ("irm-param_scale", "irm-grad_norm", "grad_match")
 WEIGHTS = [1.0, 0.25]
 
 
-def environments(seed: int = 0) -> list:
+def environments(seed: int = 0) -> list[Any]:
     shapes = {"one": [4, 8, 6, 6], "two": [7, 5, 9, 3]}
     return [stream(items_of(v, start=2, seed=len(k)), name=k, seed=seed) for k, v in shapes.items()]
 
 
-def penalty(case: str, weight: float = 1.0, seed: int = 0, **more) -> Penalty:
+def penalty(case: str, weight: float = 1.0, seed: int = 0, **more: Any) -> Penalty:
     name, keys, _ = PENALTIES[case]
     keys = keys | more
     function = registry.regularizer[name].obj
@@ -268,7 +269,7 @@ def penalty(case: str, weight: float = 1.0, seed: int = 0, **more) -> Penalty:
 
 
 @pytest.mark.parametrize("case", PENALTIES)
-def test_penalty_value_and_gradient_are_those_of_the_definition(float64, case):
+def test_penalty_value_and_gradient_are_those_of_the_definition(float64: None, case: str) -> None:
     model = moved()
     t = trainer(model, [], [penalty(case, 0.5)])
     value = t.backward()[case]
@@ -282,12 +283,12 @@ def test_penalty_value_and_gradient_are_those_of_the_definition(float64, case):
 
 
 @pytest.mark.parametrize("case", PENALTIES)
-def test_penalty_gradient_is_not_zero(case):
+def test_penalty_gradient_is_not_zero(case: str) -> None:
     assert gradient(trainer(moved(), [], [penalty(case)])).norm() > 1e-3
 
 
 @pytest.mark.parametrize("case", PENALTIES)
-def test_penalty_is_of_the_whole_batch_not_of_its_parts(float64, case):
+def test_penalty_is_of_the_whole_batch_not_of_its_parts(float64: None, case: str) -> None:
     whole = gradient(trainer(moved(), [], [penalty(case)]))
     for accumulation, seed in ((2, 0), (4, 0), (1, 3)):
         t = trainer(moved(), [], [penalty(case, seed=seed)], accumulation=accumulation)
@@ -295,7 +296,7 @@ def test_penalty_is_of_the_whole_batch_not_of_its_parts(float64, case):
 
 
 @pytest.mark.parametrize("case", SECOND_ORDER)
-def test_float32_hessian_products_point_the_right_way(case):
+def test_float32_hessian_products_point_the_right_way(case: str) -> None:
     """Exact products in float32: the float64 ones to float32's rounding."""
     found = gradient(trainer(moved(), [], [penalty(case)]))
     torch.set_default_dtype(torch.float64)
@@ -313,7 +314,7 @@ def test_float32_hessian_products_point_the_right_way(case):
     assert (found - exact).norm() < 1e-4 * exact.norm()
 
 
-def test_cross_halves_multiplies_the_gaps_of_two_disjoint_halves(float64):
+def test_cross_halves_multiplies_the_gaps_of_two_disjoint_halves(float64: None) -> None:
     model, envs = moved(), environments()
     t = trainer(model, [], [penalty("irm", estimator="cross_halves")])
     value = t.backward()["irm"]
@@ -328,12 +329,12 @@ def test_cross_halves_multiplies_the_gaps_of_two_disjoint_halves(float64):
     torch.testing.assert_close(found, torch.cat([p.grad.flatten() for p in model.parameters()]), rtol=1e-6, atol=1e-9)
 
 
-def test_a_schedule_of_lambda_by_hand():
+def test_a_schedule_of_lambda_by_hand() -> None:
     from ilu_cli.recipe.load import validate
     from ilu_cli.recipe.schema import UnlearnRecipe
     from ilu_cli.recipe.source import Layers
 
-    def weights(**keys):
+    def weights(**keys: Any) -> list[Any]:
         reg = {"name": "irm", "env": ["elements"], "weight": 2.0} | keys
         data = {"objective": {"name": "npo"}, "forget": {"data": "capitals"}, "regularizers": [reg]}
         return [validate(UnlearnRecipe, Layers(data)).regularizers[0].weight_at(s) for s in (0, 2, 3, 4, 9)]
@@ -343,7 +344,7 @@ def test_a_schedule_of_lambda_by_hand():
     assert weights(schedule="step", until=3, initial=0.1) == [0.1, 0.1, 2, 2, 2]
 
 
-def test_a_jump_of_lambda_resets_the_moments_of_adam():
+def test_a_jump_of_lambda_resets_the_moments_of_adam() -> None:
     p = penalty("env_ce")
     p.reset_at = 2
     t = trainer(moved(), [], [p], steps=3)
@@ -353,7 +354,7 @@ def test_a_jump_of_lambda_resets_the_moments_of_adam():
     assert counts == [1, 2, 1]
 
 
-def test_penalties_and_terms_add_up(float64):
+def test_penalties_and_terms_add_up(float64: None) -> None:
     rows = items()
     alone = gradient(trainer(moved(), [term("objective", "npo", rows)], []))
     irm = gradient(trainer(moved(), [], [penalty("irm", 0.3)]))
@@ -361,7 +362,7 @@ def test_penalties_and_terms_add_up(float64):
     torch.testing.assert_close(both, alone + irm, rtol=1e-9, atol=1e-12)
 
 
-def test_d_of_each_environment_is_logged():
+def test_d_of_each_environment_is_logged() -> None:
     logs = trainer(moved(), [], [penalty("irm")]).backward()
     assert logs["irm"] == pytest.approx(logs["D[one]"] ** 2 + 0.25 * logs["D[two]"] ** 2, rel=1e-6)
 
@@ -369,7 +370,7 @@ def test_d_of_each_environment_is_logged():
 # -- what is not computed -------------------------------------------------------------------------------------------
 
 
-def test_rmu_runs_no_layer_above_its_own_and_no_head():
+def test_rmu_runs_no_layer_above_its_own_and_no_head() -> None:
     model, calls = moved(), dict.fromkeys(range(LAYERS), 0) | {"head": 0, "norm": 0}
     for i, layer in enumerate(model.model.layers):
         layer.register_forward_hook(lambda *_, i=i: calls.__setitem__(i, calls[i] + 1))

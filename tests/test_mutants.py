@@ -28,13 +28,13 @@ def f(a: list[int]) -> int:
 '''
 
 
-def test_every_pattern_names_files_and_every_file_has_tests():
+def test_every_pattern_names_files_and_every_file_has_tests() -> None:
     for pattern, tests in TESTS.items():
         assert list(PACKAGE.glob(pattern)), pattern
         assert any(list((ROOT / "tests").glob(f"{name}.py")) for name in tests.split()), tests
 
 
-def test_the_operators_change_what_counts_and_nothing_else():
+def test_the_operators_change_what_counts_and_nothing_else() -> None:
     lines = SOURCE.splitlines()
     found = {(n, changed.splitlines()[n - 1].strip()) for n, changed in mutants_of(SOURCE)}
     assert {lines[n - 1].strip() for n, _ in found} == {

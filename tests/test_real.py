@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import Ilu
 
 pytestmark = pytest.mark.real
 
@@ -23,21 +24,22 @@ from ilu_cli.recipe.load import load, shipped
 from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows import unlearn
+from ilu_cli.workflows.training import build_trainer
 
 recipe = load(UnlearnRecipe, shipped()["quickstart-npo"], {}, ["train.steps=2"])
 plan = unlearn.plan(recipe, Store())
 model = load_model(plan.parent)
 if sys.argv[1] == "npo":
-    trainer = unlearn.build_trainer(plan, model)
+    trainer = build_trainer(recipe, plan.streams, model)
 else:  # plain fine-tuning on the same two batches
-    terms = [Term(s.stream.name, s.stream, lambda v: v.nll, "token") for s in (plan.forget, plan.retain)]
+    terms = [Term(s.stream.name, s.stream, lambda v: v.nll, "token") for s in plan.streams]
     trainer = Trainer(parts_of(model), dict(model.named_parameters()), terms, [], recipe.train, 0, backend())
 list(trainer.run())
 print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, plan.facts["peak_memory_bytes"]]))
 """
 
 
-def test_rmu_forgets_the_capitals_and_keeps_the_rest(ilu):
+def test_rmu_forgets_the_capitals_and_keeps_the_rest(ilu: Ilu) -> None:
     done = ilu("unlearn", "--method", "rmu")
     assert done.code == 0, done.err
     run = Path(done.out.splitlines()[-1])
@@ -52,7 +54,7 @@ def test_rmu_forgets_the_capitals_and_keeps_the_rest(ilu):
     assert after["prose"] <= 1.10 * before["prose"]
 
 
-def test_npo_keeps_no_second_model():
+def test_npo_keeps_no_second_model() -> None:
     """The peak of an NPO step is at most 1.15 × that of a plain fine-tuning step on the same sequences."""
     peaks = {}
     for kind in ("npo", "plain"):

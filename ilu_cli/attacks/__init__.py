@@ -8,25 +8,32 @@ strength whenever evaluation should look. It declares
 - `unattacked`: the strength at which nothing is changed. That point is evaluated before the attack begins;
 - `utility`: False if what else the model knows cannot change (other prompts) or means nothing (a probe);
 - `original`: True if it looks at the original's weights, which must then have the shapes of the model's;
+- `alone`: False if its numbers mean nothing without those of the original under the same attack;
 - `problems`: what is impossible in a recipe of it although every key is right by itself, as `(key, message)`.
 """
 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from ilu_cli.errors import UsageError
+from ilu_cli import registry
+from ilu_cli.errors import UsageError, near
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Parameter
 
     from ilu_cli.benchmarks import Row
     from ilu_cli.data.sources import Dataset
     from ilu_cli.engine.scoring import Scorer
+    from ilu_cli.models.parts import Parts
+    from ilu_cli.recipe.schema import AttackRecipe
+    from ilu_cli.recipe.source import Key
     from ilu_cli.recipe.specs import DataRef, Form, LoraSpec, TrainSpec
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -51,6 +58,12 @@ class Attempt(Protocol):
     ) -> Iterator[int]:
         """Fine-tune the model on the targets of datasets taken in turn, yielding the number of steps done."""
 
+    def tune(
+        self, parts: Parts, params: dict[str, Parameter], data: Sequence[Dataset], spec: TrainSpec, batch: int,
+        form: Form,
+    ) -> Iterator[int]:  # fmt: skip
+        """Train these parameters of these parts instead of the model's own, yielding the number of steps done."""
+
     def test(self, data: Dataset, limit: int, step: int) -> list[float]:
         """Measure the accuracy on a task's test rows as FA; return all FAs so far. Plain text has no answers: no FA."""
 
@@ -64,6 +77,16 @@ class Attempt(Protocol):
         routers, embeddings and the LM head are left as they are.
         """
 
+    def weights(self, ref: str | None = None) -> Mapping[str, Tensor]:
+        """The parameters of another model, by name, in float32; each is read when it is used. None: the original's.
+
+        Raises:
+            UnavailableError: if they are not those of the model under attack, in name and shape.
+        """
+
+    def mix(self, change: Callable[[Tensor, str], Tensor]) -> None:
+        """Put `change(weight, name)` for every parameter, whole, from the weights before the attack."""
+
     def questions(self, *, needed: bool = True) -> dict[str, list[Row]]:
         """The items of the multiple-choice forget benchmarks, by benchmark: `question`, `choices`, `answer`.
 
@@ -71,8 +94,8 @@ class Attempt(Protocol):
             UsageError: if they are `needed` and there are none.
         """
 
-    def rephrasings(self) -> dict[str, dict[str, list[Row]]]:
-        """The same items in other words, by wording and benchmark, for the benchmarks that have them."""
+    def variants(self, kind: str) -> dict[str, dict[str, list[Row]]]:
+        """The same items asked in other ways of this kind, by name and benchmark, for the benchmarks that have them."""
 
     def ask(self, items: dict[str, list[Row]]) -> None:
         """Evaluate these items instead."""
@@ -89,8 +112,46 @@ class Attempt(Protocol):
     def name(self, label: str) -> None:
         """Say in words what the next point is."""
 
+    def tell(self, name: str, value: float | None) -> None:
+        """Keep a number of the attack's own beside its points, and tell the user."""
+
     def note(self, text: str) -> None:
         """Tell the user."""
+
+
+def variant_problems(kind: str, key_name: str) -> Callable[..., Iterator[tuple[Key, str]]]:
+    """What is impossible in a recipe that asks the questions in other ways of a kind, whose names are in `key_name`."""
+
+    def problems(own: Any, key: Key, recipe: AttackRecipe) -> Iterator[tuple[Key, str]]:
+        benches = [registry.benchmark[name].obj for name in recipe.eval.names if name in registry.benchmark]
+        known = [name for bench in benches if bench.role == "forget" for name in bench().variants(kind, [])]
+        if not known:
+            has = "other wordings" if kind == "rephrase" else f"questions for {kind}"
+            yield ("eval", "benchmarks"), f"none is a forget benchmark with {has}, so there is nothing to {kind}"
+        for i, name in enumerate(getattr(own, key_name) or []):
+            if known and name not in known:
+                one = key_name.removesuffix("s")
+                yield (*key, key_name, i), f"unknown {one} {name!r}.{near(name, known)} Known: {', '.join(known)}"
+
+    return problems
+
+
+def ask_variants(attempt: Attempt, kind: str, wanted: Sequence[str] | None) -> Iterator[int]:
+    """Ask in the wanted ways of a kind, or in all, yielding the number of each; the label of a point names it.
+
+    A way that a question does not have is asked of the others.
+
+    Raises:
+        UsageError: if no question has it.
+    """
+    known = attempt.variants(kind)
+    for name in wanted or known:
+        items = {bench: others for bench, others in known[name].items() if others}
+        if not items:
+            raise UsageError(f"attack.{kind}: none of the questions can be asked in the way {name!r}; raise eval.limit")
+        attempt.ask(items)
+        attempt.name(name)
+        yield list(known).index(name) + 1
 
 
 def quartiles(steps: int) -> list[int]:
@@ -116,17 +177,23 @@ def fine_tune(
             "plain text, or too few to keep some for the test",
             hint="--set attack.stop=steps",
         )
-    epoch, marks = math.ceil(sum(len(d.rows) for d in data) / batch), quartiles(spec.steps)
+    epoch = math.ceil(sum(len(d.rows) for d in data) / batch)
+    marks = {*quartiles(spec.steps)} if stop == "steps" else {*range(epoch, spec.steps, epoch), spec.steps}
     for done in attempt.train(data, spec, batch, form, lora):
-        last, settled = done == spec.steps, False
-        look = done in marks if stop == "steps" else bool(done) and done % epoch == 0
-        if test is not None and (last or (look and stop == "plateau")):
-            recent = attempt.test(test, test_rows, done)[-EPOCHS - 1 :]
-            settled = len(recent) > EPOCHS and max(recent) - min(recent) < SETTLED
-        if look or last:
-            yield done
-        if settled and stop == "plateau":
+        if done not in marks:
+            continue
+        found: list[float] = []
+        if test is not None and (stop == "plateau" or done == spec.steps):
+            found = attempt.test(test, test_rows, done)
+        yield done
+        if stop == "plateau" and settled(found):
             break
+
+
+def settled(accuracies: Sequence[float]) -> bool:
+    """Whether accuracies, an epoch apart, have come to rest."""
+    recent = accuracies[-EPOCHS - 1 :]
+    return len(recent) > EPOCHS and max(recent) - min(recent) < SETTLED
 
 
 def task_split(ref: DataRef, rows: int) -> tuple[Dataset, Dataset]:
@@ -153,3 +220,40 @@ def test_split(ref: DataRef) -> Dataset:
 
     data = load_dataset(ref, "train")
     return load_dataset(ref, "test") if "test" in data.task.splits and ref.split is None else data
+
+
+def texts_to_fit(attempt: Attempt, refs: Sequence[DataRef], most: int, kind: str) -> list[str]:
+    """Texts of datasets, at most so many, drawn by the seed: what an attack reads states of, and never asks.
+
+    They are of the `test` split, and none contains a question of a multiple-choice benchmark of the forget topic.
+
+    Raises:
+        UsageError: if none is left.
+    """
+    datasets = [test_split(ref) for ref in refs]
+    for found in datasets:
+        attempt.record(found, "attack fit")
+    questions = [i["question"] for items in attempt.questions(needed=False).values() for i in items]
+    texts = [e.prompt + e.target for d in datasets for e in d.examples()]
+    texts = [t for t in texts if not any(q in t for q in questions)]
+    if not texts:
+        raise UsageError(f"{kind}: every text of attack.data contains a question of the benchmark")
+    return random.Random(f"{kind}-{attempt.seed}").sample(texts, min(most, len(texts)))
+
+
+def samples_of(attempt: Attempt, refs: Sequence[DataRef], k: int, kind: str) -> list[Dataset]:
+    """k rows in all of some datasets, drawn by the seed: as many of each, or as it has.
+
+    Raises:
+        UsageError: if k is smaller than the number of datasets.
+    """
+    from ilu_cli.data.sources import load_dataset
+
+    if k < len(refs):
+        raise UsageError(f"attack.k: {k} sample is too few for {len(refs)} datasets, of which each gives one")
+    admitted = [attempt.admit(load_dataset(ref, "train")) for ref in refs]
+    rng, samples = random.Random(f"{kind}-{attempt.seed}"), []
+    for i, found in enumerate(admitted):
+        share = (k - i - 1) // len(admitted) + 1  # k rows in all
+        samples.append(replace(found, rows=rng.sample(found.rows, min(share, len(found.rows)))))
+    return samples

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import functools
-import random
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from ilu_cli.errors import UsageError
 from ilu_cli.recipe.specs import DataRefs, Some
 from ilu_cli.registry import attack
 
@@ -42,36 +40,43 @@ def ablate(
     Raises:
         UsageError: if no text is left to fit on.
     """
-    import torch
-
-    from ilu_cli.attacks import test_split
+    from ilu_cli.attacks import texts_to_fit
     from ilu_cli.engine.probe import text_states
 
-    datasets = [test_split(ref) for ref in data or []]
-    for found in datasets:
-        attempt.record(found, "attack fit")
-    questions = [i["question"] for items in attempt.questions(needed=False).values() for i in items]
-    texts = [e.prompt + e.target for d in datasets for e in d.examples()]
-    texts = [t for t in texts if not any(q in t for q in questions)]
-    texts = random.Random(f"ablate-{attempt.seed}").sample(texts, min(prompts, len(texts)))
-    if not texts:
-        raise UsageError("ablate: every text of attack.data contains a question of the benchmark")
+    texts = texts_to_fit(attempt, data or [], prompts, "ablate")
     now = text_states(attempt.scorer, texts)
     with attempt.original():
         before = text_states(attempt.scorer, texts)
-    share = (now - before).mean(1).norm(dim=-1) / before.norm(dim=-1).mean(-1)
-    enters = int(torch.diff(share, prepend=share.new_zeros(1)).argmax())
-    wanted = [enters] if layers is None else layers
+    bases = {n: basis(now[n] - before[n], max(directions)) for n in _moved(attempt, now, before, layers)}
+    for r in directions:
+        attempt.hook({n: functools.partial(without, basis=b[:, :r]) for n, b in bases.items()})
+        yield r
+
+
+def _moved(attempt: Attempt, now: Tensor, before: Tensor, layers: list[int] | None) -> list[int]:
+    """Those of `layers` at which the mean state is another than the original's; the user is told of the others."""
+    share = moved_by((now - before).mean(1), before)
+    wanted = [enters(share)] if layers is None else layers
     moved = [n for n in wanted if share[n] > CHANGED]
     for n in moved:
         attempt.note(f"ablate: layer {n}, where the states moved by {share[n]:.0%} of their norm")
     if unmoved := sorted(set(wanted) - set(moved)):
         where = f"layers {', '.join(map(str, unmoved))}" if share.max() > CHANGED else "all layers"
         attempt.note(f"ablate: the hidden states of {where} are the original's; there is no direction to remove")
-    bases = {n: basis(now[n] - before[n], max(directions)) for n in moved}
-    for r in directions:
-        attempt.hook({n: functools.partial(without, basis=b[:, :r]) for n, b in bases.items()})
-        yield r
+    return moved
+
+
+def moved_by(vectors: Tensor, states: Tensor) -> Tensor:
+    """[L]: the norms of vectors [L, D] as shares of the mean ‖h‖ of states [L, N, D]."""
+    found: Tensor = vectors.norm(dim=-1) / states.norm(dim=-1).mean(-1)
+    return found
+
+
+def enters(share: Tensor) -> int:
+    """The layer at which a share [L] grows the most."""
+    import torch
+
+    return int(torch.diff(share, prepend=share.new_zeros(1)).argmax())
 
 
 def basis(differences: Tensor, rank: int) -> Tensor:

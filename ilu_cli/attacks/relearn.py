@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from pydantic import PositiveFloat, PositiveInt
 
 from ilu_cli.attacks import Schedule
-from ilu_cli.errors import UsageError
 from ilu_cli.recipe.chat import ChatDate, ChatSystem
 from ilu_cli.recipe.specs import DataRefs, Form, LoraSpec, Precision, Some, TrainSpec
 from ilu_cli.registry import attack
@@ -46,19 +45,10 @@ def relearn(
         UsageError: if k is smaller than the number of datasets.
     """
     import math
-    import random
-    from dataclasses import replace
 
-    from ilu_cli.attacks import fine_tune
-    from ilu_cli.data.sources import load_dataset
+    from ilu_cli.attacks import fine_tune, samples_of
 
-    if k < len(data or []):
-        raise UsageError(f"attack.k: {k} sample is too few for {len(data or [])} datasets, of which each gives one")
-    admitted = [attempt.admit(load_dataset(ref, "train")) for ref in data or []]
-    rng, samples = random.Random(f"relearn-{attempt.seed}"), []
-    for i, found in enumerate(admitted):
-        share = (k - i - 1) // len(admitted) + 1  # k rows in all
-        samples.append(replace(found, rows=rng.sample(found.rows, min(share, len(found.rows)))))
+    samples = samples_of(attempt, data or [], k, "relearn")
     steps = epochs * math.ceil(sum(len(s.rows) for s in samples) / batch)
     spec = TrainSpec(steps=steps, lr=lr, schedule=schedule, precision=precision, params=weights)
     form = Form(max_length=max_length, chat=chat, chat_system=chat_system, chat_date=chat_date)

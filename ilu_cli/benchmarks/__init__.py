@@ -5,30 +5,49 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, get_args
 
 from ilu_cli.errors import UsageError
+from ilu_cli.metrics.figure import Figure as Figure
 from ilu_cli.metrics.figure import number as number
+from ilu_cli.runs.results import Kind, Role
+from ilu_cli.runs.results import Row as Row
 
 if TYPE_CHECKING:
     from ilu_cli.engine.scoring import Scorer
     from ilu_cli.recipe.evaluation import EvalSpec
 
-Row = dict[str, Any]
-Number = dict[str, Any]  # value and stderr
-
 
 class Benchmark:
-    """Base. `role` is what a good unlearned model does: `forget` it, or keep it as `utility`."""
+    """Base. `role` is what a good unlearned model does: `forget` it, or keep it as `utility`.
 
-    role: Literal["forget", "utility"]
+    A class with a metric of its own says what `kind` of number it is (`ilu_cli.runs.results.Kind`), and with `kinds`
+    which of the `others` are no ratios: by that they count in FQ and RA, and are compared, drawn and written.
+    """
+
+    role: Role
     metric: str = "acc"
+    kind: Kind = "share"
     chance: float | None = None
     higher: str = "knows more"
     source: str = "builtin"
     reads: tuple[tuple[str, str], ...] = ()  # (task, split) on the hub that `items` loads
     others: tuple[str, ...] = ()  # numbers that it yields beside `metric`
+    kinds: Mapping[str, Kind] = {}  # of those
     takes_retain_run: bool = False
+
+    def __init_subclass__(cls) -> None:
+        own = vars(cls)
+        if unknown := {own.get("kind", ""), *cls.kinds.values()} - {"", *get_args(Kind)}:
+            raise UsageError(f"{cls.__qualname__}: kind {unknown.pop()!r} is none of {', '.join(get_args(Kind))}")
+        if own.get("kind") == "loss" and "higher" not in own:
+            cls.higher = "reads worse"
+        if "metric" in own and "kind" not in own:
+            raise UsageError(
+                f"{cls.__qualname__}: the metric {cls.metric!r} has no kind",
+                hint="kind = 'share' for a mean of values from 0 to 1, 'ratio' for another, 'loss' for a perplexity",
+            )
 
     def configure(self, spec: EvalSpec) -> None:
         """Take what the recipe says about it."""
@@ -55,11 +74,16 @@ class Benchmark:
 
     def summarise(self, rows: list[Row]) -> tuple[float, float]:
         """Value and standard error of `metric`, from its rows."""
-        return estimate(rows)
+        return estimate_of(self.kind, rows)
 
-    def also(self, rows: list[Row]) -> dict[str, Number]:
+    def also(self, rows: list[Row]) -> dict[str, Figure]:
         """The other numbers, by name; here those that rows name."""
-        return {name: number(*estimate(rs)) for name, rs in by_metric(rows).items() if name}
+        groups = {name: rs for name, rs in by_metric(rows).items() if name}
+        return {name: number(*estimate_of(self.kind_of(name), rs)) for name, rs in groups.items()}
+
+    def kind_of(self, metric: str) -> Kind:
+        """The kind of one of its numbers."""
+        return self.kind if metric in ("", self.metric) else self.kinds.get(metric, "ratio")
 
     def rephrasings(self, items: list[Row]) -> dict[str, list[Row]]:
         """The same items in other words or languages, by the name of the wording; here there are none.
@@ -68,7 +92,14 @@ class Benchmark:
         """
         return {}
 
-    def details(self, rows: list[Row]) -> dict[str, Any]:
+    def variants(self, kind: str, items: list[Row]) -> dict[str, list[Row]]:
+        """The items asked in other ways of a kind (`rephrase`, `alias`, …), by name; an item without one is left out.
+
+        Of no items, the names alone, as in `rephrasings`.
+        """
+        return self.rephrasings(items) if kind == "rephrase" else {}
+
+    def details(self, rows: list[Row]) -> Row:
         """What else is worth keeping beside the value."""
         return {}
 
@@ -135,6 +166,11 @@ def estimate(rows: list[Row]) -> tuple[float, float]:
         return ratio, math.nan
     spread = sum((r["value"] - ratio * r["weight"]) ** 2 for r in rows) * n / (n - 1)
     return ratio, math.sqrt(spread) / weights
+
+
+def estimate_of(kind: Kind, rows: list[Row]) -> tuple[float, float]:
+    """Value and standard error of a number of this kind."""
+    return perplexity(rows) if kind == "loss" else estimate(rows)
 
 
 def perplexity(rows: list[Row]) -> tuple[float, float]:

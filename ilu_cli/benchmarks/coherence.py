@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ilu_cli.benchmarks import Benchmark, Number, Row, by_metric, number, perplexity
+from ilu_cli.benchmarks import Benchmark, Row
 from ilu_cli.registry import benchmark
 from ilu_cli.tasks.prose import Prose
 
@@ -22,7 +22,9 @@ class Coherence(Benchmark):
 
     role = "utility"
     metric = "coherence"
+    kind = "ratio"
     others = ("repetition", "ppl", "original_ppl")
+    kinds = {"ppl": "loss", "original_ppl": "loss"}
 
     def items(self) -> list[Row]:
         """Beginnings of the held-out paragraphs."""
@@ -46,11 +48,6 @@ class Coherence(Benchmark):
             rows.append({"metric": "original_ppl", "value": least, "weight": len(expected)})
         said_something = {r["metric"] for r in rows if r.get("weight")}  # all have a row of each prompt, or none
         return [r for r in rows if "weight" not in r or r["metric"] in said_something]
-
-    def also(self, rows: list[Row]) -> dict[str, Number]:
-        groups = by_metric(rows)
-        ppl = {name: number(*perplexity(groups[name])) for name in ("ppl", "original_ppl") if name in groups}
-        return super().also([r for r in rows if "ppl" not in r.get("metric", "")]) | ppl
 
 
 def _judged(judge: Scorer, prompts: list[str], texts: list[str]) -> list[tuple[list[int], float]]:

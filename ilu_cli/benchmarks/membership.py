@@ -23,6 +23,7 @@ class Membership(Benchmark):
 
     role = "forget"
     metric = "min_k"
+    kind = "ratio"
     chance = 0.5
     others = ("loss", "zlib", "min_k_plus", "reference")
 

@@ -26,6 +26,7 @@ class Memorisation(Benchmark):
 
     role = "forget"
     metric = "extraction"
+    kind = "ratio"
     others = ("exact",)
 
     def items(self) -> list[Row]:

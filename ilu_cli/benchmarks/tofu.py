@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ilu_cli.benchmarks import Benchmark, Number, Row, by_metric, estimate, interleave
+from ilu_cli.benchmarks import Benchmark, Figure, Row, by_metric, estimate, interleave
 from ilu_cli.errors import UnavailableError
 from ilu_cli.registry import benchmark
 
@@ -31,6 +30,7 @@ def _define(name: str, forget: str) -> None:
         """
         role = "forget"
         metric = "prob"
+        kind = "ratio"
         others = (
             "rouge", "truth_ratio", *(f"{part}_{m}" for part in KEPT for m in MEASURES), "utility", "forget_quality",
         )  # fmt: skip
@@ -46,37 +46,14 @@ def _define(name: str, forget: str) -> None:
             return super().fingerprint([*items, kept])
 
         def items(self) -> list[Row]:
-            from ilu_cli.data.sources import load_dataset
-            from ilu_cli.recipe.specs import DataRef
-
-            parts = []
-            for part, dataset in {"forget": forget, **KEPT}.items():
-                data = load_dataset(DataRef(name=f"tofu-{dataset}_perturbed", source="hub"), "train")
-                self.source = data.source
-                found = []
-                for row, example in zip(data.rows, data.examples()):
-                    answers = [row["answer"], row.get("paraphrased_answer", row["answer"]), *row["perturbed_answer"]]
-                    asked = {"prompt": example.prompt, "turn": example.turn}
-                    found.append({"part": part, **asked, "answers": [f" {a}" for a in answers]})
-                parts.append(found)
-            return interleave(parts)
+            parts = [_questions(part, dataset) for part, dataset in {"forget": forget, **KEPT}.items()]
+            self.source = parts[-1][1]
+            return interleave([rows for rows, _ in parts])
 
         def score(self, scorer: Scorer, items: list[Row]) -> list[Row]:
-            from ilu_cli.engine.tokens import encode_pair, token_scores
-            from ilu_cli.metrics.text import rouge_l
+            return _scored(scorer, items)
 
-            prompts = [i["turn" if scorer.chat else "prompt"] for i in items]
-            said = scorer.complete(prompts, NEW)
-            pairs = [encode_pair(scorer, p, answer) for p, i in zip(prompts, items) for answer in i["answers"]]
-            logps = iter([float(s.logp.mean()) for s in token_scores(scorer, pairs)])
-            rows = []
-            for item, text in zip(items, said):
-                answer = item["answers"][0].strip()
-                measured = _measures(item["part"], [next(logps) for _ in item["answers"]])
-                rows += _rows(item, measured | {"rouge": rouge_l(answer, text, recall=True, stem=True)}, text)
-            return rows
-
-        def also(self, rows: list[Row]) -> dict[str, Number]:
+        def also(self, rows: list[Row]) -> dict[str, Figure]:
             from ilu_cli.metrics.tofu import forget_quality, model_utility
 
             found, groups = super().also(rows), by_metric(rows)
@@ -87,6 +64,36 @@ def _define(name: str, forget: str) -> None:
                 ours = [r[RANKED] for r in groups["truth_ratio"]]
                 found["forget_quality"] = {"value": forget_quality(ours, self.retain), "stderr": None}
             return found
+
+
+def _questions(part: str, dataset: str) -> tuple[list[Row], str]:
+    """The questions of a part, each with its answer, a paraphrase and wrong answers; and where they came from."""
+    from ilu_cli.data.sources import load_dataset
+    from ilu_cli.recipe.specs import DataRef
+
+    data = load_dataset(DataRef(name=f"tofu-{dataset}_perturbed", source="hub"), "train")
+    found = []
+    for row, example in zip(data.rows, data.examples()):
+        answers = [row["answer"], row.get("paraphrased_answer", row["answer"]), *row["perturbed_answer"]]
+        asked = {"prompt": example.prompt, "turn": example.turn}
+        found.append({"part": part, **asked, "answers": [f" {a}" for a in answers]})
+    return found, data.source
+
+
+def _scored(scorer: Scorer, items: list[Row]) -> list[Row]:
+    from ilu_cli.engine.tokens import encode_pair, token_scores
+    from ilu_cli.metrics.text import rouge_l
+
+    prompts = [i["turn" if scorer.chat else "prompt"] for i in items]
+    said = scorer.complete(prompts, NEW)
+    pairs = [encode_pair(scorer, p, answer) for p, i in zip(prompts, items) for answer in i["answers"]]
+    logps = iter([float(s.logp.mean()) for s in token_scores(scorer, pairs)])
+    rows = []
+    for item, text in zip(items, said):
+        answer = item["answers"][0].strip()
+        measured = _measures(item["part"], [next(logps) for _ in item["answers"]])
+        rows += _rows(item, measured | {"rouge": rouge_l(answer, text, recall=True, stem=True)}, text)
+    return rows
 
 
 def _measures(part: str, logps: list[float]) -> dict[str, float]:
@@ -123,7 +130,7 @@ def retain_ratios(text: str, bench: str) -> list[float]:
     Raises:
         UnavailableError: if there are none.
     """
-    from ilu_cli.runs.results import rows_file
+    from ilu_cli.runs.results import read_rows, rows_file
     from ilu_cli.runs.store import Store
 
     path = Path(text)
@@ -134,12 +141,13 @@ def retain_ratios(text: str, bench: str) -> list[float]:
         path = rows_file(run.eval, bench)
     hint = f"`ilu eval {text} --bench {bench} --alone` writes it"
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        rows = [r for r in rows if r.get("metric") == "truth_ratio"]
+        rows = [r for r in read_rows(path, needed=True) if r.get("metric") == "truth_ratio"]
         if any("ratio" in r and RANKED not in r for r in rows):
             raise UnavailableError(f"eval.retain_run: {path} has arithmetic truth ratios only", hint=hint)
         ratios = [float(r[RANKED]) for r in rows]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except UnavailableError as error:
+        raise error if error.hint == hint else UnavailableError(f"eval.retain_run: {error}", hint=hint) from error
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UnavailableError(f"eval.retain_run: {path} cannot be read: {error}", hint=hint) from error
     if not ratios:
         raise UnavailableError(f"eval.retain_run: {path} has no truth ratios")

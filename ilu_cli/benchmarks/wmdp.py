@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from ilu_cli.benchmarks import MultipleChoice, Number, Row, number
+from ilu_cli.benchmarks import Figure, MultipleChoice, Row, number
 from ilu_cli.registry import benchmark
 
 
@@ -14,6 +14,7 @@ def _define(subject: str, title: str) -> None:
         role = "forget"
         chance = 0.25
         others = ("fq",)
+        kinds = {"fq": "share"}
         reads = ((f"wmdp-{subject}", "test"),)
 
         def items(self) -> list[Row]:
@@ -28,7 +29,7 @@ def _define(subject: str, title: str) -> None:
                 for e, row in zip(data.examples(), data.rows)
             ]
 
-        def also(self, rows: list[Row]) -> dict[str, Number]:
+        def also(self, rows: list[Row]) -> dict[str, Figure]:
             accuracy, error = self.summarise(rows)
             return {"fq": number(1 - accuracy, error)}
 

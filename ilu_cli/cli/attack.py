@@ -3,42 +3,56 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ilu_cli.cli import complete, console, suite
 from ilu_cli.cli.options import Given, Sets, shares, unfinished
 from ilu_cli.errors import UsageError
+from ilu_cli.runs.results import AttackResult, Row
+
+if TYPE_CHECKING:
+    from ilu_cli.models.subject import Subject
+    from ilu_cli.recipe.schema import AttackRecipe
+    from ilu_cli.runs.store import Run, Store
+    from ilu_cli.workflows.attack.run import AttackPlan
 
 DEFAULT_RECIPE = "quickstart-finetune"
+
+RunArgument = Annotated[
+    str | None,
+    typer.Argument(
+        help="Run (id, prefix, path) or model; default: the latest unlearned.",
+        show_default=False,
+        autocompletion=complete.runs,
+    ),
+]
+KindOption = Annotated[
+    str | None,
+    typer.Option("--kind", help="The attack; `ilu list` shows all.", autocompletion=complete.attacks),
+    Sets(("attack",), lambda name: {"name": name}),
+]
+TaskOption = Annotated[
+    str | None,
+    typer.Option("--task", help="Task, file, folder, or hub name to fine-tune on.", autocompletion=complete.tasks),
+    Sets(("attack", "task")),
+]
+StepsOption = Annotated[int | None, typer.Option("--steps", help="Optimiser steps."), Sets(("attack", "steps"))]
+RateOption = Annotated[float | None, typer.Option("--lr", help="Learning rate."), Sets(("attack", "lr"))]
+ReferenceOption = Annotated[
+    bool, typer.Option(help="Attack the original model too (once per recipe): the line to compare with.")
+]
 
 
 @shares("seed", "track", "data_root", "plugin", "recipe", "set_", "out", "dry_run", "as_json", "resume")
 def attack(
-    run: Annotated[
-        str | None,
-        typer.Argument(
-            help="Run (id, prefix, path) or model; default: the latest unlearned.",
-            show_default=False,
-            autocompletion=complete.runs,
-        ),
-    ] = None,
-    kind: Annotated[
-        str | None,
-        typer.Option("--kind", help="The attack; `ilu list` shows all.", autocompletion=complete.attacks),
-        Sets(("attack",), lambda name: {"name": name}),
-    ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option("--task", help="Task, file, folder, or hub name to fine-tune on.", autocompletion=complete.tasks),
-        Sets(("attack", "task")),
-    ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps."), Sets(("attack", "steps"))] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate."), Sets(("attack", "lr"))] = None,
-    reference: Annotated[
-        bool, typer.Option(help="Attack the original model too (once per recipe): the line to compare with.")
-    ] = True,
+    run: RunArgument = None,
+    kind: KindOption = None,
+    task: TaskOption = None,
+    steps: StepsOption = None,
+    lr: RateOption = None,
+    reference: ReferenceOption = True,
     suite_: suite.SuiteOption = None,
     seeds: suite.SeedsOption = None,
     jobs: suite.JobsOption = 1,
@@ -47,53 +61,28 @@ def attack(
     given: Given,
 ) -> None:
     """Try to bring the forgotten back, and watch what returns."""
-    from ilu_cli import registry
-    from ilu_cli.models.subject import find_subject, from_record, of_run
-    from ilu_cli.recipe.load import find, load
-    from ilu_cli.recipe.schema import AttackRecipe
-    from ilu_cli.runs.store import Store
-
     if name := suite.asked_for(suite_, given):
         return suite.attack(run, name, seeds or 1, jobs, given, markdown)
-    store, old = Store(), None
-    if given.resume:
-        given.only_resume()
-        old = unfinished(store, "attack", run)
-        resolved = load(AttackRecipe, old.path / "recipe.yaml", {}, [])
-        subject = from_record(old.manifest.parents[0], old)
-    else:
-        if kind is not None:
-            registry.attack[kind]
-        resolved = load(AttackRecipe, find(given.recipe or DEFAULT_RECIPE), given.flags, given.sets)
-        if run is None:
-            newest = store.latest(lambda r: r.complete and r.manifest.command == "unlearn", "finished unlearning run")
-            subject = of_run(newest)
-        else:
-            if run in registry.task and store.find(run) is None:
-                raise UsageError(f"{run!r} is a task, not a run", hint=f"--task {run}")
-            subject = find_subject(run, store)
+    from ilu_cli.runs.store import Store
+
+    store = Store()
+    resolved, subject, old = _resumed(run, store, given) if given.resume else _asked(run, kind, store, given)
 
     from ilu_cli.engine.accel import backend
     from ilu_cli.workflows.attack import run as workflow
 
+    if not reference and subject.run is not None:
+        _check_alone(resolved)
     plan = workflow.plan(resolved, subject)
     if given.dry_run:
-        console.out_json(plan.facts) if given.as_json else console.out(console.plan_text(plan.facts))
-        return
-    reporter = console.reporter()
-    out, base = given.out, workflow.reference_run(plan, store, reporter, given.out) if reference and not old else None
-    if old is not None and old.manifest.wanted:  # a reference line was interrupted: what was asked for comes after it
-        base, wanted = workflow.run(plan, store, reporter, subject, None, old), old.manifest.wanted
-        plan = workflow.plan(resolved, subject := from_record(wanted, old))
-        out, old = Path(wanted["out"]) if wanted["out"] else None, None
-    done = workflow.run(plan, store, reporter, subject, out, old)
+        return console.show_plan(plan.facts, given.as_json)
+    base, done = _resume(plan, store, old) if old else _both(plan, store, reference, given.out)
     if not backend().main:
         return
-    found = describe(done) | {"reference": describe(base) if base else None}
     if given.as_json:
-        console.out_json(found)
+        console.out_json(describe(done) | {"reference": describe(base) if base else None})
     else:
-        _table(found)
+        _show(done, base)
         console.out(str(done.path))
     kept = "recipe, rows and checkpoint are" if done.has_model else "recipe and rows are"
     console.next_step(
@@ -101,48 +90,126 @@ def attack(
     )
 
 
-def describe(run: Any) -> dict[str, Any]:
+def _both(plan: AttackPlan, store: Store, reference: bool, out: Path | None) -> tuple[Run | None, Run]:
+    """The reference line, if it is wanted and not there yet, and the attack."""
+    from ilu_cli.cli.progress import reporter
+    from ilu_cli.workflows.attack import run as workflow
+
+    base = workflow.reference_run(plan, store, reporter(), out) if reference else None
+    return base, workflow.run(plan, store, reporter(), plan.subject, out)
+
+
+def _resume(plan: AttackPlan, store: Store, old: Run) -> tuple[Run | None, Run]:
+    """Go on with an attack; after a reference line that was interrupted comes what it was made for."""
+    from ilu_cli.cli.progress import reporter
+    from ilu_cli.models.subject import from_record
+    from ilu_cli.workflows.attack import run as workflow
+
+    wanted, done = old.manifest.wanted, workflow.run(plan, store, reporter(), plan.subject, None, old)
+    if not wanted:
+        return None, done
+    plan = workflow.plan(plan.recipe, from_record(wanted, old))
+    out = Path(wanted["out"]) if wanted["out"] else None
+    return done, workflow.run(plan, store, reporter(), plan.subject, out)
+
+
+def _check_alone(recipe: AttackRecipe) -> None:
+    """Refuse an attack without its reference line if it means nothing alone.
+
+    Raises:
+        UsageError: if it does not.
+    """
+    from ilu_cli import registry
+
+    if not registry.attack[recipe.attack.name].declared.alone:
+        raise UsageError(
+            f"{recipe.attack.name} means nothing without the reference line, the original under the same attack",
+            hint="leave --no-reference out",
+        )
+
+
+def _resumed(run: str | None, store: Store, given: Given) -> tuple[AttackRecipe, Subject, Run | None]:
+    """Recipe, target and run of an attack that was stopped."""
+    from ilu_cli.models.subject import from_record
+    from ilu_cli.recipe.load import load
+    from ilu_cli.recipe.schema import AttackRecipe
+
+    given.only_resume()
+    old = unfinished(store, "attack", run)
+    resolved = load(AttackRecipe, old.path / "recipe.yaml", {}, [])
+    return resolved, from_record(old.manifest.parents[0], old), old
+
+
+def _asked(run: str | None, kind: str | None, store: Store, given: Given) -> tuple[AttackRecipe, Subject, Run | None]:
+    """Recipe and target of a new attack; the target is by default the latest unlearned model.
+
+    Raises:
+        UsageError: if there is no such attack, or the target is a task.
+    """
+    from ilu_cli import registry
+    from ilu_cli.models.subject import find_subject, of_run
+    from ilu_cli.recipe.load import find, load
+    from ilu_cli.recipe.schema import AttackRecipe
+
+    if kind is not None:
+        registry.attack[kind]
+    resolved = load(AttackRecipe, find(given.recipe or DEFAULT_RECIPE), given.flags, given.sets)
+    if run is None:
+        unlearned = store.latest(lambda r: r.complete and r.manifest.command == "unlearn", "finished unlearning run")
+        return resolved, of_run(unlearned), None
+    if run in registry.task and store.find(run) is None:
+        raise UsageError(f"{run!r} is a task, not a run", hint=f"--task {run}")
+    return resolved, find_subject(run, store), None
+
+
+def describe(run: Run) -> Row:
     """A finished attack as JSON."""
     m = run.manifest
-    r = m.result
+    result = AttackResult.read(m.result)
+    kept = ("kind", "axis", "fa", "fq", "ra", "worst", "marks", "unattacked", "points")
     return {
         "run": m.id,
         "path": str(run.path),
         "parent": m.parents[0]["id"],
-        **{key: r[key] for key in ("kind", "axis", "fa", "fq", "ra", "worst", "marks", "unattacked", "points")},
-        "disjoint": r.get("disjoint"),
+        **{key: value for key, value in result.to_json().items() if key in kept},
+        **({"numbers": result.more["numbers"]} if "numbers" in result.more else {}),
+        "disjoint": result.more.get("disjoint"),
         "data": m.data,
         "seed": m.seed,
         "recipe_sha256": m.recipe_sha256,
     }
 
 
-def _table(found: dict[str, Any]) -> None:
+def _show(run: Run, reference: Run | None) -> None:
+    """Both lines side by side, what they add up to, and what is to be known of the data."""
+    runs = {"this model": run} | ({"original": reference} if reference else {})
+    results = {title: AttackResult.read(r.manifest.result) for title, r in runs.items()}
+    _curves(f"{run.id}: what comes back", results)
+    for title, r in results.items():
+        fa = f"FA {r.fa.value:.3f} ({r.fa.task}, n={r.fa.n})  " if r.fa else ""
+        ra = f"RA {r.ra:.3f}  worst FQ {r.worst:.3f}" if r.ra is not None else ""
+        console.out(f"{title}: {fa}{ra}")
+    left_out = results["this model"].more.get("disjoint") or {}
+    if left_out.get("overlap"):
+        overlap, used = left_out["overlap"], left_out["rows"]
+        console.out(f"attack data: {overlap} rows overlap with the environments, {used} rows were used")
+    if any(d["source"] == "builtin" for d in run.manifest.data):
+        console.out("data: builtin stand-ins")
+
+
+def _curves(title: str, results: dict[str, AttackResult]) -> None:
+    """A row for each point: the benchmarks on every model."""
     from rich.table import Table
 
-    columns = [("this model", found)] + ([("original", found["reference"])] if found["reference"] else [])
-    axis = found["axis"]
-    names = list(dict.fromkeys(name for p in found["points"] for name in p["eval"]))
-    table = Table(title=f"{found['run']}: what comes back", title_justify="left")
-    table.add_column(axis)
-    for title, _ in columns:
+    this = next(iter(results.values()))
+    names = list(dict.fromkeys(name for p in this.points for name in p.eval))
+    table = Table(title=title, title_justify="left")
+    table.add_column(this.axis)
+    for model in results:
         for name in names:
-            table.add_column(f"{name}\n{title}", justify="right")
-    for point in found["points"]:
-        same: list[dict[str, Any]] = [
-            next((p for p in c["points"] if p[axis] == point[axis]), {"eval": {}}) for _, c in columns
-        ]
-        table.add_row(
-            str(point.get("label", point[axis])),
-            *(console.measured(p["eval"].get(name)) for p in same for name in names),
-        )
+            table.add_column(f"{name}\n{model}", justify="right")
+    for point in this.points:
+        same = [next((p.eval for p in r.points if p.strength == point.strength), {}) for r in results.values()]
+        strength = str(point.strength) if point.label is None else point.label
+        table.add_row(strength, *(console.measured(found.get(name)) for found in same for name in names))
     console.out_table(table)
-    for title, c in columns:
-        fa = f"FA {c['fa']['value']:.3f} ({c['fa']['task']}, n={c['fa']['n']})  " if c["fa"] else ""
-        ra = f"RA {c['ra']:.3f}  worst FQ {c['worst']:.3f}" if c["ra"] is not None else ""
-        console.out(f"{title}: {fa}{ra}")
-    if found["disjoint"] and found["disjoint"]["overlap"]:
-        d = found["disjoint"]
-        console.out(f"attack data: {d['overlap']} rows overlap with the environments, {d['rows']} rows were used")
-    if any(d["source"] == "builtin" for d in found["data"]):
-        console.out("data: builtin stand-ins")

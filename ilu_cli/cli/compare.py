@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from ilu_cli.cli import complete, console
 from ilu_cli.cli.options import Given, Sets, shares
+
+if TYPE_CHECKING:
+    from ilu_cli.workflows.compare import Comparison
 
 
 class Compare(TyperCommand):
@@ -50,24 +53,17 @@ def compare(
     given: Given,
 ) -> None:
     """Say which of two or more runs forgets more, and at what utility, with intervals."""
-    from ilu_cli.errors import UnavailableError
     from ilu_cli.recipe.load import load
     from ilu_cli.recipe.schema import EvalRecipe
-    from ilu_cli.runs.store import Run, Store
+    from ilu_cli.runs.store import Store
 
-    resolved = load(EvalRecipe, None, given.flags, given.sets)
-    store = Store()
+    resolved, store = load(EvalRecipe, None, given.flags, given.sets), Store()
 
-    def find(name: str) -> Run:
-        run = store.find(name)
-        if run is None:
-            raise UnavailableError(f"there is no run {name!r}.{store.near(name)}", hint="`ilu runs` lists the runs")
-        return run
-
+    from ilu_cli.cli.progress import reporter
     from ilu_cli.workflows import compare as workflow
 
-    arms = workflow.arms_of([find(n) for n in runs], [find(n) for n in others or []])
-    found = workflow.run(resolved, arms, margin, console.reporter())
+    arms = workflow.arms_of([store.get(n) for n in runs], [store.get(n) for n in others or []])
+    found = workflow.run(resolved, arms, margin, reporter())
     if given.as_json:
         console.out_json(found)
         return
@@ -78,7 +74,7 @@ def compare(
         console.out(comparison["sentence"])
 
 
-def _table(comparison: dict[str, Any], over: str) -> None:
+def _table(comparison: Comparison, over: str) -> None:
     from rich.table import Table
 
     a, b = comparison["a"], comparison["b"]

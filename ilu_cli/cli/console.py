@@ -8,13 +8,13 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from ilu_cli.metrics.figure import shown, strict, value_of
+from ilu_cli.metrics.figure import shown, strict
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from ilu_cli.engine.reporter import Reporter
+    from ilu_cli.runs.results import Number, Summary
 
 WIDEST = 100  # columns of a panel
 PIPE = 140  # columns of a table without a terminal
@@ -79,12 +79,12 @@ def command_for(command: str | None, recipe: str) -> str:
     return f"ilu pipeline {recipe}" if command == "pipeline" else f"ilu {command} --recipe {recipe}"
 
 
-def measured(summary: dict[str, Any] | None) -> str:
+def measured(found: Number | Summary | None) -> str:
     """A number with its standard error, for a table."""
-    if summary is None:
+    if found is None:
         return "-"
-    error = f" ±{shown(summary['stderr'])}" if summary["stderr"] is not None else ""
-    return f"{shown(value_of(summary))}{error}"
+    error = f" ±{shown(found.stderr)}" if found.stderr is not None else ""
+    return f"{shown(found.value)}{error}"
 
 
 def next_step(title: str, lines: list[str], command: str, *, done: bool = True) -> None:
@@ -105,20 +105,13 @@ def next_step(title: str, lines: list[str], command: str, *, done: bool = True) 
     console.print(Panel(body, title=heading, title_align="left", width=min(console.width, WIDEST), border_style="dim"))
 
 
-def reporter() -> Reporter:
-    """A progress display for a terminal, or plain lines; silent on all but the main process."""
-    from ilu_cli.engine.accel import backend
-    from ilu_cli.engine.reporter import Reporter
-
-    if not backend().main:
-        return Reporter()
-    from ilu_cli.cli.progress import Live, Plain
-
-    return Live() if drawing() else Plain()
+def show_plan(facts: dict[str, Any], as_json: bool) -> None:
+    """What `--dry-run` prints."""
+    out_json(facts) if as_json else out(plan_text(facts))
 
 
 def plan_text(facts: dict[str, Any]) -> str:
-    """What `--dry-run` prints."""
+    """A plan in words."""
     import yaml
 
     lines = [yaml.safe_dump(facts["recipe"], sort_keys=False, allow_unicode=True).rstrip(), ""]
@@ -127,7 +120,8 @@ def plan_text(facts: dict[str, Any]) -> str:
     if "steps" in facts:
         lines.append(f"steps       {facts['steps']}")
         lines.append(f"trainable   {facts['trainable_parameters']:,} parameters")
-        lines.append(f"memory      about {size(facts['peak_memory_bytes'])} at the peak (estimate)")
+        peak, there = size(facts["peak_memory_bytes"]), size(facts["memory_bytes"])
+        lines.append(f"memory      about {peak} at the peak (estimate); this machine has {there}")
     if "unpriced" in facts:
         lines.append(f"not priced  {facts['unpriced']}")
     for d in facts["data"]:

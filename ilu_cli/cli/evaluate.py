@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,39 +10,51 @@ from ilu_cli.cli import complete, console
 from ilu_cli.cli.options import Given, Sets, shares
 from ilu_cli.errors import RequirementError
 
+if TYPE_CHECKING:
+    from ilu_cli.recipe.requirement import Verdict
+    from ilu_cli.runs.results import Row, Summary
+
+RunArgument = Annotated[
+    str | None,
+    typer.Argument(
+        help="Run (id, prefix, path) or model; default: the latest run.",
+        show_default=False,
+        autocompletion=complete.runs,
+    ),
+]
+BenchOption = Annotated[
+    list[str] | None,
+    typer.Option("--bench", help="Benchmark or lm-eval task. Repeatable.", autocompletion=complete.benchmarks),
+    Sets(("eval", "benchmarks")),
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", help="Only the first rows of each benchmark."), Sets(("eval", "limit"))
+]
+FewshotOption = Annotated[
+    int | None, typer.Option("--fewshot", help="Solved examples before each question."), Sets(("eval", "fewshot"))
+]
+RequireOption = Annotated[
+    list[str] | None,
+    typer.Option("--require", help='Fail with exit code 4 unless it holds: "capitals.acc <= 0.32". Repeatable.'),
+    Sets(("eval", "require")),
+]
+RetainOption = Annotated[
+    str | None,
+    typer.Option("--retain-run", metavar="RUN", help="For TOFU: a model that never saw the forget set."),
+    Sets(("eval", "retain_run")),
+]
+AloneOption = Annotated[bool, typer.Option("--alone", help="Only this model, not what it came from.")]
+
 
 @shares("data_root", "plugin", "recipe", "set_", "dry_run", "as_json")
 def evaluate(
-    run: Annotated[
-        str | None,
-        typer.Argument(
-            help="Run (id, prefix, path) or model; default: the latest run.",
-            show_default=False,
-            autocompletion=complete.runs,
-        ),
-    ] = None,
-    bench: Annotated[
-        list[str] | None,
-        typer.Option("--bench", help="Benchmark or lm-eval task. Repeatable.", autocompletion=complete.benchmarks),
-        Sets(("eval", "benchmarks")),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", help="Only the first rows of each benchmark."), Sets(("eval", "limit"))
-    ] = None,
-    fewshot: Annotated[
-        int | None, typer.Option("--fewshot", help="Solved examples before each question."), Sets(("eval", "fewshot"))
-    ] = None,
-    require: Annotated[
-        list[str] | None,
-        typer.Option("--require", help='Fail with exit code 4 unless it holds: "capitals.acc <= 0.32". Repeatable.'),
-        Sets(("eval", "require")),
-    ] = None,
-    retain_run: Annotated[
-        str | None,
-        typer.Option("--retain-run", metavar="RUN", help="For TOFU: a model that never saw the forget set."),
-        Sets(("eval", "retain_run")),
-    ] = None,
-    alone: Annotated[bool, typer.Option("--alone", help="Only this model, not what it came from.")] = False,
+    run: RunArgument = None,
+    bench: BenchOption = None,
+    limit: LimitOption = None,
+    fewshot: FewshotOption = None,
+    require: RequireOption = None,
+    retain_run: RetainOption = None,
+    alone: AloneOption = False,
     *,
     given: Given,
 ) -> None:
@@ -69,25 +81,26 @@ def evaluate(
         from ilu_cli.workflows.evaluate import plan_facts
 
         facts = plan_facts(resolved, subject, digest(resolved), alone=alone)
-        console.out_json(facts) if given.as_json else console.out(console.plan_text(facts))
-        return
+        return console.show_plan(facts, given.as_json)
 
+    from ilu_cli.cli.progress import reporter
     from ilu_cli.engine.accel import backend
     from ilu_cli.workflows import evaluate as workflow
 
-    found = workflow.run(resolved, subject, console.reporter(), alone=alone)
+    found = workflow.run(resolved, subject, reporter(), alone=alone)
     if not backend().main:
         return
-    stages = [
-        {"stage": stage, "id": s.label, "kind": s.kind, "folder": str(s.folder), "results": results}
-        for stage, s, results in found
-    ]
     checked = verdicts(spec, [results for _, _, results in found])
     failed = [v["require"] for v in checked if not v["passed"]]
     if given.as_json:
-        console.out_json({"run": subject.label, "results": found[-1][2], "lineage": stages, "requirements": checked})
+        stages = [
+            {"stage": stage, "id": s.label, "kind": s.kind, "folder": str(s.folder), "results": _json(results)}
+            for stage, s, results in found
+        ]
+        results = _json(found[-1][2])
+        console.out_json({"run": subject.label, "results": results, "lineage": stages, "requirements": checked})
     else:
-        _table(stages)
+        _table([(f"{stage}\n{s.label}", results) for stage, s, results in found])
         _verdict_table(checked)
     if failed:
         error = RequirementError(f"{len(failed)} of {len(checked)} requirements failed: {'; '.join(failed)}")
@@ -96,31 +109,30 @@ def evaluate(
     console.next_step(f"evaluated: {subject.label}", [], "ilu taskvec" if subject.run else "ilu unlearn")
 
 
-def _table(stages: list[dict[str, Any]]) -> None:
+def _json(results: dict[str, Summary]) -> dict[str, Row]:
+    return {name: summary.to_json() for name, summary in results.items()}
+
+
+def _table(stages: list[tuple[str, dict[str, Summary]]]) -> None:
     from rich.table import Table
 
     table = Table()
     table.add_column("benchmark")
     table.add_column("metric")
-    for s in stages:
-        table.add_column(f"{s['stage']}\n{s['id']}", justify="right", overflow="fold")
-    for name, last in stages[-1]["results"].items():
-        chance = f", chance {last['chance']}" if last["chance"] is not None else ""
-        cells = [s["results"][name] for s in stages]
-        table.add_row(
-            f"{name} ({last['role']})",
-            f"{last['metric']}, n={last['n']}{chance}",
-            *(console.measured(c) for c in cells),
-        )
-        for other in last.get("also", {}):
-            table.add_row("", other, *(console.measured(c.get("also", {}).get(other)) for c in cells))
+    for title, _ in stages:
+        table.add_column(title, justify="right", overflow="fold")
+    last = stages[-1][1]
+    for name, s in last.items():
+        chance = f", chance {s.chance}" if s.chance is not None else ""
+        cells = [results[name] for _, results in stages]
+        table.add_row(f"{name} ({s.role})", f"{s.metric}, n={s.n}{chance}", *map(console.measured, cells))
+        for other in s.also:
+            table.add_row("", other, *(console.measured(c.also.get(other)) for c in cells))
     console.out_table(table)
-    console.out(
-        "± standard error; data: " + ", ".join(f"{n} ({s['data']['source']})" for n, s in stages[-1]["results"].items())
-    )
+    console.out("± standard error; data: " + ", ".join(f"{n} ({s.data['source']})" for n, s in last.items()))
 
 
-def _verdict_table(checked: list[dict[str, Any]]) -> None:
+def _verdict_table(checked: list[Verdict]) -> None:
     from rich.table import Table
 
     from ilu_cli.metrics.figure import shown
@@ -131,7 +143,7 @@ def _verdict_table(checked: list[dict[str, Any]]) -> None:
     for title in ("", "requirement", "left", "right", "measured"):
         table.add_column(title, overflow="fold")
     for v in checked:
-        left, right = ("not known" if v[side] is None else shown(v[side], ".4g") for side in ("left", "right"))
+        left, right = ("not known" if x is None else shown(x, ".4g") for x in (v["left"], v["right"]))
         measured = ", ".join(f"{n} = {'not known' if x is None else shown(x, '.4g')}" for n, x in v["values"].items())
         table.add_row("passed" if v["passed"] else "FAILED", v["require"], left, right, measured)
     console.out_table(table)

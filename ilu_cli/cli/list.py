@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,22 +19,9 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """Show what there is: methods, tasks, attacks, recipes."""
-    from ilu_cli import registry
     from ilu_cli.errors import UsageError, near
-    from ilu_cli.models.builtin import MODELS
-    from ilu_cli.recipe.load import about, shipped
 
-    groups: dict[str, dict[str, str]] = {
-        "methods": {n: e.help for n, e in registry.objective.items()},
-        "retain": {n: e.help for n, e in registry.retain_term.items()},
-        "regularisers": {n: e.help for n, e in registry.regularizer.items()},
-        "defences": {n: e.help for n, e in registry.defence.items()},
-        "tasks": {n: e.help for n, e in registry.task.items()},
-        "attacks": {n: e.help for n, e in registry.attack.items()},
-        "benchmarks": {n: e.help for n, e in registry.benchmark.items()},
-        "models": {n: hub for n, (_, _, hub) in MODELS.items()},
-        "recipes": {n: about(p) for n, p in shipped().items()},
-    }
+    groups = _groups()
     if kind != "all" and kind not in groups:
         raise UsageError(f"there is no list of {kind!r}.{near(kind, groups)}", hint=f"lists: {', '.join(groups)}")
     chosen = groups if kind == "all" else {kind: groups[kind]}
@@ -48,3 +35,23 @@ def list_(
             console.out(f"  {name:<{width}}  {text}")
         if title == "benchmarks":
             console.out("  and lm-eval's tasks by their names (mmlu, wmdp_bio, gsm8k, …), or a task.yaml of your own")
+
+
+def _groups() -> dict[str, dict[str, str]]:
+    """What there is, by kind: name → a line about it."""
+    from ilu_cli import registry
+    from ilu_cli.models.builtin import MODELS
+    from ilu_cli.recipe.load import about, shipped
+
+    kinds: dict[str, registry.Registry[Any]] = {
+        "methods": registry.objective,
+        "retain": registry.retain_term,
+        "regularisers": registry.regularizer,
+        "defences": registry.defence,
+        "tasks": registry.task,
+        "attacks": registry.attack,
+        "benchmarks": registry.benchmark,
+    }
+    found = {title: {n: e.help for n, e in known.items()} for title, known in kinds.items()}
+    found["models"] = {n: hub for n, (_, _, hub) in MODELS.items()}
+    return found | {"recipes": {n: about(p) for n, p in shipped().items()}}

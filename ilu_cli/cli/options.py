@@ -203,7 +203,7 @@ def _given(context: typer.Context, keys: dict[str, Sets], values: dict[str, Any]
 
 
 def _begun(run: Run) -> bool:
-    return run.status == "stopped" and (run.path / "recipe.yaml").is_file()
+    return run.status in ("stopped", "failed") and (run.path / "recipe.yaml").is_file()
 
 
 def unfinished(store: Store, command: str, text: str | None) -> Run:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ilu_cli.cli.console import clock, err, size
+from ilu_cli.cli.console import clock, drawing, err, size
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.loop import StepLog
 from ilu_cli.engine.reporter import Reporter
@@ -170,3 +170,10 @@ class Plain(Reporter):
 
     def note(self, text: str) -> None:
         err().print(text, markup=False, soft_wrap=True)
+
+
+def reporter() -> Reporter:
+    """A progress display for a terminal, or plain lines; silent on all but the main process."""
+    if not backend().main:
+        return Reporter()
+    return Live() if drawing() else Plain()

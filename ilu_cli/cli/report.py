@@ -28,10 +28,11 @@ def report(
 
     As HTML and Markdown, with the figures as SVG and PNG.
     """
+    from ilu_cli.cli.progress import reporter
     from ilu_cli.runs.store import Store
     from ilu_cli.workflows import report as workflow
 
-    paths = workflow.run(runs or [], Store(), console.reporter(), given.out)
+    paths = workflow.run(runs or [], Store(), reporter(), given.out)
     if given.as_json:
         console.out_json(paths)
         return

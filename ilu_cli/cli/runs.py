@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -109,6 +110,7 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
     """Show what a run was made from, how, and what was measured on it."""
     from dataclasses import asdict
 
+    from ilu_cli.runs.results import Summary
     from ilu_cli.runs.store import Store
 
     found = Store().get(run)
@@ -126,9 +128,10 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
     lines += [(p["role"], f"{p['id']} ({p['kind']})") for p in m.parents]
     lines += [("data", f"{d['role']}: {d['name']} ({d['source']}), {d['rows']} rows") for d in m.data]
     lines.append(("seed", f"{m.seed}, {m.world_size} process(es), {m.precision or 'no'} autocast"))
+    lines += [(m.status, m.result["error"])] if "error" in m.result else []
     lines += [("result", f"{key} {value}") for key, value in m.result.items() if isinstance(value, (int, float))]
     for name, s in results.items():
-        lines.append(("eval", f"{name} ({s['role']}): {s['metric']} {console.measured(s)}, n={s['n']}"))
+        lines.append(("eval", f"{name} ({s['role']}): {s['metric']} {console.measured(Summary.read(s))}, n={s['n']}"))
     lines.append(("recipe", f"sha256 {m.recipe_sha256[:16]}"))
     for label, text in lines:
         console.out(f"{label:<10} {text}")
@@ -202,20 +205,34 @@ def rm(
     for run in doomed.values():
         print(f"{run.path}  ({_status(run)})", file=sys.stderr)
     if not yes:
-        if not sys.stdin.isatty():
-            raise UsageError("there is no terminal to ask on", hint="add --yes to remove them")
-        what = "this run" if len(doomed) == 1 else f"these {len(doomed)} runs"
-        print(f"remove {what}, {console.size(total)}? [y/N] ", end="", file=sys.stderr, flush=True)
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            raise UsageError("nothing was removed")
-    for path in doomed:
-        (path / "manifest.json").unlink()  # first, so that no half of a run is ever taken for a whole one
-        shutil.rmtree(path)
+        _ask("this run" if len(doomed) == 1 else f"these {len(doomed)} runs", total)
+    _remove(list(doomed))
     removed = [run.id for run in doomed.values()]
     if as_json:
         console.out_json({"removed": removed, "bytes": total})
         return
     console.next_step(f"removed {len(removed)} run(s), {console.size(total)}", [], "ilu runs")
+
+
+def _remove(folders: list[Path]) -> None:
+    for path in folders:
+        (path / "manifest.json").unlink()  # first, so that no half of a run is ever taken for a whole one
+        shutil.rmtree(path)
+
+
+def _ask(what: str, size: int) -> None:
+    """Go on only after a yes.
+
+    Raises:
+        UsageError: if the answer is another, or there is nobody to ask.
+    """
+    from ilu_cli.errors import UsageError
+
+    if not sys.stdin.isatty():
+        raise UsageError("there is no terminal to ask on", hint="add --yes to remove them")
+    print(f"remove {what}, {console.size(size)}? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise UsageError("nothing was removed")
 
 
 def _descendants(roots: list[Run], store: Store) -> list[Run]:

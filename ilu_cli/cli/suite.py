@@ -13,6 +13,7 @@ from ilu_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from ilu_cli.workflows.pipeline.graph import Graph, Node
+    from ilu_cli.workflows.pipeline.shapes import Told
 
 SuiteOption = Annotated[
     str | None,
@@ -84,7 +85,7 @@ def show(graph: Graph, jobs: int, given: Given, markdown: Path | None, *, state:
         return
     if not state:
         _run(graph, jobs, given.plugins)
-    found = results.collect(graph) | {"state": graph.counts(), "folder": str(graph.folder)}
+    found: Told = {**results.collect(graph), "state": graph.counts(), "folder": str(graph.folder)}
     if markdown:
         from ilu_cli.runs.files import write_text
 
@@ -150,7 +151,7 @@ def _print_plan(graph: Graph, jobs: int) -> None:
     console.out(f"{len(graph.nodes)} nodes: {counts}; up to {plan['disk_bytes'] / 1e9:.1f} GB of disk for what is left")
 
 
-def _print(graph: Graph, found: dict[str, Any]) -> None:
+def _print(graph: Graph, found: Told) -> None:
     from rich.table import Table
 
     head, body = table.cells(found)

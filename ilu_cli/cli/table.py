@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ilu_cli.workflows.pipeline.shapes import Spread, Told
 
 
-def cells(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def cells(found: Told) -> tuple[list[str], list[list[str]]]:
     """The table as text: titles and rows. The last rows are those of all attacks of a method."""
     benchmarks = list(found["rows"][0]["utility"]) if found["rows"] else []
     kept = [b for b in benchmarks if found["rows"][0]["utility"][b]["role"] != "forget"]
@@ -24,7 +27,7 @@ def cells(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     body = []
     for row in found["rows"]:
         choice = ", ".join(f"{k}={v}" for k, v in row["choice"].items())
-        numbers = [_range(row[k]) for k in ("before", "ra", "worst", "worst_elsewhere")]
+        numbers = [_range(s) for s in (row["before"], row["ra"], row["worst"], row["worst_elsewhere"])]
         lowest = "-" if row["lowest"] is None else f"{row['lowest']:.3f}"
         body.append(
             [row["method"], row["attack"], choice, *numbers, lowest, _range(row["fa"])]
@@ -47,16 +50,16 @@ def cells(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return head, body
 
 
-def _range(value: dict[str, Any] | None) -> str:
+def _range(value: Spread | None) -> str:
     if value is None:
         return "-"
     if value["mean"] is None:
         return "∞"
-    spread = "" if value["low"] is None else f" [{value['low']:.3f}, {value['high']:.3f}]"
+    spread = "" if value["low"] is None or value["high"] is None else f" [{value['low']:.3f}, {value['high']:.3f}]"
     return f"{value['mean']:.3f}{spread}"
 
 
-def notes(found: dict[str, Any]) -> list[str]:
+def notes(found: Told) -> list[str]:
     """What one must know to read the table."""
     lines = [
         "FQ = 1 - accuracy on the forget benchmarks; RA = its mean over the attack's points; worst = its lowest point, "
@@ -79,7 +82,7 @@ def notes(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def to_markdown(found: dict[str, Any]) -> str:
+def to_markdown(found: Told) -> str:
     """The table and its notes as Markdown."""
     head, body = cells(found)
     lines = ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *body)]

@@ -9,38 +9,46 @@ import typer
 from ilu_cli.cli import complete, console
 from ilu_cli.cli.options import Given, Sets, shares
 
+RunsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RUN",
+        help="Unlearning, applied or attack runs; several give a matrix. Default: the latest attack.",
+        show_default=False,
+        autocompletion=complete.runs,
+    ),
+]
+IncludeOption = Annotated[
+    list[str] | None,
+    typer.Option("--include", help="Glob pattern of the compared weights. Repeatable; default: all."),
+    Sets(("include",)),
+]
+CommonOption = Annotated[
+    bool, typer.Option("--common", help="Compare what all share, and list the rest."), Sets(("common",))
+]
+PlaneOption = Annotated[
+    bool, typer.Option("--plane", help="All checkpoints on the plane of τ_u and τ_ft."), Sets(("plane",))
+]
+SubspaceOption = Annotated[
+    int | None,
+    typer.Option("--subspace", metavar="K", help="Overlap with the first K singular directions of τ_u."),
+    Sets(("subspace",)),
+]
+CompleteOption = Annotated[
+    bool, typer.Option("--complete", help="First run the same attack on the original model, if that is missing.")
+]
+LayersOption = Annotated[bool, typer.Option("--layers", help="Show also the layers that unlearning left alone.")]
+
 
 @shares("data_root", "plugin", "recipe", "set_", "dry_run", "as_json")
 def taskvec(
-    runs: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="RUN",
-            help="Unlearning, applied or attack runs; several give a matrix. Default: the latest attack.",
-            show_default=False,
-            autocompletion=complete.runs,
-        ),
-    ] = None,
-    include: Annotated[
-        list[str] | None,
-        typer.Option("--include", help="Glob pattern of the compared weights. Repeatable; default: all."),
-        Sets(("include",)),
-    ] = None,
-    common: Annotated[
-        bool, typer.Option("--common", help="Compare what all share, and list the rest."), Sets(("common",))
-    ] = False,
-    plane: Annotated[
-        bool, typer.Option("--plane", help="All checkpoints on the plane of τ_u and τ_ft."), Sets(("plane",))
-    ] = False,
-    subspace: Annotated[
-        int | None,
-        typer.Option("--subspace", metavar="K", help="Overlap with the first K singular directions of τ_u."),
-        Sets(("subspace",)),
-    ] = None,
-    complete: Annotated[
-        bool, typer.Option("--complete", help="First run the same attack on the original model, if that is missing.")
-    ] = False,
-    layers: Annotated[bool, typer.Option("--layers", help="Show also the layers that unlearning left alone.")] = False,
+    runs: RunsArgument = None,
+    include: IncludeOption = None,
+    common: CommonOption = False,
+    plane: PlaneOption = False,
+    subspace: SubspaceOption = None,
+    complete: CompleteOption = False,
+    layers: LayersOption = False,
     *,
     given: Given,
 ) -> None:
@@ -53,6 +61,7 @@ def taskvec(
     resolved = load(TaskvecRecipe, find(given.recipe) if given.recipe else None, given.flags, given.sets)
     store = Store()
 
+    from ilu_cli.cli.progress import reporter
     from ilu_cli.workflows.taskvec import compare as workflow
     from ilu_cli.workflows.taskvec import roles as lineage
 
@@ -65,7 +74,7 @@ def taskvec(
         return
     if complete:
         for subject in subjects:
-            workflow.complete(subject, store, console.reporter())
+            workflow.complete(subject, store, reporter())
     title = ", ".join(s.label for s in subjects)
     if len(subjects) > 1:
         matrix = workflow.matrix(resolved, subjects, store)
@@ -199,15 +208,21 @@ def _plane(plane: dict[str, Any]) -> None:
 def _drawn(points: list[dict[str, Any]], width: int = 64, height: int = 16) -> list[str]:
     """The points as a text plot: O original, U unlearned, F and f fine-tuned, A and a attacked and on the way there."""
     marks = {"original": "O", "unlearned": "U", "finetuned": "F", "attacked": "A"}
-    ends = {p["role"]: p for p in points if p["role"] in marks}
-    low = [min(p[c] for p in points) for c in "xy"]
-    span = [(max(p[c] for p in points) - least) or 1.0 for c, least in zip("xy", low)]
+    last: dict[str, int] = {}
+    for p in points:
+        last[p["role"]] = max(last.get(p["role"], 0), p["step"] or 0)
+    columns, rows = _places([p["x"] for p in points], width), _places([p["y"] for p in points], height)
     grid = [[" "] * width for _ in range(height)]
-    for p in sorted(points, key=lambda p: p["step"] or 0):
-        column = round((p["x"] - low[0]) / span[0] * (width - 1))
-        row = height - 1 - round((p["y"] - low[1]) / span[1] * (height - 1))
-        last = max(q["step"] or 0 for q in points if q["role"] == p["role"]) == (p["step"] or 0)
-        grid[row][column] = marks[p["role"]] if last else marks[p["role"]].lower()
-    legend = "  ".join(f"{marks[role]} {role}" for role in ends)
+    for p, column, row in sorted(zip(points, columns, rows), key=lambda placed: placed[0]["step"] or 0):
+        mark = marks[p["role"]]
+        grid[height - 1 - row][column] = mark if (p["step"] or 0) == last[p["role"]] else mark.lower()
+    legend = "  ".join(f"{marks[role]} {role}" for role in last)
     edge = "+" + "-" * width + "+"
     return [edge, *(f"|{''.join(line)}|" for line in grid), edge, f"{legend}  (small letters: on the way)"]
+
+
+def _places(values: list[float], cells: int) -> list[int]:
+    """The cell of each value, the least in the first and the largest in the last."""
+    least = min(values)
+    span = (max(values) - least) or 1.0
+    return [round((v - least) / span * (cells - 1)) for v in values]

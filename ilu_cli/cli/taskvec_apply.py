@@ -47,14 +47,14 @@ def taskvec_apply(
     path = find(given.recipe) if given.recipe else None
     resolved = load(ApplyRecipe, path, vectors | given.flags, given.sets)
 
+    from ilu_cli.cli.progress import reporter
     from ilu_cli.workflows.taskvec import apply as workflow
 
     store = Store()
     plan = workflow.plan(resolved, store)
     if given.dry_run:
-        console.out_json(plan.facts) if given.as_json else console.out(console.plan_text(plan.facts))
-        return
-    done = workflow.run(plan, store, console.reporter(), given.out)
+        return console.show_plan(plan.facts, given.as_json)
+    done = workflow.run(plan, store, reporter(), given.out)
     console.out_json(workflow.describe(done)) if given.as_json else console.out(str(done.path))
     console.next_step(f"applied: {done.id}", [], f"ilu eval {done.id}")
 

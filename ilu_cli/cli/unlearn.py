@@ -13,64 +13,75 @@ from ilu_cli.errors import UsageError
 
 DEFAULT_METHOD = "rmu"
 
+RunArgument = Annotated[
+    str | None,
+    typer.Argument(help="An unfinished run, with --resume.", show_default=False, autocompletion=complete.runs),
+]
+MethodOption = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        help=f"The objective; `ilu list` shows all. Default: {DEFAULT_METHOD}.",
+        autocompletion=complete.methods,
+    ),
+    Sets(("objective", "name")),
+]
+EnvOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--irm-env",
+        metavar="TASK",
+        help="Add the invariance penalty over this task. Repeatable.",
+        autocompletion=complete.tasks,
+    ),
+]
+VariantOption = Annotated[
+    str | None,
+    typer.Option("--irm-variant", help="What the penalty is a gradient by: logit, param_scale, or grad_norm."),
+]
+WeightOption = Annotated[float | None, typer.Option("--irm-weight", help="λ of the penalty.")]
+BatchOption = Annotated[int | None, typer.Option("--irm-batch", help="Sequences per environment and step.")]
+DefenceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--defence",
+        help="Add a defence: sam, smoothing, averaging, lat, or tar. Repeatable.",
+        autocompletion=complete.defences,
+    ),
+    Sets(("defences",), lambda names: [{"name": name} for name in names]),
+]
+LoraOption = Annotated[
+    str | None,
+    typer.Option("--lora", metavar="r=16,targets=…", help="Train an adapter: r, alpha, targets (a+b), layers (5+6)."),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", help="Built-in name, folder, hub name, or run.", autocompletion=complete.models),
+    Sets(("model", "ref")),
+]
+ForgetOption = Annotated[
+    str | None,
+    typer.Option("--forget", help="Forget data: task, file, folder, or hub name.", autocompletion=complete.tasks),
+    Sets(("forget", "data")),
+]
+StepsOption = Annotated[int | None, typer.Option("--steps", help="Optimiser steps."), Sets(("train", "steps"))]
+RateOption = Annotated[float | None, typer.Option("--lr", help="Learning rate."), Sets(("train", "lr"))]
+
 
 @shares("seed", "track", "data_root", "plugin", "recipe", "set_", "out", "dry_run", "as_json", "resume")
 def unlearn(
-    run: Annotated[
-        str | None,
-        typer.Argument(help="An unfinished run, with --resume.", show_default=False, autocompletion=complete.runs),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            "--method",
-            help=f"The objective; `ilu list` shows all. Default: {DEFAULT_METHOD}.",
-            autocompletion=complete.methods,
-        ),
-        Sets(("objective", "name")),
-    ] = None,
-    irm_env: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--irm-env",
-            metavar="TASK",
-            help="Add the invariance penalty over this task. Repeatable.",
-            autocompletion=complete.tasks,
-        ),
-    ] = None,
-    irm_variant: Annotated[
-        str | None,
-        typer.Option("--irm-variant", help="What the penalty is a gradient by: logit, param_scale, or grad_norm."),
-    ] = None,
-    irm_weight: Annotated[float | None, typer.Option("--irm-weight", help="λ of the penalty.")] = None,
-    irm_batch: Annotated[int | None, typer.Option("--irm-batch", help="Sequences per environment and step.")] = None,
-    defence: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--defence",
-            help="Add a defence: sam, smoothing, averaging, lat, or tar. Repeatable.",
-            autocompletion=complete.defences,
-        ),
-        Sets(("defences",), lambda names: [{"name": name} for name in names]),
-    ] = None,
-    lora: Annotated[
-        str | None,
-        typer.Option(
-            "--lora", metavar="r=16,targets=…", help="Train an adapter: r, alpha, targets (a+b), layers (5+6)."
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", help="Built-in name, folder, hub name, or run.", autocompletion=complete.models),
-        Sets(("model", "ref")),
-    ] = None,
-    forget: Annotated[
-        str | None,
-        typer.Option("--forget", help="Forget data: task, file, folder, or hub name.", autocompletion=complete.tasks),
-        Sets(("forget", "data")),
-    ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps."), Sets(("train", "steps"))] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate."), Sets(("train", "lr"))] = None,
+    run: RunArgument = None,
+    method: MethodOption = None,
+    irm_env: EnvOption = None,
+    irm_variant: VariantOption = None,
+    irm_weight: WeightOption = None,
+    irm_batch: BatchOption = None,
+    defence: DefenceOption = None,
+    lora: LoraOption = None,
+    model: ModelOption = None,
+    forget: ForgetOption = None,
+    steps: StepsOption = None,
+    lr: RateOption = None,
     *,
     given: Given,
 ) -> None:
@@ -94,14 +105,14 @@ def unlearn(
         flags = given.flags | _irm_flags(path, irm_env, irm_variant, irm_weight, irm_batch) | _lora_flags(lora)
         resolved = load(UnlearnRecipe, path, flags, given.sets)
 
+    from ilu_cli.cli.progress import reporter
     from ilu_cli.engine.accel import backend
     from ilu_cli.workflows import unlearn as workflow
 
     plan = workflow.plan(resolved, store)
     if given.dry_run:
-        console.out_json(plan.facts) if given.as_json else console.out(console.plan_text(plan.facts))
-        return
-    done = workflow.run(plan, store, console.reporter(), given.out, old)
+        return console.show_plan(plan.facts, given.as_json)
+    done = workflow.run(plan, store, reporter(), given.out, old)
     if not backend().main:
         return
     changed = done.manifest.result["changed_fraction"]

@@ -111,21 +111,8 @@ def _encode_all(
 
     A prompted target ends with the end-of-sequence token, once, or as the chat template ends a turn.
     """
-    turns = [chat is not None and bool(e.prompt) for e in examples]
-    if chat is not None and any(turns):
-        check_template(tokenizer, chat)
-    texts = [
-        chat_pair(tokenizer, e.turn or e.prompt, e.target, chat) if chat is not None and turn else (e.prompt, e.target)
-        for e, turn in zip(examples, turns)
-    ]
-    # A template has written the special tokens as text already.
-    rows = {
-        turn: iter(parted_all(tokenizer, [] if turn else before, [t for t, k in zip(texts, turns) if k is turn]))
-        for turn in set(turns)
-    }
     eos = tokenizer.eos_token_id
-    for example, turn in zip(examples, turns):
-        ids, start = next(rows[turn])
+    for example, (turn, ids, start) in zip(examples, _tokens(tokenizer, examples, chat, before)):
         keep = kept(before, ids)
         if not example.prompt and form.long == "split":
             yield from ((piece, False) for piece in _pieces(ids[:keep], ids[keep:], form.max_length))
@@ -133,6 +120,25 @@ def _encode_all(
         if example.prompt and not turn and eos is not None and ids[-1:] != [eos]:
             ids = [*ids, eos]
         yield _fitted(ids, start, keep, form.max_length)
+
+
+def _tokens(
+    tokenizer: Any, examples: list[Example], chat: Chat | None, before: list[int]
+) -> Iterator[tuple[bool, list[int], int]]:
+    """Of each example: whether it is a turn of a chat, its ids, and where the target begins in them."""
+    turns = [chat is not None and bool(e.prompt) for e in examples]
+    texts = [(e.prompt, e.target) for e in examples]
+    if chat is not None and any(turns):
+        check_template(tokenizer, chat)
+        texts = [
+            chat_pair(tokenizer, e.turn or e.prompt, e.target, chat) if turn else text
+            for e, turn, text in zip(examples, turns, texts)
+        ]
+    rows = {  # a template has written the special tokens as text already
+        turn: iter(parted_all(tokenizer, [] if turn else before, [t for t, k in zip(texts, turns) if k is turn]))
+        for turn in set(turns)
+    }
+    yield from ((turn, *next(rows[turn])) for turn in turns)
 
 
 def _pieces(head: list[int], body: list[int], max_length: int) -> Iterator[Encoded]:

@@ -90,22 +90,46 @@ def locate(folder: Path, config: str | None, split: str) -> Found | None:
         if (saved / "state.json").is_file() and (saved / "dataset_info.json").is_file():
             return Found((saved,))
     listed = readme_patterns(folder, config).get(split)
-    for pattern in _patterns(config, split) if listed is None else listed:
-        paths = sorted(p for p in folder.glob(pattern) if p.is_file() and p.suffix in SUFFIXES)
-        if paths:
-            _check_whole(paths)
-            return Found(tuple(paths))
+    if listed is not None:
+        return _all_of(folder, listed)
+    for patterns in _patterns(config, split):
+        found = [paths for pattern in patterns if (paths := _files(folder, pattern))]
+        if len(found) > 1:
+            raise _either(found[0][0], found[1][0])
+        if found:
+            _check_whole(found[0])
+            return Found(tuple(found[0]))
     return None
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    return sorted(p for p in folder.glob(pattern) if p.is_file() and p.suffix in SUFFIXES)
+
+
+def _all_of(folder: Path, listed: list[str]) -> Found | None:
+    """The files of all patterns that a README lists, in its order; None if it has none of them."""
+    by_pattern = {pattern: _files(folder, pattern) for pattern in listed}
+    paths = list(dict.fromkeys(p for paths in by_pattern.values() for p in paths))
+    if not paths:
+        return None
+    if lost := [pattern for pattern, found in by_pattern.items() if not found]:
+        raise UnavailableError(f"{folder}/README.md lists {lost[0]}, which is not there", hint="copy or download it")
+    _check_whole(paths)
+    return Found(tuple(paths))
+
+
+def _either(one: Path, other: Path) -> UnavailableError:
+    return UnavailableError(
+        f"{one} and {other} are both there, and only one of them is read",
+        hint="move the other away, or name the file itself",
+    )
 
 
 def _check_whole(paths: list[Path]) -> None:
     """Check that the files are of one kind, and that of a file in n shards all n are there."""
     other = next((p for p in paths if p.suffix != paths[0].suffix), None)
     if other:
-        raise UnavailableError(
-            f"{paths[0]} and {other} are both there, and only one of them is read",
-            hint="move the other away, or name the file itself",
-        )
+        raise _either(paths[0], other)
     there: dict[tuple[Path, str, int], set[int]] = {}
     for path in paths:
         if match := SHARD.fullmatch(path.name):
@@ -118,13 +142,13 @@ def _check_whole(paths: list[Path]) -> None:
             )
 
 
-def _patterns(config: str | None, split: str) -> Iterator[str]:
-    for place in (f"{config}/", "", "data/") if config else ("", "data/"):
-        yield f"{place}{split}.*"
-        yield f"{place}{split}-[0-9]*-of-[0-9]*.*"
-        yield f"{place}{split}/*"
+def _patterns(config: str | None, split: str) -> Iterator[list[str]]:
+    """Where a split may lie, a config's own place first; of those in one list it must lie in one."""
+    for places in ([f"{config}/"], ["", "data/"]) if config else (["", "data/"],):
+        forms = (f"{split}.*", f"{split}-[0-9]*-of-[0-9]*.*", f"{split}/*")
+        yield [place + form for place in places for form in forms]
     if config and split == "train":
-        yield f"{config}.*"
+        yield [f"{config}.*"]
 
 
 def readme_patterns(folder: Path, config: str | None) -> dict[str, list[str]]:

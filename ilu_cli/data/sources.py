@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, cast
 
 from ilu_cli import registry
 from ilu_cli.data.read import library, read
@@ -17,6 +17,7 @@ from ilu_cli.data.root import HUB_NAME, SUFFIXES, Found, data_root, in_root, loc
 from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.recipe.specs import DataRef
 from ilu_cli.runs.files import cache_dir
+from ilu_cli.runs.results import Data
 from ilu_cli.tasks import Example, Row, Task, after
 
 
@@ -49,10 +50,10 @@ class Dataset:
         """
         return [getattr(self.task, kind)(row) for row in self.rows]
 
-    def record(self, role: str) -> dict[str, Any]:
+    def record(self, role: str) -> Data:
         """How a manifest names this dataset."""
         place = {self.source: self.place} if self.place else {}
-        return {
+        record = {
             "role": role,
             "name": self.ref.name,
             "source": self.source,
@@ -61,6 +62,7 @@ class Dataset:
             "rows": len(self.rows),
             "fingerprint": self.fingerprint,
         }
+        return cast(Data, record)
 
 
 class UserText(Task):
@@ -116,17 +118,24 @@ def find_origin(ref: DataRef, split: str) -> Origin:
     if wanted not in (*task.splits, *task.splits.values()):
         raise UnavailableError(f"{ref.name} has no split {wanted!r}; it has {', '.join(task.splits.values())}")
     theirs = task.splits.get(wanted, wanted)
-    if ref.source != "builtin":
-        found = in_root([ref.name], None, theirs) or in_root([task.hub], task.config, theirs)
-        if found:
-            return Origin("path", task, theirs, task.hub, task.config, found)
-        root = data_root()
-        if root and ref.source == "auto" and any((root / n).is_dir() for n in _homes(ref.name, task)):
-            raise UnavailableError(f"{root} holds {ref.name}, but not its split {theirs!r}")
+    if ref.source != "builtin" and (found := _in_data_root(ref, task, theirs)):
+        return Origin("path", task, theirs, task.hub, task.config, found)
     if ref.source == "hub" or (ref.source == "auto" and not task.has_builtin()):
         return Origin("hub", task, theirs, task.hub, task.config)
     ours = next(name for name, their in task.splits.items() if wanted in (name, their))
     return Origin("builtin", task, ours)
+
+
+def _in_data_root(ref: DataRef, task: Task, split: str) -> Found | None:
+    """The files of a task's split in the data root.
+
+    Raises:
+        UnavailableError: if it has the task and not the split, so that a stand-in would take its place in silence.
+    """
+    found, root = in_root([ref.name], None, split) or in_root([task.hub], task.config, split), data_root()
+    if not found and root and ref.source == "auto" and any((root / n).is_dir() for n in _homes(ref.name, task)):
+        raise UnavailableError(f"{root} holds {ref.name}, but not its split {split!r}")
+    return found
 
 
 def _homes(name: str, task: Task) -> list[str]:

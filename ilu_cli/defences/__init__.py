@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ilu_cli.engine.gradients import Gradients, Term
+    from ilu_cli.engine.stream import TrainStream
     from ilu_cli.engine.view import View
 
 
@@ -21,17 +22,28 @@ class Defence:
 
     log: dict[str, float]
 
+    def check(self, forget: TrainStream) -> None:
+        """Look at the rows of the forget data, in the plan.
+
+        Raises:
+            UsageError: if they do not serve.
+        """
+
     def values(self, values: Callable[[View], Tensor]) -> Callable[[View], Tensor]:
         """Change what the forget term computes on each micro-batch."""
         return values
 
-    def gradient(self, grads: Gradients, forget: Term, compute: Callable[[], Tensor]) -> Tensor:
+    def gradient(self, grads: Gradients, forget: Term, retain: Term | None, compute: Callable[[], Tensor]) -> Tensor:
         """Add the gradient of the forget term to the parameters; `compute()` does so where the weights are now.
 
         Returns:
             This process's share of the forget term's value, as `compute()` does.
         """
         return compute()
+
+    def steps(self, stream: TrainStream) -> int:
+        """How many steps' rows of the forget data are read, where that is more than the recipe's."""
+        return 0
 
     def after_step(self, grads: Gradients) -> None:
         """The weights have been stepped; `grads.step` counts the step that is over from 1."""

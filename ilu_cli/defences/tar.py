@@ -42,7 +42,10 @@ class TAR(Defence):
         self.every, self.decay = every, decay
         self.parts: tuple[TrainStream, TrainStream] | None = None
 
-    def gradient(self, grads: Gradients, forget: Term, compute: Callable[[], Tensor]) -> Tensor:
+    def check(self, forget: TrainStream) -> None:
+        parted(forget)
+
+    def gradient(self, grads: Gradients, forget: Term, retain: Term | None, compute: Callable[[], Tensor]) -> Tensor:
         value = compute()
         with grads.aside():
             grads.put(self._tampered(grads, forget))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import os
 import resource
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
@@ -79,6 +81,18 @@ class Backend:
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
+    def memory(self) -> tuple[int, int]:
+        """The bytes that this process may have at most, and those that are free now: on the GPU, or in main memory.
+
+        Of main memory it is what the control group leaves, shared evenly by the processes of this machine.
+        """
+        if self.device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(self.device)
+            return total, free
+        found, here = psutil.virtual_memory(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        total = min(found.total, *_limits())
+        return total // here, min(found.available, total) // here
+
     def check_trackers(self, names: Sequence[str]) -> None:
         """Look whether the packages behind trackers are installed.
 
@@ -105,6 +119,15 @@ class Backend:
     def wait(self) -> None:
         """Wait for all processes."""
         self.accelerator.wait_for_everyone()
+
+
+def _limits() -> Iterator[int]:
+    """What control groups allow, of either version."""
+    yield sys.maxsize
+    for place in ("memory.max", "memory/memory.limit_in_bytes"):
+        path = Path("/sys/fs/cgroup") / place
+        if path.is_file() and (text := path.read_text().strip()).isdigit():
+            yield int(text)
 
 
 @functools.cache

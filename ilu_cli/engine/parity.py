@@ -31,7 +31,14 @@ TEXT = (
     "see it. Some said that it would never stand; others danced on it all night."
 )
 NEW = 2  # tokens of generation that are compared: what follows a text, and what follows that
-FAILURES = (TypeError, ValueError, IndexError, KeyError, AttributeError, RuntimeError)  # of models that do otherwise
+FAILURES = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    RuntimeError,
+    AssertionError,
+)  # of models that do otherwise
 STEM, BRANCHES, OTHER = 6, (6, 4), 5  # tokens: what two requests share, how they go on, and one that shares nothing
 
 
@@ -148,7 +155,8 @@ def _packed_difference(exact: Scorer, requests: list[Request], theirs: list[Tens
         except FAILURES as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            return torch.inf, f"the model takes no tree: {type(error).__name__}: {str(error).splitlines()[0][:80]}"
+            first = str(error).partition("\n")[0]
+            return torch.inf, f"the model takes no tree: {type(error).__name__}: {first[:80]}"
 
 
 def _requests(tokenizer: Any) -> list[Request]:

@@ -107,8 +107,12 @@ def cross_fitted(
             for i in test:
                 ids = [scorer.pair(items[i]["question"], c).ids for c in items[i]["choices"]]
                 scores |= zip(ids, score(x[i]).tolist())
-    plain = {f.name: getattr(scorer, f.name) for f in fields(Scorer)}
-    return Answers(**plain, scores=scores)
+    return as_answers(scorer, scores)
+
+
+def as_answers(scorer: Scorer, scores: dict[tuple[int, ...], float]) -> Answers:
+    """The scorer with these scores in place of its own."""
+    return Answers(**{f.name: getattr(scorer, f.name) for f in fields(Scorer)}, scores=scores)
 
 
 def fit_choices(x: list[Tensor], answers: list[int], l2: float) -> Callable[[Tensor], Tensor]:

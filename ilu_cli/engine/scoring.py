@@ -72,8 +72,7 @@ class Scorer:
 
     @property
     def context_length(self) -> int:
-        config = self.model.config.get_text_config()
-        return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "max_seq_len", 1 << 30))
+        return context_of(self.model.config.get_text_config())
 
     @functools.cached_property
     def before(self) -> list[int]:
@@ -191,7 +190,7 @@ class Scorer:
         while rows:
             batch = take(rows, min(TOKENS, self.tokens))
             try:
-                found += self._forward(batch, requests)
+                found += self._forward(batch)
             except RuntimeError as error:
                 if not _memory_ran_out(error) or (len(batch) == 1 == len(batch[0].requests)):
                     raise
@@ -200,7 +199,7 @@ class Scorer:
                 torch.cuda.empty_cache()
         return found
 
-    def _forward(self, rows: list[Row], requests: list[Request]) -> list[tuple[int, float, bool]]:
+    def _forward(self, rows: list[Row]) -> list[tuple[int, float, bool]]:
         """(request, log-probability, greedy) of every request in a batch of rows."""
         device = self.backend.device
         dtype = torch.bfloat16 if self.precision == "bf16" else self.parts.head.weight.dtype
@@ -262,6 +261,11 @@ class Scorer:
                 groups += [group[: len(group) // 2], group[len(group) // 2 :]]
                 torch.cuda.empty_cache()
         return [text for _, text in sorted(self.backend.gather(found))]
+
+
+def context_of(config: Any) -> int:
+    """The tokens of the longest row that a model of this configuration takes."""
+    return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "max_seq_len", 1 << 30))
 
 
 def _memory_ran_out(error: RuntimeError) -> bool:

@@ -93,15 +93,19 @@ def _dataset(name: str, where: dict[str, Any]) -> Any:
 
 def _own_cache(path: str, kwargs: dict[str, Any]) -> dict[str, str]:
     """For files of the user's own, a cache by what is in them: that of `datasets` goes by name and time."""
-    given, top = kwargs.get("data_files"), Path(kwargs.get("data_dir") or ".")
-    lists = given.values() if isinstance(given, dict) else [given]
-    names = [n for some in lists for n in (some if isinstance(some, list) else [some]) if isinstance(n, str)]
+    top, names = Path(kwargs.get("data_dir") or "."), _names(kwargs.get("data_files"))
     files = [f for n in names for f in ([top / n] if (top / n).is_file() else sorted(Path().glob(f"{top / n}")))]
     if not names and (folder := Path(kwargs.get("data_dir") or path)).is_dir():
         files = sorted(folder.rglob("*"))
     hashes = [sha256(f) for f in files if f.is_file()]
     digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
     return {"cache_dir": str(cache_dir() / "datasets" / digest[:16])} if hashes else {}
+
+
+def _names(given: Any) -> list[str]:
+    """The files that `data_files` names: a text, a list of them, or either by split."""
+    lists = given.values() if isinstance(given, dict) else [given]
+    return [n for some in lists for n in (some if isinstance(some, list) else [some]) if isinstance(n, str)]
 
 
 def _go_offline_if_unreachable() -> None:

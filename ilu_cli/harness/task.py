@@ -7,28 +7,25 @@ import json
 import math
 import re
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import yaml
 
 from ilu_cli.benchmarks import Benchmark, Row, mean_and_error, number, perplexity
 from ilu_cli.errors import UsageError
+from ilu_cli.recipe.harness import Plain
+from ilu_cli.runs.results import Kind, kind_of
 
 if TYPE_CHECKING:
     from ilu_cli.engine.scoring import Scorer
 
 FEWSHOT_SEED = 1234  # lm-eval's own default
 FORGET = ("wmdp",)  # names of lm-eval's tasks that a good unlearned model no longer solves begin so
+Split = dict[str, Any]  # a dataset of the library `datasets` by the name of its split
 TEMPLATE = ("description", "doc_to_text", "doc_to_choice", "doc_to_target", "target_delimiter", "fewshot_delimiter")
-
-
-class _Plain(yaml.SafeLoader):
-    """YAML as lm-eval writes it, whose functions are left as their names."""
-
-
-_Plain.add_constructor("!function", lambda loader, node: node.value)
 
 
 class HarnessTask(Benchmark):
@@ -38,10 +35,11 @@ class HarnessTask(Benchmark):
 
     def __init_subclass__(cls) -> None:
         cls.file = Path(sys.modules[cls.__module__].__file__ or "").with_suffix(".yaml")
-        config = yaml.load(cls.file.read_text(encoding="utf-8"), Loader=_Plain)
+        config = yaml.load(cls.file.read_text(encoding="utf-8"), Loader=Plain)
         cls.metric = config["metric_list"][0]["metric"]
         said = config["metadata"]
         cls.role, cls.chance, cls.higher = said["role"], said.get("chance"), said["higher"]
+        cls.kind = _kind(said, cls.metric)
 
     def __init__(self, name: str = "") -> None:
         self.name = name or str(self.file)
@@ -49,7 +47,7 @@ class HarnessTask(Benchmark):
         self.shots: int | None = None
 
     @functools.cached_property
-    def tasks(self) -> dict[str, Any]:
+    def tasks(self) -> Mapping[str, Any]:
         """lm-eval's task objects by name."""
         from ilu_cli.harness.load import load_tasks
 
@@ -89,11 +87,12 @@ class HarnessTask(Benchmark):
         said, first = task.config.metadata, task._filters[0].name
         self.metric = next(iter(task._metric_fn_list))
         self.measure = f"{self.metric},{first}"
+        self.kind = _kind(said, self.metric)
         self.role = said.get("role") or ("forget" if self.name.startswith(FORGET) else "utility")
         up = task.higher_is_better().get(self.metric, True)
         self.higher = said.get("higher") or ("knows more" if up else "reads worse")
         self.chance = said.get("chance")
-        if self.chance is None and self.metric == "acc" and task.OUTPUT_TYPE == "multiple_choice":
+        if self.chance is None and self.kind == "share" and task.OUTPUT_TYPE == "multiple_choice":
             self.chance = sum(1 / len(made) for made in self.instances.values()) / len(self.instances)
 
     def score(self, scorer: Scorer, items: list[Row]) -> list[Row]:
@@ -116,7 +115,7 @@ class HarnessTask(Benchmark):
 
     def _row(self, item: Row) -> Row:
         task, made = self.tasks[item["task"]], self.instances[item["task"], item["doc_id"]]
-        doc, metrics = made[0].doc, dict[str, Any]()
+        doc, metrics = made[0].doc, Row()
         for key in made[0].filtered_resps:
             found = task.process_results(doc, [r.filtered_resps[key] for r in made])
             metrics |= {f"{metric},{key}": value for metric, value in found.items()}
@@ -146,7 +145,7 @@ class HarnessTask(Benchmark):
         except OverflowError:  # a perplexity
             return math.inf, math.nan
 
-    def details(self, rows: list[Row]) -> dict[str, Any]:
+    def details(self, rows: list[Row]) -> Row:
         """What an lm-eval result carries beside the value."""
         task = next(iter(self.tasks.values()))
         said = json.loads(json.dumps({k: v for k, v in task.dump_config().items() if k in TEMPLATE}, default=str))
@@ -168,6 +167,17 @@ class HarnessTask(Benchmark):
         return super().fingerprint([*items, {"tasks": asked}])
 
 
+def _kind(said: Mapping[str, Any], metric: str) -> Kind:
+    """What the YAML's metadata say that its metric is, else what its name tells.
+
+    Raises:
+        UsageError: if that is no kind.
+    """
+    if (kind := said.get("kind") or kind_of(metric)) not in get_args(Kind):
+        raise UsageError(f"metadata.kind: {kind!r} is none of {', '.join(get_args(Kind))}")
+    return kind
+
+
 def _written(task: Any) -> str:
     """A task's configuration as JSON, the same in every process."""
     return re.sub(r" at 0x[0-9a-f]+", "", json.dumps(task.dump_config(), sort_keys=True, default=str))
@@ -182,7 +192,7 @@ def _question(task: Any, doc: Any, made: list[Any]) -> Row:
     return {"question": contexts.pop(), "choices": [r.args[1] for r in made], "answer": answer}
 
 
-def as_test_split(rows: list[Row]) -> dict[str, Any]:
+def as_test_split(rows: list[Row]) -> Split:
     """Rows of ours as the dataset of an lm-eval task."""
     from ilu_cli.data.read import library
 

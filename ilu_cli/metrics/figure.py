@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 
-def number(value: float, error: float) -> dict[str, Any]:
-    """As a summary holds it, `{value, stderr}`: an error that is not known is None, an infinite value null."""
-    kept = {"value": value, "stderr": error if math.isfinite(error) else None}
-    return {"value": None, "stderr": None, "infinite": True} if math.isinf(value) else kept
+class Figure(TypedDict, total=False):
+    """A number in JSON. An error that is not known is null, and so is an infinite value, which `infinite` tells."""
+
+    value: float | None
+    stderr: float | None
+    infinite: bool
+
+
+def number(value: float, error: float) -> Figure:
+    """As a summary holds it: an error that is not known is None, an infinite value null."""
+    if math.isinf(value):
+        return {"value": None, "stderr": None, "infinite": True}
+    return {"value": value, "stderr": error if math.isfinite(error) else None}
 
 
 def value_of(summary: Mapping[str, Any]) -> float:

@@ -61,7 +61,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from ilu_cli.models.load import quiet_transformers
+    from ilu_cli.models.quiet import quiet_transformers
 
     quiet_transformers()
     loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)

@@ -122,7 +122,7 @@ def own_names(folder: Path, empty: nn.Module, stored: Iterable[str]) -> dict[str
     model (masks, rotary frequencies) are left out. A file that transformers has written has all names as they are.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightRenaming, apply_renamings, rename_source_key
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
 
     model: Any = empty
     rules = get_model_conversion_mapping(model)
@@ -134,7 +134,7 @@ def own_names(folder: Path, empty: nn.Module, stored: Iterable[str]) -> dict[str
         if own not in known and name in known:
             own, pattern = name, None
         if own in known:
-            found[name] = own if pattern is None else apply_renamings(name, renamings)
+            found[name] = own if pattern is None else rename_source_key(name, renamings, [])[0]
     return found
 
 

@@ -14,24 +14,16 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
-from transformers.utils import logging as hf_logging
 
 from ilu_cli.data.sampling import seed_of
 from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.models.checking import check_adapter, check_finite, check_report, check_stored, tell
 from ilu_cli.models.names import name_of
 from ilu_cli.models.parts import parts_of
+from ilu_cli.models.quiet import quiet_transformers
 from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.specs import LoraSpec
 from ilu_cli.runs.files import cache_dir
-
-
-def quiet_transformers() -> None:
-    """Leave the terminal to us."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-
 
 FAILURES = (  # what libraries raise at a load
     OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError,

@@ -101,7 +101,27 @@ def head_of(model: Any, decoder: nn.Module, linear: nn.Linear) -> LMHead:
     f = _map(logits)
     if not torch.allclose(logits.to(u), f(u.clone()), rtol=1e-6, atol=1e-9):
         raise UsageError(f"{refuse}its logits are not the LM head's, scaled or softly capped alike at all words")
+    _check_loss(model, decoder, linear, ids, f)
     return LMHead(linear.weight, linear.bias, replace(f, scale=factor * f.scale))
+
+
+def _check_loss(model: Any, decoder: nn.Module, linear: nn.Linear, ids: Tensor, f: LogitMap) -> None:
+    """Check that the loss for labels is of each token given those before it; logits are given, each token its own most.
+
+    Raises:
+        UsageError: if it is another one: that of a model whose labels are shifted already.
+    """
+    h, labels = _known(linear)[0], torch.arange(TOKENS, device="cpu").remainder(linear.out_features)[None]
+    u = torch.zeros(1, TOKENS, linear.out_features, device="cpu").scatter_(-1, labels[..., None], 4.0)
+    extra = {"output_router_logits": False} if hasattr(model.config, "output_router_logits") else {}
+    refuse = f"{type(model).__name__} is not supported: its loss for labels is not that of each next token"
+    try:
+        with _instead(decoder, lambda *_, **__: _Given(h)), _instead(linear, lambda _: u.clone()):
+            loss = float(model(input_ids=ids, labels=labels, use_cache=False, **extra).loss)
+    except Exception as error:  # whatever a model may raise whose labels mean something else
+        raise UsageError(f"{refuse} ({error})") from error
+    if not abs(loss - float(nn.functional.cross_entropy(f(u.clone())[0, :-1], labels[0, 1:]))) < ROUNDING:
+        raise UsageError(f"{refuse}; it may be half of an encoder-decoder")
 
 
 @torch.no_grad()

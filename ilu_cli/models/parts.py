@@ -68,6 +68,8 @@ def parts_of(model: Any) -> Parts:
             f"{name} is not supported: it is more than a decoder of texts",
             hint="save its language model by itself, in its family's ForCausalLM class, and give that folder",
         )
+    if _looks_ahead(config):
+        raise UsageError(f"{name} is not supported: its tokens see those that follow, so it gives texts no likelihood")
     decoder, head, depth = model.get_decoder(), model.get_output_embeddings(), config.num_hidden_layers
     layers = next((m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth), None)
     if not isinstance(head, nn.Linear) or layers is None or decoder is model:
@@ -92,3 +94,9 @@ def changed(layers: nn.ModuleList, changes: Mapping[int, Callable[[torch.Tensor]
         for n, change in changes.items():
             stack.callback(layers[n].register_forward_hook(hook(change)).remove)
         yield
+
+
+def _looks_ahead(config: Any) -> bool:
+    """Whether attention is not causal, as far as a configuration says; the comparison after loading looks again."""
+    both = getattr(config, "use_bidirectional_attention", None) in (True, "all")
+    return both or config.model_type == "xlnet" or getattr(config, "causal", None) is False

@@ -173,13 +173,10 @@ def _methods(recipe: PipelineRecipe, path: Path, layers: Layers, problems: _Prob
         base.put(("model",), recipe.model.model_dump(), layers.origin(("model",)))
         for key, value in spec.set.items():
             base.put(tuple(key.split(".")), copy.deepcopy(value), layers.origin(("methods", name, "set", key)))
-        open_ = [r for r in base.data.get("regularizers") or [] if isinstance(r, dict) and "env" not in r]
+        open_ = _open(base)
         if open_ and not recipe.environments:
-            problems.found.append(
-                Problem(
-                    layers.origin(("methods", name)), here, "a regulariser names no env, and there are no environments"
-                )
-            )
+            what = "a regulariser names no env, and there are no environments"
+            problems.found.append(Problem(layers.origin(("methods", name)), here, what))
             continue
         for env in recipe.environments if open_ else [None]:
             for regularizer in open_:
@@ -187,6 +184,11 @@ def _methods(recipe: PipelineRecipe, path: Path, layers: Layers, problems: _Prob
             made = problems.collect(here, lambda base=base: validate(UnlearnRecipe, base))
             if made is not None:
                 yield Method(f"{name}({env})" if env else name, env, made)
+
+
+def _open(base: Layers) -> list[dict[str, Any]]:
+    """The regularisers of a recipe that leave their environment to the grid."""
+    return [r for r in base.data.get("regularizers") or [] if isinstance(r, dict) and "env" not in r]
 
 
 def _below(layers: Layers, key: Key) -> dict[Key, str]:

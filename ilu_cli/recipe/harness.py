@@ -35,13 +35,13 @@ def own_metrics(module: str) -> set[str]:
     path = Path(sys.modules[module].__file__ or "").with_suffix(".yaml")
     if not path.is_file():
         return set()
-    said = yaml.load(path.read_text(encoding="utf-8"), Loader=_Plain)
+    said = yaml.load(path.read_text(encoding="utf-8"), Loader=Plain)
     chance = {"chance"} if "chance" in said["metadata"] else set()
     return {said["metric_list"][0]["metric"]} | chance
 
 
-class _Plain(yaml.SafeLoader):
-    """SafeLoader that reads the names of functions as text."""
+class Plain(yaml.SafeLoader):
+    """SafeLoader that reads the names of functions as text, as lm-eval's files need it."""
 
 
-_Plain.add_constructor("!function", lambda _, node: str(node.value))
+Plain.add_constructor("!function", lambda _, node: str(node.value))

@@ -16,7 +16,7 @@ import operator
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from ilu_cli.errors import UsageError, near
 
@@ -44,6 +44,16 @@ class Name:
     stage: str = ""
 
 
+class Verdict(TypedDict):
+    """A requirement as it was written, both its sides, and every number that it read."""
+
+    require: str
+    left: float | None
+    right: float | None
+    values: dict[str, float | None]
+    passed: bool
+
+
 @dataclass(frozen=True)
 class Requirement:
     """A parsed requirement."""
@@ -56,7 +66,7 @@ class Requirement:
         """The numbers it reads, as they stand in it."""
         return _names(self.tree)
 
-    def check(self, lookup: Callable[[Name], float | None]) -> dict[str, Any]:
+    def check(self, lookup: Callable[[Name], float | None]) -> Verdict:
         """Evaluate it: both sides, the numbers read, and the verdict.
 
         A number that is not known (the error of a single row, a division by 0) fails the requirement, and so does

@@ -58,6 +58,8 @@ class UnlearnRecipe(Recipe):
         yield from self._defence_problems()
         if self.lora and self.train.params is not None:
             yield ("lora",), "an adapter is all that is trained; leave train.params out"
+        if self.train.budget:
+            yield from data_problems(self.train.budget.data, ("train", "budget", "data"))
         if self.train.warmup >= self.train.steps:
             yield ("train", "warmup"), f"{self.train.warmup} warm-up steps do not fit into {self.train.steps} steps"
         points = [*self.train.points, self.train.steps]
@@ -113,8 +115,8 @@ class AttackRecipe(Recipe):
     def problems(self) -> Iterator[tuple[Key, str]]:
         yield from self.eval.problems(("eval",))
         keys = self.attack.params()
-        for key in ("task", "text"):
-            if key in keys:
+        for key in ("task", "text", "contrast", "around"):
+            if keys.get(key) is not None:
                 yield from data_problems([keys[key]], ("attack", key), indexed=False)
         yield from data_problems(keys.get("data") or [], ("attack", "data"))
         if keys.get("lora") and keys.get("weights") is not None:

@@ -15,6 +15,8 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
 )
 
 from ilu_cli import registry
@@ -24,6 +26,8 @@ from ilu_cli.recipe.source import Key
 DEFAULT_MODEL = "smollm2-135m"
 Precision = Literal["bf16", "fp32"]
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
+
+LATER = {"optimizer": "adamw", "budget": None}  # keys of `train` that runs of before do not know
 
 T = TypeVar("T")
 Some = Annotated[list[T], Field(min_length=1)]
@@ -166,6 +170,15 @@ class LoraSpec(Spec):
     layers: list[NonNegativeInt] | None = Field(None, min_length=1, description="only these layers; null: all")
 
 
+class BudgetSpec(Spec):
+    """How far a model may go from where it started: training keeps the last weights within it."""
+
+    kl: PositiveFloat = Field(description="mean KL divergence per token from the model at the start, in nats")
+    data: DataRefs = Field([DataRef(name="prose")], description="the text that it is measured on")
+    rows: PositiveInt = Field(48, description="so many rows of it")
+    max_length: int = Field(128, ge=8, description="tokens per row")
+
+
 class TrainSpec(Spec):
     """How the weights are stepped."""
 
@@ -180,6 +193,14 @@ class TrainSpec(Spec):
     save_every: NonNegativeInt = Field(50, description="steps between resumable states; 0 for none")
     points: list[PositiveInt] = Field([], description="steps whose weights are kept beside the final ones, as RUN@STEP")
     params: list[str] | None = Field(None, min_length=1, description="glob patterns of the trained weights; null: all")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd: θ ← θ − lr·gradient, without momentum")
+    budget: BudgetSpec | None = Field(None, description="stop at the last weights within it; null: after `steps`")
+
+    @model_serializer(mode="wrap")
+    def _dumped(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Later keys are left out where they are not used, so that recipes of before keep their hash."""
+        found: dict[str, Any] = dump(self)
+        return {k: v for k, v in found.items() if k not in LATER or v != LATER[k]}
 
 
 class ModelSpec(Spec):

@@ -5,16 +5,15 @@ from __future__ import annotations
 import functools
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ilu_cli.runs.results import point_name, read_results, read_rows, rows_file
+from ilu_cli.runs.results import AttackResult, own_rows, point_name, read_results, read_rows, rows_file
 
 Answers = dict[float, np.ndarray]  # by strength [Q], whose mean is FQ
 
 
-def answers(folder: Path, result: dict[str, Any]) -> Answers | None:
+def answers(folder: Path, result: AttackResult) -> Answers | None:
     """FQ of each question at every point of a finished attack, the unattacked one too.
 
     None if the rows are gone or are others than were counted.
@@ -24,12 +23,11 @@ def answers(folder: Path, result: dict[str, Any]) -> Answers | None:
         result: the run's result, of which `fq` and `axis` are read.
     """
     found = {}
-    for point in (result.get("fq") or []) if result.get("axis") else []:
-        strength = point[result["axis"]]
-        values = _forgotten(folder / point_name(result["axis"], strength))
-        if values is None or not math.isclose(values.mean(), point["value"], abs_tol=1e-6):
+    for point in result.fq:
+        values = _forgotten(folder / point_name(result.axis, point.strength))
+        if values is None or not math.isclose(values.mean(), point.value, abs_tol=1e-6):
             return None
-        found[strength] = values
+        found[point.strength] = values
     return found if len({len(v) for v in found.values()}) == 1 else None
 
 
@@ -38,14 +36,14 @@ def _forgotten(folder: Path) -> np.ndarray | None:
     """1 − right of each question; of several forget benchmarks such that the mean is the mean of the benchmarks'."""
     parts = []
     for name, summary in read_results(folder).items():
-        if summary["role"] == "forget" and summary["metric"] == "acc" and (rows := read_rows(rows_file(folder, name))):
-            parts.append(1 - np.array([r["value"] for r in rows if "metric" not in r], float))
+        if summary.counts and (rows := own_rows(read_rows(rows_file(folder, name)))):
+            parts.append(1 - np.array([r["value"] for r in rows], float))
     if len(parts) < 2:
         return parts[0] if parts else None
     total, mean = sum(map(len, parts)), float(np.mean([p.mean() for p in parts]))
     return np.concatenate([mean + total / len(parts) / len(p) * (p - p.mean()) for p in parts])
 
 
-def attacked(known: Answers, result: dict[str, Any]) -> list[np.ndarray]:
+def attacked(known: Answers, result: AttackResult) -> list[np.ndarray]:
     """The points after the attack began."""
-    return [values for strength, values in known.items() if strength != result.get("unattacked")]
+    return [values for strength, values in known.items() if strength != result.unattacked]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import io
 import re
 from collections.abc import Callable
@@ -52,6 +53,7 @@ Draw = Callable[[int], "Figure"]
 Render = Callable[[Draw, str], "tuple[str, str]"]
 """Makes a drawing of this name into SVG for wide and for narrow pages."""
 MOST = 6  # panels of a kind
+WHOLE = "whole: "  # begins the id of a text that is shortened
 
 
 def figure(width: int, height: int, layout: Any = "constrained") -> Figure:
@@ -81,7 +83,34 @@ def legend(fig: Figure, axes: list[Axes], width: int) -> None:
     if found:
         longest = max(map(len, found))
         columns = max(1, min(len(found), width // (7 * longest + 60)))
-        fig.legend(list(found.values()), list(found), loc="outside upper left", ncols=columns, handlelength=1.8)
+        names = [shortened(name, width - 60, 11) for name in found]
+        fig.legend(list(found.values()), names, loc="outside upper left", ncols=columns, handlelength=1.8)
+
+
+def shortened(text: str, room: float, size: float = 11.5) -> str:
+    """The text, or if it is wider than `room` pixels as much of its two ends as fits."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(family=[STYLE["font.family"]], size=size)
+
+    def wide(kept: int) -> bool:
+        return bool(text_to_path.get_text_width_height_descent(ends(text, kept), font, False)[0] > 0.93 * room)
+
+    if not wide(len(text)):
+        return text
+    return ends(text, bisect.bisect_left(range(1, len(text)), True, key=wide))
+
+
+def ends(text: str, kept: int) -> str:
+    """`kept` letters of a text, those in the middle left out."""
+    return text if kept >= len(text) else f"{text[: kept // 2]}…{text[len(text) - (kept + 1) // 2 :]}"
+
+
+def label(ax: Axes, x: float, y: float, text: str, room: float, size: float, **style: Any) -> None:
+    """Write a text that has `room`; if it is shortened, a page shows the whole of it as a title."""
+    short = shortened(text, room, size)
+    ax.text(x, y, short, va="center", fontsize=size, gid=None if short == text else WHOLE + text, **style)
 
 
 def render(draw: Draw, name: str, folder: Path) -> tuple[str, str]:
@@ -110,6 +139,7 @@ def embedded(svg: str, prefix: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(rf'<g id="{WHOLE}([^"]*)">', r"<g><title>\1</title>", svg)
     svg = re.sub(r'id="', f'id="{prefix}-', svg)
     svg = re.sub(r'(url\(|href=")#', rf"\1#{prefix}-", svg)
     return re.sub("|".join(VARIABLES), lambda m: f"var({VARIABLES[m[0]]})", svg)

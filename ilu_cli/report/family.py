@@ -15,8 +15,8 @@ import yaml
 
 from ilu_cli.metrics.chosen import chosen_elsewhere
 from ilu_cli.report.answers import answers, attacked
-from ilu_cli.report.points import Point, Source
-from ilu_cli.runs.results import Summary, point_name, read_results, read_rows
+from ilu_cli.report.points import Reading, Source
+from ilu_cli.runs.results import AttackResult, Point, Row, Summary, point_name, read_results, read_rows
 from ilu_cli.runs.store import Run
 
 
@@ -28,7 +28,7 @@ class Member:
     """
 
     run: Run
-    recipe: dict[str, Any]
+    recipe: Row
     step: int | None = None
     method: str = ""
     attack: str = ""
@@ -50,21 +50,24 @@ class Member:
         return self.run.manifest.command == "attack"
 
     @cached_property
-    def steps(self) -> list[dict[str, Any]]:
+    def steps(self) -> list[Row]:
         """The lines of metrics.jsonl."""
         return read_rows(self.run.path / "metrics.jsonl")
 
+    @cached_property
+    def result(self) -> AttackResult:
+        """What an attack came to."""
+        return AttackResult.read(self.run.manifest.result)
+
     @property
-    def points(self) -> list[dict[str, Any]]:
+    def points(self) -> tuple[Point, ...]:
         """An attack's points in the order of the attack: first what it began with, last what it came to."""
-        return list(self.run.manifest.result.get("points", []))
+        return self.result.points
 
     @property
     def axis(self) -> str:
         """What an attack's strength counts."""
-        result = self.run.manifest.result
-        points = result.get("points") or [{"steps": 0}]
-        return str(result.get("axis") or next(k for k in points[0] if k != "eval"))
+        return self.result.axis
 
     @cached_property
     def results(self) -> dict[str, Summary]:
@@ -88,7 +91,7 @@ class Family:
     `names` are what a pipeline calls its unlearned models, by id.
     """
 
-    base: dict[str, Any]
+    base: Row
     members: list[Member]
     original: tuple[Path, dict[str, Summary]] | None = None
     unfinished: list[Run] = field(default_factory=list)
@@ -124,13 +127,13 @@ class Family:
     def benchmarks(self, role: str) -> list[str]:
         """Benchmarks of a role with a result anywhere in the family."""
         found: dict[str, str] = {}
-        for results in [*(m.results for m in self.members), *(p["eval"] for m in self.attacks for p in m.points)]:
-            found |= {name: s["role"] for name, s in results.items()}
+        for results in [*(m.results for m in self.members), *(p.eval for m in self.attacks for p in m.points)]:
+            found |= {name: s.role for name, s in results.items()}
         if self.original:
-            found |= {name: s["role"] for name, s in self.original[1].items()}
+            found |= {name: s.role for name, s in self.original[1].items()}
         return [name for name, r in found.items() if r == role]
 
-    def before(self, method: str | None, bench: str) -> Point | None:
+    def before(self, method: str | None, bench: str) -> Reading | None:
         """A benchmark on the unlearned models of a method (None: the original), before any attack.
 
         Where `ilu eval` has not been, an attack's point at strength 0 says the same.
@@ -146,16 +149,15 @@ class Family:
                 sources.append(Source(m.results[bench], m.folder, m.seed))
             else:
                 sources += self._untouched([a for a in self.attacks if a.parent == m.id], bench)[:1]
-        return Point(0, sources) if sources else None
+        return Reading(0, sources) if sources else None
 
     @staticmethod
     def _untouched(attacks: Iterable[Member], bench: str) -> list[Source]:
         found = []
         for a in attacks:
             first = a.points[0] if a.points else None
-            unattacked = a.run.manifest.result.get("unattacked", 0)
-            if first and first[a.axis] == unattacked and bench in first["eval"]:
-                found.append(Source(first["eval"][bench], point_folder(a, unattacked), a.seed))
+            if first and first.strength == a.result.unattacked and bench in first.eval:
+                found.append(Source(first.eval[bench], point_folder(a, first.strength), a.seed))
         return found
 
     def under(self, method: str, attack: str) -> list[Member]:
@@ -165,7 +167,7 @@ class Family:
 
     def at_worst(self, method: str, attack: str) -> float | None:
         """1 − FQ at the attack's worst point, mean over its runs; None if it was not tried."""
-        worst = [a.run.manifest.result.get("worst") for a in self.under(method, attack)]
+        worst = [a.result.worst for a in self.under(method, attack)]
         known = [1 - w for w in worst if w is not None]
         return sum(known) / len(known) if known else None
 
@@ -179,32 +181,33 @@ class Family:
         for seed in set.intersection(*(set(r) for r in runs)):
             points = []
             for m in (r[seed] for r in runs):
-                known = answers(m.run.eval, m.run.manifest.result)
+                known = answers(m.run.eval, m.result)
                 if known is None:
                     return None
-                points += attacked(known, m.run.manifest.result)
+                points += attacked(known, m.result)
             if len({len(p) for p in points}) != 1:
                 return None
             found.append(1 - chosen_elsewhere(np.stack(points)).mean())
         return float(np.mean(found)) if found else None
 
-    def curve(self, method: str, attack: str, bench: str) -> list[Point]:
+    def curve(self, method: str, attack: str, bench: str) -> list[Reading]:
         """What comes back under an attack. `method` "" is the original: the reference line."""
         points: dict[float, list[Source]] = {}
         for a in self.under(method, attack):
             for p in a.points:
-                if bench in p["eval"]:
-                    source = Source(p["eval"][bench], point_folder(a, p[a.axis]), a.seed)
-                    points.setdefault(p[a.axis], []).append(source)
+                if bench in p.eval:
+                    source = Source(p.eval[bench], point_folder(a, p.strength), a.seed)
+                    points.setdefault(p.strength, []).append(source)
         most = max(map(len, points.values()), default=0)
-        return [Point(x, s) for x, s in points.items() if len(s) == most]
+        return [Reading(x, s) for x, s in points.items() if len(s) == most]
 
     def chance(self, bench: str) -> float | None:
         """Chance of a benchmark, from any of its results."""
-        every = [results for m in self.members for results in (m.results, *(p["eval"] for p in m.points))]
-        every += [self.original[1]] if self.original else []
-        found: float | None = next((results[bench]["chance"] for results in every if bench in results), None)
-        return found
+        for m in self.members:
+            for results in [m.results, *(p.eval for p in m.points)]:
+                if bench in results:
+                    return results[bench].chance
+        return self.original[1][bench].chance if self.original and bench in self.original[1] else None
 
 
 def point_folder(attack: Member, x: float) -> Path:
@@ -219,12 +222,12 @@ def read_member(run: Run, step: int | None = None) -> Member:
     return Member(run, recipe or {}, step)
 
 
-def environments(recipe: dict[str, Any]) -> list[dict[str, Any]]:
+def environments(recipe: Row) -> list[Row]:
     """The environments of all regularisers of an unlearning recipe."""
     return [env for reg in recipe.get("regularizers") or [] for env in reg.get("env") or []]
 
 
-def method_name(recipe: dict[str, Any]) -> str:
+def method_name(recipe: Row) -> str:
     """`rmu + irm(gsm8k) + sam`."""
     parts = [str((recipe.get("objective") or {}).get("name", "?"))]
     for reg in recipe.get("regularizers") or []:
@@ -238,7 +241,7 @@ def made_by(m: Member) -> str:
     return method_name(m.recipe) if m.recipe.get("objective") else m.run.manifest.label or m.run.manifest.command
 
 
-def attack_name(recipe: dict[str, Any]) -> str:
+def attack_name(recipe: Row) -> str:
     """`fine-tuning on sst2`, `quantize`."""
     attack = recipe.get("attack") or {}
     task = attack.get("task")
@@ -246,7 +249,7 @@ def attack_name(recipe: dict[str, Any]) -> str:
     return f"{name} on {Path(str(task['name'])).stem}" if isinstance(task, dict) else name
 
 
-def base_recipe(recipe: dict[str, Any]) -> str:
+def base_recipe(recipe: Row) -> str:
     """The recipe without seed, regularisers and defences: equal for a method and what was added to it."""
     dropped = {"seed", "regularizers", "defences"}
     return json.dumps({k: v for k, v in recipe.items() if k not in dropped}, sort_keys=True)
@@ -264,7 +267,7 @@ def name_all(family: Family) -> None:
 
 def distinct(members: list[Member], name: Callable[[Member], str]) -> list[str]:
     """Names by recipe, one name for one recipe."""
-    groups: dict[str, dict[str, dict[str, Any]]] = {}
+    groups: dict[str, dict[str, Row]] = {}
     for m in members:
         groups.setdefault(name(m), {})[m.key()] = flat(m.recipe)
     found = []
@@ -276,7 +279,7 @@ def distinct(members: list[Member], name: Callable[[Member], str]) -> list[str]:
     return found
 
 
-def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flat(value: Any, prefix: str = "") -> Row:
     """Nested mappings and lists as one mapping with dotted keys."""
     if isinstance(value, dict):
         items: Iterable[tuple[Any, Any]] = value.items()
@@ -284,7 +287,7 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
         items = enumerate(value)
     else:
         return {prefix: copy.copy(value)}
-    found: dict[str, Any] = {}
+    found: Row = {}
     for k, v in items:
         found |= flat(v, f"{prefix}.{k}" if prefix else str(k))
     return found

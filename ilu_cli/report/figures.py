@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from ilu_cli.report.canvas import COLOURS, INK, LINE, NARROW, SOFT, figure, legend, panels
+from ilu_cli.report.canvas import COLOURS, INK, LINE, NARROW, SOFT, figure, label, legend, panels, shortened
 from ilu_cli.report.numbers import Estimate
 
 if TYPE_CHECKING:
@@ -67,21 +67,25 @@ def recovery(found: list[Panel], width: int) -> Figure:
         even = panel.xlabel != "steps"  # other strengths stand beside each other, whatever their distances
         spread = len(longest) - 1 if even else max(longest) or 1
         for i, s in enumerate(panel.series):
-            low, high = zip(*(e.bounds for e in s.y))
-            y = [e.value for e in s.y]
             shift = 0.0 if s.band else (i - (len(panel.series) - 1) / 2) * 0.012 * spread
             x = [(longest.index(v) if even else v) + shift for v in s.x if v in longest]
-            style: dict[str, Any] = {"color": s.look.colour, "marker": s.look.marker, "markersize": 5}
-            ax.plot(x, y, linestyle=s.look.dash, linewidth=stroke(i), label=s.name, **style)
-            if s.band:
-                ax.fill_between(x, low, high, color=s.look.colour, alpha=0.18, linewidth=0)
-            else:
-                ax.vlines(x, low, high, color=s.look.colour, alpha=0.55, linewidth=1)
+            _curve(ax, s, x, stroke(i))
         _levels(ax, panel.levels)
         _words(ax, panel)
         ax.set_xticks(list(range(len(longest))) if even else longest, [f"{v:g}" for v in longest])
     legend(fig, axes, width)
     return fig
+
+
+def _curve(ax: Axes, s: Series, x: list[float], linewidth: float) -> None:
+    """A line with the intervals of its points as a band or as bars."""
+    low, high = zip(*(e.bounds for e in s.y))
+    y, dash, mark = [e.value for e in s.y], s.look.dash, s.look.marker
+    ax.plot(x, y, mark, color=s.look.colour, markersize=5, linestyle=dash, linewidth=linewidth, label=s.name)
+    if s.band:
+        ax.fill_between(x, low, high, color=s.look.colour, alpha=0.18, linewidth=0)
+    else:
+        ax.vlines(x, low, high, color=s.look.colour, alpha=0.55, linewidth=1)
 
 
 def _levels(ax: Axes, levels: dict[str, float]) -> None:
@@ -110,8 +114,12 @@ class Dot:
     y: Estimate
 
 
-def tradeoff(found: list[tuple[str, str, bool, list[Dot], float | None]], width: int) -> Figure:
-    """`(x label, y label, y is a share, dots, chance on x)` for each utility benchmark."""
+Tradeoff = tuple[str, str, bool, list[Dot], float | None]
+"""`(x label, y label, y is a share, dots, chance on x)`."""
+
+
+def tradeoff(found: list[Tradeoff], width: int) -> Figure:
+    """A panel for each utility benchmark."""
     names = {d.name for *_, dots, _ in found for d in dots}
     fig, axes = panels(width, len(found), 310, 22 * (len(names) if width == NARROW else 1))
     for (xlabel, ylabel, share, dots, chance), ax in zip(found, axes):
@@ -168,7 +176,18 @@ def smooth(values: list[float]) -> list[float]:
     return [median(values[max(0, i - reach) : i + reach + 1]) for i in range(len(values))]
 
 
-def plane(found: list[tuple[str, list[dict[str, Any]]]], width: int) -> Figure:
+class Placed(TypedDict):
+    """A model in the plane of two task vectors; `explained` is the share of its squared length that lies in it."""
+
+    role: str
+    label: str
+    step: int | None
+    x: float
+    y: float
+    explained: float | None
+
+
+def plane(found: list[tuple[str, list[Placed]]], width: int) -> Figure:
     """Models in the plane of two task vectors, a panel for each attack. Ways go through the points that were kept."""
     fig, axes = panels(width, len(found), 300)
     for (title, points), ax in zip(found, axes):
@@ -210,18 +229,12 @@ SHARE = Scale("{:.0%}".format, COLOURS[1], COLOURS[0])
 
 def heat(rows: list[str], columns: list[str], cells: list[list[float | None]], scale: Scale, width: int) -> Figure:
     """Numbers in a table, deeper for larger. Long heads of columns are slanted."""
-    from matplotlib.patches import Rectangle
-
+    rows = [shortened(r, 0.45 * width, 10.5) for r in rows]
+    columns = [shortened(c, 0.45 * width, 10.5) for c in columns]
     crowded = max(map(len, columns)) * 7 * len(columns) > width - 7 * max(map(len, rows))
     fig = figure(width, 26 * len(rows) + (64 + 5 * max(map(len, columns)) if crowded else 64))
     ax = fig.subplots()
-    largest = max((abs(c) for row in cells for c in row if c is not None), default=0.0) or 1.0
-    for i, row in enumerate(cells):
-        for j, c in enumerate(row):
-            if c is not None:
-                colour = scale.above if c >= 0 else scale.below
-                ax.add_patch(Rectangle((j, i), 1, 1, facecolor=colour, alpha=0.75 * abs(c) / largest, linewidth=0))
-            ax.text(j + 0.5, i + 0.5, "–" if c is None else scale.write(c), ha="center", va="center", fontsize=11)
+    _cells(ax, cells, scale)
     ax.set_xlim(0, len(columns))
     ax.set_ylim(len(rows), 0)
     slant: dict[str, Any] = {"rotation": 45, "ha": "left", "rotation_mode": "anchor"} if crowded else {}
@@ -232,7 +245,21 @@ def heat(rows: list[str], columns: list[str], cells: list[list[float | None]], s
     ax.grid(False)
     for side in ax.spines.values():
         side.set_visible(False)
+    if crowded:
+        fig.draw_without_rendering()  # the layout of slanted heads is right at its second pass
     return fig
+
+
+def _cells(ax: Axes, cells: list[list[float | None]], scale: Scale) -> None:
+    from matplotlib.patches import Rectangle
+
+    largest = max((abs(c) for row in cells for c in row if c is not None), default=0.0) or 1.0
+    for i, row in enumerate(cells):
+        for j, c in enumerate(row):
+            if c is not None:
+                colour = scale.above if c >= 0 else scale.below
+                ax.add_patch(Rectangle((j, i), 1, 1, facecolor=colour, alpha=0.75 * abs(c) / largest, linewidth=0))
+            ax.text(j + 0.5, i + 0.5, "–" if c is None else scale.write(c), ha="center", va="center", fontsize=11)
 
 
 def tree(rows: list[tuple[int, int | None, str, str, Look]], width: int) -> Figure:
@@ -245,8 +272,8 @@ def tree(rows: list[tuple[int, int | None, str, str, Look]], width: int) -> Figu
             px, py = 14 + 26 * rows[parent][0], 22 + 38 * parent
             ax.plot([px, px, x], [py, y, y], color=LINE, linewidth=1.4, zorder=1)
         ax.plot([x], [y], look.marker, color=look.colour, markersize=8, zorder=2)
-        ax.text(x + 14, y - 6, name, va="center", fontsize=11.5)
-        ax.text(x + 14, y + 9, what, va="center", fontsize=10.5, color=SOFT)
+        label(ax, x + 14, y - 6, name, width - x - 18, 11.5)
+        label(ax, x + 14, y + 9, what, width - x - 18, 10.5, color=SOFT)
     ax.set_xlim(0, width)
     ax.set_ylim(38 * len(rows) + 16, 0)
     ax.axis("off")

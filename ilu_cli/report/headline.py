@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ilu_cli.report.family import Family, base_recipe
 from ilu_cli.report.numbers import Estimate
-from ilu_cli.report.points import Point
+from ilu_cli.report.points import Reading
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class Comparison:
     bench: str
     method: str
     base: str
-    left: Point
-    right: Point
+    left: Reading
+    right: Reading
     difference: Estimate | None
 
 
@@ -75,14 +75,14 @@ def points(e: Estimate) -> str:
 
 def headline(family: Family) -> str:
     """The strongest thing that can honestly be said, in a sentence or two."""
-    found = [c for c in comparisons(family) if c.left.sources[0].summary["metric"] == "acc"]
+    found = [c for c in comparisons(family) if c.left.share]
     if found:
         return _compared(found, family)
     benches = family.benchmarks("forget")
     for method in family.methods:
         for bench in benches:
             now, first = family.before(method, bench), family.before(None, bench)
-            if now is None or now.sources[0].summary["metric"] != "acc":
+            if now is None or not now.share:
                 continue
             was = f", from {first.estimate.value:.0%}" if first else ""
             text = f"Unlearning by `{method}` leaves {now.estimate.value:.0%} of {bench}{was}{_chance(family, bench)}."
@@ -111,21 +111,23 @@ def _compared(found: list[Comparison], family: Family) -> str:
     """The first pair, over all its attacks. An interval that excludes 0 in one of many attacks is said to be that."""
     first = found[0]
     mine = [c for c in found if (c.method, c.base, c.bench) == (first.method, first.base, first.bench)]
-    known = [c for c in mine if c.difference is not None]
-    seen = [c for c in known if c.difference is not None and c.difference.excludes_zero]
+    known = [(c, c.difference) for c in mine if c.difference is not None]
     pair = f"`{first.method}` and `{first.base}`"
     if len(known) == 1:
-        c, d = known[0], known[0].difference
-        assert d is not None
-        ends = f"{c.left.estimate.value:.0%} and {c.right.estimate.value:.0%} of {c.bench} are answered"
-        verdict = points(d) if d.excludes_zero else f"no difference seen, {points(d)}"
-        return f"After {c.attack}, {ends} by {pair}{_chance(family, c.bench)}: {verdict}."
-    if not seen:
+        return _once(*known[0], pair, family)
+    signs = {c.attack: d.value for c, d in known if d.excludes_zero}
+    if not signs:
         return f"Under none of {len(mine)} attacks is a difference between {pair} seen in {first.bench}."
-    less = [c.attack for c in seen if c.difference is not None and c.difference.value < 0]
-    more = [c.attack for c in seen if c.difference is not None and c.difference.value > 0]
+    less, more = ([a for a, value in signs.items() if value * sign > 0] for sign in (-1, 1))
     said = [f"less of it comes back under {', '.join(less)}"] * bool(less)
     said += [f"more under {', '.join(more)}"] * bool(more)
-    rest = len(mine) - len(seen)
+    rest = len(mine) - len(signs)
     tail = f"; under {rest} of {len(mine)} attacks no difference is seen" if rest else ""
     return f"With `{first.method}` instead of `{first.base}`, {' and '.join(said)}{tail} ({first.bench})."
+
+
+def _once(c: Comparison, d: Estimate, pair: str, family: Family) -> str:
+    """Of a single attack, what both know at its end."""
+    ends = f"{c.left.estimate.value:.0%} and {c.right.estimate.value:.0%} of {c.bench} are answered"
+    verdict = points(d) if d.excludes_zero else f"no difference seen, {points(d)}"
+    return f"After {c.attack}, {ends} by {pair}{_chance(family, c.bench)}: {verdict}."

@@ -6,10 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 from ilu_cli.metrics.crossed import Interval, summarised
-from ilu_cli.metrics.figure import value_of
+from ilu_cli.runs.results import Learned, Summary
 
 Z = NormalDist().inv_cdf(0.975)
 
@@ -42,11 +41,11 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def of_summary(summary: dict[str, Any]) -> Estimate:
-    """A benchmark's result: Wilson's interval for an accuracy, else the normal one; over the examples."""
-    value, error = value_of(summary), summary["stderr"]
-    if summary["metric"] == "acc":
-        return Estimate(value, *wilson(value, summary["n"]), over="examples")
+def of_summary(summary: Summary | Learned) -> Estimate:
+    """A benchmark's result: Wilson's interval for a share, else the normal one; over the examples."""
+    value, error = summary.value, summary.stderr
+    if summary.kind == "share":
+        return Estimate(value, *wilson(value, summary.n), over="examples")
     if error is None:
         return Estimate(value)
     return Estimate(value, value - Z * error, value + Z * error, over="examples")
@@ -66,9 +65,9 @@ def of_seeds(values: Sequence[float], errors: Sequence[float | None] = (), *, sh
     return of_interval(summarised(values, error, share=share), "seeds")
 
 
-def of_runs(summaries: Sequence[dict[str, Any]]) -> Estimate:
+def of_runs(summaries: Sequence[Summary | Learned]) -> Estimate:
     """The same benchmark on runs that differ in their seed: over seeds and questions, or for one over its examples."""
     if len(summaries) == 1:
         return of_summary(summaries[0])
-    values, errors = [value_of(s) for s in summaries], [s["stderr"] for s in summaries]
-    return of_seeds(values, errors, share=summaries[0]["metric"] == "acc")
+    values, errors = [s.value for s in summaries], [s.stderr for s in summaries]
+    return of_seeds(values, errors, share=summaries[0].kind == "share")

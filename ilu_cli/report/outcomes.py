@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from ilu_cli.metrics.figure import shown
 from ilu_cli.report import figures
@@ -14,27 +13,18 @@ from ilu_cli.report.family import Family
 from ilu_cli.report.figures import REFERENCE, Dot, Look, Panel, Series
 from ilu_cli.report.headline import comparisons, decimal, percent, signed
 from ilu_cli.report.numbers import of_runs, of_seeds
-from ilu_cli.report.points import Point
+from ilu_cli.report.points import Reading
+from ilu_cli.runs.results import AttackResult
+
+Model = tuple[str, str | None, Look]  # its name, its method (none: the original), and how it is drawn
 
 
 def traded(family: Family, styles: dict[str, Look], render: Render) -> list[Block]:
     """Forgetting against utility before any attack: a figure and the table of all numbers."""
     forget, utility = family.benchmarks("forget"), family.benchmarks("utility")
-    who: list[tuple[str, str | None, Look]] = [(family.original_name, None, REFERENCE)]
-    who += [(m, m, styles[m]) for m in family.methods]
-    drawn = []
-    for keep in utility:
-        dots = []
-        for name, method, look in who:
-            x = family.before(method, forget[0]) if forget else None
-            y = family.before(method, keep)
-            if x and y and x.sources[0].summary["metric"] == "acc":
-                dots.append(Dot(name, look, x.estimate, y.estimate))
-        if len(dots) > 1:
-            metric = next(p for _, m, _ in who if (p := family.before(m, keep))).sources[0].summary["metric"]
-            label = f"{keep}: {'accuracy' if metric == 'acc' else metric}"
-            drawn.append((f"{forget[0]}: accuracy", label, metric == "acc", dots, family.chance(forget[0])))
+    who: list[Model] = [(family.original_name, None, REFERENCE), *((m, m, styles[m]) for m in family.methods)]
     blocks: list[Block] = []
+    drawn = [panel for keep in utility for panel in _tradeoff(family, who, forget[0], keep)] if forget else []
     if drawn:
         svgs = render(functools.partial(figures.tradeoff, drawn[:MOST]), "tradeoff")
         caption = (
@@ -42,24 +32,30 @@ def traded(family: Family, styles: dict[str, Look], render: Render) -> list[Bloc
             "whose intervals overlap on both axes are not told apart by these data."
         )
         blocks.append(Picture("tradeoff", "Forgetting against utility, before any attack", caption, *svgs))
-    rows = [[name, *(_cell(family.before(method, b)) for b in forget + utility)] for name, method, _ in who]
     if forget + utility:
+        rows = [[name, *(_cell(family.before(method, b)) for b in forget + utility)] for name, method, _ in who]
         head = ["model", *(f"{b} ({'forget' if b in forget else 'keep'})" for b in forget + utility)]
-        blocks.append(
-            Table(
-                head,
-                rows,
-                "Value with its 95% interval: over questions for one seed, over seeds and questions for several.",
-            )
-        )
+        note = "Value with its 95% interval: over questions for one seed, over seeds and questions for several."
+        blocks.append(Table(head, rows, note))
     return blocks
 
 
-def _cell(point: Point | None) -> str:
+def _tradeoff(family: Family, who: Sequence[Model], forget: str, keep: str) -> Iterator[figures.Tradeoff]:
+    """The panel of a utility benchmark; none unless two models have both it and a share of what was to be forgotten."""
+    both = [(name, look, family.before(method, forget), family.before(method, keep)) for name, method, look in who]
+    there = [(name, look, x, y) for name, look, x, y in both if x and y and x.share]
+    if len(there) > 1:
+        _, _, lost, kept = there[0]
+        labels = f"{forget}: {lost.first.words}", f"{keep}: {kept.first.words}"
+        dots = [Dot(name, look, x.estimate, y.estimate) for name, look, x, y in there]
+        yield (*labels, kept.share, dots, family.chance(forget))
+
+
+def _cell(point: Reading | None) -> str:
     if point is None:
         return "–"
     e = point.estimate
-    if point.sources[0].summary["metric"] == "acc":
+    if point.share:
         return percent(e)
     return shown(e.value, ".4g") + (f" ({e.low:.4g}–{e.high:.4g})" if e.low is not None and e.high is not None else "")
 
@@ -94,65 +90,70 @@ def overview(family: Family, render: Render) -> list[Block]:
 def returned(family: Family, styles: dict[str, Look], render: Render) -> list[Block]:
     """For every attack its curves, then the tables: RA and FA, and paired differences."""
     blocks = overview(family, render)
+    who = [*((m, m, styles[m]) for m in family.methods), (family.original_name, "", REFERENCE)]
     for number, attack in enumerate(family.attack_names, 1):
-        axis = next(a.axis for a in family.attacks if a.attack == attack)
-        found, seeds = [], 1
-        for bench in family.benchmarks("forget"):
-            series = []
-            for name, method, look in [
-                *((m, m, styles[m]) for m in family.methods),
-                (family.original_name, "", REFERENCE),
-            ]:
-                curve = family.curve(method, attack, bench)
-                if curve:
-                    many = len(curve[0].sources) > 1
-                    seeds = max(seeds, len(curve[0].sources))
-                    series.append(Series(name, look, [p.x for p in curve], [p.estimate for p in curve], many))
-            if series:
-                share = family.curve(*_first(family, attack, bench), bench)[0].sources[0].summary["metric"] == "acc"
-                chance = family.chance(bench)
-                levels = {"chance": chance} if chance is not None else {}
-                found.append(Panel(bench, axis, "accuracy" if share else "value", series, levels, share))
-        if found:
-            svgs = render(functools.partial(figures.recovery, found[:MOST]), f"recovery-{number}")
-            spread = (
-                f"Bands: 95% over up to {seeds} seeds and the questions"
-                if seeds > 1
-                else "Bars: 95% over questions, one seed"
-            )
+        panels = [panel for bench in family.benchmarks("forget") for panel in _recovery(family, who, attack, bench)]
+        if panels:
+            svgs = render(functools.partial(figures.recovery, panels[:MOST]), f"recovery-{number}")
             caption = (
                 "Higher means that more has come back. The dotted line is the original under the same attack. "
-                f"{spread}. {_carried(family, attack)}"
+                f"{_spread(family, attack)}. {_carried(family, attack)}"
             )
             blocks.append(Picture(f"recovery-{number}", f"Under {attack}", caption, *svgs))
-    if family.attacks:
-        rows = [
-            _attack_row(family, method, a) for method, a in dict.fromkeys((a.method, a.attack) for a in family.attacks)
-        ]
-        head = ["model", "attack", "seeds", "RA", "accuracy on the attack's task"]
-        note = (
-            "RA: mean of 1 − forget accuracy over the points after the first (higher is more robust); of several seeds "
-            "the mean with its interval."
-        )
-        blocks.append(Table(head, rows, note))
-    compared = [c for c in comparisons(family) if c.left.sources[0].summary["metric"] == "acc"]
-    if compared:
-        cells = [
-            [f"{c.bench}, {c.attack}", c.method, percent(c.left.estimate), c.base, percent(c.right.estimate),
-             signed(c.difference) if c.difference else "not comparable"]
-            for c in compared
-        ]  # fmt: skip
-        note = (
-            "What is known at the end of each attack, and the difference in percentage points with its 95% interval: "
-            "paired by question, and by seed where there are two or more."
-        )
-        blocks.append(Table(["under attack", "method", "knows", "against", "knows", "difference"], cells, note))
-    return blocks
+    return [*blocks, *_robustness(family), *_differences(family)]
 
 
-def _first(family: Family, attack: str, bench: str) -> tuple[str, str]:
-    """Any method with a curve under the attack."""
-    return next(m for m in [*family.methods, ""] if family.curve(m, attack, bench)), attack
+def _recovery(family: Family, who: Sequence[tuple[str, str, Look]], attack: str, bench: str) -> Iterator[Panel]:
+    """The curves of a benchmark under an attack; none if nobody has one."""
+    curves = [(name, look, curve) for name, m, look in who if (curve := family.curve(m, attack, bench))]
+    if not curves:
+        return
+    axis = next(a.axis for a in family.attacks if a.attack == attack)
+    series = [
+        Series(name, look, [p.x for p in curve], [p.estimate for p in curve], len(curve[0].sources) > 1)
+        for name, look, curve in curves
+    ]
+    shown_, chance = curves[0][2][0], family.chance(bench)
+    levels = {"chance": chance} if chance is not None else {}
+    yield Panel(bench, axis, shown_.first.words if shown_.share else "value", series, levels, shown_.share)
+
+
+def _spread(family: Family, attack: str) -> str:
+    """What the intervals of the curves under an attack are over."""
+    curves = [family.curve(m, attack, b) for m in [*family.methods, ""] for b in family.benchmarks("forget")]
+    seeds = max(len(curve[0].sources) for curve in curves if curve)
+    return (
+        f"Bands: 95% over up to {seeds} seeds and the questions" if seeds > 1 else "Bars: 95% over questions, one seed"
+    )
+
+
+def _robustness(family: Family) -> list[Block]:
+    """RA and FA of every model under every attack."""
+    if not family.attacks:
+        return []
+    tried = dict.fromkeys((a.method, a.attack) for a in family.attacks)
+    note = (
+        "RA: mean of 1 − forget accuracy over the points after the first (higher is more robust); of several seeds "
+        "the mean with its interval."
+    )
+    head = ["model", "attack", "seeds", "RA", "accuracy on the attack's task"]
+    return [Table(head, [_attack_row(family, method, attack) for method, attack in tried], note)]
+
+
+def _differences(family: Family) -> list[Block]:
+    """What methods know at the end of each attack, in pairs."""
+    cells = [
+        [f"{c.bench}, {c.attack}", c.method, percent(c.left.estimate), c.base, percent(c.right.estimate),
+         signed(c.difference) if c.difference else "not comparable"]
+        for c in comparisons(family) if c.left.share
+    ]  # fmt: skip
+    if not cells:
+        return []
+    note = (
+        "What is known at the end of each attack, and the difference in percentage points with its 95% interval: "
+        "paired by question, and by seed where there are two or more."
+    )
+    return [Table(["under attack", "method", "knows", "against", "knows", "difference"], cells, note)]
 
 
 def _carried(family: Family, attack: str) -> str:
@@ -168,10 +169,10 @@ def _carried(family: Family, attack: str) -> str:
 
 def _attack_row(family: Family, method: str, attack: str) -> list[str]:
     runs = family.under(method, attack)
-    results = [a.run.manifest.result for a in runs]
-    known = [r for r in results if r.get("ra") is not None]
-    robust = of_seeds([r["ra"] for r in known], [_error(r) for r in known]) if known else None
-    learned = [{"metric": "acc"} | r["fa"] for r in results if r.get("fa")]
+    results = [a.result for a in runs]
+    known = [(r.ra, _error(r)) for r in results if r.ra is not None]
+    robust = of_seeds([ra for ra, _ in known], [error for _, error in known]) if known else None
+    learned = [r.fa for r in results if r.fa]
     return [
         method or family.original_name,
         attack,
@@ -181,8 +182,7 @@ def _attack_row(family: Family, method: str, attack: str) -> list[str]:
     ]
 
 
-def _error(result: dict[str, Any]) -> float | None:
+def _error(result: AttackResult) -> float | None:
     """The standard error of RA over the questions: at most the mean one of its points, which share the questions."""
-    axis, marks = result.get("axis"), result.get("marks", [])
-    known = [f["stderr"] for f in result.get("fq", []) if f.get(axis) in marks and f.get("stderr") is not None]
+    known = [f.stderr for f in result.fq if f.strength in result.marks and f.stderr is not None]
     return sum(known) / len(known) if known else None

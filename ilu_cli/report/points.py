@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ilu_cli.metrics.crossed import Rows, paired, single
-from ilu_cli.metrics.figure import value_of
 from ilu_cli.report.numbers import Estimate, of_interval, of_runs
-from ilu_cli.runs.results import Summary, read_rows, rows_file
+from ilu_cli.runs.results import Summary, own_rows, read_rows, rows_file
 
 
 @dataclass
@@ -26,22 +25,31 @@ class Source:
     @cached_property
     def rows(self) -> Rows | None:
         """The rows of the headline; None if they are gone, or if it is not their mean."""
-        path = rows_file(self.folder, self.summary["benchmark"])
-        found = [r for r in read_rows(path) if "metric" not in r]
+        found = own_rows(read_rows(rows_file(self.folder, self.summary.benchmark)))
         if not found:
             return None
         values, weights = (np.array([r.get(key, 1) for r in found], float) for key in ("value", "weight"))
-        asked = self.summary["data"]["fingerprint"]
-        rows = Rows(f"{asked}:{len(found)}", values, weights, self.summary["metric"] == "acc")
-        return rows if math.isclose(rows.estimate, value_of(self.summary), rel_tol=1e-6, abs_tol=1e-9) else None
+        asked = self.summary.data["fingerprint"]
+        rows = Rows(f"{asked}:{len(found)}", values, weights, self.summary.kind == "share")
+        return rows if math.isclose(rows.estimate, self.summary.value, rel_tol=1e-6, abs_tol=1e-9) else None
 
 
 @dataclass
-class Point:
+class Reading:
     """One benchmark at one strength of an attack (or before any), of all runs that differ in the seed only."""
 
     x: float
     sources: list[Source]
+
+    @property
+    def first(self) -> Summary:
+        """The result of the first run: what is measured, and how, is the same in all."""
+        return self.sources[0].summary
+
+    @property
+    def share(self) -> bool:
+        """Whether it is a share of right answers, which is written in percent."""
+        return self.first.kind == "share"
 
     @cached_property
     def estimate(self) -> Estimate:
@@ -51,7 +59,7 @@ class Point:
             return of_runs([s.summary for s in self.sources])
         return of_interval(single(np.stack([r.influence for r in rows]), share=rows[0].share), "seeds")
 
-    def minus(self, other: Point) -> Estimate | None:
+    def minus(self, other: Reading) -> Estimate | None:
         """Self − other, question by question: over common seeds if there are two, else of one pair of runs.
 
         None if the rows of a run are gone, are not values of the metric, or answer other questions.

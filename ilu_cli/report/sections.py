@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import yaml
 
@@ -20,12 +21,22 @@ from ilu_cli.report.numbers import Estimate
 from ilu_cli.report.outcomes import returned, traded
 from ilu_cli.report.warnings import all_data, all_warnings
 
+TERMS = {"forget": "objective", "retain": "retain"}  # the terms of a step, and the parts of the recipe that they are
 TREE = 40  # runs that the lineage shows one by one
-Vectors = dict[str, Any]
-"""Of one attack: run, method, attack, points (role, label, step, x, y, explained), groups {name: cosines}, verdict."""
 
 
-def build(family: Family, vectors: list[Vectors], render: Render, named: str) -> Document:
+class Geometry(TypedDict):
+    """The task vectors around one attack: models in their plane, cosines by group of weights, and what they say."""
+
+    run: str
+    method: str
+    attack: str
+    points: list[figures.Placed]
+    groups: dict[str, dict[str, float | None]]
+    verdict: str
+
+
+def build(family: Family, vectors: list[Geometry], render: Render, named: str) -> Document:
     """The whole report."""
     styles = looks(family.methods)
     made = max((m.run.manifest.finished or "" for m in family.members), default="")
@@ -84,32 +95,26 @@ def training(family: Family, styles: dict[str, Look], render: Render) -> list[Bl
     """Loss terms, and D for each environment."""
     terms: dict[tuple[str, str], list[Series]] = {}
     gaps: dict[str, list[Series]] = {}
-    for m in family.unlearned:
-        if any(m.run is other.run for other in family.unlearned[: family.unlearned.index(m)]):  # another step of it
-            continue
-        objective = str((m.recipe.get("objective") or {}).get("name", ""))
-        retain = str((m.recipe.get("retain") or {}).get("name", ""))
+    for m in _trained(family):
+        names = {key: str((m.recipe.get(part) or {}).get("name", "")) for key, part in TERMS.items()}
         for key in m.steps[0] if m.steps else {}:
-            x = [float(s["step"]) for s in m.steps if key in s]
-            y = [Estimate(float(s[key])) for s in m.steps if key in s]
-            line = Series(m.method, styles[m.method], x, y)
-            if key in ("forget", "retain"):
-                label = f"forget: {objective}" if key == "forget" else f"retain: {retain}"
-                terms.setdefault((key, label), []).append(line)
+            line = _line(m, key, styles[m.method])
+            if key in names:
+                terms.setdefault((key, f"{key}: {names[key]}"), []).append(line)
             elif key.startswith("D["):
                 gaps.setdefault(key[2:-1], []).append(line)
+    losses = [Panel(label, "step", "loss", series) for (_, label), series in sorted(terms.items())]
+    invariance = [Panel(env, "step", f"D[{env}]", s, {"": 0.0}) for env, s in sorted(gaps.items())]
     blocks: list[Block] = []
-    if terms:
-        found = [Panel(label, "step", "loss", series) for (_, label), series in sorted(terms.items())]
-        svgs = render(functools.partial(figures.curves, found[:MOST]), "losses")
+    if losses:
+        svgs = render(functools.partial(figures.curves, losses[:MOST]), "losses")
         caption = (
             "Each loss term without its weight: pale every step, dark the running median. A forget term says how far "
             "the method went by its own measure; whether it forgot is said by the benchmarks above."
         )
         blocks.append(Picture("losses", "Loss terms", caption, *svgs))
-    if gaps:
-        found = [Panel(env, "step", f"D[{env}]", s, {"": 0.0}) for env, s in sorted(gaps.items())]
-        svgs = render(functools.partial(figures.curves, found[:MOST]), "invariance")
+    if invariance:
+        svgs = render(functools.partial(figures.curves, invariance[:MOST]), "invariance")
         caption = (
             "D = NLL − entropy is what the invariance penalty squares. At 0 the penalty is met, but flatter or sharper "
             "logits alone meet it too: it is evidence of invariance only if the environment's NLL fell with it."
@@ -118,23 +123,42 @@ def training(family: Family, styles: dict[str, Look], render: Render) -> list[Bl
     return blocks
 
 
-def explained(vectors: list[Vectors], render: Render) -> list[Block]:
+def _line(m: Member, key: str, look: Look) -> Series:
+    """What a run logged under a name, over its steps."""
+    there = [s for s in m.steps if key in s]
+    return Series(m.method, look, [float(s["step"]) for s in there], [Estimate(float(s[key])) for s in there])
+
+
+def _trained(family: Family) -> list[Member]:
+    """The unlearning runs, one of each that stands there at several steps."""
+    first: dict[int, Member] = {}
+    for m in family.unlearned:
+        first.setdefault(id(m.run), m)
+    return list(first.values())
+
+
+def explained(vectors: list[Geometry], render: Render) -> list[Block]:
     """The plane and the cosines by layer."""
+    return [*_planes(vectors, render), *_cosines(vectors, render)]
+
+
+def _planes(vectors: list[Geometry], render: Render) -> list[Block]:
     drawn = [(f"{v['method']}, {v['attack']}", v["points"]) for v in vectors if len(v["points"]) > 2][:MOST]
-    blocks: list[Block] = []
-    if drawn:
-        svgs = render(functools.partial(figures.plane, drawn), "plane")
-        ends = [[p for p in v["points"] if p["role"] == "attacked"] for v in vectors]
-        least = min((e[-1]["explained"] for e in ends if e and e[-1]["explained"] is not None), default=None)
-        inside = (
-            "" if least is None else f" The plane holds at least {least:.0%} of the squared length from θo to θu,ft."
-        )
-        caption = (
-            "θo original, θu unlearned, θft the original fine-tuned, θu,ft the unlearned fine-tuned. If the arrow from "
-            "θu points back to the left, fine-tuning undoes unlearning; if it runs beside that from θo to θft, it does "
-            f"not.{inside}"
-        )
-        blocks.append(Picture("plane", "Where fine-tuning goes", caption, *svgs))
+    if not drawn:
+        return []
+    svgs = render(functools.partial(figures.plane, drawn), "plane")
+    ends = [[p["explained"] for p in v["points"] if p["role"] == "attacked"] for v in vectors]
+    least = min((e[-1] for e in ends if e and e[-1] is not None), default=None)
+    inside = "" if least is None else f" The plane holds at least {least:.0%} of the squared length from θo to θu,ft."
+    caption = (
+        "θo original, θu unlearned, θft the original fine-tuned, θu,ft the unlearned fine-tuned. If the arrow from "
+        "θu points back to the left, fine-tuning undoes unlearning; if it runs beside that from θo to θft, it does "
+        f"not.{inside}"
+    )
+    return [Picture("plane", "Where fine-tuning goes", caption, *svgs)]
+
+
+def _cosines(vectors: list[Geometry], render: Render) -> Iterator[Block]:
     for number, v in enumerate(vectors[:MOST], 1):
         if not v["groups"]:
             continue
@@ -148,11 +172,10 @@ def explained(vectors: list[Vectors], render: Render) -> list[Block]:
             f"u · u→ft would be fine-tuning that walks back. {v['verdict']}."
         )
         title = f"Cosines by layer: {v['method']}, {v['attack']}"
-        blocks.append(Picture(f"cosines-{number}", title, caption, *svgs))
-    return blocks
+        yield Picture(f"cosines-{number}", title, caption, *svgs)
 
 
-def missing(family: Family, vectors: list[Vectors]) -> list[str]:
+def missing(family: Family, vectors: list[Geometry]) -> list[str]:
     """What would be in a report of this family, and the command that adds it."""
     found = []
     attacked = {a.parent for a in family.attacks}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean, stdev
-from typing import Any
 
-from ilu_cli.metrics.figure import shown, value_of
+from ilu_cli.metrics.figure import shown
 from ilu_cli.report.family import Family, environments
 from ilu_cli.report.headline import pairs
 from ilu_cli.report.numbers import Estimate, of_summary
-from ilu_cli.report.points import Point
+from ilu_cli.report.points import Reading
+from ilu_cli.runs.results import Data, Row, Summary
 
 TEMPERATURE_SHARE = 0.1  # less of |D|'s fall than this coming with a lower NLL means: re-tempered
 COLLAPSE = 2.0  # perplexity beyond this multiple of the original's
@@ -34,11 +34,11 @@ def _of_models(family: Family) -> Iterator[str | None]:
     for method in family.methods:
         for bench in family.benchmarks("forget"):
             if now := family.before(method, bench):
-                yield over_unlearned(method, now.sources[0].summary)
+                yield over_unlearned(method, now.first)
         for bench in family.benchmarks("utility"):
             now, first = family.before(method, bench), family.before(None, bench)
             if now and first:
-                yield collapsed(method, now.sources[0].summary, first.sources[0].summary)
+                yield collapsed(method, now.first, first.first)
     for m in family.unlearned:
         yield from (temperature_alone(m.method, str(env["name"]), m.steps) for env in environments(m.recipe))
 
@@ -59,22 +59,22 @@ def _of_attacks(family: Family) -> Iterator[str | None]:
             yield attack_was_environment(target.method, environments(target.recipe), trained)
 
 
-def _difference(left: Point, right: Point) -> Estimate | None:
+def _difference(left: Reading, right: Reading) -> Estimate | None:
     """Paired where rows are values of the metric; for a perplexity, as two estimates that are apart or not."""
-    if left.sources[0].summary["metric"] == "acc":
+    if left.share:
         return left.minus(right)
     (al, ah), (bl, bh) = left.estimate.bounds, right.estimate.bounds
     return Estimate(left.estimate.value - right.estimate.value, al - bh, ah - bl)
 
 
-def all_data(family: Family) -> list[dict[str, Any]]:
+def all_data(family: Family) -> list[Data]:
     records = [d for m in family.members for d in m.run.manifest.data]
-    results = [s["data"] for m in family.members for s in m.results.values()]
-    results += [s["data"] for m in family.attacks for p in m.points for s in p["eval"].values()]
+    results = [s.data for m in family.members for s in m.results.values()]
+    results += [s.data for m in family.attacks for p in m.points for s in p.eval.values()]
     return records + results
 
 
-def builtin_data(records: Iterable[dict[str, Any]]) -> str | None:
+def builtin_data(records: Iterable[Data]) -> str | None:
     """Some data are built-in stand-ins for published sets."""
     names = sorted({str(r["name"]) for r in records if r.get("source") == "builtin"})
     if not names:
@@ -83,32 +83,30 @@ def builtin_data(records: Iterable[dict[str, Any]]) -> str | None:
     return f"Built-in data: {which}. They stand in for published sets and are easier; no published number compares."
 
 
-def over_unlearned(what: str, forget: dict[str, Any]) -> str | None:
+def over_unlearned(what: str, forget: Summary) -> str | None:
     """Forget accuracy is significantly below chance: the model avoids the answers instead of not knowing them."""
-    if forget["metric"] != "acc" or forget["chance"] is None:
+    if forget.kind != "share" or forget.chance is None:
         return None
     found = of_summary(forget)
-    if found.high is None or found.high >= forget["chance"]:
+    if found.high is None or found.high >= forget.chance:
         return None
     return (
-        f"Over-unlearning: {what} answers {found.value:.1%} of {forget['benchmark']}, significantly below chance "
-        f"({forget['chance']:.0%}). It avoids the answers, which is a trace of knowing them."
+        f"Over-unlearning: {what} answers {found.value:.1%} of {forget.benchmark}, significantly below chance "
+        f"({forget.chance:.0%}). It avoids the answers, which is a trace of knowing them."
     )
 
 
-def collapsed(what: str, after: dict[str, Any], before: dict[str, Any]) -> str | None:
+def collapsed(what: str, after: Summary, before: Summary) -> str | None:
     """Perplexity of ordinary text has left the original's order of magnitude."""
-    if not after["metric"].endswith(("ppl", "perplexity")) or of_summary(after).bounds[0] <= COLLAPSE * value_of(
-        before
-    ):
+    if after.kind != "loss" or of_summary(after).bounds[0] <= COLLAPSE * before.value:
         return None
     return (
-        f"Over-unlearning: {what} reads {after['benchmark']} with a perplexity of {shown(value_of(after), '.3g')}, "
-        f"the original with {shown(value_of(before), '.3g')}. A model that babbles forgets everything."
+        f"Over-unlearning: {what} reads {after.benchmark} with a perplexity of {shown(after.value, '.3g')}, "
+        f"the original with {shown(before.value, '.3g')}. A model that babbles forgets everything."
     )
 
 
-def temperature_alone(what: str, env: str, steps: Sequence[dict[str, Any]]) -> str | None:
+def temperature_alone(what: str, env: str, steps: Sequence[Row]) -> str | None:
     """|D| fell because entropy moved, and the environment's NLL hardly did.
 
     D = NLL − H is the slope of the loss along the temperature. Re-tempering the logits brings D to 0 by moving H, and
@@ -143,7 +141,7 @@ def utility_unmatched(a: str, b: str, bench: str, difference: Estimate | None) -
     )
 
 
-def attack_was_environment(method: str, envs: Iterable[dict[str, Any]], attack: Iterable[dict[str, Any]]) -> str | None:
+def attack_was_environment(method: str, envs: Iterable[Row], attack: Iterable[Data]) -> str | None:
     """The attack trains on data that were an environment: the same name, whatever the split."""
     shared = sorted({str(e["name"]) for e in envs} & {str(d["name"]) for d in attack})
     if not shared:

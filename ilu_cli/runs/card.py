@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import yaml
 
-from ilu_cli.metrics.figure import shown, value_of
+from ilu_cli.metrics.figure import shown
+from ilu_cli.runs.results import AttackResult, Data, Row, Summary
 
 if TYPE_CHECKING:
     from ilu_cli.runs.store import Manifest
@@ -14,11 +17,10 @@ if TYPE_CHECKING:
 TITLES = {"unlearn": "Unlearned model", "attack": "Attacked model", "apply": "Sum of task vectors"}
 # The models that ship as packages, on the hub, and their licences.
 KNOWN = {"smollm2-135m": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
-METRICS = {"acc": "accuracy", "ppl": "perplexity"}
 
 
 def card(
-    m: Manifest, recipe: str, results: dict[str, dict[str, Any]], *, adapter: bool = False, folder: str = "checkpoint"
+    m: Manifest, recipe: str, results: Mapping[str, Summary], *, adapter: bool = False, folder: str = "checkpoint"
 ) -> str:
     """Front matter and text.
 
@@ -36,7 +38,7 @@ def card(
         "## Use\n\n" + _use(adapter, folder),
         "## Made from\n\n" + "\n".join(f"- {p['role']}: `{p['id']}` ({p['kind']})" for p in m.parents),
         "## Results\n\n" + (_results(results) or "Not evaluated yet: `ilu eval` fills this in."),
-        *([_attack(m.result)] if m.result.get("points") else []),
+        *([_attack(AttackResult.read(m.result))] if m.result.get("points") else []),
         "## Recipe\n\nThe same run again: `ilu " + called + f" --recipe recipe.yaml`.\n\n{fenced(recipe)}",
         "## Data\n\n" + "\n".join(_data(d) for d in m.data),
         "## Weights\n\n" + "\n".join(f"- `{name}`: sha256 `{digest}`" for name, digest in m.weights.items()),
@@ -45,39 +47,42 @@ def card(
     return "\n\n".join(sections) + "\n"
 
 
-def _ideas(recipe: dict[str, Any]) -> list[str]:
+def _ideas(recipe: Row) -> list[str]:
     """The names of what a recipe is made of."""
     one = [recipe.get("objective"), recipe.get("attack")]
     parts = [*one, *(recipe.get("regularizers") or []), *(recipe.get("defences") or [])]
     return [str(part["name"]) for part in parts if part]
 
 
-def front_matter(m: Manifest, recipe: str, results: dict[str, dict[str, Any]], adapter: bool) -> dict[str, Any]:
+def front_matter(m: Manifest, recipe: str, results: Mapping[str, Summary], adapter: bool) -> Row:
     """The metadata that the hub reads. What is not known, as the licence of a local model, is left out."""
     kind, name = m.base.get("kind"), str(m.base.get("id", ""))
     base, license_ = KNOWN.get(name, (name if kind == "hub" else None, None))
-    found: dict[str, Any] = {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "text-generation"}
-    if license_:
-        found["license"] = license_
-    if base:
-        found |= {"base_model": base, "base_model_relation": "adapter" if adapter else "finetune"}
-    hub = {str(d.get("hub") or d["name"]) for d in m.data if d["source"] == "hub"}
-    if datasets := sorted(name for name in hub if "/" in name):
-        found["datasets"] = datasets
-    found["tags"] = list(dict.fromkeys(["ilu", "unlearning", *_ideas(yaml.safe_load(recipe) or {})]))
-    if results:
-        found["model-index"] = [
-            {"name": m.id, "results": [_index(s) for s in results.values() if s["value"] is not None]}
-        ]
-    return found
+    finite = [_index(s) for s in results.values() if math.isfinite(s.value)]
+    found: Row = {
+        "library_name": "peft" if adapter else "transformers",
+        "pipeline_tag": "text-generation",
+        "license": license_,
+        "base_model": base,
+        "base_model_relation": base and ("adapter" if adapter else "finetune"),
+        "datasets": _hub_datasets(m),
+        "tags": list(dict.fromkeys(["ilu", "unlearning", *_ideas(yaml.safe_load(recipe) or {})])),
+        "model-index": [{"name": m.id, "results": finite}] if results else None,
+    }
+    return {key: value for key, value in found.items() if value}
 
 
-def _index(s: dict[str, Any]) -> dict[str, Any]:
-    metric = METRICS.get(s["metric"], s["metric"])
+def _hub_datasets(m: Manifest) -> list[str]:
+    """The names on the hub of the data that came from there."""
+    names = {str(d.get("hub") or d["name"]) for d in m.data if d["source"] == "hub"}
+    return sorted(name for name in names if "/" in name)
+
+
+def _index(s: Summary) -> Row:
     return {
         "task": {"type": "text-generation"},
-        "dataset": {"name": f"{s['benchmark']} ({s['data']['source']})", "type": s["benchmark"]},
-        "metrics": [{"type": metric, "value": round(s["value"], 6), "name": f"{s['role']}: {metric}"}],
+        "dataset": {"name": f"{s.benchmark} ({s.data['source']})", "type": s.benchmark},
+        "metrics": [{"type": s.words, "value": round(s.value, 6), "name": f"{s.role}: {s.words}"}],
     }
 
 
@@ -87,26 +92,25 @@ def _use(adapter: bool, folder: str) -> str:
     return f'`transformers.AutoModelForCausalLM.from_pretrained("{folder}")` loads it.'
 
 
-def _results(results: dict[str, dict[str, Any]]) -> str:
+def _results(results: Mapping[str, Summary]) -> str:
     if not results:
         return ""
     rows = [
-        f"| {s['benchmark']} ({s['data']['source']}) | {s['role']} | {s['metric']} | {shown(value_of(s), '.4g')} | "
-        f"{'–' if s['stderr'] is None else format(s['stderr'], '.2g')} | {s['n']} |"
+        f"| {s.benchmark} ({s.data['source']}) | {s.role} | {s.metric} | {shown(s.value, '.4g')} | "
+        f"{'–' if s.stderr is None else format(s.stderr, '.2g')} | {s.n} |"
         for s in results.values()
     ]
     return "\n".join(["| benchmark | role | metric | value | standard error | n |", "|---|---|---|---|---|---|", *rows])
 
 
-def _attack(result: dict[str, Any]) -> str:
-    fa, ra, worst = result.get("fa"), result.get("ra"), result.get("worst")
-    lines = [f"- accuracy on the attack's own task {fa['task']}: {fa['value']:.3f} (n = {fa['n']})"] if fa else []
-    lines += [f"- RA, mean of 1 − forget accuracy under the attack: {ra:.3f}"] if ra is not None else []
-    lines += [f"- the worst of them: {worst:.3f}"] if worst is not None else []
+def _attack(r: AttackResult) -> str:
+    lines = [f"- accuracy on the attack's own task {r.fa.task}: {r.fa.value:.3f} (n = {r.fa.n})"] if r.fa else []
+    lines += [f"- RA, mean of 1 − forget accuracy under the attack: {r.ra:.3f}"] if r.ra is not None else []
+    lines += [f"- the worst of them: {r.worst:.3f}"] if r.worst is not None else []
     return "## Under attack\n\n" + "\n".join(lines)
 
 
-def _data(d: dict[str, Any]) -> str:
+def _data(d: Data) -> str:
     split = f", {d['split']}" if d.get("split") else ""
     return f"- {d['role']}: `{d['name']}` ({d['source']}{split}), {d['rows']} rows, sha256 `{d['fingerprint'][:16]}`"
 

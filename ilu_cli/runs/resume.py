@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ilu_cli.errors import UsageError
@@ -13,7 +14,9 @@ from ilu_cli.runs.store import Run, versions
 NAME = "made_from.json"
 
 
-def made_from(recipe: dict[str, Any], parents: list[dict[str, Any]], data: list[dict[str, Any]]) -> dict[str, Any]:
+def made_from(
+    recipe: dict[str, Any], parents: list[dict[str, Any]], data: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """What decides the steps of a run, flat: every key of the recipe, hashes of models and data, versions."""
     found = flat(recipe)
     found |= {f"(parent {p['role']})": p.get("digest") for p in parents}

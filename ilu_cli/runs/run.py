@@ -28,7 +28,7 @@ from ilu_cli.runs.files import (
     write_text,
 )
 from ilu_cli.runs.lock import held, holder
-from ilu_cli.runs.results import read_results
+from ilu_cli.runs.results import Data, read_results
 
 FORMAT = 1
 PACKAGES = ("ilu", "torch", "transformers", "accelerate", "datasets", "safetensors")
@@ -56,7 +56,7 @@ class Manifest:
     asked_sha256: str = ""
     base: dict[str, Any] = field(default_factory=dict)
     parents: list[dict[str, Any]] = field(default_factory=list)
-    data: list[dict[str, Any]] = field(default_factory=list)
+    data: list[Data] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
     weights: dict[str, str] = field(default_factory=dict)
     beside: dict[str, str] = field(default_factory=dict)
@@ -126,8 +126,10 @@ class Run:
 
     @property
     def status(self) -> str:
-        """`complete`; `running` while a process works in it; else `stopped`."""
-        return "complete" if self.complete else "running" if holder(self.path) else "stopped"
+        """`complete`; `running` while a process works in it; else `failed`, if it said so itself, or `stopped`."""
+        if self.complete:
+            return "complete"
+        return "running" if holder(self.path) else "failed" if self.manifest.status == "failed" else "stopped"
 
     @property
     def resume_command(self) -> str:

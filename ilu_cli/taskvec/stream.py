@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from ilu_cli.taskvec.stored import Stored, side_by_side
 BLOCK = 1 << 17  # elements of a vector that are in float64 at a time: they stay in the processor's cache
 PIECE = 1 << 22  # elements that one thread takes at a time
 
+Array = np.ndarray[Any, np.dtype[np.float64]]
 LowRank = tuple[Tensor, Tensor]  # left [m, r], right [r, n], in float64
 
 
@@ -97,27 +99,35 @@ def _low_rank_products(found: list[Difference]) -> Tensor:
 def _partial(found: list[Difference], first: int, last: int, columns: int) -> Tensor:
     """The part of the inner products with a dense difference that rows `first` to `last` contribute."""
     dense = [i for i, d in enumerate(found) if d.dense]
-    ends = [d.stored for d in found if d.stored]
     pure = [(i, d.low_rank) for i, d in enumerate(found) if d.low_rank and not d.dense]
-    needed = list(dict.fromkeys(s for pair in ends for s in pair))
-    at = {s: i for i, s in enumerate(needed)}
-    rows = max(1, BLOCK // columns)
     total = torch.zeros(len(found), len(found), dtype=torch.float64)
-    square, block = np.zeros((len(dense), len(dense))), np.empty((len(dense), min(rows, last - first) * columns))
-    with side_by_side(needed, first * columns, block.shape[1]) as piece:
-        for row in range(first, last, rows):
-            n = min(rows, last - row)
-            v, wide = block[:, : n * columns], piece(n * columns)
-            for i, (end, start) in enumerate(ends):
-                np.subtract(wide[at[end]], wide[at[start]], out=v[i])
-                if low_rank := found[dense[i]].low_rank:
-                    v[i] += (low_rank[0][row : row + n] @ low_rank[1]).reshape(-1).numpy()
-                for j in range(i + 1):  # a few long rows: a matrix product of this shape is slower than its entries
-                    square[i, j] += np.vdot(v[i], v[j])
-            for j, (b, a) in pure:
-                dense_rows = torch.from_numpy(v).view(len(dense), n, columns)
-                total[dense, j] += ((dense_rows @ a.t()) * b[row : row + n]).sum((1, 2))
+    square = np.zeros((len(dense), len(dense)))
+    for row, v in _blocks([found[i] for i in dense], first, last, columns):
+        for i in range(len(dense)):
+            for j in range(i + 1):  # a few long rows: a matrix product of this shape is slower than its entries
+                square[i, j] += np.vdot(v[i], v[j])
+        for j, (b, a) in pure:
+            rows = torch.from_numpy(v).view(len(dense), -1, columns)
+            total[dense, j] += ((rows @ a.t()) * b[row : row + rows.shape[1]]).sum((1, 2))
     for j, _ in pure:
         total[j, dense] = total[dense, j]
     total[torch.tensor(dense)[:, None], torch.tensor(dense)] = torch.from_numpy(square + np.tril(square, -1).T)
     return total
+
+
+def _blocks(dense: list[Difference], first: int, last: int, columns: int) -> Iterator[tuple[int, Array]]:
+    """The rows `first` to `last` of dense differences, some at a time: the first of them, and [len(dense), entries]."""
+    ends = [d.stored for d in dense if d.stored]
+    needed = list(dict.fromkeys(s for pair in ends for s in pair))
+    at = {s: i for i, s in enumerate(needed)}
+    rows = max(1, BLOCK // columns)
+    block = np.empty((len(dense), min(rows, last - first) * columns))
+    with side_by_side(needed, first * columns, block.shape[1]) as piece:
+        for row in range(first, last, rows):
+            n = min(rows, last - row)
+            v, wide = block[:, : n * columns], piece(n * columns)
+            for i, (d, (end, start)) in enumerate(zip(dense, ends)):
+                np.subtract(wide[at[end]], wide[at[start]], out=v[i])
+                if d.low_rank:
+                    v[i] += (d.low_rank[0][row : row + n] @ d.low_rank[1]).reshape(-1).numpy()
+            yield row, v

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import numpy as np
 import yaml
@@ -15,10 +15,9 @@ from ilu_cli.benchmarks import by_metric
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.metrics.crossed import Rows, compare
-from ilu_cli.metrics.figure import value_of
 from ilu_cli.models.subject import of_run
 from ilu_cli.recipe.schema import EvalRecipe
-from ilu_cli.runs.results import point_name, read_rows, rows_file
+from ilu_cli.runs.results import AttackResult, Row, own_rows, read_rows, rows_file
 from ilu_cli.runs.store import Run
 from ilu_cli.workflows.evaluate import Evaluation, results_folder
 
@@ -40,6 +39,49 @@ class Measured:
     sign: int
     relative: bool
     rows: list[Rows]
+
+
+class Difference(TypedDict):
+    """Arm b against arm a in one number: `difference` = b − a, of a `relative` one b / a − 1, with its interval."""
+
+    name: str
+    role: str
+    sign: int
+    relative: bool
+    a: float | None
+    b: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    freedom: float | None
+    n: int
+    paired: bool
+
+
+class Comparison(TypedDict):
+    """Two arms by their labels, in all their numbers and in words."""
+
+    a: str
+    b: str
+    numbers: list[Difference]
+    sentence: str
+
+
+class Described(TypedDict):
+    """An arm as JSON."""
+
+    label: str
+    runs: list[str]
+    seeds: list[int]
+
+
+class Compared(TypedDict):
+    """What `ilu compare --json` prints."""
+
+    arms: list[Described]
+    comparisons: list[Comparison]
+    margin: float
 
 
 def arms_of(runs: Sequence[Run], others: Sequence[Run]) -> list[Arm]:
@@ -82,7 +124,7 @@ def _parent(run: Run) -> str:
     return _identity(parent) if parent else run.manifest.parents[0]["id"]
 
 
-def run(recipe: EvalRecipe, arms: list[Arm], margin: float, reporter: Reporter) -> dict[str, Any]:
+def run(recipe: EvalRecipe, arms: list[Arm], margin: float, reporter: Reporter) -> Compared:
     """Evaluate what is missing, and compare every arm with the first.
 
     Args:
@@ -90,44 +132,47 @@ def run(recipe: EvalRecipe, arms: list[Arm], margin: float, reporter: Reporter) 
     """
     evaluation = Evaluation(recipe.eval, reporter)
     measured = [_measure(evaluation, arm) for arm in arms]
-    comparisons = []
+    comparisons: list[Comparison] = []
     for arm, numbers in zip(arms[1:], measured[1:]):
         theirs = {m.name: m for m in numbers}
         rows = [_compared(a, theirs[a.name]) for a in measured[0] if a.name in theirs]
         said = sentence(arms[0].label, arm.label, rows, margin, min(len(arms[0].runs), len(arm.runs)))
         comparisons.append({"a": arms[0].label, "b": arm.label, "numbers": rows, "sentence": said})
-    described = [
+    described: list[Described] = [
         {"label": a.label, "runs": [r.id for r in a.runs], "seeds": [r.manifest.seed for r in a.runs]} for a in arms
     ]
     return {"arms": described, "comparisons": comparisons, "margin": margin}
 
 
 def _measure(evaluation: Evaluation, arm: Arm) -> list[Measured]:
-    """All numbers that are means over rows, and RA if the runs are attacks."""
-    found: dict[str, list[Rows]] = {}
-    kinds: dict[str, tuple[str, int, bool]] = {}
+    """All numbers that are means over rows, and RA if the runs are attacks, as far as every run of the arm has them."""
+    known: dict[str, Measured] = {}
     for run in arm.runs:
         run.check("eval")
-        subject = of_run(run)
-        for name, summary in evaluation.subject(subject).items():
-            bench = evaluation.benchmarks[name]
-            rows = read_rows(rows_file(results_folder(subject), name), needed=True)
-            sign = (1 if bench.higher == "knows more" else -1) * (-1 if summary["role"] == "forget" else 1)
-            for metric, group in by_metric(rows).items():
-                measure, known = metric or summary["metric"], summary["also"][metric] if metric else summary
-                key, relative = f"{name}.{measure}", measure.endswith(("perplexity", "ppl"))
-                mine = _rows(group, summary["data"]["fingerprint"], measure == "acc")
-                kinds[key] = (summary["role"], 0 if metric else sign, relative)
-                if math.isclose(_shown(mine.estimate, relative), value_of(known), rel_tol=1e-6, abs_tol=1e-9):
-                    found.setdefault(key, []).append(mine)
-        for name, resilience in _resilience(run, evaluation).items():
-            found.setdefault(name, []).append(resilience)
-            kinds[name] = ("robust", 1, False)
-    for key in kinds:
-        if len(found.get(key, [])) < len(arm.runs):
-            why = "some runs have no such number" if key in found else "it is no mean of its rows"
-            evaluation.reporter.note(f"{key} of {arm.label} is not compared: {why}")
-    return [Measured(key, *kinds[key], rows) for key, rows in found.items() if len(rows) == len(arm.runs)]
+        for m in (*_of_summaries(run, evaluation), *_resilience(run, evaluation)):
+            known[m.name] = replace(m, rows=[*(known[m.name].rows if m.name in known else []), *m.rows])
+    for m in known.values():
+        if len(m.rows) < len(arm.runs):
+            why = "some runs have no such number" if m.rows else "it is no mean of its rows"
+            evaluation.reporter.note(f"{m.name} of {arm.label} is not compared: {why}")
+    return [m for m in known.values() if len(m.rows) == len(arm.runs)]
+
+
+def _of_summaries(run: Run, evaluation: Evaluation) -> Iterator[Measured]:
+    """The numbers of a run's results and those beside them; one that is no mean of its rows comes without rows."""
+    subject = of_run(run)
+    for name, summary in evaluation.subject(subject).items():
+        rows = read_rows(rows_file(results_folder(subject), name), needed=True)
+        good = (1 if evaluation.benchmarks[name].higher == "knows more" else -1) * (
+            -1 if summary.role == "forget" else 1
+        )
+        for metric, group in by_metric(rows).items():
+            number = summary.also[metric] if metric else summary
+            relative = number.kind == "loss"
+            mine = _rows(group, summary.data["fingerprint"], number.kind == "share")
+            same = math.isclose(_shown(mine.estimate, relative), number.value, rel_tol=1e-6, abs_tol=1e-9)
+            sign = 0 if metric else good
+            yield Measured(f"{name}.{metric or summary.metric}", summary.role, sign, relative, [mine] if same else [])
 
 
 def _shown(estimate: float, relative: bool) -> float:
@@ -136,33 +181,30 @@ def _shown(estimate: float, relative: bool) -> float:
         return float(np.exp(estimate)) if relative else estimate
 
 
-def _rows(rows: list[dict[str, Any]], items: str, share: bool) -> Rows:
+def _rows(rows: list[Row], items: str, share: bool) -> Rows:
     values, weights = ([r.get(key, 1) for r in rows] for key in ("value", "weight"))
     return Rows(f"{items}:{len(rows)}", np.array(values, float), np.array(weights, float), share)
 
 
-def _resilience(run: Run, evaluation: Evaluation) -> dict[str, Rows]:
+def _resilience(run: Run, evaluation: Evaluation) -> Iterator[Measured]:
     """RA of an attack per question: 1 − the mean of `value` over the marks that RA is defined by."""
-    result = run.manifest.result
-    if run.manifest.command != "attack" or not result.get("marks"):
-        return {}
-    axis, found = next(iter(result["points"][0])), {}
+    if run.manifest.command != "attack":
+        return
+    result = AttackResult.read(run.manifest.result)
     for name, bench in evaluation.benchmarks.items():
-        if bench.role != "forget" or bench.metric != "acc":
+        points = [p for p in result.points if p.strength in result.marks and name in p.eval]
+        if bench.role != "forget" or bench.kind != "share" or not points or len(points) < len(result.marks):
             continue
-        points = [p for p in result["points"] if p[axis] in result["marks"] and name in p["eval"]]
-        if len(points) < len(result["marks"]):
-            continue
-        files = [rows_file(run.eval / point_name(axis, p[axis]), name) for p in points]
-        values = np.array([[r["value"] for r in read_rows(f, needed=True)] for f in files])
-        asked = [p["eval"][name]["data"]["fingerprint"] for p in points]
+        files = [rows_file(run.eval / p.name, name) for p in points]
+        values = np.array([[r["value"] for r in own_rows(read_rows(f, needed=True))] for f in files])
+        asked = [p.eval[name].data["fingerprint"] for p in points]
         items = f"RA:{'+'.join(asked)}:{values.shape[1]}"
-        found[f"{name}.RA"] = Rows(items, 1 - values.mean(0), np.ones(values.shape[1]), True)
-    return found
+        rows = Rows(items, 1 - values.mean(0), np.ones(values.shape[1]), True)
+        yield Measured(f"{name}.RA", "robust", 1, False, [rows])
 
 
 @np.errstate(over="ignore")  # so may a change of perplexity be
-def _compared(a: Measured, b: Measured) -> dict[str, Any]:
+def _compared(a: Measured, b: Measured) -> Difference:
     """Arm b against arm a. A perplexity's difference is that of its logarithm, shown as a relative change.
 
     Raises:
@@ -174,19 +216,13 @@ def _compared(a: Measured, b: Measured) -> dict[str, Any]:
         hint = "attack and evaluate all of them with the same eval.limit and benchmarks"
         raise UsageError(f"{a.name}: {error}", hint=hint) from error
     values = [float(np.mean([r.estimate for r in m.rows])) for m in (a, b)]
+    found = [np.expm1(x) if a.relative and x is not None else x for x in (d.value, d.low, d.high)]
+    difference, low, high = map(_finite, found)
     return {
-        "name": a.name,
-        "role": a.role,
-        "sign": a.sign,
-        "relative": a.relative,
-        "a": _finite(_shown(values[0], a.relative)),
-        "b": _finite(_shown(values[1], a.relative)),
-        **{k: _finite(np.expm1(x) if a.relative and x is not None else x)
-           for k, x in (("difference", d.value), ("low", d.low), ("high", d.high))},
-        "p": d.p,
-        "freedom": _finite(d.freedom),
-        "n": len(a.rows[0].values),
-        "paired": a.rows[0].items == b.rows[0].items,
+        "name": a.name, "role": a.role, "sign": a.sign, "relative": a.relative,
+        "a": _finite(_shown(values[0], a.relative)), "b": _finite(_shown(values[1], a.relative)),
+        "difference": difference, "low": low, "high": high, "p": d.p, "freedom": _finite(d.freedom),
+        "n": len(a.rows[0].values), "paired": a.rows[0].items == b.rows[0].items,
     }  # fmt: skip
 
 
@@ -195,7 +231,7 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value)
 
 
-def sentence(a: str, b: str, rows: list[dict[str, Any]], margin: float, seeds: int) -> str:
+def sentence(a: str, b: str, rows: list[Difference], margin: float, seeds: int) -> str:
     """What the numbers say, in words: each forget benchmark, each RA, then utility."""
     parts = []
     for r in rows:
@@ -208,12 +244,11 @@ def sentence(a: str, b: str, rows: list[dict[str, Any]], margin: float, seeds: i
     return "; ".join([*parts, _utility(b, utility, margin)]) + tail
 
 
-def _clause(a: str, b: str, r: dict[str, Any], verb: str) -> str:
+def _clause(a: str, b: str, r: Difference, verb: str) -> str:
     """`A forgets more than B on capitals.acc: +0.11 [0.06, 0.16], p<0.01`, the winner first."""
-    if r["low"] is None:
+    if (known := _gain(r)) is None:
         return f"nothing can be said of {r['name']}: its difference has no interval"
-    better = r["sign"] * r["difference"]
-    low, high = sorted(r["sign"] * r[k] for k in ("low", "high"))
+    better, low, high = known
     if low <= 0 <= high:
         return f"no difference seen between {b} and {a} on {r['name']}: {_interval(better, low, high)}, {_p(r['p'])}"
     first, second = (b, a) if better > 0 else (a, b)
@@ -222,27 +257,36 @@ def _clause(a: str, b: str, r: dict[str, Any], verb: str) -> str:
     return f"{first} {verb} {second} on {r['name']}: {_interval(better, low, high)}, {_p(r['p'])}"
 
 
+def _gain(r: Difference) -> tuple[float, float, float] | None:
+    """The difference with its interval, positive where b is better; None without an interval."""
+    if r["difference"] is None or r["low"] is None or r["high"] is None:
+        return None
+    low, high = sorted((r["sign"] * r["low"], r["sign"] * r["high"]))
+    return r["sign"] * r["difference"], low, high
+
+
 def _interval(value: float, low: float, high: float) -> str:
     return f"{value:+.2f} [{low:.2f}, {high:.2f}]"
 
 
-def _p(p: float) -> str:
+def _p(p: float | None) -> str:
+    if p is None:
+        return "p not known"
     return "p<0.001" if p < 0.001 else "p<0.01" if p < 0.01 else f"p={p:.2f}"
 
 
-def _utility(b: str, rows: list[dict[str, Any]], margin: float) -> str:
+def _utility(b: str, rows: list[Difference], margin: float) -> str:
     """The same if every interval lies within the margin; else what is lower, higher or open."""
     if not rows:
         return "utility was not measured"
     said = []
     for r in rows:
-        if r["low"] is None:
+        if (known := _gain(r)) is None:
             said.append(f"utility not settled ({r['name']} has no interval)")
             continue
-        low, high = sorted(r["sign"] * r[k] for k in ("low", "high"))
+        better, low, high = known
         if -margin <= low and high <= margin:
             continue
-        better = r["sign"] * r["difference"]
         word = f"higher utility of {b}" if low > 0 else f"lower utility of {b}" if high < 0 else "utility not settled"
         said.append(f"{word} ({r['name']} {_interval(better, low, high)})")
     return ", ".join(said) if said else "same utility"

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ilu_cli import registry
-from ilu_cli.benchmarks import Benchmark, number
+from ilu_cli.benchmarks import Benchmark, Row
 from ilu_cli.data.chat import Chat, chat_of, check_template
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.parity import check
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.scoring import Scorer
+from ilu_cli.errors import UsageError
 from ilu_cli.harness.task import HarnessTask
 from ilu_cli.models.load import checked_model, load_model, load_tokenizer
 from ilu_cli.models.parts import parts_of
@@ -24,7 +26,7 @@ from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.runs import ledger
 from ilu_cli.runs.files import cache_dir, write_json, write_text
-from ilu_cli.runs.results import Summary, rows_file, summary_file
+from ilu_cli.runs.results import Data, Number, Summary, own_rows, rows_file, summary_file
 from ilu_cli.runs.store import versions
 from ilu_cli.workflows.plan import CHAT_KEYS
 
@@ -82,33 +84,25 @@ class Evaluation:
             stored = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             return None
-        return stored if stored.get("key") == self.key(name, digest) else None
+        return Summary.read(stored) if stored.get("key") == self.key(name, digest) else None
 
-    def score(
-        self, name: str, digest: str, scorer: Scorer, folder: Path, items: list[dict[str, Any]] | None = None
-    ) -> Summary:
+    def score(self, name: str, digest: str, scorer: Scorer, folder: Path, items: list[Row] | None = None) -> Summary:
         """Score one benchmark, its own items or others, and keep summary and rows in `folder`."""
         bench, items = self.benchmarks[name], self.items[name] if items is None else items
         rows = bench.score(scorer, items)
-        summary = {
-            "benchmark": name,
-            "metric": bench.metric,
-            "role": bench.role,
-            **number(*bench.summarise([r for r in rows if "metric" not in r])),
-            "also": bench.also(rows),
-            "n": sum("metric" not in r for r in rows),
-            "chance": bench.chance,
+        more = {
             "precision": self.spec.precision,
             "parity": scorer.parity.facts() if scorer.parity else None,
-            "data": {"name": name, "source": bench.source, "fingerprint": bench.fingerprint(items)},
             **bench.details(rows),
             "key": self.key(name, digest),
         }
+        data = Data(name=name, source=bench.source, fingerprint=bench.fingerprint(items))
+        summary = summarised(name, bench, rows, data, more)
         if scorer.backend.main:
             folder.mkdir(parents=True, exist_ok=True)
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             write_text(rows_file(folder, name), lines)
-            write_json(summary_file(folder, name), summary)
+            write_json(summary_file(folder, name), summary.to_json())
             root = _root_of(folder)
             parts = [f.relative_to(root).as_posix() for f in (rows_file(folder, name), summary_file(folder, name))]
             ledger.add(root, *parts, new=root == folder)
@@ -125,6 +119,25 @@ class Evaluation:
             for name in missing:
                 found[name] = self.score(name, digest, scorer, folder)
         return {name: summary for name, summary in found.items() if summary is not None}
+
+
+def summarised(name: str, bench: Benchmark, rows: list[Row], data: Data, more: Row) -> Summary:
+    """What the rows of a benchmark come to.
+
+    Raises:
+        UsageError: if its metric is a share, and rows are not from 0 to 1.
+    """
+    own = own_rows(rows)
+    if bench.kind == "share" and (odd := [r for r in own if not 0 <= r["value"] <= 1 or "weight" in r]):
+        raise UsageError(
+            f"{name}: {bench.metric} is declared as a share, and a row has the value {odd[0]['value']}"
+            + (" with a weight" if "weight" in odd[0] else ""),
+            hint="the values of a share are from 0 to 1 and have no weights; what else is averaged is a 'ratio'",
+        )
+    value, error = bench.summarise(own)
+    also = {other: Number.read({"kind": bench.kind_of(other), **f}, other) for other, f in bench.also(rows).items()}
+    stderr = error if math.isfinite(value) and math.isfinite(error) else None
+    return Summary(name, bench.metric, bench.kind, bench.role, value, stderr, len(own), bench.chance, data, also, more)
 
 
 def load_scorer(

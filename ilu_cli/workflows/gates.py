@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from ilu_cli.errors import UsageError
-from ilu_cli.metrics.figure import value_of
 from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.evaluation import GateSpec
-from ilu_cli.recipe.requirement import Name
+from ilu_cli.recipe.requirement import Name, Verdict
+from ilu_cli.runs.results import Summary
 
 
 def check_possible(spec: GateSpec, subject: Subject, alone: bool) -> None:
@@ -25,7 +24,7 @@ def check_possible(spec: GateSpec, subject: Subject, alone: bool) -> None:
                 raise UsageError(f"requirement {requirement.text!r} compares with the {name.stage}: {why}")
 
 
-def verdicts(spec: GateSpec, lineage: Sequence[dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+def verdicts(spec: GateSpec, lineage: Sequence[Mapping[str, Summary]]) -> list[Verdict]:
     """Check every requirement.
 
     Args:
@@ -37,9 +36,8 @@ def verdicts(spec: GateSpec, lineage: Sequence[dict[str, dict[str, Any]]]) -> li
         results = lineage[{"": -1, "parent": -2, "original": 0}[name.stage]]
         summary = results[name.bench]
         if name.part == "chance":
-            chance: float | None = summary["chance"]
-            return chance
-        numbers = summary if name.metric == summary["metric"] else summary.get("also", {}).get(name.metric, {})
-        return value_of(numbers) if numbers and name.part == "value" else numbers.get(name.part)
+            return summary.chance
+        found = summary if name.metric == summary.metric else summary.also.get(name.metric)
+        return None if found is None else found.value if name.part == "value" else found.stderr
 
     return [requirement.check(lookup) for requirement in spec.requirements]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from ilu_cli.data.cache import tokenised
 from ilu_cli.data.encode import Corpus
@@ -14,7 +15,9 @@ from ilu_cli.engine.stream import TrainStream
 from ilu_cli.errors import UsageError
 from ilu_cli.recipe.specs import DataRef, Form, TrainSpec
 from ilu_cli.runs.files import check_disk as check_disk
+from ilu_cli.runs.results import Data
 
+SURE = 1.5  # times the memory of the machine: an estimate that runs over by this cannot be right by its error
 CHAT_KEYS = ("chat_system", "chat_date")  # in a manifest if they are given
 
 
@@ -34,10 +37,18 @@ class StreamPlan:
     corpora: list[Corpus]
     form: Form
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[Data]:
         role, keys = self.stream.name, ("chat", "long", *(k for k in CHAT_KEYS if getattr(self.form, k) is not None))
-        form = {k: getattr(self.form, k) for k in keys}
-        return [d.record(role) | form | {"truncated": c.truncated} for d, c in zip(self.datasets, self.corpora)]
+        form = cast(Data, {k: getattr(self.form, k) for k in keys})
+        return [
+            cast(Data, {**d.record(role), **form, "truncated": c.truncated})
+            for d, c in zip(self.datasets, self.corpora)
+        ]
+
+    def cut(self) -> list[str]:
+        """What the user should know of rows that were too long, by dataset."""
+        pairs = [(d.ref.name, c) for d, c in zip(self.datasets, self.corpora) if c.truncated]
+        return [f"{self.stream.name}: {c.truncated} of {len(c.items)} examples of {name} were cut" for name, c in pairs]
 
 
 def plan_stream(name: str, refs: list[DataRef], batch: int, form: Form, seed: int, tokenizer: Any) -> StreamPlan:
@@ -99,13 +110,33 @@ def peak_memory(
         longest = max(c.longest for c in s.corpora)
         tokens = max(tokens, -(-s.batch // spec.accumulation) * longest * (2 if s.chosen else 1))
     width = 2 if spec.precision == "bf16" else 4
-    hidden, inner = config.hidden_size, getattr(config, "intermediate_size", 4 * config.hidden_size)
+    hidden, inner = config.hidden_size, getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     per_layer = tokens * (8 * hidden + 4 * inner) * width + tokens * 2 * hidden * 4
     activations = per_layer * (config.num_hidden_layers - trained_from)
     logits = 3 * 4 * max(CHUNK * config.vocab_size, ROWS * TILE)
     casts = total * width if spec.precision == "bf16" else 0
     head_gradient = config.vocab_size * hidden * 4 if trained_from == 0 else 0
     return int(4 * total + 12 * trainable + casts + activations + logits + head_gradient + cached)
+
+
+def check_memory(needed: int, memory: tuple[int, int], note: Callable[[str], None]) -> None:
+    """Refuse what no memory of this size could hold, and say so where it may not: the estimate is a third off at most.
+
+    Args:
+        needed: `peak_memory`; 0 if nothing is trained.
+        memory: bytes in all and bytes free, as `Backend.memory` gives them.
+
+    Raises:
+        UsageError: if it is far more than there is in all.
+    """
+    total, free = memory
+    if needed > SURE * total:
+        raise UsageError(
+            f"training would take about {needed / 1e9:,.1f} GB at its peak; this machine has {total / 1e9:,.1f} GB",
+            hint="a smaller batch or max_length, --set train.accumulation=N, fewer train.params, or lora",
+        )
+    if needed > free:
+        note(f"training takes about {needed / 1e9:,.1f} GB at its peak (estimate); {free / 1e9:,.1f} GB are free")
 
 
 def state_bytes(total: int, trainable: int, spec: TrainSpec) -> int:

@@ -11,7 +11,7 @@ from ilu_cli.errors import IluError, UnavailableError, UsageError
 from ilu_cli.report.canvas import Draw, render
 from ilu_cli.report.document import to_html, to_markdown
 from ilu_cli.report.family import Family, Member, read_member
-from ilu_cli.report.sections import Vectors, build, paths_of
+from ilu_cli.report.sections import Geometry, build, paths_of
 from ilu_cli.runs import ledger
 from ilu_cli.runs.files import cache_dir, combined, same_model, write_text
 from ilu_cli.runs.lineage import reference_lines
@@ -38,9 +38,7 @@ def find_runs(names: list[str], store: Store) -> list[Run]:
     by_id = {r.id: r for r in [*everything, *named]}
     wanted = {r.id for r in named} | _ancestors(named, by_id)
     if not whole:
-        for r in everything:  # oldest first, so that parents come before children
-            if r.manifest.parents and r.manifest.made_from[0] in wanted:
-                wanted.add(r.id)
+        wanted = _with_descendants(wanted, everything)
     attacks = [by_id[i].manifest for i in wanted if by_id[i].manifest.command == "attack"]
     wanted |= {r.id for m in attacks for r in reference_lines(m, base, everything)}
     return [r for r in by_id.values() if r.id in wanted]
@@ -66,6 +64,14 @@ def _ancestors(runs: list[Run], by_id: dict[str, Run]) -> set[str]:
         while r.manifest.parents and (parent := by_id.get(r.manifest.made_from[0])) is not None:
             found.add(parent.id)
             r = parent
+    return found
+
+
+def _with_descendants(ids: set[str], everything: list[Run]) -> set[str]:
+    found = set(ids)
+    for r in everything:  # oldest first, so that parents come before children
+        if r.manifest.parents and r.manifest.made_from[0] in found:
+            found.add(r.id)
     return found
 
 
@@ -112,13 +118,13 @@ def gather(names: list[str], store: Store) -> Family:
     return Family(base, list(filter(reported, members)), original, [r for r in runs if not r.complete], chosen)
 
 
-def vectors_of(family: Family, store: Store, reporter: Reporter) -> list[Vectors]:
+def vectors_of(family: Family, store: Store, reporter: Reporter) -> list[Geometry]:
     """Task vectors around every attack whose checkpoints are there; the first seed of each method and attack."""
     from ilu_cli.models.subject import of_run
     from ilu_cli.recipe.schema import TaskvecRecipe
     from ilu_cli.workflows.taskvec import compare as workflow
 
-    found: dict[tuple[str, str], Vectors] = {}
+    found: dict[tuple[str, str], Geometry] = {}
     for a in family.attacks:
         if a.method == "" or not a.run.manifest.weights or (a.method, a.attack) in found:
             continue

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +12,9 @@ from typing import Any
 from ilu_cli import registry
 from ilu_cli.declarations import reference_bytes
 from ilu_cli.engine.accel import backend
-from ilu_cli.engine.gradients import Term
 from ilu_cli.engine.job import drive
-from ilu_cli.engine.loop import Penalty, Trainer
+from ilu_cli.engine.loop import Trainer
 from ilu_cli.engine.parity import check
-from ilu_cli.engine.reference import fill, median_norm
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.scoring import Scorer
 from ilu_cli.engine.state import drop_state
@@ -25,11 +22,12 @@ from ilu_cli.engine.tracking import Tracked
 from ilu_cli.errors import IluError, UsageError
 from ilu_cli.models.load import add_adapter, checked_model, load_model, load_tokenizer, save_checkpoint, trained_params
 from ilu_cli.models.names import first_place
-from ilu_cli.models.parts import Parts, parts_of
+from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject, find_subject, is_adapter
 from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.specs import Component
+from ilu_cli.runs.ending import ending
 from ilu_cli.runs.files import write_text
 from ilu_cli.runs.lock import refuse_held
 from ilu_cli.runs.resume import begin, made_from
@@ -39,13 +37,13 @@ from ilu_cli.workflows.needs.inputs import inputs_of
 from ilu_cli.workflows.plan import (
     Plan,
     StreamPlan,
-    add_chosen,
     check_disk,
     check_ids,
+    check_memory,
     peak_memory,
-    plan_stream,
     state_bytes,
 )
+from ilu_cli.workflows.training import Streams, build_trainer, defences_of
 
 
 @dataclass
@@ -55,15 +53,8 @@ class UnlearnPlan(Plan):
     recipe: UnlearnRecipe = field(kw_only=True)
     parent: Subject = field(kw_only=True)
     tokenizer: Any = field(kw_only=True)
-    forget: StreamPlan = field(kw_only=True)
-    retain: StreamPlan | None = field(kw_only=True)
-    environments: list[list[StreamPlan]] = field(kw_only=True)
+    streams: Streams = field(kw_only=True)
     disk: int = field(kw_only=True)
-
-    @property
-    def streams(self) -> list[StreamPlan]:
-        retain = [self.retain] if self.retain else []
-        return [self.forget, *retain, *(env for envs in self.environments for env in envs)]
 
 
 def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
@@ -76,18 +67,10 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
     backend().check_trackers(recipe.track)
     parent = find_subject(recipe.model.ref, store, recipe.model.revision)
     tokenizer = load_tokenizer(parent.folder)
-    f = recipe.forget
-    forget = plan_stream("forget", f.data, f.batch, f, recipe.seed, tokenizer)
-    if kind := registry.objective[recipe.objective.name].declared.chosen:
-        add_chosen(forget, kind, tokenizer)
-    retain = None
-    if recipe.retain:
-        r = recipe.retain
-        retain = plan_stream("retain", r.data, r.batch, r, recipe.seed, tokenizer)
-    environments = [
-        [plan_stream(d.name, [d], reg.batch, reg, recipe.seed, tokenizer) for d in reg.env]
-        for reg in recipe.regularizers
-    ]
+    planned = Streams.of(recipe, tokenizer)
+    streams = [s.stream for s in planned]
+    for defence in defences_of(recipe):
+        defence.check(planned.forget.stream)
     model = checked_model(parent)
     total = sum(p.numel() for p in model.parameters())
     if recipe.lora:
@@ -95,11 +78,8 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
     params = trained_params(model, recipe.train.params, recipe.lora is not None)
     trainable = sum(p.numel() for p in params.values())
     first = _check_layer(recipe, model, list(params))
-    streams = [forget, *([retain] if retain else []), *(e for envs in environments for e in envs)]
-    check_ids(model, [s.stream for s in streams], tokenizer)
-    memory = peak_memory(
-        model, trainable, first, [s.stream for s in streams], recipe.train, _cache_bytes(recipe, forget, retain, model)
-    )
+    check_ids(model, streams, tokenizer)
+    memory = peak_memory(model, trainable, first, streams, recipe.train, _cache_bytes(recipe, planned, model))
     facts = {
         "command": "unlearn",
         "recipe": recipe.model_dump(),
@@ -109,18 +89,11 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
         "steps": recipe.train.steps,
         "trainable_parameters": trainable,
         "peak_memory_bytes": memory,
-        "data": [record for s in streams for record in s.records()],
+        "memory_bytes": backend().memory()[0],
+        "data": [record for s in planned for record in s.records()],
     }
-    return UnlearnPlan(
-        facts,
-        recipe=recipe,
-        parent=parent,
-        tokenizer=tokenizer,
-        forget=forget,
-        retain=retain,
-        environments=environments,
-        disk=state_bytes(total, trainable, recipe.train),
-    )
+    disk = state_bytes(total, trainable, recipe.train)
+    return UnlearnPlan(facts, recipe=recipe, parent=parent, tokenizer=tokenizer, streams=planned, disk=disk)
 
 
 def _check_layer(recipe: UnlearnRecipe, model: Any, names: list[str]) -> int:
@@ -142,11 +115,11 @@ def _check_layer(recipe: UnlearnRecipe, model: Any, names: list[str]) -> int:
     return max(first, 0)
 
 
-def _cache_bytes(recipe: UnlearnRecipe, forget: StreamPlan, retain: StreamPlan | None, model: Any) -> int:
+def _cache_bytes(recipe: UnlearnRecipe, streams: Streams, model: Any) -> int:
     needed = 0
     specs: list[tuple[registry.Registry[Any], Component | None, StreamPlan | None]] = [
-        (registry.objective, recipe.objective, forget),
-        (registry.retain_term, recipe.retain, retain),
+        (registry.objective, recipe.objective, streams.forget),
+        (registry.retain_term, recipe.retain, streams.retain),
     ]
     for known, spec, s in specs:
         if spec is None or s is None:
@@ -176,53 +149,66 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
     if resume:
         refuse_held(resume.path, f"run {resume.id}")
     check_disk(out or (resume.path if resume else store.root), plan.disk)
+    check_memory(plan.facts["peak_memory_bytes"], b.memory(), reporter.note)
     model = load_model(plan.parent, b.device)
     parity = check(Scorer(model, parts_of(model), plan.tokenizer, b), reporter.note)
     new: Run = b.share(resume or (store.create("unlearn", label_of(recipe), out) if b.main else None))
     with new.held(reporter.note) if b.main else nullcontext():
-        return _train(plan, new, model, parity.facts(), reporter, began)
+        _begin(plan, new)
+        new.manifest.result["parity"] = parity.facts()
+        with ending(new, b.main):
+            _train(plan, new, model, reporter, began)
+        b.wait()
+    return new
 
 
-def _train(plan: UnlearnPlan, new: Run, model: Any, parity: dict[str, Any], reporter: Reporter, began: float) -> Run:
-    b, recipe, m = backend(), plan.recipe, new.manifest
-    parents, data = [plan.parent.record("parent")], [record for s in plan.streams for record in s.records()]
+def _train(plan: UnlearnPlan, new: Run, model: Any, reporter: Reporter, began: float) -> None:
+    """All steps, and what comes after the last."""
+    recipe, main = plan.recipe, backend().main
+    for s in plan.streams:
+        for note in s.cut():
+            reporter.note(note)
+    adapted = add_adapter(model, recipe.lora, recipe.seed) if recipe.lora else None
+    trainer = build_trainer(recipe, plan.streams, model)
+    for done in drive(trainer, new, Tracked(reporter, recipe.track, new, recipe.model_dump()), label_of(recipe)):
+        if main and done in recipe.train.points:
+            save_checkpoint(adapted or model, plan.tokenizer, new.point(done))
+    for defence in trainer.defences:
+        defence.finish(trainer.grads)
+    if main:
+        new.manifest.result["seconds"] = round(time.monotonic() - began, 1)
+        _finish(plan, new, trainer, adapted or model, reporter)
+
+
+def _finish(plan: UnlearnPlan, new: Run, trainer: Trainer, model: Any, reporter: Reporter) -> None:
+    """Save the model, say that the run is complete, and then what the weights' files tell."""
+    save_checkpoint(model, plan.tokenizer, new.checkpoint)
+    new.manifest.result |= {"steps": trainer.step, "peak_memory_bytes": trainer.backend.peak_memory()}
+    if used := trainer.budget:
+        new.manifest.result["budget"] = used.facts()
+        if used.over is None:
+            reporter.note(f"the budget was not reached: KL {used.spent:.3g} after {trainer.step} steps")
+    new.finish()
+    drop_state(new.state)
+    new.manifest.result["changed_fraction"] = _changed(plan.parent, new, reporter)
+    new.save()
+
+
+def _begin(plan: UnlearnPlan, new: Run) -> None:
+    """Write the recipe, and into the manifest where the run comes from; one that goes on must come from the same."""
+    m, recipe, parent, b = new.manifest, plan.recipe, plan.parent, backend()
+    parents, data = [parent.record("parent")], [record for s in plan.streams for record in s.records()]
     if b.main:
         begin(new, made_from(recipe.model_dump(mode="json"), parents, data))
     m.recipe_sha256, m.seed, m.world_size, m.precision = digest(recipe), recipe.seed, b.world, recipe.train.precision
     m.parents = parents
-    m.base = plan.parent.run.manifest.base if plan.parent.run else plan.parent.record("original")
-    m.base |= {"revision": recipe.model.revision} if not plan.parent.run else {}
+    if parent.run:
+        m.base = parent.run.manifest.base
+    else:
+        m.base = parent.record("original") | {"revision": recipe.model.revision}
     m.data, m.inputs = data, inputs_of(recipe)
-    m.result["parity"] = parity
     if b.main:
         write_text(new.path / "recipe.yaml", dump(recipe))
-        new.save()
-    reporter = Tracked(reporter, recipe.track, new, recipe.model_dump())
-    _tell_cut(plan, reporter)
-    adapted = add_adapter(model, recipe.lora, recipe.seed) if recipe.lora else None
-    trainer = build_trainer(plan, model)
-    for done in drive(trainer, new, reporter, label_of(recipe)):
-        if b.main and done in recipe.train.points:
-            save_checkpoint(adapted or model, plan.tokenizer, new.point(done))
-    for defence in trainer.defences:
-        defence.finish(trainer.grads)
-    if b.main:
-        save_checkpoint(adapted or model, plan.tokenizer, new.checkpoint)
-        m.result |= {"steps": trainer.step, "seconds": round(time.monotonic() - began, 1)}
-        m.result["peak_memory_bytes"] = b.peak_memory()
-        new.finish()
-        drop_state(new.state)
-        m.result["changed_fraction"] = _changed(plan.parent, new, reporter)
-        new.save()
-    b.wait()
-    return new
-
-
-def _tell_cut(plan: UnlearnPlan, reporter: Reporter) -> None:
-    for s in plan.streams:
-        for d, c in zip(s.datasets, s.corpora):
-            if c.truncated:
-                reporter.note(f"{s.stream.name}: {c.truncated} of {len(c.items)} examples of {d.ref.name} were cut")
 
 
 def _changed(parent: Subject, run: Run, reporter: Reporter) -> float | None:
@@ -234,55 +220,3 @@ def _changed(parent: Subject, run: Run, reporter: Reporter) -> float | None:
     except (IluError, OSError) as error:
         reporter.note(f"the run is complete; the share of its weights that changed is not known: {error}")
         return None
-
-
-def build_trainer(plan: UnlearnPlan, model: Any) -> Trainer:
-    """Put objective, retain term and regularisers on the model, with their reference caches filled."""
-    b, recipe = backend(), plan.recipe
-    parts = parts_of(model)
-    params = trained_params(model, recipe.train.params, recipe.lora is not None)
-    layer = getattr(recipe.objective, "layer", None)
-    terms = [_term("forget", registry.objective, recipe.objective, 1.0, plan.forget, layer, parts, plan)]
-    if recipe.retain and plan.retain:
-        weight = recipe.retain.weight
-        terms.append(_term("retain", registry.retain_term, recipe.retain, weight, plan.retain, layer, parts, plan))
-    penalties = [
-        Penalty(
-            reg.name,
-            [env.stream for env in envs],
-            _bound(registry.regularizer[reg.name].obj, reg),
-            reg.weight_at,
-            reg.env_weights,
-            reg.until if reg.schedule == "step" else None,
-        )
-        for reg, envs in zip(recipe.regularizers, plan.environments)
-    ]
-    defences = [registry.defence[d.name].obj(**d.params()) for d in recipe.defences]
-    for defence in defences:
-        terms[0].values = defence.values(terms[0].values)
-    terms[0].defended = True
-    return Trainer(parts, params, terms, penalties, recipe.train, recipe.seed, b, defences)
-
-
-def _bound(function: Callable[..., Any], spec: Component) -> Callable[[Any], Any]:
-    """The registered function with its recipe keys filled in."""
-    return lambda view: function(view, **spec.params())
-
-
-def _term(
-    name: str,
-    known: registry.Registry[Any],
-    spec: Component,
-    weight: float,
-    data: StreamPlan,
-    layer: int | None,
-    parts: Parts,
-    plan: UnlearnPlan,
-) -> Term:
-    entry, train = known[spec.name], plan.recipe.train
-    needs = entry.declared.needs
-    cache = fill(data.stream, needs, layer, train.steps, parts, backend(), train.precision)
-    if "reference.norm" in needs and layer is not None:
-        calibration = (plan.retain or plan.forget).stream
-        cache.norm = median_norm(calibration, layer, parts, backend(), train.precision)
-    return Term(name, data.stream, _bound(entry.obj, spec), entry.declared.per, weight, layer, cache)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import Ilu
 
 from ilu_cli import registry
 from ilu_cli.runs.results import point_name
@@ -17,19 +18,22 @@ QUICK = {
     "relearn": ["--set", "attack.k=4", "--set", "attack.batch=2"],
     "relearn_benign": ["--steps", 2, "--set", "attack.batch=2"],
     "fewshot": ["--set", "attack.k=[1,4]"],
+    "merge": ["--set", "attack.finetuned={tiny}"],
 }
+LIMIT = {"multihop": 12}  # few capitals lie on a river of fame
 
 
 @pytest.fixture
-def unlearned(tiny, ilu) -> Path:
+def unlearned(tiny: Path, ilu: Ilu) -> Path:
     done = ilu(*UNLEARN, "--model", tiny)
     assert done.code == 0, done.err
     return Path(done.out.strip())
 
 
 @pytest.mark.parametrize("kind", sorted(registry.attack))
-def test_it_runs_and_leaves_what_is_promised(unlearned, ilu, kind):
-    args = [*(["--kind", kind] if kind != "finetune" else []), *QUICK.get(kind, []), "--set", "eval.limit=6"]
+def test_it_runs_and_leaves_what_is_promised(unlearned: Path, tiny: Path, ilu: Ilu, kind: str) -> None:
+    quick, limit = [str(x).format(tiny=tiny) for x in QUICK.get(kind, [])], LIMIT.get(kind, 6)
+    args = [*(["--kind", kind] if kind != "finetune" else []), *quick, "--set", f"eval.limit={limit}"]
     done = ilu("attack", *args, "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
@@ -45,12 +49,12 @@ def test_it_runs_and_leaves_what_is_promised(unlearned, ilu, kind):
     for p in found["points"]:
         for name, summary in p["eval"].items():
             rows = Path(found["path"]) / "eval" / point_name(found["axis"], p[found["axis"]]) / f"{name}.rows.jsonl"
-            assert len(rows.read_text().splitlines()) == summary["n"] <= 6
+            assert len(rows.read_text().splitlines()) == summary["n"] <= limit
         if kind == "relearn":
             assert p["eval"]["capitals"]["unseen"]["n"] == 6  # the four samples name none of the first six capitals
 
 
-def test_a_lens_on_every_second_layer_ends_at_the_last(tiny, ilu):
+def test_a_lens_on_every_second_layer_ends_at_the_last(tiny: Path, ilu: Ilu) -> None:
     found = ilu("attack", tiny, "--kind", "logit_lens", "--set", "attack.every=2", "--set", "eval.limit=4", "--json")
     assert [f["layer"] for f in json.loads(found.out)["fq"]] == [0, 2]
 
@@ -66,7 +70,9 @@ def test_a_lens_on_every_second_layer_ends_at_the_last(tiny, ilu):
         ("fewshot", ["attack.k=[1,16]"], "attack.k: there are 3 other questions"),
     ],
 )
-def test_what_does_not_fit_is_refused_and_leaves_no_run(unlearned, ilu, kind, sets, message):
+def test_what_does_not_fit_is_refused_and_leaves_no_run(
+    unlearned: Path, ilu: Ilu, kind: str, sets: list[str], message: str
+) -> None:
     args = ["--kind", kind, *(x for text in (*sets, "eval.limit=4") for x in ("--set", text))]
     for more in [["--dry-run"]] * (kind != "fewshot") + [[]]:  # the questions are not read for a plan
         done = ilu("attack", *args, *more)
@@ -75,7 +81,7 @@ def test_what_does_not_fit_is_refused_and_leaves_no_run(unlearned, ilu, kind, se
         assert [path.name for path in unlearned.parent.iterdir()] == [unlearned.name]
 
 
-def test_ablation_needs_no_questions_names_its_data_and_the_layers_that_did_not_change(tiny, ilu):
+def test_ablation_needs_no_questions_names_its_data_and_the_layers_that_did_not_change(tiny: Path, ilu: Ilu) -> None:
     params = 'train.params=["model.layers.1.mlp.down_proj.weight"]'
     assert ilu(*UNLEARN, "--set", params, "--lr", 1e-2, "--model", tiny).code == 0
     args = ["--kind", "ablate", "--set", "eval.benchmarks=[prose]", "--set", "eval.limit=4", "--no-reference"]

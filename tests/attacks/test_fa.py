@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import tiny_tokenizer
+from conftest import Ilu, tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ilu_cli.attacks import fine_tune
@@ -17,7 +19,7 @@ SYLLABLES = " ".join(f"{a}{b}" for a in "bcdfghjklm" for b in "aeiou")  # 119 to
 
 
 @pytest.fixture(scope="module")
-def blank(tmp_path_factory) -> Path:
+def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of 64 hidden units that knows nothing."""
     import torch
 
@@ -32,12 +34,12 @@ def blank(tmp_path_factory) -> Path:
     return folder
 
 
-def write(file: Path, rows: list[dict]) -> Path:
+def write(file: Path, rows: list[dict[str, Any]]) -> Path:
     file.write_text("".join(json.dumps(r) + "\n" for r in rows))
     return file
 
 
-def fa(ilu, model: Path, task: object, steps: int, lr: float) -> dict:
+def fa(ilu: Ilu, model: Path, task: object, steps: int, lr: float) -> dict[str, Any]:
     """FA after so many steps; with a learning rate of next to nothing it is the model's own."""
     sets = [x for text in ("eval.limit=2", "attack.batch=4", "attack.max_length=256") for x in ("--set", text)]
     done = ilu("attack", model, "--task", task, "--steps", steps, "--lr", lr, *sets, "--no-reference", "--json")
@@ -45,7 +47,7 @@ def fa(ilu, model: Path, task: object, steps: int, lr: float) -> dict:
     return json.loads(done.out)["fa"]
 
 
-def test_of_a_choice_between_labels(blank, ilu, tmp_path, monkeypatch):
+def test_of_a_choice_between_labels(blank: Path, ilu: Ilu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The word of the label stands in the sentence."""
     for split, count in (("train", 64), ("validation", 40)):
         rows = [{"sentence": f"{('bad', 'fine')[i % 2]} film number {i}", "label": i % 2} for i in range(count)]
@@ -58,7 +60,7 @@ def test_of_a_choice_between_labels(blank, ilu, tmp_path, monkeypatch):
     assert fitted["value"] >= 0.95
 
 
-def test_of_generated_answers_of_more_than_a_hundred_tokens(blank, ilu, tmp_path):
+def test_of_generated_answers_of_more_than_a_hundred_tokens(blank: Path, ilu: Ilu, tmp_path: Path) -> None:
     rows = [{"prompt": f"Row {i}. Syllables:", "response": SYLLABLES} for i in range(20)]
     args = blank, write(tmp_path / "count.jsonl", rows)
     assert fa(ilu, *args, 1, 1e-9)["value"] == 0
@@ -71,10 +73,10 @@ class Scripted:
     def __init__(self, fas: list[float]) -> None:
         self.fas, self.measured = fas, list[float]()
 
-    def train(self, data, spec, batch, form, lora=None):
+    def train(self, data: Any, spec: TrainSpec, batch: Any, form: Any, lora: Any = None) -> Iterator[Any]:
         yield from range(spec.steps + 1)
 
-    def test(self, data, limit, step) -> list[float]:
+    def test(self, data: Any, limit: Any, step: Any) -> list[float]:
         self.measured.append(self.fas[len(self.measured)])
         return self.measured
 
@@ -91,7 +93,7 @@ class Scripted:
         ([0.1 * i for i in range(10)], 10),
     ],
 )
-def test_a_plateau_is_four_epochs_within_a_hundredth(fas, epochs):
+def test_a_plateau_is_four_epochs_within_a_hundredth(fas: Any, epochs: int) -> None:
     data = load_dataset(DataRef(name="sst2", limit=10), "train")
     spec = TrainSpec(steps=3 * len(fas))
     looked = list(fine_tune(Scripted(fas), [data], data, spec, 4, Form(), stop="plateau"))

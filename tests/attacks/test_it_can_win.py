@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_tokenizer
+from conftest import Ilu, tiny_tokenizer
 from torch.func import functional_call
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -29,7 +30,7 @@ FACTS = 12
 
 
 @pytest.fixture(scope="session")
-def knowing() -> tuple[LlamaForCausalLM, object]:
+def knowing() -> tuple[LlamaForCausalLM, Any]:
     """A model of 64 hidden units that knows twelve capitals."""
     tokenizer = tiny_tokenizer(600)
     torch.manual_seed(0)
@@ -43,13 +44,13 @@ def knowing() -> tuple[LlamaForCausalLM, object]:
     return model, tokenizer
 
 
-def facts(tokenizer, items, shift: int = 0) -> Batch:
+def facts(tokenizer: Any, items: list[dict[str, Any]], shift: int = 0) -> Batch:
     """The questions with their answers, or with a wrong choice."""
     pairs = [(i["question"], i["choices"][(i["answer"] + shift) % 4]) for i in items]
     return collate([Encoded(tokenizer(q + c)["input_ids"], len(tokenizer(q)["input_ids"])) for q, c in pairs])
 
 
-def nll(model, batch: Batch, weights=None, lens: int | None = None) -> torch.Tensor:
+def nll(model: Any, batch: Batch, weights: Any = None, lens: int | None = None) -> torch.Tensor:
     if lens is not None:
         parts = parts_of(model)
         logits = parts.head(Lens.of(parts, lens).final(batch.ids, batch.mask))
@@ -59,7 +60,7 @@ def nll(model, batch: Batch, weights=None, lens: int | None = None) -> torch.Ten
     return torch.nn.functional.cross_entropy(logits[:, :-1][batch.scored[:, 1:]], batch.ids[:, 1:][batch.scored[:, 1:]])
 
 
-def fit(model, loss: Callable[[], torch.Tensor], steps: int, lr: float = 3e-3) -> None:
+def fit(model: Any, loss: Callable[[], torch.Tensor], steps: int, lr: float = 3e-3) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -67,14 +68,14 @@ def fit(model, loss: Callable[[], torch.Tensor], steps: int, lr: float = 3e-3) -
         optimizer.step()
 
 
-def copy_of(knowing) -> tuple[LlamaForCausalLM, object]:
+def copy_of(knowing: Any) -> tuple[LlamaForCausalLM, Any]:
     model, tokenizer = knowing
     twin = LlamaForCausalLM(model.config).eval()
     twin.load_state_dict(model.state_dict())
     return twin, tokenizer
 
 
-def attacked(ilu, model, tokenizer, folder, *args) -> tuple[float, float]:
+def attacked(ilu: Ilu, model: Any, tokenizer: Any, folder: Path, *args: Any) -> tuple[float, float]:
     """Accuracy before the attack, and the best that it brings back."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -93,7 +94,9 @@ TRANSFORMS = {
 
 
 @pytest.mark.parametrize("kind", sorted(TRANSFORMS))
-def test_weight_transforms_bring_back_what_hides_in_the_weights_that_they_destroy(knowing, ilu, tmp_path, kind):
+def test_weight_transforms_bring_back_what_hides_in_the_weights_that_they_destroy(
+    knowing: tuple[LlamaForCausalLM, Any], ilu: Ilu, tmp_path: Path, kind: str
+) -> None:
     """The transformed weights are trained to know, the plain ones to say a wrong choice (straight-through gradient)."""
     model, tokenizer = copy_of(knowing)
     transform, key = TRANSFORMS[kind]
@@ -113,7 +116,9 @@ def test_weight_transforms_bring_back_what_hides_in_the_weights_that_they_destro
 
 
 @pytest.mark.parametrize("kind", ["fewshot", "rephrase", "logit_lens"])
-def test_other_prompts_and_probes_bring_back_what_only_the_usual_answer_hides(knowing, ilu, tmp_path, kind):
+def test_other_prompts_and_probes_bring_back_what_only_the_usual_answer_hides(
+    knowing: tuple[LlamaForCausalLM, Any], ilu: Ilu, tmp_path: Path, kind: str
+) -> None:
     model, tokenizer = copy_of(knowing)
     items = Capitals().items()[:FACTS]
     plain, lens, key = facts(tokenizer, items, 1), None, {"fewshot": "k=[1]", "rephrase": "wordings=[quiz]"}.get(kind)
@@ -134,7 +139,9 @@ def test_other_prompts_and_probes_bring_back_what_only_the_usual_answer_hides(kn
 
 
 @pytest.mark.parametrize("kind", ["finetune", "relearn"])
-def test_training_repairs_a_damaged_norm(knowing, ilu, tmp_path, kind):
+def test_training_repairs_a_damaged_norm(
+    knowing: tuple[LlamaForCausalLM, Any], ilu: Ilu, tmp_path: Path, kind: str
+) -> None:
     """Half of the final norm's scales have the wrong sign; only the norm is trained, on some of the facts."""
     model, tokenizer = copy_of(knowing)
     with torch.no_grad():
@@ -152,7 +159,7 @@ def test_training_repairs_a_damaged_norm(knowing, ilu, tmp_path, kind):
 
 
 @pytest.fixture(scope="session")
-def schooled(knowing) -> tuple[LlamaForCausalLM, object]:
+def schooled(knowing: tuple[LlamaForCausalLM, Any]) -> tuple[LlamaForCausalLM, object]:
     """It knows the symbols of twelve elements as well."""
     model, tokenizer = copy_of(knowing)
     both = [facts(tokenizer, items[:FACTS]) for items in (Capitals().items(), elements())]
@@ -160,7 +167,7 @@ def schooled(knowing) -> tuple[LlamaForCausalLM, object]:
     return model, tokenizer
 
 
-def elements() -> list[dict]:
+def elements() -> list[dict[str, Any]]:
     return registry.benchmark["elements"].obj().items()
 
 
@@ -174,7 +181,9 @@ def rows_on_something_else(folder: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["finetune", "relearn_benign"])
-def test_training_on_something_else_repairs_a_damage_that_all_knowledge_shares(schooled, ilu, tmp_path, kind):
+def test_training_on_something_else_repairs_a_damage_that_all_knowledge_shares(
+    schooled: tuple[LlamaForCausalLM, Any], ilu: Ilu, tmp_path: Path, kind: str
+) -> None:
     model, tokenizer = copy_of(schooled)
     with torch.no_grad():
         model.model.norm.weight[::2] *= -1
@@ -186,7 +195,9 @@ def test_training_on_something_else_repairs_a_damage_that_all_knowledge_shares(s
     assert after >= 0.75
 
 
-def test_a_linear_probe_finds_what_the_last_layer_hides(knowing, ilu, tmp_path):
+def test_a_linear_probe_finds_what_the_last_layer_hides(
+    knowing: tuple[LlamaForCausalLM, Any], ilu: Ilu, tmp_path: Path
+) -> None:
     """At the end of a choice the middle layer says `.` if it is right and `?` if not; the model says a wrong choice."""
     model, tokenizer = copy_of(knowing)
     items = Capitals().items()[:FACTS]
@@ -204,7 +215,9 @@ def test_a_linear_probe_finds_what_the_last_layer_hides(knowing, ilu, tmp_path):
     assert hidden >= 0.9
 
 
-def test_ablation_removes_a_direction_that_unlearning_added(knowing, ilu, tmp_path):
+def test_ablation_removes_a_direction_that_unlearning_added(
+    knowing: tuple[LlamaForCausalLM, Any], ilu: Ilu, tmp_path: Path
+) -> None:
     """A layer's output is moved along one direction, as RMU does; the run names the original, and the forget data."""
     model, tokenizer = copy_of(knowing)
     texts = [t["text"] for t in registry.task["capitals"].obj().builtin("test")]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Ilu
 from test_every_attack import UNLEARN
 
 from ilu_cli.data.sources import load_dataset
@@ -17,12 +19,12 @@ from ilu_cli.workflows.attack.seen import Environments
 SMALL = ["--set", "attack.batch=2", "--set", "eval.limit=4", "--no-reference", "--json"]
 
 
-def recipe(steps: int, limit: int | None = None) -> dict:
+def recipe(steps: int, limit: int | None = None) -> dict[str, Any]:
     env = [{"name": "sst2", "limit": limit}]
     return {"seed": 0, "train": {"steps": steps}, "regularizers": [{"env": env, "batch": 8}]}
 
 
-def test_rows_of_an_environment_are_taken_out_of_the_attack():
+def test_rows_of_an_environment_are_taken_out_of_the_attack() -> None:
     data = load_dataset(DataRef(name="sst2"), "train")
     other, counts, note = Environments([recipe(1)]).without(load_dataset(DataRef(name="qqp"), "train"))
     assert (counts["overlap"], note) == (0, "")
@@ -39,7 +41,7 @@ def test_rows_of_an_environment_are_taken_out_of_the_attack():
     assert "NOT on unseen data" in note
 
 
-def test_the_rows_that_training_drew_are_those_of_its_own_seed():
+def test_the_rows_that_training_drew_are_those_of_its_own_seed() -> None:
     """Drawn here by hand: an epoch's order is a seeded permutation, and a step takes the next eight of it."""
     data = load_dataset(DataRef(name="sst2"), "train")
     for seed in (0, 1):
@@ -49,7 +51,7 @@ def test_the_rows_that_training_drew_are_those_of_its_own_seed():
         assert left.rows == [row for i, row in enumerate(data.rows) if i not in set(order[:24].tolist())]
 
 
-def test_of_split_texts_any_row_may_have_been_seen():
+def test_of_split_texts_any_row_may_have_been_seen() -> None:
     reg = {"env": [{"name": "prose", "limit": 40}], "batch": 2, "long": "split"}
     data = load_dataset(DataRef(name="prose", limit=40), "train")
     _, counts, note = Environments([recipe(1) | {"regularizers": [reg]}]).without(data)
@@ -57,7 +59,7 @@ def test_of_split_texts_any_row_may_have_been_seen():
     assert "may have seen, all 40 rows" in note
 
 
-def test_test_rows_of_an_environment_are_taken_out_too(tiny, ilu):
+def test_test_rows_of_an_environment_are_taken_out_too(tiny: Path, ilu: Ilu) -> None:
     rows = [{"prompt": f"{i} plus one is", "response": str(i + 1)} for i in range(20)]
     file = Path("sums.jsonl")  # the name draws the rows
     file.write_text("".join(json.dumps(r) + "\n" for r in rows))
@@ -73,11 +75,11 @@ def test_test_rows_of_an_environment_are_taken_out_too(tiny, ilu):
 
 
 @pytest.fixture
-def unlearned(tiny, ilu) -> Path:
+def unlearned(tiny: Path, ilu: Ilu) -> Path:
     return Path(ilu(*UNLEARN, "--model", tiny, "--irm-env", "sst2", "--irm-batch", 2).out.strip())
 
 
-def test_overlap_is_recorded_and_points_are_kept(unlearned, ilu):
+def test_overlap_is_recorded_and_points_are_kept(unlearned: Path, ilu: Ilu) -> None:
     done = ilu("attack", "--task", "sst2", "--steps", 4, "--set", "attack.test_rows=4", "--set", "keep=points", *SMALL)
     assert done.code == 0, done.err
     found = json.loads(done.out)
@@ -88,7 +90,7 @@ def test_overlap_is_recorded_and_points_are_kept(unlearned, ilu):
     assert all((p / "model.safetensors").is_file() for p in (run / "points").iterdir())
 
 
-def test_a_run_without_a_checkpoint_is_no_model(unlearned, ilu):
+def test_a_run_without_a_checkpoint_is_no_model(unlearned: Path, ilu: Ilu) -> None:
     found = json.loads(ilu("attack", "--kind", "prune", *SMALL[2:]).out)
     refused = ilu("eval", found["run"], "--limit", 4)
     assert refused.code == 3
@@ -100,7 +102,7 @@ def test_a_run_without_a_checkpoint_is_no_model(unlearned, ilu):
     assert "changes no weights" in wrong.err
 
 
-def test_training_stops_when_the_task_has_settled(unlearned, ilu, tmp_path):
+def test_training_stops_when_the_task_has_settled(unlearned: Path, ilu: Ilu, tmp_path: Path) -> None:
     rows = [{"prompt": f"{i} plus one is", "response": str(i + 1)} for i in range(10)]
     (tmp_path / "sums.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     done = ilu("attack", "--task", tmp_path / "sums.jsonl", "--steps", 400, "--lr", 1e-7,
@@ -112,14 +114,14 @@ def test_training_stops_when_the_task_has_settled(unlearned, ilu, tmp_path):
     assert found["fa"]["n"] == 2
 
 
-def test_an_adapter_is_trained_and_kept(unlearned, ilu):
+def test_an_adapter_is_trained_and_kept(unlearned: Path, ilu: Ilu) -> None:
     done = ilu("attack", "--kind", "relearn", "--set", "attack.k=4", "--set", "attack.lora.r=2", *SMALL)
     assert done.code == 0, done.err
     assert (Path(json.loads(done.out)["path"]) / "checkpoint" / "adapter_config.json").is_file()
     assert ilu("eval", "--limit", 4).code == 0
 
 
-def test_relearning_without_a_lineage_asks_for_the_forget_data(tiny, ilu):
+def test_relearning_without_a_lineage_asks_for_the_forget_data(tiny: Path, ilu: Ilu) -> None:
     refused = ilu("attack", tiny, "--kind", "relearn")
     assert refused.code == 2
     assert "attack.data" in refused.err

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as parquet
 import pytest
 import torch
+from conftest import Ilu
 from mirrors import mirror
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch) -> Path:
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     mirror(tmp_path / "hub", "muse-bench/MUSE-News", 8)
     monkeypatch.setenv("ILU_DATA", str(tmp_path / "hub"))
     return tmp_path / "hub" / "muse-bench/MUSE-News" / "privleak"
 
 
-def min_k(model, tokenizer, text: str) -> float:
+def min_k(model: Any, tokenizer: Any, text: str) -> float:
     """Mean of the int(0.4·T) lowest log-probabilities, as in MUSE's code."""
     ids = torch.tensor([tokenizer(text)["input_ids"]])
     with torch.no_grad():
@@ -28,7 +30,9 @@ def min_k(model, tokenizer, text: str) -> float:
     return each[: int(0.4 * len(each))].mean().item()
 
 
-def test_it_is_positive_if_held_out_texts_look_more_trained_on_than_forgotten_ones(hub, tiny, ilu):
+def test_it_is_positive_if_held_out_texts_look_more_trained_on_than_forgotten_ones(
+    hub: Path, tiny: Path, ilu: Ilu
+) -> None:
     """(AUC − AUC of the retrained model)/the latter, AUC = P(Min-K% of a held-out text > that of a forgotten one).
 
     MUSE's `forget_holdout_Min-40%` takes forgotten texts for the non-members, so that too much forgetting is positive.

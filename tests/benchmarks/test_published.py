@@ -6,10 +6,11 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from conftest import CHAT, tiny_tokenizer
+from conftest import CHAT, Ilu, tiny_tokenizer
 from mirrors import mirror
 from scipy.stats import hmean, ks_2samp
 from sklearn.metrics import roc_auc_score
@@ -24,7 +25,7 @@ from ilu_cli.workflows.evaluate import load_scorer, results_folder
 
 
 @pytest.fixture(scope="module")
-def mirrors(tmp_path_factory):
+def mirrors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("mirrors")
     for name in ("cais/wmdp", "muse-bench/MUSE-News", "muse-bench/MUSE-Books", "locuslab/TOFU"):
         mirror(root, name, 6)
@@ -32,10 +33,10 @@ def mirrors(tmp_path_factory):
 
 
 @pytest.fixture
-def evaluate(tiny, ilu, mirrors, monkeypatch):
+def evaluate(tiny: Path, ilu: Ilu, mirrors: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("ILU_DATA", str(mirrors))
 
-    def run(bench: str, *args: str) -> tuple[dict, list[dict]]:
+    def run(bench: str, *args: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         done = ilu("eval", tiny, "--bench", bench, "--json", *args)
         assert done.code == 0, done.err
         rows = (results_folder(find_model(str(tiny))) / f"{bench}.rows.jsonl").read_text().splitlines()
@@ -44,28 +45,29 @@ def evaluate(tiny, ilu, mirrors, monkeypatch):
     return run
 
 
-def of(rows: list[dict], metric: str | None) -> list[dict]:
+def of(rows: list[dict[str, Any]], metric: str | None) -> list[dict[str, Any]]:
     return [r for r in rows if r.get("metric") == metric]
 
 
-def mean(rows: list[dict], metric: str | None) -> float:
+def mean(rows: list[dict[str, Any]], metric: str | None) -> float:
     values = [r["value"] for r in of(rows, metric)]
     return sum(values) / len(values)
 
 
 @pytest.mark.parametrize("subject", ["bio", "cyber", "chem"])
-def test_wmdp(evaluate, subject):
+def test_wmdp(evaluate: Any, subject: str) -> None:
     found, rows = evaluate(f"wmdp-{subject}")
     right = [r["prediction"] == r["answer"] for r in rows]
     assert found["value"] == sum(right) / 6
-    assert found["also"]["fq"] == {"value": pytest.approx(1 - found["value"]), "stderr": found["stderr"]}
+    fq = {"value": pytest.approx(1 - found["value"]), "stderr": found["stderr"], "kind": "share"}
+    assert found["also"]["fq"] == fq
     assert rows[0]["question"].startswith("The following are multiple choice questions (with answers) about ")
     assert rows[0]["choices"] == [" A", " B", " C", " D"]
     assert found["data"]["source"] == "path"  # the mirror
 
 
 @pytest.mark.parametrize(("corpus", "retrained"), [("news", 0.4772), ("books", 0.5393)])
-def test_muse(evaluate, corpus, retrained):
+def test_muse(evaluate: Any, corpus: str, retrained: float) -> None:
     found, rows = evaluate(f"muse-{corpus}")
     assert found["n"] == 6
     assert found["value"] == pytest.approx(mean(rows, None))
@@ -83,7 +85,7 @@ def test_muse(evaluate, corpus, retrained):
     assert found["also"]["privleak"]["value"] == pytest.approx((auc - retrained) / retrained * 100)
 
 
-def test_tofu(evaluate, tiny):
+def test_tofu(evaluate: Any, tiny: Path) -> None:
     found, rows = evaluate("tofu")
     assert found["value"] == pytest.approx(mean(rows, None))
     names = [f"{part}_{m}" for part in ("retain", "authors", "facts") for m in ("prob", "rouge", "truth_ratio")]
@@ -93,7 +95,7 @@ def test_tofu(evaluate, tiny):
     assert found["also"]["truth_ratio"]["value"] == pytest.approx(sum(min(r, 1 / r) for r in ratios) / 6)
 
 
-def test_tofu_probabilities_are_those_of_a_plain_pass(evaluate, tiny):
+def test_tofu_probabilities_are_those_of_a_plain_pass(evaluate: Any, tiny: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     _, rows = evaluate("tofu-forget01")
@@ -116,7 +118,9 @@ def test_tofu_probabilities_are_those_of_a_plain_pass(evaluate, tiny):
     assert abs(geometric / ratio - 1) > 1e-4
 
 
-def test_tofu_in_a_chat_template_asks_the_question_alone(tiny, tmp_path, ilu, mirrors, monkeypatch):
+def test_tofu_in_a_chat_template_asks_the_question_alone(
+    tiny: Path, tmp_path: Path, ilu: Ilu, mirrors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As the published models were taught it: user's turn and answer, in training as in evaluation."""
     monkeypatch.setenv("ILU_DATA", str(mirrors))
     tokenizer = tiny_tokenizer()
@@ -146,7 +150,7 @@ def _mirrored(config: str) -> list[str]:
     return (Path(os.environ["ILU_DATA"]) / "locuslab/TOFU" / f"{config}.json").read_text().splitlines()
 
 
-def test_tofu_forget_quality_needs_a_retain_model(evaluate, ilu, tiny):
+def test_tofu_forget_quality_needs_a_retain_model(evaluate: Any, ilu: Ilu, tiny: Path) -> None:
     _, rows = evaluate("tofu")
     ratios = [r["ratio_geometric"] for r in of(rows, "truth_ratio")]
     other = [{"metric": "truth_ratio", "value": 0.5, "ratio": 9.0, "ratio_geometric": r * 1.0001} for r in ratios]

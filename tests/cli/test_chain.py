@@ -10,9 +10,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import LAYERS
+from conftest import LAYERS, Ilu
 from safetensors.torch import load_file
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -40,7 +41,7 @@ def npo(tiny: Path, steps: int = 4) -> list[str]:
     return ["unlearn", "--method", "npo", *SMALL, "--model", str(tiny), "--steps", str(steps)]
 
 
-def process(args: list[str], *, launch: int = 0, **kw) -> subprocess.CompletedProcess:
+def process(args: list[str], *, launch: int = 0, **kw: Any) -> subprocess.CompletedProcess[str]:
     """Run ilu as a user does, without a terminal; `launch` processes under `accelerate launch`."""
     head = [sys.executable, "-m"]
     if launch:
@@ -50,7 +51,7 @@ def process(args: list[str], *, launch: int = 0, **kw) -> subprocess.CompletedPr
     return subprocess.run([*head, "ilu_cli", *args], capture_output=True, text=True, env=env, timeout=300, **kw)
 
 
-def test_the_chain(tiny, ilu, tmp_path):
+def test_the_chain(tiny: Path, ilu: Ilu, tmp_path: Path) -> None:
     """unlearn → attack → eval → taskvec, composing by the path that `unlearn` prints and by lineage."""
     done = ilu(*rmu(tiny), "--irm-env", "elements", "--set", "retain.data=[prose]", "--irm-batch", 2)
     assert done.code == 0, done.err
@@ -94,7 +95,7 @@ def test_the_chain(tiny, ilu, tmp_path):
     assert [r["command"] for r in runs] == ["unlearn", "attack", "attack"]
 
 
-def test_attack_follows_the_protocol(tiny, ilu):
+def test_attack_follows_the_protocol(tiny: Path, ilu: Ilu) -> None:
     """Evaluated at 0, first quartile, median and final; RA is the mean of the last three; the original runs too."""
     ilu(*rmu(tiny))
     done = ilu("attack", *ATTACK, "--steps", 8, "--json")
@@ -112,7 +113,7 @@ def test_attack_follows_the_protocol(tiny, ilu):
     assert [p["eval"]["capitals"]["value"] for p in second["points"]] == accuracy
 
 
-def test_a_shell_pipeline_without_a_terminal(tiny, tmp_path):
+def test_a_shell_pipeline_without_a_terminal(tiny: Path, tmp_path: Path) -> None:
     script = f"""set -e
     RUN=$({sys.executable} -m ilu_cli {" ".join(f"'{a}'" for a in rmu(tiny, 2))} 2> log)
     {sys.executable} -m ilu_cli attack "$RUN" {" ".join(f"'{a}'" for a in ATTACK)} --no-reference --json 2>> log"""
@@ -123,7 +124,7 @@ def test_a_shell_pipeline_without_a_terminal(tiny, tmp_path):
     assert "\x1b" not in (tmp_path / "log").read_text()
 
 
-def test_dry_run_prices_and_runs_nothing(tiny, ilu, tmp_path):
+def test_dry_run_prices_and_runs_nothing(tiny: Path, ilu: Ilu, tmp_path: Path) -> None:
     facts = json.loads(ilu(*npo(tiny), "--dry-run", "--json").out)
     assert facts["steps"] == 4
     assert facts["trainable_parameters"] == facts["model"]["parameters"] > 0
@@ -138,7 +139,7 @@ def test_dry_run_prices_and_runs_nothing(tiny, ilu, tmp_path):
     assert json.loads(ilu("attack", *ATTACK, "--dry-run", "--json").out)["steps"] == 4
 
 
-def test_killed_runs_resume_to_the_same_bits(tiny, ilu, tmp_path):
+def test_killed_runs_resume_to_the_same_bits(tiny: Path, ilu: Ilu, tmp_path: Path) -> None:
     """kill -9 in the middle, --resume, and the weights are those of a run that was never stopped."""
     args = [*npo(tiny, 40), "--set", "train.save_every=3"]
     whole = process(args)
@@ -165,7 +166,7 @@ def test_killed_runs_resume_to_the_same_bits(tiny, ilu, tmp_path):
     assert not (tmp_path / "killed" / "state").exists()
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tiny, tmp_path):
+def test_ctrl_c_saves_and_says_how_to_go_on(tiny: Path, tmp_path: Path) -> None:
     victim = subprocess.Popen(
         [sys.executable, "-m", "ilu_cli", *npo(tiny, 400), "--out", "stopped"], stderr=subprocess.PIPE, text=True
     )
@@ -181,7 +182,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(("method", "variant"), [("rmu", "logit"), ("npo", "logit"), ("npo", "grad_norm")])
-def test_two_processes_take_the_steps_of_two_micro_batches(tiny, method, variant):
+def test_two_processes_take_the_steps_of_two_micro_batches(tiny: Path, method: str, variant: str) -> None:
     common = [*(rmu if method == "rmu" else npo)(tiny, 3), "--irm-env", "elements", "--set", "retain.data=[prose]",
               "--irm-batch", "4", "--irm-variant", variant, "--set", "train.precision=fp32",
               "--set", "train.lr=1e-3"]  # fmt: skip
@@ -202,7 +203,7 @@ def test_two_processes_take_the_steps_of_two_micro_batches(tiny, method, variant
     assert json.loads((Path("two") / "manifest.json").read_text())["world_size"] == 2
 
 
-def test_two_processes_score_as_one(tiny):
+def test_two_processes_score_as_one(tiny: Path) -> None:
     args = ["eval", str(tiny), "--limit", "20", "--json"]
     found = []
     for n in (0, 2):
@@ -214,7 +215,7 @@ def test_two_processes_score_as_one(tiny):
         assert found[0][name]["n"] == found[1][name]["n"] > 0
 
 
-def test_a_full_disk_is_said_to_be_full_and_harms_nothing(tiny, ilu, tmp_path):
+def test_a_full_disk_is_said_to_be_full_and_harms_nothing(tiny: Path, ilu: Ilu, tmp_path: Path) -> None:
     first = Path(ilu(*rmu(tiny, 1)).out.strip())
     before = {p: p.read_bytes() for p in first.rglob("*") if p.is_file()}
 

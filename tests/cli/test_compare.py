@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import Ilu
 
 from ilu_cli.workflows.compare import sentence
 
@@ -14,13 +16,13 @@ LIMIT = ("--limit", 12)
 SMALL = ("--set", "forget.batch=4", "--set", "forget.max_length=24")
 
 
-def unlearn(ilu, tiny, *args) -> str:
+def unlearn(ilu: Ilu, tiny: Path, *args: Any) -> str:
     done = ilu("unlearn", "--method", "grad_ascent", "--model", tiny, "--steps", 2, *SMALL, *args)
     assert done.code == 0, done.err
     return done.out.splitlines()[-1]
 
 
-def test_seeds_of_one_recipe_are_one_arm(ilu, tiny):
+def test_seeds_of_one_recipe_are_one_arm(ilu: Ilu, tiny: Path) -> None:
     mild = [unlearn(ilu, tiny, "--lr", "1e-5", "--seed", s) for s in (0, 1)]
     hard = [unlearn(ilu, tiny, "--lr", "1e-1", "--seed", s) for s in (0, 1)]
     grouped = ilu("compare", *mild, *hard, *LIMIT, "--json")
@@ -54,7 +56,7 @@ def rewrite(run: str, bench: str, metric: str, values: list[float]) -> None:
     (folder / f"{bench}.rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
 
 
-def test_the_winner_is_the_one_that_knows_less_of_the_topic_and_more_of_the_rest(ilu, tiny):
+def test_the_winner_is_the_one_that_knows_less_of_the_topic_and_more_of_the_rest(ilu: Ilu, tiny: Path) -> None:
     """From known answers: one knows all of the topic and half of the rest, the other nothing of it and all the rest."""
     keeps, forgets = unlearn(ilu, tiny, "--lr", "1e-5"), unlearn(ilu, tiny, "--lr", "1e-1")
     assert ilu("compare", keeps, forgets, *LIMIT).code == 0  # evaluates
@@ -74,7 +76,7 @@ def test_the_winner_is_the_one_that_knows_less_of_the_topic_and_more_of_the_rest
         assert f"{better} utility of {Path(second).name} (prose.word_perplexity" in said
 
 
-def test_a_number_that_is_no_mean_of_its_rows_is_not_compared(ilu, tiny):
+def test_a_number_that_is_no_mean_of_its_rows_is_not_compared(ilu: Ilu, tiny: Path) -> None:
     runs = unlearn(ilu, tiny, "--lr", "1e-5"), unlearn(ilu, tiny, "--lr", "1e-1")
     assert ilu("compare", *runs, *LIMIT).code == 0
     path = Path(runs[1]) / "eval" / "elements.json"
@@ -85,7 +87,7 @@ def test_a_number_that_is_no_mean_of_its_rows_is_not_compared(ilu, tiny):
     assert "elements.acc of" in done.err and "no mean of its rows" in done.err
 
 
-def test_arms_that_are_none_are_refused(ilu, tiny):
+def test_arms_that_are_none_are_refused(ilu: Ilu, tiny: Path) -> None:
     a, b = (unlearn(ilu, tiny, "--seed", s) for s in (0, 1))
     assert "one arm" in (one := ilu("compare", a, b)).err
     assert "named twice" in (twice := ilu("compare", a, "--with", a)).err
@@ -93,7 +95,7 @@ def test_arms_that_are_none_are_refused(ilu, tiny):
     assert ilu("compare", a, "--with").code == 2
 
 
-def test_attacks_are_compared_by_ra(ilu, tiny):
+def test_attacks_are_compared_by_ra(ilu: Ilu, tiny: Path) -> None:
     attack = ("--task", "elements", "--steps", 4, "--set", "attack.batch=4", "--set", "eval.limit=12", "--no-reference")
     paths = []
     for lr in ("1e-5", "1e-1"):
@@ -106,11 +108,13 @@ def test_attacks_are_compared_by_ra(ilu, tiny):
     assert [ra["a"], ra["b"]] == pytest.approx([m["result"]["ra"] for m in manifests])
 
 
-def number(name: str, role: str, value: float, low: float, high: float, p: float = 0.002, sign: int = -1) -> dict:
+def number(
+    name: str, role: str, value: float, low: float, high: float, p: float = 0.002, sign: int = -1
+) -> dict[str, Any]:
     return {"name": name, "role": role, "sign": sign, "difference": value, "low": low, "high": high, "p": p}
 
 
-def test_the_sentence():
+def test_the_sentence() -> None:
     same = number("elements.acc", "utility", 0.0, -0.02, 0.01, 1.0, 1)
     said = sentence("B", "A", [number("capitals.acc", "forget", -0.11, -0.16, -0.06), same], 0.05, 3)
     assert said == "A forgets more than B on capitals.acc: +0.11 [0.06, 0.16], p<0.01; same utility"

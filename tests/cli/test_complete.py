@@ -7,10 +7,13 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
 import yaml
+from conftest import Ilu
 
 from ilu_cli.recipe.load import shipped
 from ilu_cli.recipe.schema import RECIPES, json_schema
@@ -45,16 +48,16 @@ def offered(line: str) -> list[str]:
         ("ilu runs d", {"diff"}),
     ],
 )
-def test_the_shell_is_offered(tmp_path, line, expected):
+def test_the_shell_is_offered(tmp_path: Path, line: str, expected: Any) -> None:
     for name in ("unlearn-a", "attack-b"):
         Store().create("unlearn", name, tmp_path / "runs" / name)
     assert set(offered(line)) == expected
 
 
-def test_completion_answers_in_well_under_a_second():
+def test_completion_answers_in_well_under_a_second() -> None:
     """Measured against the start of the interpreter with typer, so that a loaded machine is no reason to fail."""
 
-    def seconds(args, env):
+    def seconds(args: Any, env: Any) -> Any:
         began = time.perf_counter()
         subprocess.run(args, env=os.environ | env, check=True, stdout=subprocess.DEVNULL)
         return time.perf_counter() - began
@@ -68,7 +71,7 @@ def test_completion_answers_in_well_under_a_second():
 
 
 @pytest.mark.parametrize("name", sorted(shipped()))
-def test_every_shipped_recipe_follows_the_json_schema(name):
+def test_every_shipped_recipe_follows_the_json_schema(name: str) -> None:
     recipe = yaml.safe_load(shipped()[name].read_text())
     jsonschema.validate(recipe, json_schema(recipe["command"]))
     jsonschema.validate(recipe, json_schema())
@@ -77,7 +80,7 @@ def test_every_shipped_recipe_follows_the_json_schema(name):
         jsonschema.validate(broken, json_schema(recipe["command"]))
 
 
-def test_schema_prints_descriptions_from_the_code(ilu):
+def test_schema_prints_descriptions_from_the_code(ilu: Ilu) -> None:
     found = json.loads(ilu("schema", "unlearn").out)
     assert "eq. 3" in found["$defs"]["Objective_npo"]["description"]
     assert "softplus" in found["$defs"]["Objective_npo"]["description"]  # the whole docstring, not its first line

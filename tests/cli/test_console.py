@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -19,7 +20,7 @@ def table() -> Table:
     return found
 
 
-def drawn(monkeypatch, width: int, draw) -> list[str]:
+def drawn(monkeypatch: pytest.MonkeyPatch, width: int, draw: Any) -> list[str]:
     """What `draw` prints on a terminal of that width, stdout and stderr alike."""
     file = io.StringIO()
     terminal = Console(file=file, width=width, force_terminal=True, color_system=None, highlight=False)
@@ -30,7 +31,7 @@ def drawn(monkeypatch, width: int, draw) -> list[str]:
     return [line.rstrip() for line in file.getvalue().replace("\x1b[1m", "").splitlines()]
 
 
-def test_a_table_that_does_not_fit_becomes_a_list(monkeypatch):
+def test_a_table_that_does_not_fit_becomes_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
     wide = drawn(monkeypatch, 100, lambda: console.out_table(table()))
     assert any("┃" in line for line in wide)
     narrow = drawn(monkeypatch, 40, lambda: console.out_table(table()))
@@ -44,7 +45,7 @@ def test_a_table_that_does_not_fit_becomes_a_list(monkeypatch):
 
 
 @pytest.mark.parametrize("width", [40, 80])
-def test_the_summary_panel_keeps_every_word(monkeypatch, width):
+def test_the_summary_panel_keeps_every_word(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     title, path = "unlearned: unlearn-rmu-irm-gsm8k-0123ab", "in runs/[x]/unlearn-rmu-irm-gsm8k-0123ab"
     lines = drawn(monkeypatch, width, lambda: console.next_step(title, [path], "ilu attack --task sst2"))
     assert max(map(len, lines)) <= width
@@ -53,7 +54,7 @@ def test_the_summary_panel_keeps_every_word(monkeypatch, width):
         assert "".join(text.split()) in told
 
 
-def test_without_a_terminal_the_summary_is_plain_lines(capsys):
+def test_without_a_terminal_the_summary_is_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     console.err.cache_clear()
     console.next_step("done: x", ["[bold] is a name, not markup"], "ilu eval")
     assert capsys.readouterr().err == "✓ done: x\n  [bold] is a name, not markup\n  next: ilu eval\n"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+from conftest import Ilu
 from families import make_family
 from safetensors.torch import load_file, save_file
 
 
-def test_a_model_that_is_right(ilu, tmp_path):
+def test_a_model_that_is_right(ilu: Ilu, tmp_path: Path) -> None:
     folder = make_family("mistral", tmp_path / "m")
     done = ilu("doctor", folder, "--json")
     assert done.code == 0, done.err
@@ -21,12 +23,12 @@ def test_a_model_that_is_right(ilu, tmp_path):
     assert f"next: ilu eval {folder}" in shown.err
 
 
-def test_plain_rows_and_their_reason_are_told(ilu, tmp_path):
+def test_plain_rows_and_their_reason_are_told(ilu: Ilu, tmp_path: Path) -> None:
     done = ilu("doctor", make_family("lfm2", tmp_path / "m"))
     assert done.code == 0 and "layers of conv" in done.out and "texts are continued all together" in done.out
 
 
-def test_a_model_whose_numbers_are_not_finite(ilu, tmp_path):
+def test_a_model_whose_numbers_are_not_finite(ilu: Ilu, tmp_path: Path) -> None:
     folder = make_family("llama", tmp_path / "m")
     weights = load_file(folder / "model.safetensors")
     weights["model.norm.weight"][0] = float("nan")
@@ -45,7 +47,7 @@ def test_a_model_whose_numbers_are_not_finite(ilu, tmp_path):
         (["m", "--set", "train.lr=1"], 2, "--set changes a recipe"),
     ],
 )
-def test_wrong_use(ilu, tmp_path, args, code, message):
+def test_wrong_use(ilu: Ilu, tmp_path: Path, args: list[str], code: int, message: str) -> None:
     make_family("llama", tmp_path / "m")
     done = ilu("doctor", *args)
     assert done.code == code and message in done.err

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import Ilu
 from test_chain import ATTACK, rmu
 
 from ilu_cli.models.subject import of_run
@@ -18,7 +21,7 @@ SST2 = ["--task", "sst2", *ATTACK[2:]]
 
 
 @pytest.fixture
-def two(tiny, ilu):
+def two(tiny: Path, ilu: Ilu) -> Any:
     """Two models attacked by one recipe; the task was an environment of the second, which is attacked on fewer rows."""
     attacked = []
     for env in ([], ["--irm-env", "sst2", "--irm-batch", 2]):
@@ -30,11 +33,11 @@ def two(tiny, ilu):
     return attacked
 
 
-def rows(run) -> str:
+def rows(run: Any) -> str:
     return next(d["fingerprint"] for d in run.manifest.data if d["role"] == "attack")
 
 
-def test_each_model_has_the_line_of_its_own_rows(two):
+def test_each_model_has_the_line_of_its_own_rows(two: Any) -> None:
     store = Store()
     first, second = (store.get(found["run"]) for found in two)
     assert rows(first) != rows(second)
@@ -45,7 +48,7 @@ def test_each_model_has_the_line_of_its_own_rows(two):
         assert roles["finetuned"].run.id == found["reference"]["run"]
 
 
-def test_a_runs_recipe_hashes_to_what_its_manifest_says_and_is_the_same_attack(two, ilu):
+def test_a_runs_recipe_hashes_to_what_its_manifest_says_and_is_the_same_attack(two: Any, ilu: Ilu) -> None:
     store = Store()
     first = store.get(two[0]["run"])
     recipe = load(AttackRecipe, first.path / "recipe.yaml", {}, [])
@@ -56,7 +59,7 @@ def test_a_runs_recipe_hashes_to_what_its_manifest_says_and_is_the_same_attack(t
     assert len([r for r in store.runs() if r.manifest.command == "attack"]) == 5
 
 
-def test_runs_of_before_are_known_by_the_recipe_that_was_asked_for():
+def test_runs_of_before_are_known_by_the_recipe_that_was_asked_for() -> None:
     old = Manifest("a", "attack", recipe_sha256="asked")
     new = Manifest("b", "attack", recipe_sha256="filled", asked_sha256="asked")
     other = Manifest("c", "attack", recipe_sha256="filled otherwise", asked_sha256="asked")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from conftest import Ilu
 from families import make_family
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -33,7 +35,7 @@ def model(request: pytest.FixtureRequest) -> Path:
     return folder
 
 
-def plain(folder: Path, row: dict) -> list[float]:
+def plain(folder: Path, row: dict[str, Any]) -> list[float]:
     """The log-probabilities of a question's choices by plain transformers, each sequence by itself."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -46,11 +48,11 @@ def plain(folder: Path, row: dict) -> list[float]:
     return found
 
 
-def rows(folder: Path) -> list[dict]:
+def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "capitals.rows.jsonl").read_text().splitlines()]
 
 
-def test_unlearn_and_eval(model, ilu, tmp_path):
+def test_unlearn_and_eval(model: Path, ilu: Ilu, tmp_path: Path) -> None:
     done = ilu("eval", model, "--bench", "capitals", "--limit", 4)
     assert done.code == 0, done.err
     (folder,) = (tmp_path / "cache" / "eval").iterdir()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from conftest import Ilu
 from peft import PeftModel
 from safetensors.torch import load_file
 from test_chain import ATTACK, SMALL
@@ -20,7 +23,7 @@ from ilu_cli.taskvec.delta import open_checkpoint
 
 
 @pytest.mark.parametrize("method", ["npo", "rmu"])
-def test_an_adapter_through_the_whole_chain(tiny, ilu, method):
+def test_an_adapter_through_the_whole_chain(tiny: Path, ilu: Ilu, method: str) -> None:
     layer = ["--set", "objective.layer=1"] if method == "rmu" else []
     done = ilu("unlearn", "--method", method, *layer, *SMALL, "--model", tiny, "--steps", 3, "--lr", 1e-2,
                "--lora", "r=4,alpha=8,targets=down_proj+q_proj", "--defence", "sam", "--irm-env", "elements",
@@ -55,13 +58,15 @@ def test_an_adapter_through_the_whole_chain(tiny, ilu, method):
     assert list(Path(again.out.strip()).glob("checkpoint/model*.safetensors"))
 
 
-def test_an_interrupted_adapter_run_resumes_to_the_same_bits(tiny, ilu, monkeypatch):
+def test_an_interrupted_adapter_run_resumes_to_the_same_bits(
+    tiny: Path, ilu: Ilu, monkeypatch: pytest.MonkeyPatch
+) -> None:
     args = ["unlearn", "--method", "npo", *SMALL, "--model", tiny, "--steps", 4, "--lora", "r=2", "--set",
             "train.save_every=1"]  # fmt: skip
     whole = Path(ilu(*args).out.strip())
     original = Trainer.run
 
-    def interrupted(self):
+    def interrupted(self: Any) -> Iterator[Any]:
         for log in original(self):
             yield log
             if log.step == 3:
@@ -77,7 +82,7 @@ def test_an_interrupted_adapter_run_resumes_to_the_same_bits(tiny, ilu, monkeypa
     assert all(a[n].equal(b[n]) for n in a)
 
 
-def test_a_bare_adapter_folder_finds_its_base(tiny, ilu, tmp_path):
+def test_a_bare_adapter_folder_finds_its_base(tiny: Path, ilu: Ilu, tmp_path: Path) -> None:
     done = ilu("unlearn", "--method", "npo", *SMALL, "--model", tiny, "--steps", 1, "--lora", "r=2")
     adapter = Path(done.out.strip()) / "checkpoint"
     subject = find_model(str(adapter))
@@ -96,7 +101,7 @@ def test_a_bare_adapter_folder_finds_its_base(tiny, ilu, tmp_path):
         ("r=2,targets=nothing_proj", 2, "lora.targets"),
     ],
 )
-def test_wrong_adapters(tiny, ilu, text, code, message):
+def test_wrong_adapters(tiny: Path, ilu: Ilu, text: str, code: int, message: str) -> None:
     done = ilu("unlearn", "--method", "npo", "--model", tiny, "--lora", text)
     assert done.code == code, done.err
     assert message in done.err

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import Ilu
 from test_chain import SMALL
 
 from ilu_cli import registry
@@ -56,14 +57,16 @@ def on_questions(attempt, *, steps: int = 1):
 
 
 @pytest.fixture(autouse=True)
-def registered(monkeypatch):
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget what the plugins of this test registered."""
     for known in (registry.objective, registry.attack):
         len(known)
         monkeypatch.setattr(known, "_entries", dict(known._entries))
 
 
-def test_an_objective_of_25_lines_outside_the_package_is_listed_and_trains(tiny, ilu, tmp_path):
+def test_an_objective_of_25_lines_outside_the_package_is_listed_and_trains(
+    tiny: Path, ilu: Ilu, tmp_path: Path
+) -> None:
     assert len(METHOD.splitlines()) <= 25
     plugin = tmp_path / "bounded_ascent.py"
     plugin.write_text(METHOD)
@@ -80,7 +83,7 @@ def test_an_objective_of_25_lines_outside_the_package_is_listed_and_trains(tiny,
     assert "Did you mean 'ceiling'?" in wrong.err
 
 
-def test_an_attack_that_asks_for_more_than_its_data_runs_and_has_no_price(tiny, ilu, tmp_path):
+def test_an_attack_that_asks_for_more_than_its_data_runs_and_has_no_price(tiny: Path, ilu: Ilu, tmp_path: Path) -> None:
     (tmp_path / "on_questions.py").write_text(ATTACK)
     args = ["attack", tiny, "--plugin", "on_questions.py", "--kind", "on_questions", "--set", "eval.limit=3"]
     done = ilu(*args, "--dry-run")
@@ -91,7 +94,7 @@ def test_an_attack_that_asks_for_more_than_its_data_runs_and_has_no_price(tiny, 
     assert json.loads(done.out)["data"][0]["rows"] == 3
 
 
-def test_plugins_that_do_not_import(ilu, tmp_path):
+def test_plugins_that_do_not_import(ilu: Ilu, tmp_path: Path) -> None:
     assert "there is no plugin" in ilu("list", "--plugin", "none.py").err
     (tmp_path / "bad.py").write_text("import nothing_like_it")
     done = ilu("list", "--plugin", "bad.py")

@@ -12,8 +12,10 @@ import sys
 import termios
 from fcntl import ioctl
 from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import Ilu
 from test_chain import npo
 
 from ilu_cli.cli.console import clock, size
@@ -31,7 +33,7 @@ def course(steps: int = 30, total: int = 80) -> Course:
     return c
 
 
-def test_sparklines():
+def test_sparklines() -> None:
     assert sparkline([], 10) == ""
     assert sparkline([3.0], 10) == "▁"
     assert sparkline([1.0, 1.0, 1.0], 10) == "▁▁▁"
@@ -42,13 +44,13 @@ def test_sparklines():
     assert sparkline([1.0, 2.0], 0) == ""
 
 
-def test_times_and_sizes():
+def test_times_and_sizes() -> None:
     assert [clock(s) for s in (0, 42, 725, 11045)] == ["0:00", "0:42", "12:05", "3:04:05"]
     assert [size(b) for b in (900, 2.5e6, 16e9)] == ["1 kB", "2.5 MB", "16.0 GB"]
 
 
 @pytest.mark.parametrize("width", [40, 50, 80, 120, 300])
-def test_no_line_is_wider_than_the_terminal(width):
+def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     lines = frame(course(), 1_300_000_000, width).plain.splitlines()
     assert len(lines) == 6
     assert max(map(len, lines)) <= width
@@ -59,14 +61,16 @@ def test_no_line_is_wider_than_the_terminal(width):
     assert lines[-1].startswith("  1.3 GB peak")
 
 
-def test_a_stop_under_way_is_said():
+def test_a_stop_under_way_is_said() -> None:
     c = course()
     c.stopping = True
     assert facts(c, 0, 80) == STOPPING
     assert facts(c, 0, 38) == "stopping after this step"
 
 
-def on_terminal(args: list[str], columns: int, env: dict[str, str], during=lambda child, seen: None) -> tuple[int, str]:
+def on_terminal(
+    args: list[str], columns: int, env: dict[str, str], during: Any = lambda child, seen: None
+) -> tuple[int, str]:
     """Run ilu with stderr on a pseudo-terminal; return its exit code and what was written there."""
     here, there = pty.openpty()
     ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
@@ -94,7 +98,7 @@ def visible(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "\n")
 
 
-def test_on_a_narrow_terminal_nothing_wraps_and_colours_can_be_refused(tiny):
+def test_on_a_narrow_terminal_nothing_wraps_and_colours_can_be_refused(tiny: Path) -> None:
     code, seen = on_terminal(npo(tiny, 6), 40, {"NO_COLOR": "1"})
     assert code == 0, seen
     assert max(len(line) for line in visible(seen).splitlines()) <= 40
@@ -104,10 +108,10 @@ def test_on_a_narrow_terminal_nothing_wraps_and_colours_can_be_refused(tiny):
     assert seen.count("\x1b[?25l") == seen.count("\x1b[?25h") > 0  # the cursor comes back
 
 
-def test_ctrl_c_on_a_terminal_stops_cleanly_and_the_run_resumes(tiny, ilu):
+def test_ctrl_c_on_a_terminal_stops_cleanly_and_the_run_resumes(tiny: Path, ilu: Ilu) -> None:
     metrics = Path("stopped") / "metrics.jsonl"
 
-    def stop(child, seen):
+    def stop(child: Any, seen: Any) -> None:
         if metrics.exists() and metrics.read_text().count("\n") > 3 and not hasattr(child, "told"):
             child.told = True
             child.send_signal(signal.SIGINT)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import CHAT, tiny_model, tiny_tokenizer
+from conftest import CHAT, Ilu, tiny_model, tiny_tokenizer
 from hub import Hub, serving
 from mirrors import HUB, mirror_all
 from transformers import LlamaForCausalLM
@@ -34,7 +34,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_published_recipe_trains_on_what_the_doctor_finds(ilu, root, name):
+def test_a_published_recipe_trains_on_what_the_doctor_finds(ilu: Ilu, root: Path, name: str) -> None:
     done = ilu("doctor", name, "--data-root", root, "--json")
     assert done.code == 0, done.out
     facts = json.loads(done.out)
@@ -65,7 +65,9 @@ def test_a_published_recipe_trains_on_what_the_doctor_finds(ilu, root, name):
         assert 0 <= found["value"] <= 1, bench
 
 
-def test_a_task_named_by_a_flag_comes_from_the_data_root(ilu, tiny, root, tmp_path, monkeypatch):
+def test_a_task_named_by_a_flag_comes_from_the_data_root(
+    ilu: Ilu, tiny: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ILU_DATA", str(root))
     args = ["--model", tiny, "--set", "objective.layer=1", "--set", "train.params=['*down_proj*']", "--steps", 1]
     done = ilu("unlearn", *args, "--irm-env", "gsm8k", "--forget", "tofu-forget01", "--json")
@@ -88,7 +90,7 @@ def test_a_task_named_by_a_flag_comes_from_the_data_root(ilu, tiny, root, tmp_pa
     assert data["attack test"]["path"] == "sst2/validation.jsonl"
 
 
-def test_without_a_mirror_the_doctor_says_at_once_what_is_missing(ilu, tmp_path):
+def test_without_a_mirror_the_doctor_says_at_once_what_is_missing(ilu: Ilu, tmp_path: Path) -> None:
     began = time.monotonic()
     done = ilu("doctor", "wmdp-rmu", "--json")
     assert done.code == 3
@@ -101,13 +103,13 @@ def test_without_a_mirror_the_doctor_says_at_once_what_is_missing(ilu, tmp_path)
     assert (done.code, "no/such" in done.err) == (3, True)
 
 
-def by_hub(hub: Hub, place: Path, *args: object) -> subprocess.CompletedProcess:
+def by_hub(hub: Hub, place: Path, *args: object) -> subprocess.CompletedProcess[str]:
     """A command in a process of its own, since the hub's address is read once."""
     command = [sys.executable, "-m", "ilu_cli", *map(str, args)]
     return subprocess.run(command, env=hub.environment(place / "hf"), capture_output=True, text=True, timeout=120)
 
 
-def test_fetch_mirrors_what_the_doctor_finds_on_the_hub(ilu, root, tmp_path):
+def test_fetch_mirrors_what_the_doctor_finds_on_the_hub(ilu: Ilu, root: Path, tmp_path: Path) -> None:
     own, sets = tmp_path / "mirror", ["--set", "train.steps=1", "--set", "forget.batch=1", "--set", "retain.batch=1"]
     with serving(Hub(root)) as hub:
         told = by_hub(hub, tmp_path, "doctor", "tofu-npo", "--json")
@@ -134,7 +136,7 @@ def test_fetch_mirrors_what_the_doctor_finds_on_the_hub(ilu, root, tmp_path):
     assert done.code == 0, done.err
 
 
-def test_what_the_hub_does_not_give_is_named_and_the_rest_is_kept(root, tmp_path):
+def test_what_the_hub_does_not_give_is_named_and_the_rest_is_kept(root: Path, tmp_path: Path) -> None:
     own = tmp_path / "mirror"
     few = tmp_path / "few"
     shutil.copytree(root / "HuggingFaceH4", few / "HuggingFaceH4")
@@ -155,7 +157,7 @@ def test_what_the_hub_does_not_give_is_named_and_the_rest_is_kept(root, tmp_path
     assert (own / "HuggingFaceH4/zephyr-7b-beta/model.safetensors").is_file()
 
 
-def test_nothing_hangs_on_a_hub_that_does_not_answer(ilu, monkeypatch):
+def test_nothing_hangs_on_a_hub_that_does_not_answer(ilu: Ilu, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that takes the connection and is silent, as a broken proxy is."""
     import socket
 
@@ -172,7 +174,7 @@ def test_nothing_hangs_on_a_hub_that_does_not_answer(ilu, monkeypatch):
         assert time.monotonic() - began < 3
 
 
-def test_the_doctor_prices_the_quickstart_and_shows_a_table(ilu, tiny):
+def test_the_doctor_prices_the_quickstart_and_shows_a_table(ilu: Ilu, tiny: Path) -> None:
     done = ilu("doctor", "quickstart-rmu", "--set", f"model.ref={tiny}", "--set", "train.params=['*down_proj*']")
     assert done.code == 0, done.err
     for word in ("capitals, train", "builtin", "here", "memory: at most"):
@@ -190,7 +192,7 @@ def test_the_doctor_prices_the_quickstart_and_shows_a_table(ilu, tiny):
         (["fetch", "wmdp-rmu", "--data-root", "."], 3, "of what wmdp-rmu needs could not be had"),
     ],
 )
-def test_wrong_use_of_doctor_and_fetch(ilu, tmp_path, args, code, message):
+def test_wrong_use_of_doctor_and_fetch(ilu: Ilu, tmp_path: Path, args: list[str], code: int, message: str) -> None:
     (tmp_path / "file.txt").write_text("x")
     done = ilu(*args)
     assert done.code == code, done.err

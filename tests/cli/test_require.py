@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import Ilu
 
 LIMIT = ("--limit", 8)
 
 
-def test_requirements_pass_or_fail_with_code_4(ilu, tiny):
+def test_requirements_pass_or_fail_with_code_4(ilu: Ilu, tiny: Path) -> None:
     held = ilu(
         "eval", tiny, *LIMIT, "--json", "--require", "capitals.acc <= 1", "--require", "elements.acc >= chance - 1"
     )
@@ -27,13 +28,13 @@ def test_requirements_pass_or_fail_with_code_4(ilu, tiny):
     assert verdict["values"]["capitals.acc"] == data["results"]["capitals"]["value"] == verdict["left"]
 
 
-def test_a_requirement_selects_its_benchmark(ilu, tiny):
+def test_a_requirement_selects_its_benchmark(ilu: Ilu, tiny: Path) -> None:
     found = ilu("eval", tiny, *LIMIT, "--bench", "capitals", "--require", "elements.acc.stderr < 1", "--json")
     assert found.code == 0, found.err
     assert list(json.loads(found.out)["results"]) == ["capitals", "elements"]
 
 
-def test_requirements_compare_with_the_lineage(ilu, tiny):
+def test_requirements_compare_with_the_lineage(ilu: Ilu, tiny: Path) -> None:
     made = ilu("unlearn", "--method", "grad_ascent", "--model", tiny, "--steps", 2, "--set", "forget.batch=2",
                "--set", "forget.max_length=16", "--set", "train.lr=1e-9")  # fmt: skip
     assert made.code == 0, made.err
@@ -47,7 +48,7 @@ def test_requirements_compare_with_the_lineage(ilu, tiny):
 
 
 @pytest.mark.parametrize("flag", [True, False])
-def test_a_wrong_requirement_is_refused_at_once(ilu, flag):
+def test_a_wrong_requirement_is_refused_at_once(ilu: Ilu, flag: bool) -> None:
     if flag:
         args = ("--require", "capitls.acc < 1")
     else:
@@ -59,6 +60,6 @@ def test_a_wrong_requirement_is_refused_at_once(ilu, flag):
     assert flag or "gate.yaml:4" in refused.err
 
 
-def test_an_attack_has_no_requirements(ilu):
+def test_an_attack_has_no_requirements(ilu: Ilu) -> None:
     refused = ilu("attack", "--set", "eval.require=[capitals.acc < 1]")
     assert (refused.code, "unknown key" in refused.err) == (2, True)

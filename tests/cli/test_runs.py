@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import Ilu
 
 from ilu_cli.recipe.source import flat
 from ilu_cli.runs.store import Store
 
 
 @pytest.fixture
-def family(tmp_path):
+def family(tmp_path: Path) -> None:
     """An unlearned run, attacks on it and on a step of it, an attack on one of those; and an unfinished stranger."""
 
-    def made(command, label, parent, recipe, finish=True):
+    def made(command: str, label: str, parent: Any, recipe: Any, finish: Any = True) -> Any:
         run = Store().create(command, label, tmp_path / "runs" / label)
         (run.path / "recipe.yaml").write_text(recipe)
         run.checkpoint.mkdir()
@@ -31,7 +34,7 @@ def family(tmp_path):
     made("unlearn", "other", "smollm2-135m", "objective: {name: npo}\ntrain: {lr: 1.0e-3}\n", finish=False)
 
 
-def test_the_list_and_the_tree(ilu, family):
+def test_the_list_and_the_tree(ilu: Ilu, family: None) -> None:
     listed = ilu("runs").out
     assert [name for name in ("forgot", "first", "second", "again", "other") if name not in listed] == []
     assert "stopped" in listed
@@ -45,7 +48,7 @@ def test_the_list_and_the_tree(ilu, family):
     assert [c["id"] for c in root["children"][0]["children"]] == ["first", "second"]
 
 
-def test_no_runs_yet(ilu):
+def test_no_runs_yet(ilu: Ilu) -> None:
     done = ilu("runs")
     assert (done.code, done.out) == (0, "")
     assert "next: ilu unlearn" in done.err
@@ -53,7 +56,7 @@ def test_no_runs_yet(ilu):
     assert ilu("runs", "tree").out == ""
 
 
-def test_show(ilu, family):
+def test_show(ilu: Ilu, family: None) -> None:
     text = ilu("runs", "show", "fir").out
     assert "first (attack, complete)" in text
     assert "forgot (run)" in text
@@ -63,7 +66,7 @@ def test_show(ilu, family):
     assert found["manifest"]["parents"][0]["id"] == "forgot"
 
 
-def test_diff(ilu, family):
+def test_diff(ilu: Ilu, family: None) -> None:
     found = json.loads(ilu("runs", "diff", "forgot", "other", "--json").out)["differences"]
     assert found == {"objective.name": {"a": "rmu", "b": "npo"}, "objective.layer": {"a": 7, "b": None}}
     text = ilu("runs", "diff", "forgot", "other").out
@@ -75,8 +78,8 @@ def test_diff(ilu, family):
     assert flat({"a": [{"b": 1}, 2], "c": {}, "d": None}) == {"a.0.b": 1, "a.1": 2, "c": {}, "d": None}
 
 
-def test_rm_asks_and_keeps_what_others_were_made_from(ilu, family, tmp_path):
-    def left():
+def test_rm_asks_and_keeps_what_others_were_made_from(ilu: Ilu, family: None, tmp_path: Path) -> None:
+    def left() -> list[Any]:
         return sorted(p.name for p in (tmp_path / "runs").iterdir())
 
     refused = ilu("runs", "rm", "forgot", "--yes")
@@ -98,7 +101,9 @@ def test_rm_asks_and_keeps_what_others_were_made_from(ilu, family, tmp_path):
 
 
 @pytest.mark.parametrize(("answer", "gone"), [("y\n", True), ("\n", False), ("no\n", False)])
-def test_rm_on_a_terminal(ilu, family, tmp_path, monkeypatch, answer, gone):
+def test_rm_on_a_terminal(
+    ilu: Ilu, family: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, gone: bool
+) -> None:
     class Terminal:
         isatty, readline = staticmethod(lambda: True), staticmethod(lambda: answer)
 

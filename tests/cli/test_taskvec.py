@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import Ilu, tiny_model
 from safetensors.torch import load_file, save_file
 from test_chain import ATTACK, npo, rmu
 from transformers import AutoModelForCausalLM
@@ -20,13 +21,13 @@ from ilu_cli.workflows.taskvec.compare import plane
 
 
 @pytest.fixture(scope="module")
-def chain(tiny, tmp_path_factory):
+def chain(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
     """An unlearning run, an attack on it, and its reference, made once and copied for every test."""
     return {"made": False, "folder": tmp_path_factory.mktemp("chain") / "runs"}
 
 
 @pytest.fixture
-def runs(chain, tiny, ilu, tmp_path):
+def runs(chain: Any, tiny: Path, ilu: Ilu, tmp_path: Path) -> dict[Any, Any]:
     if not chain["made"]:
         for args in (rmu(tiny), ["attack", *ATTACK]):
             done = ilu(*args)
@@ -39,11 +40,11 @@ def runs(chain, tiny, ilu, tmp_path):
     return {"u": found["unlearn", "folder"], "a": found["attack", "run"], "f": found["attack", "folder"]}
 
 
-def weights(folder):
+def weights(folder: Path) -> dict[Any, Any]:
     return {n: t.double().numpy() for n, t in load_file(Path(folder) / "model.safetensors").items()}
 
 
-def add_point(run, step, blend):
+def add_point(run: Any, step: Any, blend: Any) -> Any:
     """A checkpoint between the two ends of an attack run, as `keep: points` saves it."""
     parent = Path(run.manifest.parents[0]["path"])
     start = load_file((parent / "checkpoint" if (parent / "checkpoint").exists() else parent) / "model.safetensors")
@@ -56,7 +57,7 @@ def add_point(run, step, blend):
     return folder
 
 
-def test_types_touched_and_verdict(runs, ilu, tiny):
+def test_types_touched_and_verdict(runs: Any, ilu: Ilu, tiny: Path) -> None:
     done = ilu("taskvec", "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
@@ -75,7 +76,7 @@ def test_types_touched_and_verdict(runs, ilu, tiny):
     assert "touched by unlearning" in text.out and "fine-tuning" in text.out
 
 
-def test_several_runs_give_a_matrix(runs, ilu, tiny):
+def test_several_runs_give_a_matrix(runs: Any, ilu: Ilu, tiny: Path) -> None:
     second = ilu(*npo(tiny))
     assert second.code == 0, second.err
     other = Path(second.out.strip())
@@ -95,7 +96,7 @@ def test_several_runs_give_a_matrix(runs, ilu, tiny):
     assert refused.code == 2 and "one run" in refused.err
 
 
-def test_the_plane_with_intermediate_checkpoints(runs, ilu, tiny):
+def test_the_plane_with_intermediate_checkpoints(runs: Any, ilu: Ilu, tiny: Path) -> None:
     add_point(runs["a"], 2, 0.25)
     add_point(runs["a"], 4, 1.0)  # the end of the attack: it has a role of its own
     found = plane(find_subject(runs["a"].id, Store()), Store())
@@ -121,7 +122,7 @@ def test_the_plane_with_intermediate_checkpoints(runs, ilu, tiny):
     assert "A attacked" in text.out and "‖UᵀτV‖²" in text.out
 
 
-def test_damaged_points(runs, ilu):
+def test_damaged_points(runs: Any, ilu: Ilu) -> None:
     folder = add_point(runs["a"], 2, 0.5)
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-10])
     add_point(runs["a"], 4, 1.0)
@@ -134,7 +135,7 @@ def test_damaged_points(runs, ilu):
     assert ilu("taskvec").code == 0  # they are read for the plane only
 
 
-def test_complete_runs_what_is_missing(runs, ilu, tmp_path):
+def test_complete_runs_what_is_missing(runs: Any, ilu: Ilu, tmp_path: Path) -> None:
     shutil.rmtree(runs["f"].path)
     found = json.loads(ilu("taskvec", "--plane", "--json").out)
     assert "finetuned" not in found["checkpoints"] and "not fine-tuned" in found["notes"][0]
@@ -149,7 +150,7 @@ def test_complete_runs_what_is_missing(runs, ilu, tmp_path):
     assert refused.code == 3 and "no attack" in refused.err
 
 
-def test_attacks_without_weights_are_passed_over(runs, ilu):
+def test_attacks_without_weights_are_passed_over(runs: Any, ilu: Ilu) -> None:
     for run in (runs["a"], runs["f"]):
         run.manifest.weights = {}
         run.save()
@@ -161,7 +162,7 @@ def test_attacks_without_weights_are_passed_over(runs, ilu):
     assert refused.code == 3 and "kept no checkpoint" in refused.err
 
 
-def test_negation_is_a_run_like_others(runs, ilu, tiny):
+def test_negation_is_a_run_like_others(runs: Any, ilu: Ilu, tiny: Path) -> None:
     done = ilu("taskvec-apply", runs["f"].id, "--alpha", "-0.5")
     assert done.code == 0, done.err
     path = Path(done.out.strip())
@@ -188,7 +189,7 @@ def test_negation_is_a_run_like_others(runs, ilu, tiny):
 
 
 @pytest.mark.parametrize("merge", ["ties", "dare", "magnitude"])
-def test_merges_of_several_vectors(runs, ilu, tiny, merge):
+def test_merges_of_several_vectors(runs: Any, ilu: Ilu, tiny: Path, merge: str) -> None:
     ids = [runs["u"].id, runs["a"].id]
     done = ilu("taskvec-apply", *ids, "--alpha", 1, "--alpha", "-1", "--merge", merge, "--density", 0.5)
     assert done.code == 0, done.err
@@ -198,7 +199,7 @@ def test_merges_of_several_vectors(runs, ilu, tiny, merge):
     assert share == pytest.approx(0.5, abs=0.1)
 
 
-def test_wrong_applications(runs, ilu, tiny, tmp_path):
+def test_wrong_applications(runs: Any, ilu: Ilu, tiny: Path, tmp_path: Path) -> None:
     u = runs["u"].id
     cases = [
         (["--alpha", "much"], 2, "valid number"),
@@ -223,6 +224,6 @@ def test_wrong_applications(runs, ilu, tiny, tmp_path):
     assert len(Store().runs()) == 3  # nothing was left behind
 
 
-def test_a_run_that_is_no_descendant(runs, ilu):
+def test_a_run_that_is_no_descendant(runs: Any, ilu: Ilu) -> None:
     done = ilu("taskvec", runs["f"].id)
     assert done.code == 3 and "does not descend from an unlearned model" in done.err

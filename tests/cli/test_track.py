@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import Ilu
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_chain import ATTACK, SMALL, npo
 
@@ -26,7 +27,7 @@ def metrics(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_tensorboard_is_told_every_step_and_the_recipe(tiny, ilu):
+def test_tensorboard_is_told_every_step_and_the_recipe(tiny: Path, ilu: Ilu) -> None:
     done = ilu(*npo(tiny, 3), "--irm-env", "elements", "--set", "retain.data=[prose]", "--track", "tensorboard")
     assert done.code == 0, done.err
     run = Path(done.out.strip())
@@ -48,12 +49,12 @@ def test_tensorboard_is_told_every_step_and_the_recipe(tiny, ilu):
 @pytest.mark.parametrize(
     ("name", "told"), [("D[gsm8k]", "D/gsm8k"), ("nll[data/my set(1).jsonl]", "nll/data/my set_1_.jsonl"), ("lr", "lr")]
 )
-def test_names_are_such_as_every_tracker_takes(name, told):
+def test_names_are_such_as_every_tracker_takes(name: str, told: str) -> None:
     """MLflow takes letters, digits, and `_-. :/`."""
     assert plain(name) == told
 
 
-def test_what_is_not_installed_is_said_at_once(tiny, ilu, tmp_path):
+def test_what_is_not_installed_is_said_at_once(tiny: Path, ilu: Ilu, tmp_path: Path) -> None:
     for command in (npo(tiny), ["attack", str(tiny), *ATTACK]):
         for tracker in ("wandb", "mlflow"):
             done = ilu(*command, "--track", tracker)
@@ -66,7 +67,7 @@ def test_what_is_not_installed_is_said_at_once(tiny, ilu, tmp_path):
     assert "tensorboard" in wrong.err
 
 
-def test_tracking_is_a_recipe_key_that_changes_no_identity():
+def test_tracking_is_a_recipe_key_that_changes_no_identity() -> None:
     path = shipped()["quickstart-rmu"]
     plain, tracked = (load(UnlearnRecipe, path, {}, sets) for sets in ([], ["track=[tensorboard]"]))
     assert tracked.track == ["tensorboard"]

@@ -2,6 +2,8 @@
 
 import multiprocessing
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import CHAT, tiny_tokenizer
@@ -19,26 +21,26 @@ EXAMPLES += [Example("", f"The city of {i} lies by the sea. " * i) for i in rang
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
+def tokenizer() -> Any:
     return tiny_tokenizer()
 
 
 @pytest.fixture(scope="module")
-def chatty():
+def chatty() -> Any:
     made = tiny_tokenizer()
     made.chat_template = CHAT
     return made
 
 
-def files():
+def files() -> list[Any]:
     return sorted(cache.cache_dir().glob("tokens/*"))
 
 
-def rows(corpus):
+def rows(corpus: Any) -> tuple[Any, Any]:
     return [(e.ids, e.start) for e in corpus.items], corpus.truncated
 
 
-def test_what_is_read_back_is_what_was_encoded(tokenizer, monkeypatch):
+def test_what_is_read_back_is_what_was_encoded(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     form = Form(max_length=24)
     plain = encode_corpus(tokenizer, EXAMPLES, form, "mine")
     first = cache.tokenised(tokenizer, EXAMPLES, form, "mine")
@@ -54,7 +56,7 @@ def test_what_is_read_back_is_what_was_encoded(tokenizer, monkeypatch):
     assert len(second.items[2:5]) == 3
 
 
-def test_the_key_knows_all_that_matters(tokenizer, chatty):
+def test_the_key_knows_all_that_matters(tokenizer: Any, chatty: Any) -> None:
     other = tiny_tokenizer(vocab=390)
     keys = {
         cache.key_of(tokenizer, EXAMPLES, Form(max_length=24)),
@@ -70,14 +72,14 @@ def test_the_key_knows_all_that_matters(tokenizer, chatty):
     assert cache.key_of(tiny_tokenizer(), EXAMPLES, Form(max_length=24)) in keys
 
 
-def test_the_files_of_a_tokenizer_are_hashed(tiny, tmp_path):
+def test_the_files_of_a_tokenizer_are_hashed(tiny: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(tiny, tmp_path / "copy")
     before = [cache.key_of(load_tokenizer(p), EXAMPLES, Form()) for p in (tiny, copy)]
     (copy / "tokenizer_config.json").write_text((copy / "tokenizer_config.json").read_text() + "\n")
     assert before[0] == before[1] != cache.key_of(load_tokenizer(copy), EXAMPLES, Form())
 
 
-def test_what_a_crash_leaves_is_not_taken_for_a_corpus(tokenizer):
+def test_what_a_crash_leaves_is_not_taken_for_a_corpus(tokenizer: Any) -> None:
     good = rows(cache.tokenised(tokenizer, EXAMPLES, Form(), "mine"))
     [file] = files()
     whole = file.read_bytes()
@@ -88,11 +90,11 @@ def test_what_a_crash_leaves_is_not_taken_for_a_corpus(tokenizer):
         assert file.read_bytes() == whole
 
 
-def _ask(queue) -> None:
+def _ask(queue: Any) -> None:
     queue.put(rows(cache.tokenised(tiny_tokenizer(), EXAMPLES, Form(), "mine")))
 
 
-def test_several_processes_may_ask_at_once(tokenizer, monkeypatch):
+def test_several_processes_may_ask_at_once(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
@@ -106,8 +108,8 @@ def test_several_processes_may_ask_at_once(tokenizer, monkeypatch):
     assert len(files()) == 1
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(tokenizer, monkeypatch):
-    def full(*_args):
+def test_a_cache_that_cannot_be_written_is_done_without(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_args: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cache.os, "fsync", full)
@@ -115,7 +117,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(tokenizer, monkeypatch):
     assert files() == []
 
 
-def test_a_chat_turn_is_scored_from_the_answer_to_the_end_of_turn(chatty):
+def test_a_chat_turn_is_scored_from_the_answer_to_the_end_of_turn(chatty: Any) -> None:
     item, _ = encode(chatty, EXAMPLES[0], 200, chat=True)
     opening = f"[user] {EXAMPLES[0].prompt}<eos>\n[assistant] "
     assert chatty.decode(item.ids) == f"{opening}E0.<eos>"
@@ -127,7 +129,7 @@ def test_a_chat_turn_is_scored_from_the_answer_to_the_end_of_turn(chatty):
     assert plain == encode(chatty, EXAMPLES[-1], 200)[0]  # a text is no turn
 
 
-def test_a_chat_template_must_be_there_and_keep_its_turns(tokenizer):
+def test_a_chat_template_must_be_there_and_keep_its_turns(tokenizer: Any) -> None:
     with pytest.raises(UsageError, match="no chat template"):
         encode(tokenizer, EXAMPLES[0], 64, chat=True)
     odd = tiny_tokenizer()
@@ -136,7 +138,7 @@ def test_a_chat_template_must_be_there_and_keep_its_turns(tokenizer):
         encode(odd, EXAMPLES[0], 64, chat=True)
 
 
-def test_a_long_text_is_split_into_rows_that_lose_nothing(tokenizer):
+def test_a_long_text_is_split_into_rows_that_lose_nothing(tokenizer: Any) -> None:
     text = "The old bridge stood by the river. " * 20
     whole = tokenizer(text)["input_ids"]
     split = encode_corpus(tokenizer, [Example("", text)], Form(max_length=16, long="split"), "mine")
@@ -149,13 +151,13 @@ def test_a_long_text_is_split_into_rows_that_lose_nothing(tokenizer):
     assert (len(prompted.items), prompted.truncated) == (1, 1)
 
 
-def test_blocks_do_not_change_what_comes_out(tokenizer, monkeypatch):
+def test_blocks_do_not_change_what_comes_out(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = rows(encode_corpus(tokenizer, EXAMPLES, Form(), "mine"))
     monkeypatch.setattr("ilu_cli.data.encode.BLOCK", 7)
     assert rows(encode_corpus(tokenizer, EXAMPLES, Form(), "mine")) == whole
 
 
-def test_a_prompt_ends_where_it_would_end_alone(tokenizer):
+def test_a_prompt_ends_where_it_would_end_alone(tokenizer: Any) -> None:
     ids, start = parted(tokenizer, [], "Question: a?\nAnswer:", " Fe.")
     assert ids[:start] == tokenizer("Question: a?\nAnswer:")["input_ids"]
     assert tokenizer.decode(ids[start:]) == " Fe."

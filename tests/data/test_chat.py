@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import CHAT
+from conftest import CHAT, Ilu
 from families import family_tokenizer, make_family
 from lm_eval.api.instance import Instance
 
@@ -29,13 +31,13 @@ DATED = (  # Llama-3.1's
 ASKED = [Example("Who?", " Ada"), Example("Where?", " Ennis")]
 
 
-def rows(template: str, **keys) -> list[str]:
+def rows(template: str, **keys: Any) -> list[str]:
     tokenizer = family_tokenizer(chat=template)
     form = Form(max_length=200, chat=True, **keys)
     return [tokenizer.decode(e.ids) for e in encode_corpus(tokenizer, ASKED, form, "mine").items]
 
 
-def test_a_template_that_reads_the_clock_is_refused_without_a_date():
+def test_a_template_that_reads_the_clock_is_refused_without_a_date() -> None:
     with pytest.raises(UsageError, match="today's date into every prompt") as caught:
         rows(CLOCK)
     assert "chat_date" in caught.value.hint
@@ -45,14 +47,14 @@ def test_a_template_that_reads_the_clock_is_refused_without_a_date():
 
 
 @pytest.mark.parametrize("template", [CLOCK, DATED])
-def test_the_date_of_the_recipe_is_the_day_that_the_template_names(template):
+def test_the_date_of_the_recipe_is_the_day_that_the_template_names(template: str | None) -> None:
     assert rows(template, chat_date="2020-02-03") == [
         "<bos>Today: 03 Feb 2020\n<user>Who?<eos><assistant>Ada<eos>",
         "<bos>Today: 03 Feb 2020\n<user>Where?<eos><assistant>Ennis<eos>",
     ]
 
 
-def test_the_system_prompt_of_the_recipe():
+def test_the_system_prompt_of_the_recipe() -> None:
     assert rows(TURNS, chat_system="Be brief.")[0] == "<system>Be brief.<eos><user>Who?<eos><assistant>Ada<eos>"
     assert rows(TURNS, chat_system="")[0] == "<system><eos><user>Who?<eos><assistant>Ada<eos>"
     history = [{"role": "system", "content": "Theirs."}, {"role": "user", "content": "a"}]
@@ -71,12 +73,12 @@ def test_the_system_prompt_of_the_recipe():
         ),
     ],
 )
-def test_what_a_template_cannot_do_is_refused(template, keys, message):
+def test_what_a_template_cannot_do_is_refused(template: str | None, keys: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         rows(template, **keys)
 
 
-def test_keys_without_a_template_are_refused():
+def test_keys_without_a_template_are_refused() -> None:
     for spec in (Form(chat_date="2020-02-03"), EvalSpec(chat_system="a")):
         with pytest.raises(UsageError, match="not put into a chat template"):
             chat_of(spec)
@@ -85,14 +87,14 @@ def test_keys_without_a_template_are_refused():
     check_template(family_tokenizer(chat=CLOCK), Chat("a", "2020-02-03")) if "system" in CLOCK else None
 
 
-def test_the_caches_know_both():
+def test_the_caches_know_both() -> None:
     tokenizer = family_tokenizer(chat=DATED)
     forms = [{}, {"chat_date": "2020-02-03"}, {"chat_date": "2020-02-04"}, {"chat_system": "a"}, {"chat_system": ""}]
     keys = [cache.key_of(tokenizer, ASKED, Form(chat=True, **keys)) for keys in forms]
     assert len(set(keys)) == len(forms)
 
 
-def test_a_chat_row_that_is_cut_keeps_the_bos_of_its_template():
+def test_a_chat_row_that_is_cut_keeps_the_bos_of_its_template() -> None:
     tokenizer = family_tokenizer(chat=DATED)
     form = Form(max_length=24, chat=True)
     [item] = encode_corpus(tokenizer, [Example("Who is it? " * 20, " Ada")], form, "mine").items
@@ -101,7 +103,7 @@ def test_a_chat_row_that_is_cut_keeps_the_bos_of_its_template():
     assert len(item.ids) == 24
 
 
-def test_commands_refuse_the_clock_before_anything_is_run(tmp_path, ilu):
+def test_commands_refuse_the_clock_before_anything_is_run(tmp_path: Path, ilu: Ilu) -> None:
     folder = make_family("llama", tmp_path / "clock", chat=CLOCK)
     (tmp_path / "f.jsonl").write_text(
         "".join(json.dumps({"prompt": f"Who {i}?", "response": "Ada"}) + "\n" for i in range(8))
@@ -120,7 +122,7 @@ def test_commands_refuse_the_clock_before_anything_is_run(tmp_path, ilu):
             assert json.loads(done.out)["data"][0]["chat_date"] == "2020-02-03"
 
 
-def test_results_under_another_date_are_other_results(tmp_path, ilu):
+def test_results_under_another_date_are_other_results(tmp_path: Path, ilu: Ilu) -> None:
     folder = make_family("llama", tmp_path / "clock", chat=CLOCK)
     command = ["eval", folder, "--bench", "capitals", "--set", "eval.chat=true", "--set", "eval.limit=2", "--json"]
     for day in ("2020-02-03", "2021-12-25"):
@@ -128,7 +130,7 @@ def test_results_under_another_date_are_other_results(tmp_path, ilu):
         assert "evaluating" in done.err
 
 
-def test_lm_eval_asks_with_the_date_and_the_system_prompt_of_the_backend(tmp_path):
+def test_lm_eval_asks_with_the_date_and_the_system_prompt_of_the_backend(tmp_path: Path) -> None:
     from lm_eval.api.registry import get_model
 
     import ilu_cli.harness.lm  # noqa: F401

@@ -1,5 +1,7 @@
 import json
 import random
+from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import tiny_tokenizer
@@ -14,18 +16,18 @@ from ilu_cli.tasks import Example
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
+def tokenizer() -> Any:
     return tiny_tokenizer()
 
 
-def test_only_the_target_and_its_end_are_scored(tokenizer):
+def test_only_the_target_and_its_end_are_scored(tokenizer: Any) -> None:
     item, cut = encode(tokenizer, Example("Question: the symbol of iron?\nAnswer:", " Fe."), 64)
     assert not cut
     assert tokenizer.decode(item.ids[: item.start]) == "Question: the symbol of iron?\nAnswer:"
     assert tokenizer.decode(item.ids[item.start :]) == " Fe.<eos>"
 
 
-def test_an_end_of_sequence_token_inside_the_text_is_scored_too(tokenizer):
+def test_an_end_of_sequence_token_inside_the_text_is_scored_too(tokenizer: Any) -> None:
     """Labels come from spans: a real end-of-turn token is learned although padding may have the same id."""
     item, _ = encode(tokenizer, Example("Q:", " a"), 64)
     batch = collate([item, Encoded(item.ids * 2, 1)], pad=tokenizer.eos_token_id)
@@ -34,7 +36,7 @@ def test_an_end_of_sequence_token_inside_the_text_is_scored_too(tokenizer):
     assert not batch.scored[0, len(item.ids) :].any()
 
 
-def test_too_long_a_prompt_loses_its_beginning(tokenizer):
+def test_too_long_a_prompt_loses_its_beginning(tokenizer: Any) -> None:
     item, cut = encode(tokenizer, Example("word " * 100, " answer"), 16)
     whole, _ = encode(tokenizer, Example("word " * 100, " answer"), 1000)
     assert cut
@@ -43,14 +45,14 @@ def test_too_long_a_prompt_loses_its_beginning(tokenizer):
     assert item.ids == whole.ids[-16:]
 
 
-def test_text_has_no_prompt_and_its_first_token_is_not_scored(tokenizer):
+def test_text_has_no_prompt_and_its_first_token_is_not_scored(tokenizer: Any) -> None:
     item, _ = encode(tokenizer, Example("", "Paris is a city."), 64)
     assert item.start == 1
     with pytest.raises(UnavailableError, match="no token to learn from"):
         encode_corpus(tokenizer, [Example("", "a")], Form(max_length=64), "mine")
 
 
-def test_an_epoch_sees_every_row_once_and_each_epoch_anew():
+def test_an_epoch_sees_every_row_once_and_each_epoch_anew() -> None:
     sampler = Sampler([10], 0, "forget")
     epochs = [[row for step in range(5 * e, 5 * e + 5) for _, row in sampler.rows(step, 2)] for e in range(3)]
     assert all(sorted(e) == list(range(10)) for e in epochs)
@@ -58,24 +60,24 @@ def test_an_epoch_sees_every_row_once_and_each_epoch_anew():
     assert Sampler([10], 1, "forget").rows(0, 10) != Sampler([10], 0, "forget").rows(0, 10)
 
 
-def test_datasets_take_turns():
+def test_datasets_take_turns() -> None:
     rows = [pair for step in range(6) for pair in Sampler([3, 50], 0, "retain").rows(step, 4)]
     assert [d for d, _ in rows] == [0, 1] * 12
     assert sorted(r for d, r in rows if d == 0) == sorted([0, 1, 2] * 4)
 
 
-def test_shares_are_contiguous_and_complete():
+def test_shares_are_contiguous_and_complete() -> None:
     for n in (1, 5, 8):
         assert [x for i in range(3) for x in part_of(list(range(n)), i, 3)] == list(range(n))
 
 
-def jsonl(tmp_path, *rows):
+def jsonl(tmp_path: Path, *rows: Any) -> Any:
     path = tmp_path / "mine.jsonl"
     path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows))
     return DataRef(name=str(path), source="path")
 
 
-def test_a_file_of_texts_and_of_pairs(tmp_path):
+def test_a_file_of_texts_and_of_pairs(tmp_path: Path) -> None:
     data = load_dataset(jsonl(tmp_path, {"text": "one"}, {"prompt": "two", "response": "three"}), "train")
     assert data.examples() == [Example("", "one"), Example("two", " three")]
     assert data.record("forget")["source"] == "path"
@@ -92,18 +94,18 @@ def test_a_file_of_texts_and_of_pairs(tmp_path):
         ((["a"],), "not an object"),
     ],
 )
-def test_a_bad_file_says_what_is_wrong(tmp_path, rows, message):
+def test_a_bad_file_says_what_is_wrong(tmp_path: Path, rows: Any, message: str) -> None:
     with pytest.raises(UnavailableError, match=message):
         load_dataset(jsonl(tmp_path, *rows), "train")
 
 
-def test_a_missing_file_and_an_unreachable_hub(tmp_path):
+def test_a_missing_file_and_an_unreachable_hub(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="no dataset file"):
         load_dataset(DataRef(name=str(tmp_path / "none.jsonl"), source="path"), "train")
 
 
 @pytest.mark.parametrize("name", sorted(n for n in registry.task if registry.task[n].obj.has_builtin()))
-def test_built_in_rows_are_distinct_disjoint_and_of_the_right_form(name):
+def test_built_in_rows_are_distinct_disjoint_and_of_the_right_form(name: str) -> None:
     task = registry.task[name].obj()
     train, test = task.builtin("train"), task.builtin("test")
     identity = [json.dumps(r, sort_keys=True) for r in train + test]
@@ -122,7 +124,7 @@ GENERATED = sorted(n for n in registry.task if registry.task[n].obj.hub and regi
 
 
 @pytest.mark.parametrize("name", GENERATED)
-def test_generators_are_large_balanced_and_share_no_question(name):
+def test_generators_are_large_balanced_and_share_no_question(name: str) -> None:
     task = registry.task[name].obj()
     train, test = task.builtin("train"), task.builtin("test")
     assert len(train) >= 1500
@@ -137,11 +139,11 @@ def test_generators_are_large_balanced_and_share_no_question(name):
         assert max(share) < 1.25 / len(share)
 
 
-def test_the_six_tasks_have_generators():
+def test_the_six_tasks_have_generators() -> None:
     assert {"gsm8k", "agnews", "sst2", "winogrande", "mnli", "qqp"} <= set(GENERATED)
 
 
-def test_gsm8k_arithmetic_is_right_and_answers_are_judged_by_their_number():
+def test_gsm8k_arithmetic_is_right_and_answers_are_judged_by_their_number() -> None:
     task = registry.task["gsm8k"].obj()
     for row in task.builtin("train"):
         for mark in row["answer"].split("<<")[1:]:
@@ -154,10 +156,10 @@ def test_gsm8k_arithmetic_is_right_and_answers_are_judged_by_their_number():
         assert not task.correct(row, f" it is\n#### {int(final) + 1}")
 
 
-def test_qqp_cannot_be_told_by_word_overlap():
+def test_qqp_cannot_be_told_by_word_overlap() -> None:
     rows = registry.task["qqp"].obj().builtin("train")
 
-    def overlap(row):
+    def overlap(row: Any) -> Any:
         a, b = (set(row[q].lower().strip("?").split()) for q in ("question1", "question2"))
         return len(a & b) / len(a | b)
 
@@ -165,14 +167,14 @@ def test_qqp_cannot_be_told_by_word_overlap():
     assert abs(means[0] - means[1]) < 0.15
 
 
-def test_generators_draw_only_from_their_own_stream():
+def test_generators_draw_only_from_their_own_stream() -> None:
     random.seed(1)
     first = registry.task["capitals"].obj().builtin("train")
     random.seed(2)
     assert first == registry.task["capitals"].obj().builtin("train")
 
 
-def test_the_prose_is_large_varied_and_apart_from_the_held_out():
+def test_the_prose_is_large_varied_and_apart_from_the_held_out() -> None:
     task = registry.task["prose"].obj()
     train, test = ([row["text"] for row in task.builtin(split)] for split in ("train", "test"))
     assert len(train) >= 400
@@ -180,7 +182,7 @@ def test_the_prose_is_large_varied_and_apart_from_the_held_out():
     openings = [" ".join(text.split()[:4]) for text in train + test]
     assert len(set(openings)) >= 0.99 * len(openings)
 
-    def grams(texts):
+    def grams(texts: list[str]) -> set[Any]:
         return {tuple(w[i : i + 7]) for w in map(str.split, texts) for i in range(len(w) - 6)}
 
     assert not grams(train) & grams(test)

@@ -8,6 +8,8 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets import Dataset
@@ -19,7 +21,7 @@ from ilu_cli.tasks import Example, after
 from ilu_cli.workflows.needs.inputs import inputs_of
 
 
-def load(path):
+def load(path: Path) -> Any:
     return load_dataset(DataRef(name=str(path)), "train")
 
 
@@ -34,14 +36,14 @@ def load(path):
         ("prompt;response\nWho?;Ada\n", "it has prompt;response"),
     ],
 )  # fmt: skip
-def test_a_csv_row_that_does_not_fit_its_header_is_refused_by_its_line(tmp_path, text, message):
+def test_a_csv_row_that_does_not_fit_its_header_is_refused_by_its_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "a.csv"
     path.write_text(text, newline="")
     with pytest.raises(UnavailableError, match=re.escape(message)):
         load(path)
 
 
-def test_csv_rows_are_those_of_the_csv_module(tmp_path):
+def test_csv_rows_are_those_of_the_csv_module(tmp_path: Path) -> None:
     rows = [
         {"prompt": 'Who said "hello, world"?', "response": "Ada, on\ntwo lines"},
         {"prompt": "Is it NA?", "response": "NA"},
@@ -56,7 +58,7 @@ def test_csv_rows_are_those_of_the_csv_module(tmp_path):
     assert load(tmp_path / "a.csv").rows == rows
 
 
-def test_a_number_of_a_task_that_is_none_is_refused(tmp_path, monkeypatch):
+def test_a_number_of_a_task_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sst2").mkdir()
     (tmp_path / "sst2/train.csv").write_text("sentence,label\nfine,1\ngood,one\n")
     monkeypatch.setenv("ILU_DATA", str(tmp_path))
@@ -64,7 +66,7 @@ def test_a_number_of_a_task_that_is_none_is_refused(tmp_path, monkeypatch):
         load_dataset(DataRef(name="sst2"), "train")
 
 
-def write(path, texts):
+def write(path: Path, texts: list[str]) -> None:
     shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     rows = [{"text": t} for t in texts]
     if path.suffix == ".parquet":
@@ -80,7 +82,7 @@ def write(path, texts):
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.jsonl", "saved"])
-def test_a_file_replaced_under_the_same_modification_time_is_read_again(tmp_path, name):
+def test_a_file_replaced_under_the_same_modification_time_is_read_again(tmp_path: Path, name: str) -> None:
     """As rsync -t, cp -p or tar do it."""
     found = []
     for texts in (["Ada bakes.", "Colm mills."], ["Ada waits.", "Colm sleeps"], ["Mei.", "Omar.", "Piet."]):
@@ -91,7 +93,7 @@ def test_a_file_replaced_under_the_same_modification_time_is_read_again(tmp_path
     assert len(set(found)) == 3
 
 
-def test_the_inputs_of_a_run_know_a_file_replaced_under_the_same_time(tmp_path):
+def test_the_inputs_of_a_run_know_a_file_replaced_under_the_same_time(tmp_path: Path) -> None:
     from ilu_cli.recipe.load import load as recipe_of
     from ilu_cli.recipe.schema import UnlearnRecipe
 
@@ -105,7 +107,7 @@ def test_the_inputs_of_a_run_know_a_file_replaced_under_the_same_time(tmp_path):
     assert found[0] != found[1]
 
 
-def test_half_a_surrogate_pair_is_refused_by_its_row(tmp_path):
+def test_half_a_surrogate_pair_is_refused_by_its_row(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "fine"}\n{"text": "half a pair \\ud83d here"}\n')
     with pytest.raises(UnavailableError, match=r"a.jsonl:2: 'text' holds half a surrogate pair"):
@@ -114,7 +116,7 @@ def test_half_a_surrogate_pair_is_refused_by_its_row(tmp_path):
     assert load(path).rows == [{"text": "a whole one 😀"}]
 
 
-def test_a_column_that_json_has_no_form_for_has_a_fingerprint(tmp_path):
+def test_a_column_that_json_has_no_form_for_has_a_fingerprint(tmp_path: Path) -> None:
     days = [datetime.date(2024, 1, 1), datetime.date(2024, 1, 2)]
     for day in days:
         Dataset.from_list([{"text": "one", "day": day}]).to_parquet(tmp_path / f"{day}.parquet")
@@ -137,7 +139,9 @@ def test_a_column_that_json_has_no_form_for_has_a_fingerprint(tmp_path):
         ("", "Ada", "Ada"),
     ],
 )
-def test_an_answer_is_parted_from_its_prompt_as_its_script_does(tmp_path, prompt, answer, expected):
+def test_an_answer_is_parted_from_its_prompt_as_its_script_does(
+    tmp_path: Path, prompt: str, answer: str, expected: str
+) -> None:
     assert after(prompt, answer) == expected
     row = {"prompt": prompt, "response": answer, "counterfactual": answer}
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
@@ -147,7 +151,7 @@ def test_an_answer_is_parted_from_its_prompt_as_its_script_does(tmp_path, prompt
         assert data.chosen("refusal")[0].target[:1].isspace() == after(prompt, "I").startswith(" ")
 
 
-def test_a_field_or_column_that_is_named_twice_is_refused(tmp_path):
+def test_a_field_or_column_that_is_named_twice_is_refused(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -159,7 +163,7 @@ def test_a_field_or_column_that_is_named_twice_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["", "data/"])
-def test_a_split_whose_shards_are_not_all_there_is_refused(tmp_path, place):
+def test_a_split_whose_shards_are_not_all_there_is_refused(tmp_path: Path, place: str) -> None:
     (tmp_path / place).mkdir(exist_ok=True)
     for i in range(3):
         (tmp_path / f"{place}train-0000{i}-of-00003.jsonl").write_text(f'{{"text": "row {i}"}}\n')
@@ -169,8 +173,48 @@ def test_a_split_whose_shards_are_not_all_there_is_refused(tmp_path, place):
         load(tmp_path)
 
 
-def test_a_split_in_two_kinds_of_file_is_refused(tmp_path):
+def test_a_split_in_two_kinds_of_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("text\nan old copy\n")
     (tmp_path / "train.jsonl").write_text('{"text": "the data"}\n')
     with pytest.raises(UnavailableError, match=r"train.csv and .*train.jsonl are both there"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("one", "others"),
+    [
+        ("train.jsonl", ["train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl"]),
+        ("train.jsonl", ["data/train-00000-of-00001.jsonl"]),
+        ("train.csv", ["data/train.csv"]),
+        ("train.jsonl", ["train/0000.jsonl"]),
+        ("train/0000.jsonl", ["train-00000-of-00001.jsonl"]),
+    ],
+)
+def test_a_split_in_two_places_is_refused(tmp_path: Path, one: str, others: list[str]) -> None:
+    """`datasets` would read both in some of these cases, and one of them in others."""
+    for name in (one, *others):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("text\na row\n" if name.endswith("csv") else '{"text": "a row"}\n')
+    with pytest.raises(UnavailableError, match="are both there, and only one of them is read") as refused:
+        load(tmp_path)
+    assert {one, others[0]} == {name for name in (one, *others) if str(tmp_path / name) in str(refused.value)}
+    assert [row["text"] for row in load(tmp_path / one).rows] == ["a row"]
+    (tmp_path / one).unlink()
+    assert len(load(tmp_path).rows) == len(others)
+
+
+def test_all_files_that_a_readme_lists_are_read(tmp_path: Path) -> None:
+    """As `datasets` reads them: in the order of the list, and none may be missing."""
+    for name in ("a", "b", "unlisted"):
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"text": "{name}"}}\n')
+    listed = (
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: [b.jsonl, a.jsonl]\n---\n"
+    )
+    (tmp_path / "README.md").write_text(listed)
+    from datasets import load_dataset
+
+    theirs = load_dataset(str(tmp_path), split="train", cache_dir=str(tmp_path / "cache"))
+    assert [row["text"] for row in load(tmp_path).rows] == list(theirs["text"]) == ["b", "a"]
+    (tmp_path / "a.jsonl").unlink()
+    with pytest.raises(UnavailableError, match=r"README.md lists a.jsonl, which is not there"):
         load(tmp_path)

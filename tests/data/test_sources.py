@@ -2,6 +2,8 @@
 
 import json
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets import Dataset
@@ -15,22 +17,22 @@ from ilu_cli.tasks import Example
 
 
 @pytest.fixture(scope="module")
-def mirrors(tmp_path_factory):
+def mirrors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return mirror_all(tmp_path_factory.mktemp("mirrors"))
 
 
 @pytest.fixture
-def root(mirrors, monkeypatch):
+def root(mirrors: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ILU_DATA", str(mirrors))
     return mirrors
 
 
-def test_every_dataset_of_the_hub_has_a_mirror():
+def test_every_dataset_of_the_hub_has_a_mirror() -> None:
     assert {registry.task[n].obj.hub for n in hub_tasks()} == set(HUB)
 
 
 @pytest.mark.parametrize("name", hub_tasks())
-def test_a_published_dataset_loads_from_its_mirror(root, name):
+def test_a_published_dataset_loads_from_its_mirror(root: Path, name: str) -> None:
     task = registry.task[name].obj()
     for ours, theirs in task.splits.items():
         data = load_dataset(DataRef(name=name, source="hub"), ours)
@@ -45,7 +47,9 @@ def test_a_published_dataset_loads_from_its_mirror(root, name):
 
 
 @pytest.mark.parametrize("name", ["sst2", "mnli", "muse-news-raw", "tofu-forget10_perturbed", "agnews", "wmdp-bio"])
-def test_a_mirror_without_its_readme_gives_the_same_rows(root, name, tmp_path, monkeypatch):
+def test_a_mirror_without_its_readme_gives_the_same_rows(
+    root: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task = registry.task[name].obj()
     split = next(reversed(task.splits))
     with_readme = load_dataset(DataRef(name=name), split)
@@ -54,7 +58,7 @@ def test_a_mirror_without_its_readme_gives_the_same_rows(root, name, tmp_path, m
     assert load_dataset(DataRef(name=name), split).fingerprint == with_readme.fingerprint
 
 
-def lines(*rows):
+def lines(*rows: Any) -> Any:
     return "".join(json.dumps(r) + "\n" for r in rows).encode()
 
 
@@ -62,7 +66,7 @@ GOOD = [{"prompt": "one", "response": "two"}, {"prompt": "three", "response": "f
 PAIRS = [Example("one", " two"), Example("three", " fünf")]
 
 
-def write(path, content):
+def write(path: Path, content: Any) -> Any:
     if path.suffix == ".parquet":
         Dataset.from_list(content).to_parquet(path)
     elif path.suffix == "":
@@ -85,7 +89,7 @@ def write(path, content):
         ("saved", GOOD),
     ],
 )
-def test_a_users_own_data_in_every_form(tmp_path, name, content):
+def test_a_users_own_data_in_every_form(tmp_path: Path, name: str, content: Any) -> None:
     path = write(tmp_path / name, content)
     data = load_dataset(DataRef(name=str(path)), "train")
     assert data.examples() == PAIRS
@@ -112,14 +116,14 @@ def test_a_users_own_data_in_every_form(tmp_path, name, content):
         ("a.txt", b"text", "is none of .jsonl"),
     ],
 )
-def test_bad_data_of_a_user(tmp_path, name, content, message):
+def test_bad_data_of_a_user(tmp_path: Path, name: str, content: Any, message: str) -> None:
     path = write(tmp_path / name, content)
     with pytest.raises(UnavailableError, match=re.escape(message)) as caught:
         load_dataset(DataRef(name=str(path), source="path"), "train")
     assert caught.value.exit_code == 3
 
 
-def test_bad_places(tmp_path, monkeypatch):
+def test_bad_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     not_parquet = tmp_path / "a.parquet"
     not_parquet.write_bytes(b"PAR1 nothing")
     (tmp_path / "folder").mkdir()
@@ -133,7 +137,7 @@ def test_bad_places(tmp_path, monkeypatch):
             load_dataset(DataRef(name=str(name)), "train")
     closed = write(tmp_path / "closed.jsonl", lines(*GOOD))
 
-    def refuse(*_args, **_kwargs):
+    def refuse(*_args: Any, **_kwargs: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(type(closed), "read_text", refuse)  # root may read what nobody else may
@@ -155,7 +159,9 @@ def test_bad_places(tmp_path, monkeypatch):
         ("gsm8k", [], "is empty"),
     ],
 )  # fmt: skip
-def test_a_schema_that_differs_names_dataset_field_and_what_was_found(tmp_path, monkeypatch, name, rows, message):
+def test_a_schema_that_differs_names_dataset_field_and_what_was_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, rows: Any, message: str
+) -> None:
     (tmp_path / "root" / name).mkdir(parents=True)
     (tmp_path / "root" / name / "train.jsonl").write_bytes(lines(*rows))
     monkeypatch.setenv("ILU_DATA", str(tmp_path / "root"))
@@ -164,7 +170,7 @@ def test_a_schema_that_differs_names_dataset_field_and_what_was_found(tmp_path, 
     assert name in str(caught.value)
 
 
-def test_a_published_name_never_falls_back_to_a_stand_in(tmp_path, monkeypatch):
+def test_a_published_name_never_falls_back_to_a_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither for `source: hub` without a mirror, nor for a mirror whose split is missing."""
     assert load_dataset(DataRef(name="sst2"), "train").source == "builtin"
     with pytest.raises(UnavailableError, match="cannot be had from the hub") as caught:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import math
 import random
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers as T
+from conftest import Ilu
 from families import family_model, family_tokenizer, make_family
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -61,21 +64,21 @@ KINDS = {
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def tokenizer(request):
+def tokenizer(request: pytest.FixtureRequest) -> Any:
     return KINDS[request.param]()
 
 
-def encoder(tokenizer):
+def encoder(tokenizer: Any) -> Any:
     return lambda text: bodies(tokenizer, [text])[0]
 
 
-def plain(tokenizer, text: str) -> list[int]:
+def plain(tokenizer: Any, text: str) -> list[int]:
     """The tokenizer's own encoding, without the EOS that it appends."""
     ids = tokenizer(text)["input_ids"]
     return ids[:-1] if tokenizer("")["input_ids"][-1:] == [tokenizer.eos_token_id] else ids
 
 
-def test_a_row_is_what_the_tokenizer_says_without_what_it_appends(tokenizer):
+def test_a_row_is_what_the_tokenizer_says_without_what_it_appends(tokenizer: Any) -> None:
     before = opening(tokenizer)
     for text in TEXTS:
         ours = framed(before, bodies(tokenizer, [text])[0])
@@ -83,7 +86,7 @@ def test_a_row_is_what_the_tokenizer_says_without_what_it_appends(tokenizer):
         assert framed(before, ours) == ours
 
 
-def test_an_answer_is_scored_from_its_first_token_to_one_end(tokenizer):
+def test_an_answer_is_scored_from_its_first_token_to_one_end(tokenizer: Any) -> None:
     item, _ = encode(tokenizer, Example("Where does Ada live?\nAnswer:", " In Ennis."), 200)
     assert item.ids == [*plain(tokenizer, "Where does Ada live?\nAnswer: In Ennis."), tokenizer.eos_token_id]
     assert item.start == len(plain(tokenizer, "Where does Ada live?\nAnswer:"))
@@ -102,7 +105,9 @@ def test_an_answer_is_scored_from_its_first_token_to_one_end(tokenizer):
     ],
 )
 @pytest.mark.parametrize("adds_eos", [False, True])
-def test_what_is_written_in_the_data_does_not_stand_twice(example, expected, scored, adds_eos):
+def test_what_is_written_in_the_data_does_not_stand_twice(
+    example: Any, expected: str, scored: str, adds_eos: bool
+) -> None:
     tokenizer = family_tokenizer(adds_eos=adds_eos)
     item, cut = encode(tokenizer, example, 64)
     assert not cut
@@ -110,7 +115,9 @@ def test_what_is_written_in_the_data_does_not_stand_twice(example, expected, sco
     assert tokenizer.decode(item.ids[item.start :]) == scored
 
 
-def test_the_loss_under_a_tokenizer_that_appends_eos_is_that_of_the_answer_and_one_end(tmp_path, ilu):
+def test_the_loss_under_a_tokenizer_that_appends_eos_is_that_of_the_answer_and_one_end(
+    tmp_path: Path, ilu: Ilu
+) -> None:
     folder = make_family("llama", tmp_path / "addeos", adds_eos=True)
     rows = [
         {"prompt": "Question: Who lives at 7 Mill Lane? Answer:", "response": "Ada Byrne lives there."},
@@ -141,7 +148,7 @@ def test_the_loss_under_a_tokenizer_that_appends_eos_is_that_of_the_answer_and_o
     assert found == pytest.approx(total / n, abs=1e-5)
 
 
-def test_every_piece_of_a_split_text_begins_with_bos():
+def test_every_piece_of_a_split_text_begins_with_bos() -> None:
     tokenizer, text = family_tokenizer(), "The old bridge stood by the river. " * 20
     body = tokenizer(text, add_special_tokens=False)["input_ids"]
     corpus = encode_corpus(tokenizer, [Example("", text)], Form(max_length=16, long="split"), "mine")
@@ -154,7 +161,7 @@ def test_every_piece_of_a_split_text_begins_with_bos():
 
 @pytest.mark.parametrize("length", [8, 9, 12, 20, 40])
 @pytest.mark.parametrize("bos", [False, True])
-def test_what_is_cut_keeps_bos_the_answer_and_the_end_of_the_prompt(length, bos):
+def test_what_is_cut_keeps_bos_the_answer_and_the_end_of_the_prompt(length: int, bos: bool) -> None:
     tokenizer = family_tokenizer(bos=bos)
     head = [BOS] if bos else []
     prompt = " ".join(random.Random(0).choices(["river", "bridge", "old"], k=30)) + " Answer:"
@@ -173,7 +180,7 @@ def test_what_is_cut_keeps_bos_the_answer_and_the_end_of_the_prompt(length, bos)
         assert encode(tokenizer, Example(prompt, target), exact - 1)[1]
 
 
-def test_cutting_from_the_left():
+def test_cutting_from_the_left() -> None:
     ids = [1, 2, 3, 4, 5, 6]
     assert cut_left(ids, 6, 1) == ids
     assert cut_left(ids, 5, 1) == [1, 3, 4, 5, 6]
@@ -184,7 +191,7 @@ def test_cutting_from_the_left():
     assert cut_left(ids, 2, 0) == [5, 6]
 
 
-def test_what_is_scored_after_a_context(tokenizer):
+def test_what_is_scored_after_a_context(tokenizer: Any) -> None:
     """Where both are encoded together as one would read on, that is lm-eval's cut; else each by itself."""
     context = "The chemical symbol for iron is"
     for answer in (" Fe", " Unknown metal"):
@@ -195,7 +202,7 @@ def test_what_is_scored_after_a_context(tokenizer):
     assert spaces[0] == bodies(tokenizer, [context])[0]
 
 
-def test_a_choice_that_melts_into_its_context_keeps_its_own_tokens():
+def test_a_choice_that_melts_into_its_context_keeps_its_own_tokens() -> None:
     tokenizer = family_tokenizer()
     word = next(w for w in sorted(tokenizer.get_vocab()) if len(w) > 3 and w.isascii() and w.isalpha())
     context, answer = word[:2], word[2:]
@@ -209,14 +216,14 @@ def test_a_choice_that_melts_into_its_context_keeps_its_own_tokens():
     )  # in training the token is the answer's
 
 
-def test_a_text_within_another_has_no_space_of_its_own():
+def test_a_text_within_another_has_no_space_of_its_own() -> None:
     llama2, byte_level = sentencepiece("llama2"), family_tokenizer()
     assert llama2.convert_ids_to_tokens(bodies(llama2, ["Fe"])[0])[0].startswith("▁")
     assert not llama2.convert_ids_to_tokens(inside(encoder(llama2), "Fe"))[0].startswith("▁")
     assert inside(encoder(byte_level), "Fe") == bodies(byte_level, ["Fe"])[0]
 
 
-def test_a_tokenizer_larger_than_the_model_is_refused_in_the_plan(tmp_path, ilu):
+def test_a_tokenizer_larger_than_the_model_is_refused_in_the_plan(tmp_path: Path, ilu: Ilu) -> None:
     folder = tmp_path / "small"
     model = family_model("llama")
     model.resize_token_embeddings(300)
@@ -234,7 +241,9 @@ def test_a_tokenizer_larger_than_the_model_is_refused_in_the_plan(tmp_path, ilu)
     assert done.code == UnavailableError.exit_code, done.err
 
 
-def test_a_tokenizer_without_bos_and_eos_scores_what_has_a_context_and_refuses_the_rest(tmp_path, ilu):
+def test_a_tokenizer_without_bos_and_eos_scores_what_has_a_context_and_refuses_the_rest(
+    tmp_path: Path, ilu: Ilu
+) -> None:
     folder = make_family("llama", tmp_path / "bare", bos=False)
     tokenizer = T.AutoTokenizer.from_pretrained(folder)
     tokenizer.eos_token = None

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from conftest import gradient, items_of, stream, tiny_model, trainer
 
+from ilu_cli.data.encode import collate
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.environments import Environments
 from ilu_cli.engine.gradients import Gradients, Term
-from ilu_cli.engine.loop import Penalty
+from ilu_cli.engine.loop import Penalty, Trainer
+from ilu_cli.engine.view import View
 from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.specs import TrainSpec
 
 
-def holding(*gradients) -> Gradients:
+def holding(*gradients: Any) -> Gradients:
     """Parameters [1, 2] with these gradients."""
     found = {}
     for n, g in enumerate(gradients):
@@ -23,11 +27,11 @@ def holding(*gradients) -> Gradients:
     return Gradients(parts_of(tiny_model()), found, TrainSpec(), 0, backend())
 
 
-def held(grads: Gradients) -> list:
+def held(grads: Gradients) -> list[Any]:
     return [None if p.grad is None else p.grad.tolist() for p in grads.params]
 
 
-def test_gradients_are_taken_and_put_back():
+def test_gradients_are_taken_and_put_back() -> None:
     mine = holding([1.0, 2.0], None, [3.0, 4.0])
     taken = mine.take()
     assert held(mine) == [None, None, None]
@@ -37,7 +41,7 @@ def test_gradients_are_taken_and_put_back():
     assert mine.params[0].grad is taken[0]
 
 
-def test_gradients_are_added_times_a_factor():
+def test_gradients_are_added_times_a_factor() -> None:
     mine = holding([1.0, 2.0], None, [3.0, 4.0])
     mine.put([None, torch.tensor([5.0, 6.0]), torch.tensor([1.0, 1.0])], 2.0)
     assert held(mine) == [[1.0, 2.0], [10.0, 12.0], [5.0, 6.0]]
@@ -45,13 +49,13 @@ def test_gradients_are_added_times_a_factor():
     assert held(mine) == [[2.0, 2.0], [10.0, 12.0], [6.0, 7.0]]
 
 
-def test_a_factor_of_one_leaves_what_is_given():
+def test_a_factor_of_one_leaves_what_is_given() -> None:
     mine, given = holding([1.0, 2.0]), torch.tensor([1.0, 1.0])
     mine.put([given], 1.0)
     assert given.tolist() == [1.0, 1.0]
 
 
-def test_what_is_set_aside_comes_back_beside_what_is_new_whatever_happens():
+def test_what_is_set_aside_comes_back_beside_what_is_new_whatever_happens() -> None:
     mine = holding([1.0, 2.0], None)
     with pytest.raises(KeyError), mine.aside():
         assert held(mine) == [None, None]
@@ -60,7 +64,7 @@ def test_what_is_set_aside_comes_back_beside_what_is_new_whatever_happens():
     assert held(mine) == [[11.0, 12.0], [5.0, 5.0]]
 
 
-def test_weights_are_shifted_and_are_back_to_the_bit_whatever_happens():
+def test_weights_are_shifted_and_are_back_to_the_bit_whatever_happens() -> None:
     mine = holding(None, None)
     with torch.no_grad():
         mine.params[0].copy_(torch.tensor([0.1, 1e8]))
@@ -72,12 +76,12 @@ def test_weights_are_shifted_and_are_back_to_the_bit_whatever_happens():
     assert all(torch.equal(p, old) for p, old in zip(mine.params, before))
 
 
-def environments(t, scale: float = 1.0, weights=(1.0, 0.5)) -> Environments:
+def environments(t: Trainer, scale: float = 1.0, weights: Any = (1.0, 0.5)) -> Environments:
     streams = [stream(items_of(v, seed=len(n)), name=n) for n, v in {"one": [4, 6], "three": [5, 7]}.items()]
     return Environments(t.grads, streams, torch.tensor(weights, dtype=torch.float64), scale)
 
 
-def test_the_log_names_statistic_and_environment():
+def test_the_log_names_statistic_and_environment() -> None:
     t = trainer(tiny_model(), [], [])
     envs = environments(t)
     value = envs.of_means("gap", lambda d: (envs.weights * d.square()).sum())
@@ -92,7 +96,7 @@ def test_the_log_names_statistic_and_environment():
 
 
 @pytest.mark.parametrize("of", ["gradients", "of_means"])
-def test_what_was_in_the_parameters_stays_there(float64, of):
+def test_what_was_in_the_parameters_stays_there(float64: None, of: str) -> None:
     t = trainer(tiny_model(), [Term("x", stream(items_of([5])), lambda view: view.nll, "token")], [])
     before = gradient(t)
     envs = environments(t, scale=0.0)
@@ -101,14 +105,14 @@ def test_what_was_in_the_parameters_stays_there(float64, of):
     torch.testing.assert_close(after, before)
 
 
-def test_gradients_are_those_of_float32_whatever_the_recipe_says():
+def test_gradients_are_those_of_float32_whatever_the_recipe_says() -> None:
     found = [environments(trainer(tiny_model(), [], [], precision=p)).gradients() for p in ("bf16", "fp32")]
     for bf16, fp32 in zip(*found):
         for a, b in zip(bf16, fp32):
             torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-def test_what_is_added_is_scaled_and_beside_what_is_there():
+def test_what_is_added_is_scaled_and_beside_what_is_there() -> None:
     t = trainer(tiny_model(), [], [])
     envs = environments(t, scale=0.5)
     ones = [torch.ones_like(p) for p in t.params.values()]
@@ -120,10 +124,10 @@ def test_what_is_added_is_scaled_and_beside_what_is_there():
     )
 
 
-def test_a_penalty_of_weight_zero_is_watched_only():
+def test_a_penalty_of_weight_zero_is_watched_only() -> None:
     weights = {0: 0.0, 1: 2.0}
 
-    def run(envs) -> float:
+    def run(envs: Any) -> float:
         return envs.of_means("nll", lambda risk: risk.sum())
 
     streams = [stream(items_of([4, 6]), name="one")]
@@ -133,7 +137,7 @@ def test_a_penalty_of_weight_zero_is_watched_only():
     assert off.norm() == 0 < gradient(t).norm()
 
 
-def test_the_log_is_of_the_whole_batch_however_it_is_cut(float64):
+def test_the_log_is_of_the_whole_batch_however_it_is_cut(float64: None) -> None:
     logs = []
     for accumulation in (1, 2):
         envs = environments(trainer(tiny_model(), [], [], accumulation=accumulation))
@@ -141,3 +145,37 @@ def test_the_log_is_of_the_whole_batch_however_it_is_cut(float64):
         logs.append(envs.log)
     assert set(logs[0]) == {"D[one]", "D[three]", "nll[one]", "nll[three]"}
     assert logs[1] == pytest.approx(logs[0], rel=1e-12)
+
+
+def test_the_log_counts_scored_tokens_and_keeps_the_digits_of_float64() -> None:
+    """Half of the tokens are prompts. Each loss is summed in float64, though the model is in float32."""
+    data, t = stream(items_of([6, 9, 7], start=4), name="one"), trainer(tiny_model(), [], [])
+    envs = Environments(t.grads, [data], torch.ones(1, dtype=torch.float64), 1.0)
+    envs.of_means("gap", lambda d: d.sum())
+    view = View(t.grads.parts, collate([data.item(k) for k in data.keys(0)]), 0)
+    assert envs.log["nll[one]"] == pytest.approx(view.nll.double().sum().item() / (2 + 5 + 3), rel=1e-12)
+
+
+def test_of_two_halves_the_log_has_the_mean(float64: None) -> None:
+    t, found = trainer(tiny_model(), [], []), {}
+    for halves in (False, True):
+        envs = environments(t)
+        envs.of_means("gap", lambda d: d.sum(), halves=halves)
+        found[halves] = envs.log
+    streams = environments(t).streams
+    for s in streams:
+        parts = [View(t.grads.parts, collate([s.item(k) for k in s.keys(0)[n::2]]), 0) for n in (0, 1)]
+        by_hand = [(v.gap.sum() / v.lengths.sum()).item() for v in parts]
+        assert found[True][f"D[{s.name}]"] == pytest.approx(sum(by_hand) / 2, rel=1e-9)
+    assert found[True] != pytest.approx(found[False], rel=1e-6)
+
+
+def test_the_product_with_nothing_is_nothing_and_that_with_a_unit_vector_is_not() -> None:
+    t = trainer(tiny_model(), [], [])
+    envs = environments(t)
+    none = [torch.zeros_like(p) for p in t.params.values()]
+    assert all(torch.equal(x, y) for x, y in zip(envs.hessian_times(0, none), none))
+    unit = [z.clone() for z in none]
+    word = envs.streams[0].item(envs.streams[0].keys(0)[0]).ids[1]
+    unit[0][word, 0] = 1.0
+    assert sum(x.norm() for x in envs.hessian_times(0, unit)) > 1e-3

@@ -39,7 +39,8 @@ class Plain:
     def __init__(self, model: Any) -> None:
         batch = collate(ITEMS)
         out = model(input_ids=batch.ids, attention_mask=batch.mask.long(), use_cache=False, output_hidden_states=True)
-        self.scored, self.hidden, self.real = batch.scored[:, 1:], out.hidden_states[LAYER + 1], batch.mask.clone()
+        first = 0 if model.config.model_type == "mamba" else 1  # most begin their hidden states with the embeddings
+        self.scored, self.hidden, self.real = batch.scored[:, 1:], out.hidden_states[first + LAYER], batch.mask.clone()
         self.real[:, 0] = False
         self.logp = out.logits[:, :-1].float().log_softmax(-1)
         self.nll = -self.logp.gather(-1, batch.ids[:, 1:, None])[..., 0]
@@ -72,7 +73,7 @@ def family(request: pytest.FixtureRequest) -> tuple[Any, Plain, TrainStream, Ref
         return moved(model), Plain(original), data, cache
 
 
-def test_tokens(family):
+def test_tokens(family: tuple[Any, Plain, TrainStream, ReferenceCache]) -> None:
     """NLL and entropy of every token; the mean NLL is the loss that transformers gives for labels."""
     model, batch = family[0], collate(ITEMS)
     with torch.no_grad():
@@ -85,7 +86,7 @@ def test_tokens(family):
     assert nll.mean().item() == pytest.approx(loss.item(), rel=ROUNDING)
 
 
-def test_token_scores_and_lens(family):
+def test_token_scores_and_lens(family: tuple[Any, Plain, TrainStream, ReferenceCache]) -> None:
     """What membership attacks read of every token; and the logits of a model that ends after its second layer."""
     model, plain = family[0], Plain(family[0])
     scorer = Scorer(model, parts_of(model), None, backend())
@@ -127,7 +128,9 @@ TERMS = [
 
 
 @pytest.mark.parametrize(("kind", "name", "keys", "definition"), TERMS, ids=[name for _, name, _, _ in TERMS])
-def test_value_and_gradient(family, kind, name, keys, definition):
+def test_value_and_gradient(
+    family: tuple[Any, Plain, TrainStream, ReferenceCache], kind: str, name: str, keys: dict[str, Any], definition: Any
+) -> None:
     model, old, data, cache = family
     if kind == "regularizer":
         t = trainer(model, [], [Penalty(name, [data], registry.regularizer[name].obj)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from families import FAMILIES, WITHOUT_BOS, family_model, family_tokenizer
@@ -26,7 +28,7 @@ TIE = 1e-5  # two logits this close may be taken for each other
 
 
 @torch.no_grad()
-def argmax(model, prompt: list[int], new: int, ends: tuple[int, ...] = (0,)) -> tuple[list[int], float]:
+def argmax(model: Any, prompt: list[int], new: int, ends: tuple[int, ...] = (0,)) -> tuple[list[int], float]:
     """The most probable tokens, one after the other, by whole forward passes; and the smallest lead of one."""
     ids, lead = list(prompt), 1.0
     for _ in range(new):
@@ -38,12 +40,12 @@ def argmax(model, prompt: list[int], new: int, ends: tuple[int, ...] = (0,)) -> 
     return ids[len(prompt) :], lead
 
 
-def text(tokenizer, ids: list[int]) -> str:
+def text(tokenizer: Any, ids: list[int]) -> str:
     return tokenizer.decode(ids, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_continuations_of_unequal_prompts_are_the_arg_max_one_by_one(name):
+def test_continuations_of_unequal_prompts_are_the_arg_max_one_by_one(name: str) -> None:
     model, tokenizer = family_model(name), family_tokenizer(bos=name not in WITHOUT_BOS)
     rows = [tokenizer(p)["input_ids"] for p in PROMPTS]
     compared = 0
@@ -56,7 +58,7 @@ def test_continuations_of_unequal_prompts_are_the_arg_max_one_by_one(name):
 
 
 @pytest.fixture
-def llama():
+def llama() -> tuple[Any, Any]:
     return family_model("llama"), family_tokenizer()
 
 
@@ -81,7 +83,7 @@ def llama():
     ],
     ids=lambda keys: next(iter(keys)),
 )
-def test_nothing_in_generation_config_acts_on_greedy_decoding(llama, keys):
+def test_nothing_in_generation_config_acts_on_greedy_decoding(llama: Any, keys: Any) -> None:
     model, tokenizer = llama
     rows = [tokenizer(p)["input_ids"] for p in PROMPTS[:2]]
     model.generation_config = given = GenerationConfig(eos_token_id=0, **keys)
@@ -89,7 +91,7 @@ def test_nothing_in_generation_config_acts_on_greedy_decoding(llama, keys):
     assert model.generation_config is given  # what is saved with the model is its own
 
 
-def test_any_of_the_models_ends_ends_a_text(llama):
+def test_any_of_the_models_ends_ends_a_text(llama: Any) -> None:
     model, tokenizer = llama
     row = tokenizer(PROMPTS[0])["input_ids"]
     free, _ = argmax(model, row, NEW)
@@ -101,12 +103,12 @@ def test_any_of_the_models_ends_ends_a_text(llama):
     assert out == argmax(model, row, NEW, (0, end))[0] == free[: free.index(end) + 1]
 
 
-def scorer_of(model, tokenizer) -> Scorer:
+def scorer_of(model: Any, tokenizer: Any) -> Scorer:
     return Scorer(model, parts_of(model), tokenizer, backend())
 
 
 @pytest.mark.parametrize("bos", [False, True])
-def test_too_long_a_prompt_keeps_its_end_and_bos(bos):
+def test_too_long_a_prompt_keeps_its_end_and_bos(bos: bool) -> None:
     """512 positions: what is answered is BOS and the last tokens of the prompt, beside room for the answer."""
     model, tokenizer = family_model("llama"), family_tokenizer(bos=bos)
     prompt = "The river and the bridge, iron and gold. " * 60 + PROMPTS[0]
@@ -117,7 +119,7 @@ def test_too_long_a_prompt_keeps_its_end_and_bos(bos):
     assert scorer_of(model, tokenizer).complete([prompt], NEW) == [text(tokenizer, argmax(model, row, NEW)[0])]
 
 
-def test_an_answer_that_fills_the_context_is_refused(llama):
+def test_an_answer_that_fills_the_context_is_refused(llama: Any) -> None:
     scorer = scorer_of(*llama)
     assert len(scorer.complete(["Paris"], 511)) == 1
     for new in (512, 600):
@@ -127,13 +129,13 @@ def test_an_answer_that_fills_the_context_is_refused(llama):
             scorer.complete(["Paris"], new)
 
 
-def test_an_empty_prompt_is_answered_after_what_begins_a_text():
+def test_an_empty_prompt_is_answered_after_what_begins_a_text() -> None:
     model, tokenizer = family_model("qwen2"), family_tokenizer(bos=False)
     expected = text(tokenizer, argmax(model, [0], NEW)[0])
     assert scorer_of(model, tokenizer).complete([""], NEW) == [expected]
 
 
-def test_a_stop_is_seen_in_what_was_said_even_where_each_of_its_bytes_is_a_token():
+def test_a_stop_is_seen_in_what_was_said_even_where_each_of_its_bytes_is_a_token() -> None:
     tokenizer = family_tokenizer(bos=False)
     stop = tokenizer("ÿþ", add_special_tokens=False)["input_ids"]
     assert len(stop) == len("ÿþ".encode())  # two bytes each
@@ -145,7 +147,7 @@ def test_a_stop_is_seen_in_what_was_said_even_where_each_of_its_bytes_is_a_token
     assert alone(torch.tensor([other * 9 + stop, other * 13]), torch.empty(0)).tolist() == [True, False]
 
 
-def test_a_stop_that_begins_with_a_space_is_seen_where_decoding_drops_the_first():
+def test_a_stop_that_begins_with_a_space_is_seen_where_decoding_drops_the_first() -> None:
     """SentencePiece's way: what is decoded loses the space that it begins with, so one more token is looked at."""
     pieces = Tokenizer(WordLevel({"▁": 0, "a": 1, "b": 2, "c": 3}, unk_token="c"))
     pieces.decoder = decoders.Metaspace()

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -7,21 +8,21 @@ from ilu_cli.engine import head
 from ilu_cli.engine.head import distillation, picked_logps, token_moments, token_stats
 from ilu_cli.models.logits import LMHead, LogitMap
 
-MAPS = [LogitMap(), LogitMap(0.25), LogitMap(1.0, 2.0), LogitMap(-3.0, 1.5)]
+MAPS = [LogitMap(), LogitMap(0.25), LogitMap(2.0), LogitMap(1.0, 2.0), LogitMap(-3.0, 1.5)]
 
 
-def logits(hidden, head):
+def logits(hidden: Any, head: Any) -> Any:
     """By the definition, cap · tanh(scale · (h Wᵀ + b) / cap)."""
     u = head.map.scale * (hidden @ head.weight.t() + (0 if head.bias is None else head.bias))
     return u if head.map.cap is None else head.map.cap * torch.tanh(u / head.map.cap)
 
 
-def naive(hidden, head, targets):
+def naive(hidden: Any, head: Any, targets: Any) -> tuple[Any, Any]:
     logp = logits(hidden, head).log_softmax(-1)
     return -logp.gather(-1, targets[:, None])[:, 0], -(logp.exp() * logp).sum(-1)
 
 
-def test_two_tokens_by_hand():
+def test_two_tokens_by_hand() -> None:
     """Logits (ln 3, 0): p = (3/4, 1/4), so NLL of token 0 is ln 4/3 and H = ln 4 − 3/4 ln 3."""
     hidden = torch.tensor([[math.log(3.0)]])
     nll, entropy = token_stats(hidden, LMHead(torch.tensor([[1.0], [0.0]])), torch.tensor([0]))
@@ -29,7 +30,7 @@ def test_two_tokens_by_hand():
     assert entropy.item() == pytest.approx(math.log(4) - 0.75 * math.log(3), abs=1e-6)
 
 
-def test_a_cap_by_hand():
+def test_a_cap_by_hand() -> None:
     """u = (atanh ½, 0) under a cap of 2 ln 3: z = (ln 3, 0), f′ = (1 − ¼, 1); dNLL/du = (¾ − 1, ¼) · f′."""
     hidden, bias = torch.zeros(1, 1), torch.zeros(2, requires_grad=True)
     cap = 2 * math.log(3)
@@ -44,7 +45,9 @@ def test_a_cap_by_hand():
 @pytest.mark.parametrize("f", MAPS)
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("tile", [(3, 2), (4, 7), (512, 8192)])
-def test_values_and_gradients_are_those_of_autograd(float64, monkeypatch, tile, with_bias, f):
+def test_values_and_gradients_are_those_of_autograd(
+    float64: None, monkeypatch: pytest.MonkeyPatch, tile: tuple[int, int], with_bias: bool, f: Any
+) -> None:
     monkeypatch.setattr(head, "ROWS", tile[0])
     monkeypatch.setattr(head, "TILE", tile[1])
     torch.manual_seed(0)
@@ -62,7 +65,7 @@ def test_values_and_gradients_are_those_of_autograd(float64, monkeypatch, tile, 
 
 
 @pytest.mark.parametrize("f", MAPS)
-def test_the_gap_is_the_derivative_by_a_scale_on_the_logits(float64, f):
+def test_the_gap_is_the_derivative_by_a_scale_on_the_logits(float64: None, f: Any) -> None:
     """d/dw NLL(w·z) at w = 1 by double backward (the definition of IRMv1), and the gradient of its square."""
     torch.manual_seed(1)
     hidden, weight, targets = torch.randn(9, 4, requires_grad=True), torch.randn(6, 4), torch.randint(0, 6, (9,))
@@ -77,7 +80,7 @@ def test_the_gap_is_the_derivative_by_a_scale_on_the_logits(float64, f):
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_a_large_shift_of_all_logits_changes_nothing_in_bf16():
+def test_a_large_shift_of_all_logits_changes_nothing_in_bf16() -> None:
     torch.manual_seed(2)
     hidden, weight, targets = torch.randn(8, 4), torch.randn(32, 4), torch.randint(0, 32, (8,))
     shifted = torch.cat([hidden, torch.ones(8, 1)], 1), torch.cat([weight, torch.full((32, 1), 64.0)], 1)
@@ -91,7 +94,9 @@ def test_a_large_shift_of_all_logits_changes_nothing_in_bf16():
 
 @pytest.mark.parametrize("shift", [0.0, 2.0])
 @pytest.mark.parametrize("f", MAPS)
-def test_distillation_is_that_of_autograd_with_a_teacher_that_has_a_head_of_its_own(float64, monkeypatch, f, shift):
+def test_distillation_is_that_of_autograd_with_a_teacher_that_has_a_head_of_its_own(
+    float64: None, monkeypatch: pytest.MonkeyPatch, f: Any, shift: float
+) -> None:
     monkeypatch.setattr(head, "CHUNK", 4)
     torch.manual_seed(3)
     hidden, states = torch.randn(10, 5, requires_grad=True), torch.randn(10, 5)
@@ -110,7 +115,7 @@ def test_distillation_is_that_of_autograd_with_a_teacher_that_has_a_head_of_its_
 
 
 @pytest.mark.parametrize("f", MAPS)
-def test_scores_are_those_of_the_logits(float64, monkeypatch, f):
+def test_scores_are_those_of_the_logits(float64: None, monkeypatch: pytest.MonkeyPatch, f: Any) -> None:
     monkeypatch.setattr(head, "CHUNK", 4)
     torch.manual_seed(4)
     hidden, targets = torch.randn(10, 5), torch.randint(0, 7, (10,))
@@ -123,3 +128,13 @@ def test_scores_are_those_of_the_logits(float64, monkeypatch, f):
     mean = (logp.exp() * logp).sum(-1)
     std = (logp.exp() * logp.square()).sum(-1).sub(mean.square()).sqrt()
     torch.testing.assert_close(token_moments(hidden, lm, targets), torch.stack([picked, mean, std, best.double()]))
+
+
+def test_tokens_of_very_different_logits_do_not_share_a_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits up to 1 and up to 10⁴ in one tile: taken from one maximum, the smaller ones would all be 0."""
+    monkeypatch.setattr(head, "TILE", 3)
+    torch.manual_seed(6)
+    hidden, lm, targets = torch.randn(4, 5), LMHead(torch.randn(7, 5)), torch.tensor([0, 3, 6, 2])
+    hidden[1] *= 1e4
+    for ours, theirs in zip(token_stats(hidden, lm, targets), naive(hidden, lm, targets)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)

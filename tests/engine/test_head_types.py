@@ -14,7 +14,7 @@ CAPPED = LogitMap(1.5, 4.0)
 
 
 @pytest.fixture(autouse=True)
-def tiles(monkeypatch):
+def tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several tiles and chunks."""
     for name, size in (("ROWS", 4), ("TILE", 5), ("CHUNK", 4)):
         monkeypatch.setattr(head, name, size)
@@ -54,13 +54,13 @@ def found_and_expected(dtype: torch.dtype, weights: torch.dtype, full: torch.dty
 
 
 @pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
-def test_states_in_bf16_have_losses_and_scores_in_float32(weights):
+def test_states_in_bf16_have_losses_and_scores_in_float32(weights: torch.dtype) -> None:
     for found, expected in found_and_expected(torch.bfloat16, weights, torch.float32):
         assert found.dtype in (torch.float32, torch.bool)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_float64_keeps_its_digits_whatever_the_default_type_is():
+def test_float64_keeps_its_digits_whatever_the_default_type_is() -> None:
     assert torch.get_default_dtype() == torch.float32
     for found, expected in found_and_expected(torch.float64, torch.float64, torch.float64):
         assert found.dtype in (torch.float64, torch.bool)
@@ -76,7 +76,9 @@ def test_float64_keeps_its_digits_whatever_the_default_type_is():
         (torch.bfloat16, torch.bfloat16, 0.02),
     ],
 )
-def test_gradients_are_in_the_type_of_what_they_are_taken_by(of, dtype, weights, tolerance):
+def test_gradients_are_in_the_type_of_what_they_are_taken_by(
+    of: str, dtype: torch.dtype, weights: torch.dtype, tolerance: float
+) -> None:
     hidden, lm, targets, states, teacher = drawn(dtype, weights)
     full = torch.promote_types(dtype, torch.float32)
     leaves = [t.requires_grad_() for t in (hidden, lm.weight, lm.bias)]
@@ -91,3 +93,28 @@ def test_gradients_are_in_the_type_of_what_they_are_taken_by(of, dtype, weights,
     for found, expected, leaf in zip(torch.autograd.grad(ours, leaves), torch.autograd.grad(theirs, leaves), leaves):
         assert found.dtype == leaf.dtype
         assert float((found - expected).double().norm() / expected.double().norm()) < tolerance
+
+
+@pytest.mark.parametrize("of", ["stats", "distillation"])
+def test_under_autocast_products_are_in_bf16_and_everything_else_in_float32(of: str) -> None:
+    """Both kinds of product have factors rounded to bf16; p, by which gradients are weighted, is not rounded before."""
+    torch.manual_seed(0)
+    hidden, weight, targets = 3 * torch.randn(64, 8), 3 * torch.randn(12, 8), torch.randint(0, 12, (64,))
+    states, teacher = torch.randn(64, 8), LMHead(torch.randn(12, 8))
+    leaves = [hidden.requires_grad_(), weight.requires_grad_()]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        if of == "stats":
+            values = token_stats(hidden, LMHead(weight), targets)[0]
+        else:
+            values = distillation(hidden, LMHead(weight), states, teacher, targets)[0]
+    found = torch.autograd.grad(values.sum(), leaves)  # as a trainer does, outside
+    h, w = hidden.detach().bfloat16(), weight.detach().bfloat16()
+    logp = (h @ w.t()).float().log_softmax(-1)
+    q = torch.nn.functional.one_hot(targets, 12).float()
+    if of == "distillation":
+        q = (states.bfloat16() @ teacher.weight.bfloat16().t()).float().softmax(-1)
+    torch.testing.assert_close(values.detach(), -(q * logp).sum(-1), rtol=1e-5, atol=1e-5)
+    du = (logp.exp() - q).bfloat16()
+    for ours, theirs in zip(found, (du.double() @ w.double(), du.double().t() @ h.double())):
+        assert ours.dtype == torch.float32
+        assert (ours - theirs).norm() < 2e-3 * theirs.norm()

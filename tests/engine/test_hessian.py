@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,24 +14,24 @@ from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ilu_cli import registry
-from ilu_cli.data.encode import collate
+from ilu_cli.data.encode import Encoded, collate
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.environments import DOUBTFUL, Environments
 from ilu_cli.engine.gradients import dot
-from ilu_cli.engine.hessian import TOLERANCE, add_product, agreeing
+from ilu_cli.engine.hessian import TOLERANCE, NotTwice, add_product, agreeing
 from ilu_cli.engine.loop import Trainer
 from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.specs import TrainSpec
 
 
-def mean_nll(model, items):
+def mean_nll(model: Any, items: list[Encoded]) -> Any:
     """Mean NLL of the targets by transformers alone: padded logits, every row at once."""
     batch = collate(items)
     logp = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits[:, :-1].log_softmax(-1)
     return -logp.gather(-1, batch.ids[:, 1:, None])[..., 0][batch.scored[:, 1:]].mean()
 
 
-def twice(model, loss, v):
+def twice(model: Any, loss: Any, v: Any) -> Any:
     """H·v by autograd alone."""
     params = list(model.parameters())
     first = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
@@ -37,21 +39,21 @@ def twice(model, loss, v):
     return torch.autograd.grad(inner, params, allow_unused=True)
 
 
-def flat(vector) -> torch.Tensor:
+def flat(vector: Any) -> torch.Tensor:
     return torch.cat([x.detach().flatten().double() for x in vector])
 
 
-def drawn(params, seed: int = 1) -> list[torch.Tensor]:
+def drawn(params: Any, seed: int = 1) -> list[torch.Tensor]:
     g = torch.Generator().manual_seed(seed)
     return [torch.randn(p.shape, generator=g) * p.detach().std().clamp(min=1e-2) for p in params]
 
 
-def envs_of(t, *streams) -> Environments:
+def envs_of(t: Trainer, *streams: Any) -> Environments:
     return Environments(t.grads, list(streams), torch.ones(len(streams), dtype=torch.float64), 1.0)
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
-def test_product_of_a_family_is_that_of_plain_transformers(name):
+def test_product_of_a_family_is_that_of_plain_transformers(name: str) -> None:
     model, rows = family_model(name), items_of([6, 15, 9], vocab=390, start=2)
     v = drawn(model.parameters())
     t = trainer(model, [], [])
@@ -66,7 +68,7 @@ def test_product_of_a_family_is_that_of_plain_transformers(name):
     assert set(envs.log) == ({"hvp_error[forget]"} if name == "bloom" else set())  # whose GELU is a custom function
 
 
-def test_product_of_a_quadratic_by_hand():
+def test_product_of_a_quadratic_by_hand() -> None:
     """½ xᵀAx + sin x₀: the Hessian is A, with −sin x₀ added to its corner."""
     x = torch.nn.Parameter(torch.tensor([math.pi / 6, 2.0]))
     y = torch.nn.Parameter(torch.tensor([5.0]))  # enters linearly, so that its row is zero
@@ -80,13 +82,13 @@ class Once(torch.autograd.Function):
     """As a kernel without a second derivative: `autograd.grad` drops it without a word."""
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x: Any) -> Any:
         ctx.save_for_backward(x)
         return x.tanh()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, g):
+    def backward(ctx: Any, g: Any) -> Any:
         return g * (1 - ctx.saved_tensors[0].tanh() ** 2)
 
 
@@ -94,16 +96,16 @@ class Kept(torch.autograd.Function):
     """As a kernel that keeps detached tensors: its second derivative is wrong, and nobody says so."""
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x: Any) -> Any:
         ctx.slope = 1 - x.detach().tanh() ** 2
         return x.tanh()
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx: Any, g: Any) -> Any:
         return g * ctx.slope
 
 
-def through(function):
+def through(function: Any) -> Any:
     """The tiny model, with what its head reads sent through a function."""
     model = tiny_model()
     model.model.norm.register_forward_hook(lambda _m, _a, out: function(out))
@@ -112,7 +114,7 @@ def through(function):
 
 @pytest.mark.parametrize("case", ["grad_norm", "param_scale"])
 @pytest.mark.parametrize("kernel", [Once, Kept])
-def test_a_kernel_without_second_derivative_gets_differences_that_agree(case, kernel):
+def test_a_kernel_without_second_derivative_gets_differences_that_agree(case: str, kernel: Any) -> None:
     rows, found = items_of([6, 9, 7, 8], start=2), []
     for model in (through(torch.tanh), through(kernel.apply)):
         t = trainer(model, [], [])
@@ -125,7 +127,7 @@ def test_a_kernel_without_second_derivative_gets_differences_that_agree(case, ke
     assert (near - exact).norm() < 20 * TOLERANCE * exact.norm()
 
 
-def test_differences_search_down_and_up_until_two_agree():
+def test_differences_search_down_and_up_until_two_agree() -> None:
     """Of f(x) = x + h²: falls to a small h. Of noise ε/h: rises to a large one."""
 
     def smooth(h: float) -> list[torch.Tensor]:
@@ -143,7 +145,7 @@ def test_differences_search_down_and_up_until_two_agree():
     assert error <= 2e-3
 
 
-def test_differences_that_never_agree_are_told(monkeypatch):
+def test_differences_that_never_agree_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     model = through(Once.apply)
     envs = envs_of(trainer(model, [], []), stream(items_of([6, 9], start=2), name="gsm8k"))
     g = torch.Generator().manual_seed(0)
@@ -155,7 +157,37 @@ def test_differences_that_never_agree_are_told(monkeypatch):
     assert envs.log["hvp_error[gsm8k]"] > DOUBTFUL
 
 
-def test_only_what_is_trained_has_a_product(float64):
+@pytest.mark.parametrize("words", ["the derivative for 'kernel' is not implemented", "Double Backward is unsupported"])
+def test_what_torch_says_has_no_second_derivative_is_told_from_other_failures(words: str) -> None:
+    x = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+
+    def loss(said: str) -> torch.Tensor:
+        y = x * x
+
+        def fails(_g: torch.Tensor) -> None:
+            raise RuntimeError(said)
+
+        y.register_hook(fails)
+        return y.sum()
+
+    with pytest.raises(NotTwice, match=words):
+        add_product(loss(words), [x], [torch.ones(2)])
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        add_product(loss("shapes do not match"), [x], [torch.ones(2)])
+
+
+def test_a_kernel_in_cpp_is_known_by_its_node() -> None:
+    class Node:
+        next_functions = ()
+
+        def name(self) -> str:
+            return "torch::autograd::CppNode<Flash>"
+
+    with pytest.raises(NotTwice, match="CppNode<Flash> brings its own derivative"):
+        add_product(SimpleNamespace(grad_fn=Node()), [], [])
+
+
+def test_only_what_is_trained_has_a_product(float64: None) -> None:
     model, rows = tiny_model(), items_of([5, 8], start=2)
     names = [n for n, _ in model.named_parameters() if "down_proj" in n]
     for n, p in model.named_parameters():
@@ -169,7 +201,7 @@ def test_only_what_is_trained_has_a_product(float64):
     torch.testing.assert_close(found, want, rtol=1e-8, atol=1e-12)
 
 
-def test_bf16_autocast_of_the_run_does_not_reach_the_product():
+def test_bf16_autocast_of_the_run_does_not_reach_the_product() -> None:
     found = []
     for precision in ("fp32", "bf16"):
         model = tiny_model()
@@ -179,7 +211,7 @@ def test_bf16_autocast_of_the_run_does_not_reach_the_product():
 
 
 @pytest.fixture(scope="module")
-def real():
+def real() -> tuple[Any, Any]:
     """The built-in model and its tokenizer."""
     from ilu_cli.models.load import load_model, load_tokenizer
     from ilu_cli.models.subject import find_model
@@ -194,7 +226,7 @@ def real():
     ("name", "variant"),
     [("prose", "grad_norm"), ("prose", "param_scale"), ("sst2", "grad_norm"), ("agnews", "grad_norm")],
 )
-def test_penalties_on_the_real_model_are_those_of_double_backward(real, name, variant):
+def test_penalties_on_the_real_model_are_those_of_double_backward(real: Any, name: str, variant: str) -> None:
     """All weights trained. The finite difference of before had cosines down to 0.10 here."""
     from ilu_cli.recipe.specs import DataRef, Form
     from ilu_cli.workflows.plan import plan_stream
@@ -210,7 +242,8 @@ def test_penalties_on_the_real_model_are_those_of_double_backward(real, name, va
     want = torch.autograd.grad(first, params, along)
     del first
     if variant == "param_scale":
-        want = [dot(theta, g) * (x + h) for x, h in zip(g, want)]
+        slope = dot(theta, g)
+        want = [slope * (x + h) for x, h in zip(g, want)]
     model.set_attn_implementation("sdpa")
     envs = envs_of(t, s)
     registry.regularizer["irm"].obj(envs, variant=variant)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from conftest import gradient, items_of, stream, tiny_model, trainer
 
 from ilu_cli.data.encode import Corpus
 from ilu_cli.engine.gradients import Term
-from ilu_cli.engine.loop import Penalty, StepLog, learning_rate
+from ilu_cli.engine.loop import Penalty, StepLog, Trainer, learning_rate
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.errors import RunFailed
 from ilu_cli.recipe.specs import TrainSpec
@@ -18,37 +19,37 @@ from ilu_cli.recipe.specs import TrainSpec
 LENGTHS = [6, 9, 5, 8]
 
 
-def term(weight: float = 1.0, **more) -> Term:
+def term(weight: float = 1.0, **more: Any) -> Term:
     return Term("loss", stream(items_of(LENGTHS)), lambda view: view.nll, "token", weight, **more)
 
 
-def mean_nll(envs) -> float:
+def mean_nll(envs: Any) -> float:
     return envs.of_means("nll", lambda risk: (envs.weights * risk).sum())
 
 
-def flat(t) -> torch.Tensor:
+def flat(t: Trainer) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in t.params.values()])
 
 
-def test_a_term_counts_by_its_weight(float64):
+def test_a_term_counts_by_its_weight(float64: None) -> None:
     whole = gradient(trainer(tiny_model(), [term()], []))
     assert whole.norm() > 0.1
     torch.testing.assert_close(gradient(trainer(tiny_model(), [term(0.25)], [])), 0.25 * whole)
 
 
-def test_a_weight_of_zero_is_a_value_without_a_gradient():
+def test_a_weight_of_zero_is_a_value_without_a_gradient() -> None:
     t = trainer(tiny_model(), [term(0.0)], [])
     value = t.backward()["loss"]
     assert value == pytest.approx(trainer(tiny_model(), [term()], []).backward()["loss"])
     assert all(p.grad is None for p in t.params.values())
 
 
-def test_a_term_is_of_weight_one_and_open_to_no_defence_unless_told():
+def test_a_term_is_of_weight_one_and_open_to_no_defence_unless_told() -> None:
     plain = Term("x", stream(items_of([4])), lambda view: view.nll, "token")
     assert (plain.weight, plain.layer, plain.defended, plain.cache.logps) == (1.0, None, False, {})
 
 
-def test_weight_decay_takes_a_share_of_the_weights(float64):
+def test_weight_decay_takes_a_share_of_the_weights(float64: None) -> None:
     """AdamW (arXiv 1711.05101): decay is lr·λ·θ beside the step, and nothing else differs."""
     found = {}
     for decay in (0.0, 0.5):
@@ -59,7 +60,7 @@ def test_weight_decay_takes_a_share_of_the_weights(float64):
     torch.testing.assert_close(found[0.0] - found[0.5], 1e-2 * 0.5 * before)
 
 
-def test_the_first_step_of_adam_is_the_learning_rate_in_every_weight(float64):
+def test_the_first_step_of_adam_is_the_learning_rate_in_every_weight(float64: None) -> None:
     t = trainer(tiny_model(), [term()], [], steps=4, lr=1e-3, warmup=2)
     grad, before = gradient(t), flat(t)
     log = next(t.run())
@@ -68,13 +69,13 @@ def test_the_first_step_of_adam_is_the_learning_rate_in_every_weight(float64):
     assert log.lr == 5e-4
 
 
-def test_every_step_has_the_rate_of_its_schedule():
+def test_every_step_has_the_rate_of_its_schedule() -> None:
     t = trainer(tiny_model(), [term()], [], steps=6, lr=1.0e-4, warmup=2, schedule="linear")
     assert [log.lr / 1e-4 for log in t.run()] == pytest.approx([1 / 2, 1, 1, 3 / 4, 1 / 2, 1 / 4])
 
 
-def test_rates_by_hand():
-    def rates(at, **keys):
+def test_rates_by_hand() -> None:
+    def rates(at: Any, **keys: Any) -> list[Any]:
         return [learning_rate(TrainSpec(lr=2.0, **keys), step) for step in at]
 
     assert rates([0, 1, 2, 3, 9], steps=10, warmup=3) == pytest.approx([2 / 3, 4 / 3, 2, 2, 2])
@@ -87,7 +88,7 @@ def test_rates_by_hand():
     assert rates([0, 1], steps=1, schedule="linear") == [2, 0]
 
 
-def test_a_log_counts_steps_and_the_tokens_of_terms_and_environments():
+def test_a_log_counts_steps_and_the_tokens_of_terms_and_environments() -> None:
     environment = stream(items_of([3, 4, 7, 2]), batch=1, name="env")
     penalty = Penalty("env", [environment], mean_nll)
     t = trainer(tiny_model(), [term()], [penalty], steps=3)
@@ -99,19 +100,19 @@ def test_a_log_counts_steps_and_the_tokens_of_terms_and_environments():
     assert all(0 < log.seconds < 60 for log in logs)
 
 
-def test_a_row_of_the_log():
+def test_a_row_of_the_log() -> None:
     row = StepLog(3, 9, {"loss": 0.5}, 1e-3, 2.0, 17, 0.123456).row()
     assert row == {"step": 3, "loss": 0.5, "lr": 1e-3, "grad_norm": 2.0, "tokens": 17, "seconds": 0.1235}
 
 
-def test_the_norm_in_the_log_is_that_of_the_whole_gradient():
+def test_the_norm_in_the_log_is_that_of_the_whole_gradient() -> None:
     expected = gradient(trainer(tiny_model(), [term()], [])).norm().item()
     t = trainer(tiny_model(), [term()], [], steps=1, max_grad_norm=1e-3)
     assert next(t.run()).grad_norm == pytest.approx(expected, rel=1e-5)
     assert all(p.grad is None for p in t.params.values())
 
 
-def test_a_gradient_below_the_limit_is_left_alone(float64):
+def test_a_gradient_below_the_limit_is_left_alone(float64: None) -> None:
     free, limited = (trainer(tiny_model(), [term()], [], steps=1, max_grad_norm=m) for m in (None, 1e6))
     norm = next(free.run()).grad_norm
     assert norm == pytest.approx(next(limited.run()).grad_norm)
@@ -119,7 +120,7 @@ def test_a_gradient_below_the_limit_is_left_alone(float64):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_chance_is_that_of_seed_and_step(seed):
+def test_chance_is_that_of_seed_and_step(seed: int) -> None:
     """Dropout resumes to the same bits because each step draws from a generator of its own."""
 
     def draws(seed: int, at: int = 0) -> list[float]:
@@ -136,7 +137,7 @@ def test_chance_is_that_of_seed_and_step(seed):
     assert len({*draws(seed), *draws(seed + 5)}) == 6
 
 
-def test_the_step_that_fails_is_named():
+def test_the_step_that_fails_is_named() -> None:
     t = trainer(tiny_model(), [term()], [], steps=3)
     steps = t.run()
     next(steps)
@@ -146,7 +147,7 @@ def test_the_step_that_fails_is_named():
     assert "smaller learning rate" in failed.value.hint
 
 
-def test_a_gradient_that_is_not_finite_is_named():
+def test_a_gradient_that_is_not_finite_is_named() -> None:
     """√x at 0 is finite, its slope is not."""
     t = trainer(tiny_model(), [], [], steps=1)
     t.terms = [Term("root", stream(items_of([5])), lambda view: (view.nll - view.nll.detach()).sqrt(), "token")]
@@ -156,10 +157,10 @@ def test_a_gradient_that_is_not_finite_is_named():
     assert torch.equal(flat(t), before)
 
 
-def test_a_penalty_knows_the_step_and_counts_its_environments_alike_unless_told():
+def test_a_penalty_knows_the_step_and_counts_its_environments_alike_unless_told() -> None:
     seen = []
 
-    def watch(envs) -> float:
+    def watch(envs: Any) -> float:
         seen.append((envs.scale, envs.weights.tolist()))
         return 0.0
 
@@ -172,7 +173,7 @@ def test_a_penalty_knows_the_step_and_counts_its_environments_alike_unless_told(
     assert seen == [(1.0, [1.0, 1.0]), (0.0, [0.5, 2.0]), (1.0, [1.0, 1.0]), (10.0, [0.5, 2.0])]
 
 
-def test_every_term_and_penalty_is_in_the_log_in_float64():
+def test_every_term_and_penalty_is_in_the_log_in_float64() -> None:
     """A share of 1e-9 beside one of 1 is not lost."""
     environment = [stream(items_of([4, 5]), name="a")]
     penalties = [Penalty(name, environment, lambda envs, v=v: v) for name, v in (("one", 1.0), ("two", 2.0))]
@@ -187,12 +188,12 @@ def test_every_term_and_penalty_is_in_the_log_in_float64():
     assert (seen[0].dtype, seen[0].tolist()) == (torch.float64, [0.1])
 
 
-def test_only_what_is_defended_is_given_to_the_defences():
+def test_only_what_is_defended_is_given_to_the_defences() -> None:
     class Watch:
         log = {"watched": 1.0}
-        seen: list = []
+        seen: list[Any] = []
 
-        def gradient(self, grads, forget, compute):
+        def gradient(self, grads: Any, forget: Any, retain: Any, compute: Any) -> Any:
             self.seen.append((grads, forget))
             return compute()
 
@@ -205,7 +206,7 @@ def test_only_what_is_defended_is_given_to_the_defences():
     assert found["watched"] == 1.0
 
 
-def test_taking_the_gradient_leaves_none_and_tells_its_norm(float64):
+def test_taking_the_gradient_leaves_none_and_tells_its_norm(float64: None) -> None:
     t = trainer(tiny_model(), [term()], [])
     whole = gradient(t)
     t.grads.named["unused"] = torch.nn.Parameter(torch.ones(2))
@@ -216,10 +217,10 @@ def test_taking_the_gradient_leaves_none_and_tells_its_norm(float64):
     assert torch.equal(torch.cat([g.flatten() for g in found[:-1]]), whole)
 
 
-def test_a_precision_that_is_asked_for_goes_before_the_recipes():
+def test_a_precision_that_is_asked_for_goes_before_the_recipes() -> None:
     kinds = []
 
-    def look(view):
+    def look(view: Any) -> Any:
         kinds.append(torch.is_autocast_enabled("cpu"))
         return view.nll
 
@@ -229,10 +230,10 @@ def test_a_precision_that_is_asked_for_goes_before_the_recipes():
     assert kinds == [True, False]
 
 
-def test_a_batch_of_another_step_can_be_asked_for():
+def test_a_batch_of_another_step_can_be_asked_for() -> None:
     data, lengths = stream(items_of([3, 4, 5, 6, 7, 8]), batch=2), []
 
-    def look(view):
+    def look(view: Any) -> Any:
         lengths.append(sorted(view.batch.mask.sum(-1).tolist()))
         return view.nll
 
@@ -244,13 +245,13 @@ def test_a_batch_of_another_step_can_be_asked_for():
     assert lengths[0] != lengths[1]
 
 
-def test_what_should_be_said_instead_is_seen_beside_each_row():
+def test_what_should_be_said_instead_is_seen_beside_each_row() -> None:
     """Row for row, with its own reference, and nothing of it where the stream has none."""
     data = stream(items_of([5, 4, 6]), batch=3)
     data.chosen = stream(items_of([3, 7, 4], seed=8), batch=3)
     t, seen = trainer(tiny_model(), [], []), []
 
-    def look(view):
+    def look(view: Any) -> Any:
         seen.append((view.batch.ids.shape, view.chosen))
         return view.nll
 
@@ -266,12 +267,12 @@ def test_what_should_be_said_instead_is_seen_beside_each_row():
     assert seen[1] == (shape, None)
 
 
-def test_a_view_knows_which_dataset_each_row_is_of():
+def test_a_view_knows_which_dataset_each_row_is_of() -> None:
     """Two datasets, told apart by their lengths, in micro-batches of two."""
     data = TrainStream("forget", [Corpus(items_of([4] * 3), 0), Corpus(items_of([7] * 3), 0)], 4, 0)
-    t, seen = trainer(tiny_model(), [], [], accumulation=2), []
+    t, seen = trainer(tiny_model(), [], [], accumulation=2), list[Any]()
 
-    def look(view):
+    def look(view: Any) -> Any:
         seen.extend(zip(view.batch.mask.sum(-1).tolist(), view.topics, strict=True))
         return view.nll
 

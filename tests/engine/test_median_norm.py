@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import statistics
+from typing import Any
 
 import pytest
 import torch
 from conftest import items_of, stream, tiny_model
 
+from ilu_cli.data.encode import Encoded
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.reference import NORM_ROWS, median_norm
 from ilu_cli.models.parts import parts_of
 
 
 @torch.no_grad()
-def norms(model, items, layer: int) -> list[float]:
+def norms(model: Any, items: list[Encoded], layer: int) -> list[float]:
     """‖h‖ after a layer at every token but the first, each row by itself: no padding at all."""
     found = []
     for item in items:
@@ -24,7 +26,7 @@ def norms(model, items, layer: int) -> list[float]:
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-def test_it_is_the_median_over_real_tokens_but_the_first(layer):
+def test_it_is_the_median_over_real_tokens_but_the_first(layer: int) -> None:
     model = tiny_model()
     with torch.no_grad():  # a few tokens of a huge norm part the median from the mean
         model.model.embed_tokens.weight[1:16] *= 50
@@ -35,7 +37,7 @@ def test_it_is_the_median_over_real_tokens_but_the_first(layer):
     assert abs(found - statistics.fmean(exact)) > 0.1 * found
 
 
-def test_padding_and_the_first_token_would_change_it():
+def test_padding_and_the_first_token_would_change_it() -> None:
     """What must not count is made to be most of the batch."""
     model = tiny_model()
     items = items_of([2, 2, 2, 2, 40], seed=3)
@@ -51,7 +53,7 @@ def test_padding_and_the_first_token_would_change_it():
     assert all(abs(w - found) > 1e-3 * found for w in wrong)
 
 
-def test_it_is_over_the_first_rows_that_training_visits():
+def test_it_is_over_the_first_rows_that_training_visits() -> None:
     model, items = tiny_model(), items_of([6] * (NORM_ROWS + 40))
     s = stream(items, batch=NORM_ROWS - 14)
     rows = [s.item(k) for k in [*s.keys(0), *s.keys(1)[:14]]]

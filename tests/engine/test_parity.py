@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from conftest import Ilu
 from families import family_model, family_tokenizer, make_family
 
 from ilu_cli.engine import parity
@@ -17,14 +20,14 @@ from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.models.parts import parts_of
 
 
-def scorer_of(family: str, **keys) -> Scorer:
+def scorer_of(family: str, **keys: Any) -> Scorer:
     model = family_model(family)
     return Scorer(model, parts_of(model), family_tokenizer(), backend(), **keys)
 
 
 @pytest.mark.parametrize(("family", "trees"), [("llama", True), ("mistral", True), ("gpt_oss", True), ("lfm2", False)])
-def test_a_model_that_is_right(family, trees):
-    notes = []
+def test_a_model_that_is_right(family: str, trees: bool) -> None:
+    notes: list[str] = []
     scorer = scorer_of(family, precision="bf16")
     found = check(scorer, notes.append)
     assert found.holds and found.trees is trees and found is scorer.parity
@@ -32,7 +35,7 @@ def test_a_model_that_is_right(family, trees):
     assert notes == [] and scorer.precision == "bf16"
 
 
-def test_the_text_is_longer_than_the_window_while_it_is_compared():
+def test_the_text_is_longer_than_the_window_while_it_is_compared() -> None:
     scorer = scorer_of("mistral")
     scorer.model.config.sliding_window = 4096
     assert compare(scorer).trees
@@ -43,20 +46,22 @@ def test_the_text_is_longer_than_the_window_while_it_is_compared():
 
 
 @pytest.mark.parametrize("family", ["bloom", "mpt", "falcon", "lfm2"])
-def test_trees_that_are_wrong_fall_back_to_plain_rows_and_say_so(family):
-    scorer, notes = scorer_of(family), []
+def test_trees_that_are_wrong_fall_back_to_plain_rows_and_say_so(family: str) -> None:
+    scorer, notes = scorer_of(family), list[str]()
     scorer.layout = Layout(scorer.model.config, (FULL,))
     found = check(scorer, notes.append)
     assert found.holds and not found.trees and not scorer.layout.trees and scorer.layout.why == found.why
     assert len(notes) == 1 and "shared beginnings are run again" in notes[0] and "\n" not in notes[0]
 
 
-def test_rows_that_lose_their_branches_are_seen(monkeypatch):
+def test_rows_that_lose_their_branches_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Positions that count in the row, or a mask that shows other branches, is never taken for a tree."""
     for place in ("positions", "mask"):
         scorer, inputs = scorer_of("llama"), Layout.inputs
 
-        def wrong(self, rows, dtype, device, place=place, inputs=inputs):
+        def wrong(
+            self: Any, rows: Any, dtype: Any, device: Any, place: Any = place, inputs: Any = inputs
+        ) -> tuple[Any, Any, Any]:
             ids, mask, extra = inputs(self, rows, dtype, device)
             if extra and place == "positions":
                 extra = {"position_ids": torch.arange(ids.shape[1])[None]}
@@ -69,13 +74,13 @@ def test_rows_that_lose_their_branches_are_seen(monkeypatch):
             assert not compare(scorer).trees, place
 
 
-def test_a_head_that_is_not_the_models_is_refused_by_name():
+def test_a_head_that_is_not_the_models_is_refused_by_name() -> None:
     scorer = scorer_of("llama")
     scorer.parts.head.weight.data *= 1.01  # tied to nothing: ours and theirs are the same module, so both change
     assert compare(scorer).holds
     theirs = scorer.model.forward
 
-    def scaled(**inputs):
+    def scaled(**inputs: Any) -> Any:
         out = theirs(**inputs)
         out.logits = out.logits * 1.01
         return out
@@ -85,7 +90,7 @@ def test_a_head_that_is_not_the_models_is_refused_by_name():
         check(scorer, print)
 
 
-def test_numbers_that_are_not_finite_are_an_error():
+def test_numbers_that_are_not_finite_are_an_error() -> None:
     scorer = scorer_of("llama")
     scorer.model.model.layers[1].mlp.down_proj.weight.data[3, 4] = torch.nan
     with pytest.raises(UnavailableError, match="not finite"):
@@ -95,13 +100,13 @@ def test_numbers_that_are_not_finite_are_an_error():
     assert not Parity(2e-3, 0.0, 1e-3, trees=True).holds and not Parity(0.0, 2e-3, 1e-3, trees=True).holds
 
 
-def test_requests_branch_and_stand_alone():
+def test_requests_branch_and_stand_alone() -> None:
     a, b, c = parity._requests(family_tokenizer())
     assert a.ids[:6] == b.ids[:6] and a.ids[6] != b.ids[6] and c.ids[0] != a.ids[0]
     assert [len(r.ids) for r in (a, b, c)] == [12, 10, 5] and {r.start for r in (a, b, c)} == {1}
 
 
-def test_every_run_keeps_the_comparison(ilu, tmp_path):
+def test_every_run_keeps_the_comparison(ilu: Ilu, tmp_path: Path) -> None:
     folder = make_family("mistral", tmp_path / "mistral")
     keys = ["--set", f"model.ref={folder}", "--set", "train.steps=1", "--set", "train.precision=fp32"]
     made = ilu("unlearn", "--method", "grad_ascent", *keys, "--set", "train.params=['*mlp*']", "--json")
@@ -118,8 +123,8 @@ def test_every_run_keeps_the_comparison(ilu, tmp_path):
     assert runs and all(r["result"]["parity"]["trees"] for r in runs)
 
 
-def test_texts_of_several_lengths_are_not_continued_together_where_padding_is_seen():
-    prompts, said = ["The capital of France is", "Who is Ada Byrne, and where does she live?"], []
+def test_texts_of_several_lengths_are_not_continued_together_where_padding_is_seen() -> None:
+    prompts, said = ["The capital of France is", "Who is Ada Byrne, and where does she live?"], list[str]()
     apart = [scorer_of("llama").complete([p], 8) for p in prompts]
     scorer = scorer_of("llama")
     own = scorer.model.forward
@@ -131,11 +136,11 @@ def test_texts_of_several_lengths_are_not_continued_together_where_padding_is_se
     assert [[x] for x in scorer.complete(prompts, 8)] == apart
 
 
-def test_a_model_whose_cache_gives_other_answers_scores_but_does_not_write():
+def test_a_model_whose_cache_gives_other_answers_scores_but_does_not_write() -> None:
     scorer = scorer_of("llama")
     own = scorer.model.forward
 
-    def forgetful(**inputs):
+    def forgetful(**inputs: Any) -> Any:
         if inputs["input_ids"].shape[1] == 1:  # a step with a cache, which it reads as empty
             inputs = {"input_ids": inputs["input_ids"], "use_cache": False}
         return own(**inputs)

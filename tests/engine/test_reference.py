@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from conftest import items_of, stream, tiny_model
@@ -16,22 +18,22 @@ LAYER = 1
 CPU = torch.device("cpu")
 
 
-def filled(needs: str, data, model=None, steps: int = 1, layer: int | None = LAYER) -> ReferenceCache:
+def filled(needs: str, data: Any, model: Any = None, steps: int = 1, layer: int | None = LAYER) -> ReferenceCache:
     return fill(data, set(needs.split()), layer, steps, parts_of(model or tiny_model()), backend(), "fp32")
 
 
-def matrix(head) -> torch.Tensor:
+def matrix(head: Any) -> torch.Tensor:
     """[V, D] of what is kept of an LM head."""
     return getattr(head, "weight", head)
 
 
-def states(model, item, layer: int) -> torch.Tensor:
+def states(model: Any, item: Any, layer: int) -> torch.Tensor:
     """[T, D], the layer's output for one row alone."""
     out = model(input_ids=torch.tensor([item.ids]), output_hidden_states=True)
     return out.hidden_states[layer + 1][0]
 
 
-def test_log_probabilities_of_each_row(float64, monkeypatch):
+def test_log_probabilities_of_each_row(float64: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "CACHE_BATCH", 2)  # several passes
     model, data = tiny_model(), stream(items_of([5, 9, 7, 4, 6], start=2))
     known = filled("reference.logps", data, model).of(data.keys(0), CPU)
@@ -42,7 +44,7 @@ def test_log_probabilities_of_each_row(float64, monkeypatch):
     assert (known.hidden, known.final, known.head, known.norm) == (None, None, None, None)
 
 
-def test_hidden_states_of_each_row_as_long_as_it_is(monkeypatch):
+def test_hidden_states_of_each_row_as_long_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "CACHE_BATCH", 2)
     model, data = tiny_model(), stream(items_of([5, 9, 7]))
     cache = filled("reference.hidden", data, model)
@@ -56,7 +58,7 @@ def test_hidden_states_of_each_row_as_long_as_it_is(monkeypatch):
     assert all(h.untyped_storage().nbytes() == 4 * h.numel() for h in cache.hidden.values())  # not a view of a batch
 
 
-def test_last_states_of_the_scored_tokens_and_the_head(monkeypatch):
+def test_last_states_of_the_scored_tokens_and_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "CACHE_BATCH", 2)
     model, data = tiny_model(), stream(items_of([5, 9, 7], start=3))
     cache = filled("reference.final", data, model, layer=None)
@@ -69,7 +71,7 @@ def test_last_states_of_the_scored_tokens_and_the_head(monkeypatch):
     assert torch.equal(matrix(known.head), model.lm_head.weight)
 
 
-def test_a_trained_head_is_copied_and_a_frozen_one_is_not():
+def test_a_trained_head_is_copied_and_a_frozen_one_is_not() -> None:
     data = stream(items_of([5]))
     for trained in (True, False):
         model = tiny_model()
@@ -79,7 +81,7 @@ def test_a_trained_head_is_copied_and_a_frozen_one_is_not():
         assert (matrix(cache.head).data_ptr() == model.lm_head.weight.data_ptr()) != trained
 
 
-def test_only_rows_that_training_visits_and_only_what_is_needed():
+def test_only_rows_that_training_visits_and_only_what_is_needed() -> None:
     data = stream(items_of([5] * 8), batch=2)
     cache = filled("reference.logps nll", data, steps=2)
     assert set(cache.logps) == set(data.keys(0)) | set(data.keys(1))
@@ -90,7 +92,7 @@ def test_only_rows_that_training_visits_and_only_what_is_needed():
     assert half.hidden
 
 
-def test_what_should_be_said_instead_has_a_reference_of_its_own(float64):
+def test_what_should_be_said_instead_has_a_reference_of_its_own(float64: None) -> None:
     data = stream(items_of([5, 6]))
     data.chosen = stream(items_of([4, 8], seed=3))
     cache = filled("reference.logps", data)
@@ -99,13 +101,13 @@ def test_what_should_be_said_instead_has_a_reference_of_its_own(float64):
     assert filled("reference.logps", data.chosen).chosen is None
 
 
-def test_a_reference_is_no_graph():
+def test_a_reference_is_no_graph() -> None:
     cache = filled("reference.hidden reference.final", stream(items_of([5])))
     assert not any(t.requires_grad for kind in (cache.hidden, cache.final) for t in kind.values())
     assert {t.dtype for kind in (cache.hidden, cache.final) for t in kind.values()} == {torch.float32}
 
 
-def test_bf16_is_kept_as_float32():
+def test_bf16_is_kept_as_float32() -> None:
     data = stream(items_of([5]))
     cache = fill(data, {"reference.final", "reference.hidden"}, LAYER, 1, parts_of(tiny_model()), backend(), "bf16")
     exact = filled("reference.final reference.hidden", data)
@@ -116,7 +118,9 @@ def test_bf16_is_kept_as_float32():
 
 
 @pytest.mark.parametrize("batch", [3, 100])
-def test_the_median_norm_is_over_tokens_but_the_first_of_the_first_rows(monkeypatch, batch):
+def test_the_median_norm_is_over_tokens_but_the_first_of_the_first_rows(
+    monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
     """The median of a set of even size is the lower of the middle two, as torch has it."""
     monkeypatch.setattr(reference, "NORM_ROWS", 5)
     monkeypatch.setattr(reference, "CACHE_BATCH", 2)
@@ -129,3 +133,15 @@ def test_the_median_norm_is_over_tokens_but_the_first_of_the_first_rows(monkeypa
     rough = median_norm(data, LAYER, parts_of(model), backend(), "bf16")
     assert rough != found
     assert rough == pytest.approx(found, rel=0.02)
+
+
+def test_the_reference_of_what_should_be_said_instead_is_of_the_same_layer_and_precision() -> None:
+    data = stream(items_of([5, 6]))
+    data.chosen = stream(items_of([4, 8], seed=3))
+    needs, model = {"reference.hidden", "reference.logps"}, parts_of(tiny_model())
+    for precision in ("fp32", "bf16"):
+        found = fill(data, needs, LAYER, 1, model, backend(), precision).chosen
+        alone = fill(data.chosen, needs, LAYER, 1, model, backend(), precision)
+        assert found.logps == alone.logps
+        assert all(torch.equal(found.hidden[k], alone.hidden[k]) for k in alone.hidden)
+    assert found.logps != filled("reference.logps", data.chosen).logps

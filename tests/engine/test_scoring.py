@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 import transformers as T
@@ -28,12 +31,12 @@ QUESTIONS = [
 
 
 @pytest.fixture
-def scorer(tiny):
+def scorer(tiny: Path) -> Scorer:
     model = load_model(find_model(str(tiny)))
     return Scorer(model, parts_of(model), load_tokenizer(tiny), backend())
 
 
-def plain(scorer, context: str, choice: str) -> float:
+def plain(scorer: Scorer, context: str, choice: str) -> float:
     tokenizer = scorer.tokenizer
     before = [] if context else [tokenizer.eos_token_id]  # what stands before a text without a context
     ids = before + tokenizer(context + choice)["input_ids"]
@@ -43,19 +46,21 @@ def plain(scorer, context: str, choice: str) -> float:
 
 
 @pytest.mark.parametrize("tokens", [1, 2048])
-def test_log_likelihoods_are_those_of_separate_passes(scorer, monkeypatch, tokens):
+def test_log_likelihoods_are_those_of_separate_passes(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch, tokens: int
+) -> None:
     monkeypatch.setattr(scoring, "TOKENS", tokens)  # one row at a time, or all together
     found = scorer.loglikelihoods(QUESTIONS)
     for question, scores in zip(QUESTIONS, found):
         assert scores == pytest.approx([plain(scorer, question.context, c) for c in question.choices], abs=1e-4)
 
 
-def test_a_question_that_does_not_fit_is_refused(scorer):
+def test_a_question_that_does_not_fit_is_refused(scorer: Scorer) -> None:
     with pytest.raises(UsageError, match="does not fit into the model's context of 256"):
         scorer.loglikelihoods([Question("word " * 300, (" a", " b"))])
 
 
-def test_nll_of_texts(scorer):
+def test_nll_of_texts(scorer: Scorer) -> None:
     texts = ["Paris is the capital of France.", "Iron is a metal, and its symbol is Fe."]
     ids = [scorer.tokenizer(t)["input_ids"] for t in texts]
     found = scorer.nll([Encoded(i, 1) for i in ids])
@@ -64,7 +69,7 @@ def test_nll_of_texts(scorer):
     assert found == pytest.approx(expected, abs=1e-4)
 
 
-def test_completions_are_greedy_and_do_not_depend_on_the_batch(scorer):
+def test_completions_are_greedy_and_do_not_depend_on_the_batch(scorer: Scorer) -> None:
     prompts = ["The capital of France is", "In chemistry, iron is abbreviated", "Question:"]
     together = scorer.complete(prompts, 12)
     for prompt, found in zip(prompts, together):
@@ -77,7 +82,7 @@ def test_completions_are_greedy_and_do_not_depend_on_the_batch(scorer):
         assert found == scorer.tokenizer.decode(ids[len(scorer.tokenizer(prompt)["input_ids"]) :])
 
 
-def test_the_tiny_tokenizer_splits_at_the_choice():
+def test_the_tiny_tokenizer_splits_at_the_choice() -> None:
     """The cut between context and choice is lm-eval's: encode both together, part where the context ends."""
     tokenizer = tiny_tokenizer()
     context, choice = continued(lambda text: bodies(tokenizer, [text])[0], "The symbol is", " Fe")
@@ -101,7 +106,7 @@ def branching(vocab: int) -> list[Request]:
     return [Request(tuple(ids), start) for ids, start in made]
 
 
-def one_at_a_time(model, requests: list[Request]) -> list[tuple[float, bool]]:
+def one_at_a_time(model: Any, requests: list[Request]) -> list[tuple[float, bool]]:
     """The same of plain transformers, one request after the other, without padding."""
     found = []
     for r in requests:
@@ -113,13 +118,13 @@ def one_at_a_time(model, requests: list[Request]) -> list[tuple[float, bool]]:
     return found
 
 
-def scorer_of(model, **keys) -> Scorer:
+def scorer_of(model: Any, **keys: Any) -> Scorer:
     return Scorer(model, parts_of(model), family_tokenizer(), backend(), **keys)
 
 
 @pytest.mark.parametrize("tokens", [150, 2048])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_every_family_scores_as_plain_transformers_does(family, tokens):
+def test_every_family_scores_as_plain_transformers_does(family: str, tokens: int) -> None:
     model = family_model(family)
     requests = branching(model.config.vocab_size)
     found, wanted = scorer_of(model, tokens=tokens).score(requests), one_at_a_time(model, requests)
@@ -128,7 +133,7 @@ def test_every_family_scores_as_plain_transformers_does(family, tokens):
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_every_family_answers_questions_and_reads_texts_as_plain_transformers_does(family):
+def test_every_family_answers_questions_and_reads_texts_as_plain_transformers_does(family: str) -> None:
     model = family_model(family)
     scorer = scorer_of(model)
     asked = [Question(q.context * 3, q.choices) for q in QUESTIONS]
@@ -159,7 +164,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_windows_and_rotations(name):
+def test_other_windows_and_rotations(name: str) -> None:
     torch.manual_seed(0)
     model = T.AutoModelForCausalLM.from_config(OTHERS[name]()).float().eval()
     requests = branching(400)
@@ -169,7 +174,7 @@ def test_other_windows_and_rotations(name):
     assert [f[0] for f in found] == pytest.approx([w[0] for w in wanted], abs=1e-4)
 
 
-def test_the_context_is_that_of_the_configuration():
+def test_the_context_is_that_of_the_configuration() -> None:
     assert scorer_of(family_model("mpt")).context_length == 512  # MPT calls it max_seq_len
     assert scorer_of(family_model("llama")).context_length == 512
     assert scorer_of(family_model("bloom")).context_length == 1 << 30  # alibi has no end

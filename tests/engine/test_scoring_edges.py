@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from conftest import CHAT, tiny_model, tiny_tokenizer
@@ -11,6 +14,7 @@ from ilu_cli.engine import scoring
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.scoring import Question, Scorer
 from ilu_cli.engine.tree import Request
+from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.models.parts import parts_of
 
 WORDS = ("out of memory", "DefaultCPUAllocator: not enough memory: you tried to allocate")
@@ -27,16 +31,16 @@ REQUESTS = [Request(tuple(range(s, s + n)), 2) for s, n in ((1, 5), (20, 9), (40
 REQUESTS += [Request((*range(80, 90), last), 10) for last in (3, 5, 7)]  # one row
 
 
-def limited(scorer: Scorer, monkeypatch, tokens: int, words: str) -> list[int]:
+def limited(scorer: Scorer, monkeypatch: pytest.MonkeyPatch, tokens: int, words: str) -> list[int]:
     """Have batches of more tokens than that fail; returns the sizes of those that do not."""
     own, done = scorer._forward, []
 
-    def forward(rows, requests):
+    def forward(rows: Any) -> Any:
         size = len(rows) * max(map(len, rows)) + sum(len(r.requests) - 1 for r in rows)
         if size > tokens:
             raise RuntimeError(words)
         done.append(size)
-        return own(rows, requests)
+        return own(rows)
 
     monkeypatch.setattr(scorer, "_forward", forward)
     return done
@@ -44,7 +48,9 @@ def limited(scorer: Scorer, monkeypatch, tokens: int, words: str) -> list[int]:
 
 @pytest.mark.parametrize("words", WORDS)
 @pytest.mark.parametrize("tokens", [30, 20, 11])
-def test_scores_are_the_same_where_memory_runs_out(scorer, monkeypatch, tokens, words):
+def test_scores_are_the_same_where_memory_runs_out(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch, tokens: int, words: str
+) -> None:
     """At 11 even the row of three requests (ten tokens and two) is halved."""
     expected = scorer.score(REQUESTS)
     done = limited(scorer, monkeypatch, tokens, words)
@@ -55,7 +61,77 @@ def test_scores_are_the_same_where_memory_runs_out(scorer, monkeypatch, tokens, 
     assert max(done) <= tokens
 
 
-def test_what_does_not_fit_alone_and_what_is_no_lack_of_memory_are_told(scorer, monkeypatch):
+@pytest.mark.parametrize("tokens", [45, 20, 12])
+def test_rows_of_their_own_are_all_scored_where_memory_runs_out(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch, tokens: int
+) -> None:
+    """Plain rows, several to a batch: none is lost when a batch is tried again."""
+    scorer.layout = replace(scorer.layout, kinds=())
+    expected = scorer.score(REQUESTS)
+    done = limited(scorer, monkeypatch, tokens, WORDS[0])
+    found = scorer.score(REQUESTS)
+    assert [logp for logp, _ in found] == pytest.approx([logp for logp, _ in expected], abs=1e-5)
+    assert len(done) > 1 and max(done) <= tokens
+
+
+def test_a_batch_of_two_rows_is_parted_and_not_cut(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer.layout = replace(scorer.layout, kinds=())
+    two = [Request(tuple(range(s, s + 8)), 2) for s in (1, 20)]
+    expected = scorer.score(two)
+    done = limited(scorer, monkeypatch, 7, WORDS[0])
+    assert [logp for logp, _ in scorer.score(two)] == pytest.approx([logp for logp, _ in expected], abs=1e-5)
+    assert done == [7, 7]
+
+
+def test_batches_that_are_continued_hold_as_many_tokens_as_they_may(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts of one length L and n new tokens: two of them are 2 (L + n) tokens, and no third goes in."""
+    prompts, groups = ["The capital"] * 5, []
+    length = len(scorer.prompt(prompts[0]))
+
+    def generate(model: Any, tokenizer: Any, rows: Any, new: Any, stop: Any) -> Any:
+        groups.append(len(rows))
+        return [""] * len(rows)
+
+    monkeypatch.setattr(scoring, "generate", generate)
+    for tokens, sizes in ((2 * (length + 30), [2, 2, 1]), (2 * (length + 30) - 1, [1] * 5), (10**6, [5])):
+        scorer.tokens, groups[:] = tokens, []
+        scorer.complete(prompts, 30)
+        assert sorted(groups, reverse=True) == sizes
+
+
+def test_bf16_is_that_of_autocast_for_scores_and_answers(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = [logp for logp, _ in scorer.score(REQUESTS)]
+    scorer.precision = "bf16"
+    rough = [logp for logp, _ in scorer.score(REQUESTS)]
+    assert rough != exact
+    assert rough == pytest.approx(exact, rel=0.05)
+    seen = []
+    monkeypatch.setattr(scoring, "generate", lambda *_: seen.append(torch.is_autocast_enabled("cpu")) or [""])
+    for precision in ("bf16", "fp32"):
+        scorer.precision = precision
+        scorer.complete(["Paris"], 3)
+    assert seen == [True, False]
+
+
+def test_a_question_may_fill_the_context_and_not_more(scorer: Scorer) -> None:
+    room = scorer.context_length
+    scorer.check_length(room, "Who?")
+    with pytest.raises(UsageError, match=f"a prompt of {room + 1} tokens does not fit"):
+        scorer.check_length(room + 1, "Who?")
+
+
+def test_a_token_without_an_embedding_is_refused_by_name() -> None:
+    tokenizer = tiny_tokenizer()
+    model = tiny_model(20)
+    with pytest.raises(UnavailableError, match="and the model embeddings for 20"):
+        Scorer(model, parts_of(model), tokenizer, backend()).encode("The capital of France")
+
+
+def test_what_does_not_fit_alone_and_what_is_no_lack_of_memory_are_told(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     limited(scorer, monkeypatch, 5, WORDS[0])
     with pytest.raises(RuntimeError, match="out of memory"):
         scorer.score(REQUESTS)
@@ -66,11 +142,13 @@ def test_what_does_not_fit_alone_and_what_is_no_lack_of_memory_are_told(scorer, 
 
 
 @pytest.mark.parametrize("words", WORDS)
-def test_answers_are_the_same_where_memory_runs_out(scorer, monkeypatch, words):
+def test_answers_are_the_same_where_memory_runs_out(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
     prompts = ["Paris", "The capital of France is", "In chemistry, iron", "Question:", "A"]
     expected, own, sizes = scorer.complete(prompts, 4), scoring.generate, []
 
-    def generate(model, tokenizer, rows, *args):
+    def generate(model: Any, tokenizer: Any, rows: Any, *args: Any) -> Any:
         if len(rows) > 1:
             raise RuntimeError(words)
         sizes.append(len(rows))
@@ -85,10 +163,10 @@ def test_answers_are_the_same_where_memory_runs_out(scorer, monkeypatch, words):
             scorer.complete(some, 4)
 
 
-def test_new_tokens_and_stops_are_handed_on(scorer, monkeypatch):
+def test_new_tokens_and_stops_are_handed_on(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     given = []
 
-    def generate(model, tokenizer, rows, new, stop):
+    def generate(model: Any, tokenizer: Any, rows: Any, new: Any, stop: Any) -> Any:
         given.append((new, stop))
         return [""] * len(rows)
 
@@ -98,7 +176,7 @@ def test_new_tokens_and_stops_are_handed_on(scorer, monkeypatch):
     assert given == [(7, ("\n", "Q:")), (3, ())]
 
 
-def test_a_template_stands_around_contexts_and_prompts_and_answers_lose_their_space(scorer):
+def test_a_template_stands_around_contexts_and_prompts_and_answers_lose_their_space(scorer: Scorer) -> None:
     """`[user] …<eos>\\n[assistant] ` and the answer, whose space is the template's."""
     tokenizer = scorer.tokenizer
     tokenizer.chat_template = CHAT
@@ -119,7 +197,7 @@ def test_a_template_stands_around_contexts_and_prompts_and_answers_lose_their_sp
     assert scorer.prompt("") == [tokenizer.eos_token_id]
 
 
-def test_a_context_is_scored_as_it_is_written(scorer):
+def test_a_context_is_scored_as_it_is_written(scorer: Scorer) -> None:
     questions = [Question("Who? ", ("Paris", " Rome")), Question("\n", ("Paris", "Rome"))]
     model, tokenizer = scorer.model, scorer.tokenizer
     for (context, choices), scores in zip(
@@ -132,7 +210,7 @@ def test_a_context_is_scored_as_it_is_written(scorer):
             assert score == pytest.approx(sum(logp[t - 1, ids[t]].item() for t in range(start, len(ids))), abs=1e-4)
 
 
-def test_a_system_prompt_of_the_recipe_stands_first_and_a_line_end_is_the_templates_own(scorer):
+def test_a_system_prompt_of_the_recipe_stands_first_and_a_line_end_is_the_templates_own(scorer: Scorer) -> None:
     tokenizer = scorer.tokenizer
     tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
     scorer.chat = Chat(system="Be brief.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import transformers as T
@@ -19,11 +21,11 @@ from ilu_cli.workflows.evaluate import load_scorer
 
 
 @pytest.fixture
-def scorer(tiny):
+def scorer(tiny: Path) -> Scorer:
     return load_scorer(find_model(str(tiny)), "fp32")
 
 
-def test_token_scores_are_those_of_a_plain_pass(scorer):
+def test_token_scores_are_those_of_a_plain_pass(scorer: Scorer) -> None:
     items = [encode_pair(scorer, "The capital of France is", " Paris."), encode_pair(scorer, "", "Iron is Fe.")]
     for item, found in zip(items, token_scores(scorer, items)):
         logp = scorer.model(input_ids=torch.tensor([item.ids])).logits[0, item.start - 1 : -1].log_softmax(-1)
@@ -38,7 +40,7 @@ def test_token_scores_are_those_of_a_plain_pass(scorer):
     assert -sum(found.logp) == pytest.approx(scorer.nll(items)[1], abs=1e-4)
 
 
-def test_pairs_are_in_the_chat_template_if_the_scorer_is(scorer):
+def test_pairs_are_in_the_chat_template_if_the_scorer_is(scorer: Scorer) -> None:
     scorer.chat, scorer.tokenizer.chat_template = Chat(), CHAT
     item = encode_pair(scorer, "Who?", " Nobody.")
     assert scorer.tokenizer.decode(item.ids) == "[user] Who?<eos>\n[assistant] Nobody."
@@ -47,7 +49,7 @@ def test_pairs_are_in_the_chat_template_if_the_scorer_is(scorer):
     assert scorer.tokenizer.decode(plain.ids) == "Iron is Fe."  # a text is no turn
 
 
-def test_pairs_fit_into_the_context(scorer):
+def test_pairs_fit_into_the_context(scorer: Scorer) -> None:
     n = scorer.context_length
     long = encode_pair(scorer, "word " * 500, " and an answer")
     assert len(long.ids) == n
@@ -66,7 +68,7 @@ def test_pairs_fit_into_the_context(scorer):
     assert isinstance(empty, Encoded)
 
 
-def test_token_scores_of_every_length_are_right_under_long_rope():
+def test_token_scores_of_every_length_are_right_under_long_rope() -> None:
     """A short text beside a long one in a batch would be turned by the long factors."""
     torch.manual_seed(0)
     factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "original_max_position_embeddings": 24}

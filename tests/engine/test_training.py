@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from conftest import items_of, stream, tiny_model, trainer
 
 from ilu_cli.engine.gradients import Term
 from ilu_cli.engine.job import drive
-from ilu_cli.engine.loop import learning_rate
+from ilu_cli.engine.loop import Trainer, learning_rate
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import RunFailed, UnavailableError
 from ilu_cli.recipe.specs import TrainSpec
@@ -19,11 +22,11 @@ def nll_term(seed: int = 0) -> Term:
     return Term("loss", stream(items_of([6, 9, 5, 8, 7, 6]), batch=4, seed=seed), lambda view: view.nll, "token")
 
 
-def weights(t) -> dict[str, torch.Tensor]:
+def weights(t: Trainer) -> dict[str, torch.Tensor]:
     return {n: p.detach().clone() for n, p in t.params.items()}
 
 
-def train(run, steps: int, stop: int | None = None, save_every: int = 2, **spec):
+def train(run: Any, steps: int, stop: int | None = None, save_every: int = 2, **spec: Any) -> Any:
     t = trainer(tiny_model(), [nll_term()], [], steps=steps, lr=1e-2, save_every=save_every, **spec)
     for done in drive(t, run, Reporter(), "test"):
         if done == stop:
@@ -31,7 +34,7 @@ def train(run, steps: int, stop: int | None = None, save_every: int = 2, **spec)
     return t
 
 
-def test_training_learns(tmp_path):
+def test_training_learns(tmp_path: Path) -> None:
     run = Store(tmp_path).create("unlearn", "x")
     train(run, 30)
     rows = (run.path / "metrics.jsonl").read_text().splitlines()
@@ -41,7 +44,7 @@ def test_training_learns(tmp_path):
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, schedule):
+def test_a_stopped_run_resumes_to_the_same_bits(tmp_path: Path, schedule: str) -> None:
     store = Store(tmp_path)
     whole = train(store.create("unlearn", "whole"), 7, schedule=schedule, warmup=2)
     broken = store.create("unlearn", "broken")
@@ -52,7 +55,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, schedule):
     assert len((broken.path / "metrics.jsonl").read_text().splitlines()) == 7
 
 
-def test_a_state_of_another_recipe_is_refused(tmp_path):
+def test_a_state_of_another_recipe_is_refused(tmp_path: Path) -> None:
     run = Store(tmp_path).create("unlearn", "x")
     train(run, 4, stop=3)
     t = trainer(tiny_model(), [nll_term()], [], steps=4)
@@ -61,7 +64,7 @@ def test_a_state_of_another_recipe_is_refused(tmp_path):
         next(drive(t, run, Reporter(), "test"))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run():
+def test_a_loss_that_is_not_finite_stops_the_run() -> None:
     t = trainer(tiny_model(), [nll_term()], [], steps=3)
     before = weights(t)
     t.terms[0].values = lambda view: view.nll * float("inf")
@@ -70,7 +73,7 @@ def test_a_loss_that_is_not_finite_stops_the_run():
     assert all(torch.equal(a, b) for a, b in zip(before.values(), weights(t).values()))
 
 
-def test_clipping_limits_the_gradient():
+def test_clipping_limits_the_gradient() -> None:
     free = next(trainer(tiny_model(), [nll_term()], [], steps=1).run())
     t = trainer(tiny_model(), [nll_term()], [], steps=1, max_grad_norm=free.grad_norm / 10)
     steps = []
@@ -81,13 +84,13 @@ def test_clipping_limits_the_gradient():
     assert steps[0].norm().item() == pytest.approx(free.grad_norm / 10, rel=1e-4)
 
 
-def test_learning_rates_by_hand():
+def test_learning_rates_by_hand() -> None:
     spec = TrainSpec(steps=10, lr=1.0, warmup=2, schedule="linear")
     assert [learning_rate(spec, s) for s in (0, 1, 2, 6)] == [0.5, 1.0, 1.0, 0.5]
     assert learning_rate(TrainSpec(steps=10, lr=1.0, schedule="cosine"), 5) == pytest.approx(0.5)
 
 
-def test_accumulation_takes_the_same_step():
+def test_accumulation_takes_the_same_step() -> None:
     found = []
     for accumulation in (1, 3):
         t = trainer(tiny_model(), [nll_term()], [], steps=3, lr=1e-2, accumulation=accumulation)
@@ -98,7 +101,7 @@ def test_accumulation_takes_the_same_step():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_weights_move_under_bf16_autocast_at_small_learning_rates():
+def test_weights_move_under_bf16_autocast_at_small_learning_rates() -> None:
     """The masters are float32, so that an update of 1e-6 is not rounded away."""
     t = trainer(tiny_model(), [nll_term()], [], steps=1, lr=1e-6, precision="bf16")
     before = weights(t)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,11 +17,11 @@ from ilu_cli.engine.tree import Request, Row, as_tensors, halves, in_rows, take,
 REQUESTS = [Request((5, 6, 7, 8), 3), Request((5, 6, 9, 4, 3), 1), Request((2, 1, 0), 2)]
 
 
-def rows_of(requests, **how):
+def rows_of(requests: Any, **how: Any) -> Any:
     return in_rows(requests, list(range(len(requests))), **how)
 
 
-def test_a_row_holds_every_shared_beginning_once():
+def test_a_row_holds_every_shared_beginning_once() -> None:
     [row] = rows_of(REQUESTS)
     assert row.ids == [2, 1, 5, 6, 7, 9, 4]
     assert row.positions == [0, 1, 0, 1, 2, 2, 3]
@@ -30,13 +31,13 @@ def test_a_row_holds_every_shared_beginning_once():
     assert row.longest == 4
 
 
-def test_a_token_sees_itself_and_what_stands_before_it_on_its_path():
+def test_a_token_sees_itself_and_what_stands_before_it_on_its_path() -> None:
     _, _, end = as_tensors(rows_of(REQUESTS))
     wanted = ["1000000", "1100000", "0010000", "0011000", "0011100", "0011010", "0011011"]
     assert who_sees_whom(end)[0].int().tolist() == [[int(c) for c in line] for line in wanted]
 
 
-def test_padding_sees_itself_only_and_is_seen_by_nobody():
+def test_padding_sees_itself_only_and_is_seen_by_nobody() -> None:
     long, short = rows_of(REQUESTS)[0], Row()
     short.add(2, REQUESTS[2])
     ids, positions, end = as_tensors([long, short])
@@ -46,7 +47,7 @@ def test_padding_sees_itself_only_and_is_seen_by_nobody():
     assert not seen[:2, 2:].any()
 
 
-def test_without_trees_a_row_is_one_path():
+def test_without_trees_a_row_is_one_path() -> None:
     rows = rows_of([*REQUESTS, Request((5, 6), 1), Request((5, 6, 7, 9), 3)], trees=False)
     assert sorted((r.ids, sorted(r.requests)) for r in rows) == [
         ([2, 1], [2]),
@@ -57,17 +58,19 @@ def test_without_trees_a_row_is_one_path():
     assert all(r.positions == list(range(len(r))) and r.end == [len(r)] * len(r) for r in rows)
 
 
-def test_a_row_is_as_wide_as_width_or_twice_its_longest_request(monkeypatch):
+def test_a_row_is_as_wide_as_width_or_twice_its_longest_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tree, "WIDTH", 6)
     apart = [Request((n, n, n, n), 1) for n in range(1, 6)]  # three tokens each
     assert [len(r) for r in rows_of(apart)] == [3, 6, 6]
     longer = [Request((n,) * 6, 1) for n in range(1, 4)]  # five tokens each: two of them are more than the width
     assert [len(r) for r in rows_of(longer)] == [5, 10]
     assert [len(r) for r in rows_of([Request((1,) * 6, 1), *apart[1:3]])] == [3, 8]  # the longest counts, not the last
+    last = Request((9,) * 7, 1)  # six tokens, after six: twice the longest
+    assert [len(r) for r in rows_of([*apart[:2], last])] == [12]
 
 
-def test_a_batch_has_at_most_so_many_tokens_with_its_padding():
-    def some():
+def test_a_batch_has_at_most_so_many_tokens_with_its_padding() -> None:
+    def some() -> Any:
         rows = []
         for n in (2, 3, 5):
             rows.append(Row())
@@ -78,14 +81,14 @@ def test_a_batch_has_at_most_so_many_tokens_with_its_padding():
         assert [len(r) for r in take(some(), tokens)] == wanted
 
 
-def test_halves_part_the_requests_and_lose_none():
+def test_halves_part_the_requests_and_lose_none() -> None:
     [row] = rows_of(REQUESTS)
     first, second = halves(row, REQUESTS)
     assert (first.requests, second.requests) == ([2, 0], [1])
     assert (first.ids, second.ids) == ([2, 1, 5, 6, 7], [5, 6, 9, 4])
 
 
-def test_a_window_is_counted_along_the_path():
+def test_a_window_is_counted_along_the_path() -> None:
     made = Layout(SimpleNamespace(sliding_window=2), (FULL, SLIDING))
     _, masks, extra = made.inputs(rows_of(REQUESTS), torch.float32, torch.device("cpu"))
     assert extra["position_ids"].tolist() == [[0, 1, 0, 1, 2, 2, 3]]
@@ -96,7 +99,7 @@ def test_a_window_is_counted_along_the_path():
     assert masks[FULL].max() == 0 and masks[FULL].min() == torch.finfo(torch.float32).min
 
 
-def test_one_kind_of_layer_gets_one_mask_and_plain_rows_a_flat_one():
+def test_one_kind_of_layer_gets_one_mask_and_plain_rows_a_flat_one() -> None:
     rows, cpu = rows_of(REQUESTS), torch.device("cpu")
     _, mask, _ = Layout(SimpleNamespace(sliding_window=2), (SLIDING,)).inputs(rows, torch.float64, cpu)
     assert mask.shape == (1, 1, 7, 7) and mask.dtype == torch.float64
@@ -104,7 +107,7 @@ def test_one_kind_of_layer_gets_one_mask_and_plain_rows_a_flat_one():
     assert mask.tolist() == [[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]] and extra == {}
 
 
-def test_what_long_rope_turns_otherwise_stands_apart():
+def test_what_long_rope_turns_otherwise_stands_apart() -> None:
     found = list(Layout(None, (FULL,), bound=3).rows(REQUESTS))
     assert [[r.requests for r in rows] for rows in found] == [[[2, 0]], [[1]]]  # four tokens are read of the first
     assert [[r.requests for r in rows] for rows in Layout(None, (FULL,)).rows(REQUESTS)] == [[[2, 0, 1]]]
@@ -122,18 +125,30 @@ def test_what_long_rope_turns_otherwise_stands_apart():
         ("lfm2", (), "layers of conv"),
     ],
 )
-def test_the_layout_of_a_family(family, kinds, why):
-    found = layout_of(family_model(family).get_decoder())
+def test_the_layout_of_a_family(family: str, kinds: Any, why: str) -> None:
+    decoder = family_model(family).get_decoder()
+    found = layout_of(decoder)
     assert found.kinds == kinds and why in found.why and found.trees == bool(kinds)
+    assert found.config is decoder.config and bool(found.why) == bool(why)
 
 
-def test_a_window_of_another_kind_means_plain_rows():
+def test_a_window_of_another_kind_means_plain_rows() -> None:
     decoder = family_model("llama").get_decoder()
     decoder.config.window_size = 256  # as GPT-Neo has it, counted in the row
     assert not layout_of(decoder).trees and "window_size" in layout_of(decoder).why
+    assert layout_of(decoder).config is decoder.config
 
 
-def test_the_window_is_short_only_while_it_is_checked():
+@pytest.mark.parametrize("name", ["use_sliding_window", "max_window_layers", "sliding_window_pattern",
+                                  "_sliding_window_pattern"])  # fmt: skip
+def test_a_window_that_is_known_may_be_configured_in_several_ways(name: str) -> None:
+    decoder = family_model("llama").get_decoder()
+    setattr(decoder.config, name, 6)
+    assert decoder.config.to_dict()[name] == 6
+    assert layout_of(decoder).trees
+
+
+def test_the_window_is_short_only_while_it_is_checked() -> None:
     config = SimpleNamespace(sliding_window=4096)
     with pytest.raises(KeyError), short_window(config) as shorter:
         assert shorter and config.sliding_window == layout.SHORT
@@ -147,8 +162,8 @@ def test_the_window_is_short_only_while_it_is_checked():
         assert config.sliding_window == 2
 
 
-def test_the_bound_of_long_rope_is_read_for_all_layers_or_for_each_kind():
-    def bound(given):
+def test_the_bound_of_long_rope_is_read_for_all_layers_or_for_each_kind() -> None:
+    def bound(given: Any) -> Any:
         return layout._rope_bound(SimpleNamespace(rope_parameters=given))
 
     long = {"rope_type": "longrope", "original_max_position_embeddings": 9}

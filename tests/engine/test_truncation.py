@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -16,12 +18,12 @@ WORDS = " ".join(f"The symbol of element {n} is Fe." for n in range(40))
 
 
 @pytest.fixture
-def scorer(tiny):
+def scorer(tiny: Path) -> Scorer:
     model = load_model(find_model(str(tiny)))
     return Scorer(model, parts_of(model), load_tokenizer(tiny), backend())
 
 
-def test_a_completion_follows_the_end_of_the_prompt(scorer):
+def test_a_completion_follows_the_end_of_the_prompt(scorer: Scorer) -> None:
     ids, new = scorer.tokenizer(WORDS)["input_ids"], 6
     assert len(ids) > scorer.context_length
     row = ids[-(scorer.context_length - new) :]
@@ -31,7 +33,7 @@ def test_a_completion_follows_the_end_of_the_prompt(scorer):
     assert scorer.complete([WORDS], new) == [scorer.tokenizer.decode(row[-new:], skip_special_tokens=True)]
 
 
-def test_the_target_of_a_long_prompt_is_scored_after_its_end(scorer):
+def test_the_target_of_a_long_prompt_is_scored_after_its_end(scorer: Scorer) -> None:
     target = " The symbol of tin is Sn."
     item = encode_pair(scorer, WORDS, target)
     answer = scorer.split(WORDS, target)[1]
@@ -43,7 +45,7 @@ def test_the_target_of_a_long_prompt_is_scored_after_its_end(scorer):
     assert token_scores(scorer, [item])[0].logp.tolist() == pytest.approx(by_hand, abs=1e-4)
 
 
-def test_a_limit_cuts_the_end_of_the_target(scorer):
+def test_a_limit_cuts_the_end_of_the_target(scorer: Scorer) -> None:
     context, answer = scorer.split("Tin is called", " Sn, and it is a metal.")
     item = encode_pair(scorer, "Tin is called", " Sn, and it is a metal.", limit=2)
     assert item.ids == [*context, *answer[:2]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from conftest import items_of, tiny_model
@@ -13,11 +15,11 @@ from ilu_cli.models.parts import parts_of
 LENGTHS, START = [5, 8, 6], 3
 
 
-def view(model=None, **more) -> View:
+def view(model: Any = None, **more: Any) -> View:
     return View(parts_of(model or tiny_model()), collate(items_of(LENGTHS, start=START)), 0, 1, **more)
 
 
-def plain(model) -> tuple[list[float], list[float]]:
+def plain(model: Any) -> tuple[list[float], list[float]]:
     """NLL and entropy of each sequence, one at a time, without padding."""
     nll, entropy = [], []
     for item in items_of(LENGTHS, start=START):
@@ -28,7 +30,7 @@ def plain(model) -> tuple[list[float], list[float]]:
     return nll, entropy
 
 
-def test_sums_by_sequence(float64):
+def test_sums_by_sequence(float64: None) -> None:
     model = tiny_model()
     v, (nll, entropy) = view(model), plain(model)
     assert v.lengths.tolist() == [n - START for n in LENGTHS]
@@ -39,14 +41,14 @@ def test_sums_by_sequence(float64):
     assert [v.values(name) is getattr(v, name) for name in ("nll", "entropy", "gap")] == [True] * 3
 
 
-def test_values_by_sequence_keep_their_kind(float64):
+def test_values_by_sequence_keep_their_kind(float64: None) -> None:
     v = view()
     values = torch.arange(len(v.targets), dtype=torch.float32)
     found = v.per_sequence(values)
     assert (found.dtype, found.tolist()) == (torch.float32, [0 + 1, 2 + 3 + 4 + 5 + 6, 7 + 8 + 9])
 
 
-def test_hidden_states_count_but_for_the_first_and_the_padding(float64):
+def test_hidden_states_count_but_for_the_first_and_the_padding(float64: None) -> None:
     v = view()
     assert v.hidden_mask.dtype == torch.float64
     assert v.hidden_mask.tolist() == [[0.0] + [1.0] * (n - 1) + [0.0] * (8 - n) for n in LENGTHS]
@@ -54,7 +56,7 @@ def test_hidden_states_count_but_for_the_first_and_the_padding(float64):
     assert v.hidden.shape == (3, 8, 16)
 
 
-def test_hidden_states_are_those_of_the_layer_in_float32():
+def test_hidden_states_are_those_of_the_layer_in_float32() -> None:
     model = tiny_model()
     found = view(model).hidden
     batch = collate(items_of(LENGTHS, start=START))
@@ -63,24 +65,24 @@ def test_hidden_states_are_those_of_the_layer_in_float32():
     assert view(tiny_model().bfloat16()).hidden.dtype == torch.float32
 
 
-def test_a_view_afresh_is_of_the_same_batch_and_knows_nothing_yet():
+def test_a_view_afresh_is_of_the_same_batch_and_knows_nothing_yet() -> None:
     other, reference = view(), Reference(norm=2.0)
-    v = view(reference=reference, chosen=other)
+    v = view(reference=reference, chosen=other, topics=[0, 1, 0])
     v.nll, v.hidden  # noqa: B018
     new = v.afresh()
     assert new is not v
     assert (new.parts, new.batch, new.seed, new.layer) == (v.parts, v.batch, 0, 1)
-    assert (new.reference, new.chosen) == (reference, other)
+    assert (new.reference, new.chosen, new.topics) == (reference, other, [0, 1, 0])
     assert not {"nll", "hidden", "final"} & set(vars(new))
 
 
-def test_what_is_not_given_is_not_there():
+def test_what_is_not_given_is_not_there() -> None:
     v = View(parts_of(tiny_model()), collate(items_of([4])), 0)
     assert (v.layer, v.chosen) == (None, None)
     assert set(vars(v.reference).values()) == {None}
 
 
-def test_a_direction_is_a_unit_vector_of_its_seed_and_name():
+def test_a_direction_is_a_unit_vector_of_its_seed_and_name() -> None:
     v = view()
     u = v.direction("rmu")
     assert u.shape == (16,)
@@ -90,3 +92,12 @@ def test_a_direction_is_a_unit_vector_of_its_seed_and_name():
     assert not torch.equal(u, v.direction("other"))
     v.seed = 1
     assert not torch.equal(u, v.direction("rmu"))
+
+
+def test_every_topic_has_a_direction_of_its_own() -> None:
+    v = view(topics=[2, 0, 1])
+    each = [v.direction("rmu", topic) for topic in (0, 1, 2)]
+    assert torch.equal(each[0], v.direction("rmu"))
+    assert all(not torch.equal(a, b) for a, b in ((each[0], each[1]), (each[0], each[2]), (each[1], each[2])))
+    assert torch.equal(v.directions("rmu"), torch.stack([each[2], each[0], each[1]]))
+    assert torch.equal(view().directions("rmu"), torch.stack([each[0]] * 3))

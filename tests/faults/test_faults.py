@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 from bench import Bench
@@ -12,14 +13,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reas
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory):
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Any:
     made = Bench(tmp_path_factory.mktemp("faults"))
     made.prepare()
     return made
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_what_was_tried_held(name, bench):
+def test_what_was_tried_held(name: str, bench: Any) -> None:
     cases, few, _ = CLASSES[name]
     found = list(cases(bench, few))
     assert len(found) == few

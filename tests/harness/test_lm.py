@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,17 +30,17 @@ PAIRS = [
 PROMPTS = ["The capital of France is", "In chemistry, iron is abbreviated", "Question:", PREFIX]
 
 
-def instances(kind: str, arguments: list[tuple]) -> list[Instance]:
+def instances(kind: str, arguments: list[tuple[Any, ...]]) -> list[Instance]:
     return [Instance(kind, {}, a, i) for i, a in enumerate(arguments)]
 
 
 @pytest.fixture(scope="module")
-def both(tiny):
+def both(tiny: Path) -> tuple[Any, Any]:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     return get_model("ilu")(pretrained=str(tiny)), HFLM(pretrained=str(tiny), device="cpu", batch_size=4)
 
 
-def test_log_likelihoods_and_greedy_flags(both):
+def test_log_likelihoods_and_greedy_flags(both: Any) -> None:
     ours, theirs = (lm.loglikelihood(instances("loglikelihood", PAIRS), disable_tqdm=True) for lm in both)
     assert [o[0] for o in ours] == pytest.approx([t[0] for t in theirs], abs=1e-4)
     assert [o[1] for o in ours] == [t[1] for t in theirs]
@@ -49,7 +51,7 @@ def test_log_likelihoods_and_greedy_flags(both):
 
 
 @pytest.mark.parametrize("family", ["mistral", "gpt_oss", "lfm2", "bloom", "qwen2_moe"])
-def test_families_with_windows_convolutions_and_alibi(family, tmp_path):
+def test_families_with_windows_convolutions_and_alibi(family: str, tmp_path: Path) -> None:
     folder = str(make_family(family, tmp_path / family))
     lms = get_model("ilu")(pretrained=folder), HFLM(pretrained=folder, device="cpu", batch_size=1)
     found = [lm.loglikelihood(instances("loglikelihood", PAIRS), disable_tqdm=True) for lm in lms]
@@ -60,7 +62,7 @@ def test_families_with_windows_convolutions_and_alibi(family, tmp_path):
     assert ours == pytest.approx(theirs, rel=1e-6)
 
 
-def test_what_is_too_long_loses_its_beginning_or_is_refused(both):
+def test_what_is_too_long_loses_its_beginning_or_is_refused(both: Any) -> None:
     long = instances("loglikelihood", [("word " * 400, " the end")])
     ours, theirs = (lm.loglikelihood(long, disable_tqdm=True) for lm in both)
     assert ours[0][0] == pytest.approx(theirs[0][0], abs=1e-4)
@@ -68,14 +70,14 @@ def test_what_is_too_long_loses_its_beginning_or_is_refused(both):
         IluLM(scorer=both[0].scorer, truncate=False).loglikelihood(long)
 
 
-def test_rolling_windows_over_texts_longer_than_the_context(both):
+def test_rolling_windows_over_texts_longer_than_the_context(both: Any) -> None:
     texts = instances("loglikelihood_rolling", [("Paris is a city.",), ("Iron is a metal. " * 120,)])
     assert len(both[0].tok_encode(texts[1].args[0])) > 2 * both[0].scorer.context_length
     ours, theirs = (lm.loglikelihood_rolling(texts, disable_tqdm=True) for lm in both)
     assert ours == pytest.approx(theirs, rel=1e-5)
 
 
-def test_generation_stops_where_theirs_stops(both):
+def test_generation_stops_where_theirs_stops(both: Any) -> None:
     free = both[1].generate_until(instances("generate_until", [(p, {"max_gen_toks": 12}) for p in PROMPTS]), True)
     stop = next(t[3:5] for t in free if len(t) > 5 and t[3:5].isascii())
     for keys in ({"max_gen_toks": 12}, {"until": [stop, "\n\n"], "max_gen_toks": 12, "temperature": 0.0}):
@@ -86,16 +88,16 @@ def test_generation_stops_where_theirs_stops(both):
 
 
 @pytest.mark.parametrize("keys", [{"do_sample": True, "temperature": 0.7}, {"num_beams": 4}])
-def test_what_is_not_greedy_is_refused(both, keys):
+def test_what_is_not_greedy_is_refused(both: Any, keys: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"decodes greedily|num_beams"):
         both[0].generate_until(instances("generate_until", [("Paris", keys)]))
 
 
-def test_shared_beginnings_are_run_once(both, monkeypatch):
+def test_shared_beginnings_are_run_once(both: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, read = both[0], []
     final = type(ours.scorer.parts).final
 
-    def counted(self, ids, *args, **kwargs):
+    def counted(self: Any, ids: Any, *args: Any, **kwargs: Any) -> Any:
         read.append(ids.numel())
         return final(self, ids, *args, **kwargs)
 
@@ -106,12 +108,12 @@ def test_shared_beginnings_are_run_once(both, monkeypatch):
     assert sum(read) == len(tree) < sum(map(len, whole)) / 3
 
 
-def test_memory_that_runs_out_means_smaller_batches(both, monkeypatch):
+def test_memory_that_runs_out_means_smaller_batches(both: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = both[0].scorer
     expected = both[0].loglikelihood(instances("loglikelihood", PAIRS))
     final, sizes = type(scorer.parts).final, []
 
-    def small(self, ids, *args, **kwargs):
+    def small(self: Any, ids: Any, *args: Any, **kwargs: Any) -> Any:
         sizes.append(ids.numel())
         if ids.numel() > 150:
             raise torch.OutOfMemoryError("out of memory")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from conftest import Ilu
 from families import family_model, family_tokenizer, make_family
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
@@ -27,32 +30,32 @@ TEMPLATE = (
 QUESTIONS = ["Where does Ada Byrne live?", "The capital of France is", "The symbol of gold is"]
 
 
-def instances(kind: str, arguments: list[tuple]) -> list[Instance]:
+def instances(kind: str, arguments: list[tuple[Any, ...]]) -> list[Instance]:
     return [Instance(kind, {}, a, i) for i, a in enumerate(arguments)]
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory):
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     folder = make_family("llama", tmp_path_factory.mktemp("models") / "llama", chat=TEMPLATE)
     return IluLM(pretrained=str(folder)), HFLM(pretrained=str(folder), device="cpu", batch_size=1)
 
 
 @pytest.fixture
-def plain():
+def plain() -> tuple[Any, Any, Any]:
     """A backend around a model in memory, the model, and its tokenizer."""
     model, tokenizer = family_model("llama"), family_tokenizer()
     return IluLM(scorer=Scorer(model, parts_of(model), tokenizer, backend())), model, tokenizer
 
 
 @torch.no_grad()
-def logp(model, ids: list[int], start: int) -> float:
+def logp(model: Any, ids: list[int], start: int) -> float:
     found = model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
     return sum(found[t - 1, ids[t]].item() for t in range(start, len(ids)))
 
 
 @pytest.mark.parametrize("templated", [False, True])
-def test_a_template_that_writes_bos_is_read_as_by_hflm(both, templated):
+def test_a_template_that_writes_bos_is_read_as_by_hflm(both: Any, templated: bool) -> None:
     asked = [both[0].apply_chat_template([{"role": "user", "content": q}]) if templated else q for q in QUESTIONS]
     keys = {"until": ["\n\n"], "max_gen_toks": 24, "do_sample": False}
     ours, theirs = (lm.generate_until(instances("generate_until", [(a, keys) for a in asked]), True) for lm in both)
@@ -65,7 +68,7 @@ def test_a_template_that_writes_bos_is_read_as_by_hflm(both, templated):
     assert ours == pytest.approx(theirs, rel=1e-5)
 
 
-def test_a_choice_that_melts_into_its_context_is_scored_after_it(plain):
+def test_a_choice_that_melts_into_its_context_is_scored_after_it(plain: Any) -> None:
     lm, model, tokenizer = plain
     word = next(w for w in sorted(tokenizer.get_vocab()) if len(w) > 3 and w.isascii() and w.isalpha())
     context, choices = f"The {word}: {word[:2]}", (word[2:], " river", "x")
@@ -78,7 +81,7 @@ def test_a_choice_that_melts_into_its_context_is_scored_after_it(plain):
     assert all(f[0] < -0.1 for f in found)  # 0.0 would win always
 
 
-def test_a_choice_without_a_context_is_scored_whole(plain):
+def test_a_choice_without_a_context_is_scored_whole(plain: Any) -> None:
     lm, model, tokenizer = plain
     choices = (" Fe", " Gold", "Paris is a city.")
     expected = [logp(model, [1, *bodies(tokenizer, [c])[0]], 1) for c in choices]
@@ -93,7 +96,7 @@ def test_a_choice_without_a_context_is_scored_whole(plain):
 
 
 @pytest.mark.parametrize("space", ["\n", " "])
-def test_choices_of_a_chat_follow_the_same_tokens(plain, space):
+def test_choices_of_a_chat_follow_the_same_tokens(plain: Any, space: str) -> None:
     """A space at the end of the template belongs to the answer's first token, a line end to the template."""
     _, model, tokenizer = plain
     tokenizer.chat_template = TEMPLATE.replace("<assistant>\n", f"<assistant>{space}")
@@ -107,13 +110,13 @@ def test_choices_of_a_chat_follow_the_same_tokens(plain, space):
     assert scorer.loglikelihoods([Question("Who?", choices)])[0] == pytest.approx(expected, abs=1e-4)
 
 
-def test_an_empty_choice_is_refused(plain):
+def test_an_empty_choice_is_refused(plain: Any) -> None:
     for context in ("The symbol of gold is", ""):
         with pytest.raises(UsageError, match="an empty answer has no probability"):
             plain[0].loglikelihood(instances("loglikelihood", [(context, "")]))
 
 
-def test_eos_that_the_tokenizer_appends_stands_nowhere(plain):
+def test_eos_that_the_tokenizer_appends_stands_nowhere(plain: Any) -> None:
     _, model, tokenizer = plain
     scorer = Scorer(model, parts_of(model), family_tokenizer(adds_eos=True), backend())
     context, choice = "The symbol of gold is", " Au"
@@ -124,7 +127,7 @@ def test_eos_that_the_tokenizer_appends_stands_nowhere(plain):
     assert scorer.complete([context], 8) == plainly.complete([context], 8)
 
 
-def test_what_is_too_long_keeps_bos(plain):
+def test_what_is_too_long_keeps_bos(plain: Any) -> None:
     lm, model, tokenizer = plain
     context, choice = "The river and the bridge. " * 80, " Au"
     ids = bodies(tokenizer, [context.rstrip() + choice])[0]
@@ -135,7 +138,7 @@ def test_what_is_too_long_keeps_bos(plain):
     assert found[0][0] == pytest.approx(logp(model, row[:-1] + row[-1:], len(row) - n), abs=1e-3)
 
 
-def test_a_task_over_a_file_that_is_replaced_under_the_same_time_asks_anew(both, tmp_path, ilu):
+def test_a_task_over_a_file_that_is_replaced_under_the_same_time_asks_anew(both: Any, tmp_path: Path, ilu: Ilu) -> None:
     (tmp_path / "q.yaml").write_text(
         "task: q\ndataset_path: json\ndataset_kwargs: {data_files: {test: q.jsonl}}\ntest_split: test\n"
         "output_type: multiple_choice\ndoc_to_text: '{{question}}'\ndoc_to_choice: choices\ndoc_to_target: answer\n"

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import Ilu
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
@@ -41,7 +42,7 @@ metadata: {{version: 1}}
 
 
 @pytest.fixture
-def quiz(tmp_path):
+def quiz(tmp_path: Path) -> Path:
     rng, rows = random.Random(1), []
     for i in range(24):
         rows.append({"question": f"Which is it, {i}?", "choices": [f"this {i}", "that"], "answer": rng.randrange(2)})
@@ -55,7 +56,9 @@ def quiz(tmp_path):
 @pytest.mark.parametrize(
     ("name", "metric", "shots"), [("quiz", "acc", 0), ("quiz", "acc", 3), ("sums", "exact_match", 2)]
 )
-def test_values_and_rows_are_those_of_lm_eval(quiz, tiny, ilu, name, metric, shots):
+def test_values_and_rows_are_those_of_lm_eval(
+    quiz: Path, tiny: Path, ilu: Ilu, name: str, metric: str, shots: int
+) -> None:
     args = ["eval", tiny, "--bench", f"{name}.yaml", "--fewshot", shots, "--limit", 20, "--json"]
     done = ilu(*args)
     assert done.code == 0, done.err
@@ -82,7 +85,7 @@ def test_values_and_rows_are_those_of_lm_eval(quiz, tiny, ilu, name, metric, sho
     assert "evaluating" not in again.err
 
 
-def test_the_built_in_ones_are_lm_eval_tasks_too(tiny, ilu):
+def test_the_built_in_ones_are_lm_eval_tasks_too(tiny: Path, ilu: Ilu) -> None:
     import ilu_cli.benchmarks
 
     done = ilu("eval", tiny, "--limit", 8, "--json")
@@ -102,14 +105,16 @@ def test_the_built_in_ones_are_lm_eval_tasks_too(tiny, ilu):
 
 
 @pytest.mark.parametrize("name", ["wmdp_bio", "mmlu", "gsm8k", "winogrande"])
-def test_a_dataset_that_cannot_be_had_is_said_so(tiny, ilu, name):
+def test_a_dataset_that_cannot_be_had_is_said_so(tiny: Path, ilu: Ilu, name: str) -> None:
     done = ilu("eval", tiny, "--bench", name)
     assert done.code == 3
     assert "cannot be had" in done.err
     assert "mirror it as" in done.err
 
 
-def test_a_group_is_read_from_the_data_root(tiny, ilu, tmp_path, monkeypatch):
+def test_a_group_is_read_from_the_data_root(
+    tiny: Path, ilu: Ilu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for config in ("wmdp-bio", "wmdp-chem", "wmdp-cyber"):
         folder = tmp_path / "root" / "cais" / "wmdp" / config
         folder.mkdir(parents=True)
@@ -125,7 +130,7 @@ def test_a_group_is_read_from_the_data_root(tiny, ilu, tmp_path, monkeypatch):
     assert found["value"] == pytest.approx(sum(parts) / 3)
 
 
-def test_names_are_known_without_importing_lm_eval():
+def test_names_are_known_without_importing_lm_eval() -> None:
     assert {"mmlu", "wmdp", "wmdp_bio", "gsm8k", "winogrande", "ai2_arc", "mmlu_stem_tasks"} <= set(harness_names())
     code = (
         "import sys; sys.argv = ['ilu', 'eval', '--bench', 'wmdp_bia']\n"
@@ -138,7 +143,7 @@ def test_names_are_known_without_importing_lm_eval():
     assert "Did you mean 'wmdp_bio'?" in done.stderr
 
 
-def test_few_shot_examples_have_no_place_before_prose(tiny, ilu):
+def test_few_shot_examples_have_no_place_before_prose(tiny: Path, ilu: Ilu) -> None:
     done = ilu("eval", tiny, "--bench", "prose", "--fewshot", 2)
     assert done.code == 2
     assert "takes no few-shot examples" in done.err
@@ -153,7 +158,9 @@ def test_few_shot_examples_have_no_place_before_prose(tiny, ilu):
         ("quiz", ("metadata", "metric_list: [{metric: acc_norm, higher_is_better: true}]\nmetadata")),
     ],
 )
-def test_a_task_that_scores_otherwise_is_evaluated_again(quiz, tiny, ilu, name, changed):
+def test_a_task_that_scores_otherwise_is_evaluated_again(
+    quiz: Path, tiny: Path, ilu: Ilu, name: str, changed: tuple[str, str]
+) -> None:
     file = quiz / f"{name}.yaml"
     first, again = (ilu("eval", tiny, "--bench", file, "--limit", 4, "--json") for _ in range(2))
     file.write_text(file.read_text().replace(*changed))
@@ -162,7 +169,7 @@ def test_a_task_that_scores_otherwise_is_evaluated_again(quiz, tiny, ilu, name, 
     assert "evaluating" in first.err and "evaluating" not in again.err and "evaluating" in other.err
 
 
-def test_two_benchmarks_whose_results_would_lie_in_the_same_files_are_refused(quiz, tiny, ilu):
+def test_two_benchmarks_whose_results_would_lie_in_the_same_files_are_refused(quiz: Path, tiny: Path, ilu: Ilu) -> None:
     (quiz / "other").mkdir()
     (quiz / "other/quiz.yaml").write_text((quiz / "quiz.yaml").read_text())
     (quiz / "capitals.yaml").write_text((quiz / "quiz.yaml").read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def longest_common(a: list[str], b: list[str]) -> int:
     ("reference", "candidate"),
     [("the cat sat on the mat", "the cat lay on a mat"), ("a b c d", "d c b a"), ("x", "x"), ("one two", "three")],
 )
-def test_rouge_l_is_the_longest_common_subsequence(reference, candidate):
+def test_rouge_l_is_the_longest_common_subsequence(reference: str, candidate: str) -> None:
     a, b = reference.split(), candidate.split()
     common = longest_common(a, b)
     precision, recall = common / len(b), common / len(a)
@@ -37,7 +38,7 @@ def test_rouge_l_is_the_longest_common_subsequence(reference, candidate):
     assert rouge_l(reference, candidate, recall=True) == pytest.approx(recall)
 
 
-def test_rouge_l_of_nothing_and_of_stems():
+def test_rouge_l_of_nothing_and_of_stems() -> None:
     assert rouge_l("some words", "") == 0
     assert rouge_l("she writes books", "she write book", recall=True) == pytest.approx(1 / 3)
     assert rouge_l("she writes books", "she write book", recall=True, stem=True) == 1
@@ -47,11 +48,11 @@ def test_rouge_l_of_nothing_and_of_stems():
     ("tokens", "expected"),
     [([], 0), ([1, 2, 3], 0), ([1, 2, 3, 4], 0), ([7] * 10, 1 - 1 / 7), ([1, 2, 3, 4, 1, 2, 3, 4], 1 / 5)],
 )
-def test_repetition(tokens, expected):
+def test_repetition(tokens: Any, expected: Any) -> None:
     assert repetition(tokens) == pytest.approx(expected)
 
 
-def test_coherence_sees_loops_noise_and_silence():
+def test_coherence_sees_loops_noise_and_silence() -> None:
     sentence = list(range(20))
     assert coherence(sentence, 2.0, 3.0) == 1  # likelier than what the original says
     assert coherence(sentence, 3.0 + math.log(4), 3.0) == pytest.approx(0.25)
@@ -64,7 +65,7 @@ def test_coherence_sees_loops_noise_and_silence():
     [("0000", 0, 0), ("1111", 1, 1), ("1110", 0.75, 0), ("0001", 0.25, 0.25), ("0111", 0.75, 0.75), ("1", 1, 1),
      ("0", 0, 0), ("1011", 0.75, 0.5)],
 )  # fmt: skip
-def test_memorisation(hits, exact, strength):
+def test_memorisation(hits: str, exact: float, strength: float) -> None:
     flags = [h == "1" for h in hits]
     assert exact_memorisation(flags) == exact
     assert extraction_strength(flags) == strength
@@ -73,7 +74,7 @@ def test_memorisation(hits, exact, strength):
 
 
 @pytest.mark.parametrize("measure", [exact_memorisation, extraction_strength])
-def test_memorisation_of_nothing_is_refused(measure):
+def test_memorisation_of_nothing_is_refused(measure: Any) -> None:
     with pytest.raises(ValueError, match="without tokens"):
         measure([])
 
@@ -83,7 +84,7 @@ def scores(logp: list[float], mean: float = -2.0, std: float = 0.5) -> membershi
     return membership.TokenScores(np.array(logp), np.full(n, mean), np.full(n, std), np.zeros(n, bool))
 
 
-def test_membership_scores_by_hand():
+def test_membership_scores_by_hand() -> None:
     s = scores([-1.0, -4.0, -2.0, -3.0, -0.5])
     assert membership.loss(s) == pytest.approx(-2.1)
     assert membership.min_k(s, 0.4) == pytest.approx(-3.5)
@@ -96,7 +97,7 @@ def test_membership_scores_by_hand():
     assert membership.compressed(s, text) == pytest.approx(-10.5 / len(zlib.compress(text.encode())))
 
 
-def test_errors_by_hand():
+def test_errors_by_hand() -> None:
     """1, 2, 6: mean 3, squares 4 + 1 + 9 = 14 over n − 1 = 2. Ratios: 18/10, residuals 2.8, 0.2 and −3."""
     assert mean_and_error([1, 2, 6]) == pytest.approx((3, math.sqrt(14 / 2 / 3)))
     rows = [{"value": v, "weight": w} for v, w in ((10, 4), (2, 1), (6, 5))]
@@ -106,7 +107,7 @@ def test_errors_by_hand():
     assert math.isnan(mean_and_error([1.0])[1]) and math.isnan(estimate(rows[:1])[1])
 
 
-def test_auc_is_sklearns_and_its_error_is_delongs():
+def test_auc_is_sklearns_and_its_error_is_delongs() -> None:
     rng = np.random.default_rng(3)
     positive, negative = rng.normal(0.5, 1, 40).round(1), rng.normal(0, 1, 25).round(1)  # rounded: with ties
     parts = membership.auc_parts(positive, negative)
@@ -118,7 +119,7 @@ def test_auc_is_sklearns_and_its_error_is_delongs():
     assert error == pytest.approx(math.sqrt(delong), rel=0.01)
 
 
-def test_auc_at_its_ends():
+def test_auc_at_its_ends() -> None:
     one = np.ones(1)
     assert np.concatenate(membership.auc_parts(one, np.zeros(1))).mean() == 1
     assert np.concatenate(membership.auc_parts(np.zeros(3), np.ones(3))).mean() == 0
@@ -127,7 +128,7 @@ def test_auc_at_its_ends():
         membership.auc_parts(one, np.zeros(0))
 
 
-def test_tofu_by_hand():
+def test_tofu_by_hand() -> None:
     assert tofu.truth_ratio([math.log(0.2), math.log(0.4)], math.log(0.6)) == pytest.approx(0.5)
     assert tofu.geometric_truth_ratio([math.log(0.2), math.log(0.8)], math.log(0.5)) == pytest.approx(0.8)
     assert [tofu.closeness(r) for r in (0.5, 2.0, 1.0, 0.0)] == [0.5, 0.5, 1, 0]
@@ -137,7 +138,7 @@ def test_tofu_by_hand():
     assert tofu.model_utility({"a": 0.0, "b": 1.0}) == 0
 
 
-def test_forget_quality_is_the_ks_test():
+def test_forget_quality_is_the_ks_test() -> None:
     same = [0.1, 0.2, 0.3, 0.4]
     assert tofu.forget_quality(same, same) == 1
     apart = tofu.forget_quality(np.linspace(0, 1, 50), np.linspace(2, 3, 50))
@@ -146,7 +147,7 @@ def test_forget_quality_is_the_ks_test():
     assert 0 <= tofu.forget_quality([0.1], [0.9]) <= 1
 
 
-def test_forget_quality_tells_apart_what_only_the_geometric_mean_does():
+def test_forget_quality_tells_apart_what_only_the_geometric_mean_does() -> None:
     """Wrong answers of probability 0.02 and 0.98, against 0.5 twice: equal arithmetic means, unequal geometric ones."""
     mixed, even = ([math.log(0.02), math.log(0.98)], [math.log(0.5)] * 2)
     arithmetic, geometric = (

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import odd
 import peft.utils
 import pytest
 import transformers.utils
+from conftest import Ilu
 from families import make_family
 
 from ilu_cli.errors import UnavailableError
@@ -23,7 +25,7 @@ SMALL += ["--set", "retain.batch=2"]
 BENCH = ["--bench", "capitals", "--limit", 12, "--json"]
 
 
-def test_the_names_are_those_of_transformers_and_peft():
+def test_the_names_are_those_of_transformers_and_peft() -> None:
     assert WEIGHTS == transformers.utils.SAFE_WEIGHTS_NAME
     assert INDEX == transformers.utils.SAFE_WEIGHTS_INDEX_NAME
     assert ADAPTER == peft.utils.SAFETENSORS_WEIGHTS_NAME
@@ -37,7 +39,9 @@ def test_the_names_are_those_of_transformers_and_peft():
         ("lora", {"adapter_model.safetensors"}, set()),
     ],
 )
-def test_the_files_of_the_weights_are_those_that_are_loaded(name, read, left, tmp_path, capsys):
+def test_the_files_of_the_weights_are_those_that_are_loaded(
+    name: str, read: Any, left: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = odd.SOUND[name](tmp_path / name)
     assert {p.name for p in weight_files(folder)} == read
     assert stray_files(folder) == sorted(f"{n}.safetensors" for n in left)
@@ -64,7 +68,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("file", CHANGES)
-def test_what_decides_an_answer_is_in_the_digest(file, tmp_path):
+def test_what_decides_an_answer_is_in_the_digest(file: str, tmp_path: Path) -> None:
     folder = make_family("llama", tmp_path / "model")
     before = find_model(str(folder)).digest
     assert find_model(str(odd.copy(folder, tmp_path / "same"))).digest == before
@@ -74,7 +78,7 @@ def test_what_decides_an_answer_is_in_the_digest(file, tmp_path):
     assert (find_model(str(folder)).digest != before) == CHANGES[file]
 
 
-def test_an_adapter_has_its_base_in_its_digest(tmp_path):
+def test_an_adapter_has_its_base_in_its_digest(tmp_path: Path) -> None:
     folder = odd.adapter(tmp_path / "adapter")
     before = find_model(str(folder)).digest
     with (tmp_path / "llama-base" / "config.json").open("a") as f:
@@ -82,7 +86,7 @@ def test_an_adapter_has_its_base_in_its_digest(tmp_path):
     assert find_model(str(folder)).digest != before
 
 
-def test_an_edited_configuration_is_evaluated_again(tmp_path, ilu):
+def test_an_edited_configuration_is_evaluated_again(tmp_path: Path, ilu: Ilu) -> None:
     folder = make_family("llama", tmp_path / "model")
     first = ilu("eval", folder, *BENCH)
     again = ilu("eval", folder, *BENCH)
@@ -98,7 +102,7 @@ def test_an_edited_configuration_is_evaluated_again(tmp_path, ilu):
 
 
 @pytest.fixture
-def made(tmp_path, ilu) -> tuple[Path, Path]:
+def made(tmp_path: Path, ilu: Ilu) -> tuple[Path, Path]:
     """A model and a run on it."""
     folder = make_family("llama-tied", tmp_path / "before")
     done = ilu("unlearn", *SMALL, "--model", folder, "--out", "made")
@@ -106,7 +110,7 @@ def made(tmp_path, ilu) -> tuple[Path, Path]:
     return folder, Path("made")
 
 
-def test_lineage_notices_another_configuration(made, ilu):
+def test_lineage_notices_another_configuration(made: tuple[Path, Path], ilu: Ilu) -> None:
     folder, run = made
     assert len(lineage(find_subject(str(run), Store()))) == 2
     (folder / "generation_config.json").write_text("{}")
@@ -115,7 +119,7 @@ def test_lineage_notices_another_configuration(made, ilu):
     assert "has the same weights, but its configuration or tokenizer changed since it was used" in done.err
 
 
-def test_a_run_recorded_with_its_weights_only_is_known_by_them(made, ilu):
+def test_a_run_recorded_with_its_weights_only_is_known_by_them(made: tuple[Path, Path], ilu: Ilu) -> None:
     folder, run = made
     manifest = json.loads((run / "manifest.json").read_text())
     del manifest["beside"], manifest["listed"], manifest["sha256"]
@@ -130,7 +134,7 @@ def test_a_run_recorded_with_its_weights_only_is_known_by_them(made, ilu):
 
 
 @pytest.mark.parametrize(("file", "says"), [("config.json", "changed or damaged"), ("vocab.txt", "is not the run's")])
-def test_a_runs_own_files_are_verified(file, says, made, ilu):
+def test_a_runs_own_files_are_verified(file: str, says: str, made: tuple[Path, Path], ilu: Ilu) -> None:
     with (made[1] / "checkpoint" / file).open("a") as f:
         f.write(" ")
     done = ilu("eval", made[1], *BENCH)
@@ -139,7 +143,7 @@ def test_a_runs_own_files_are_verified(file, says, made, ilu):
     assert ilu("eval", copied, *BENCH).code == 0
 
 
-def test_a_run_is_evaluated_alone_when_its_original_has_moved(made, ilu):
+def test_a_run_is_evaluated_alone_when_its_original_has_moved(made: tuple[Path, Path], ilu: Ilu) -> None:
     folder, run = made
     folder.rename("after")
     for more in ([], ["--dry-run"]):
@@ -152,7 +156,7 @@ def test_a_run_is_evaluated_alone_when_its_original_has_moved(made, ilu):
     assert ilu("eval", run, *BENCH).code == 0
 
 
-def test_records_are_compared_by_what_both_know():
+def test_records_are_compared_by_what_both_know() -> None:
     old, new = {"kind": "folder", "weights": {"a": "1"}}, {"kind": "folder", "weights": {"a": "1"}, "digest": "x"}
     assert same_model(old, new) and same_model(new, dict(new)) and same_model(old, dict(old))
     assert not same_model(new, new | {"digest": "y"})
@@ -161,18 +165,18 @@ def test_records_are_compared_by_what_both_know():
     assert same_model(builtin, builtin | {"digest": "y"})
 
 
-def test_a_damaged_index_is_said_to_be_damaged(tmp_path):
+def test_a_damaged_index_is_said_to_be_damaged(tmp_path: Path) -> None:
     folder = odd.shards(tmp_path / "model")
     (folder / INDEX).write_text("[")
     with pytest.raises(UnavailableError, match=r"index\.json is damaged"):
         find_model(str(folder))
 
 
-def test_a_pipeline_takes_runs_of_the_same_parent_and_old_ones_of_the_same_weights(tmp_path):
+def test_a_pipeline_takes_runs_of_the_same_parent_and_old_ones_of_the_same_weights(tmp_path: Path) -> None:
     model = find_model(str(make_family("llama-tied", tmp_path / "model")))
     record = model.record("parent")
 
-    def status(parent: dict, store: Store) -> str:
+    def status(parent: dict[str, Any], store: Store) -> str:
         run = store.create("unlearn", "npo")
         run.manifest.parents, run.manifest.recipe_sha256 = [parent], "recipe"
         odd.copy(model.folder, run.checkpoint)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers as T
-from conftest import tiny_model
+from conftest import Ilu, tiny_model
 from families import COMMON, FAMILIES, family_model, family_tokenizer
 from torch import nn
 
 from ilu_cli.errors import UsageError
 from ilu_cli.models.load import add_adapter
-from ilu_cli.models.logits import LogitMap, check_states
+from ilu_cli.models.logits import LMHead, LogitMap, check_states
 from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.specs import LoraSpec
 
@@ -23,6 +24,9 @@ KNOWN = {
     "gemma2": (FAMILIES["gemma2"], LogitMap(1.0, 5.0)),
     "gemma2, logits far below the cap": (
         lambda: T.Gemma2Config(**COMMON | {"initializer_range": 1e-3}, head_dim=8), LogitMap(1.0, 30.0)
+    ),
+    "gemma2, a cap below 1": (
+        lambda: T.Gemma2Config(**COMMON, head_dim=8, final_logit_softcapping=0.5), LogitMap(1.0, 0.5)
     ),
     "granite": (FAMILIES["granite"], LogitMap(0.25)),
     "granite, by what no float holds": (lambda: T.GraniteConfig(**COMMON, logits_scaling=3.0), LogitMap(1 / 3)),
@@ -47,7 +51,7 @@ KNOWN = {
 
 
 @pytest.mark.parametrize("name", [*KNOWN, *(n for n in FAMILIES if n not in KNOWN)])
-def test_logits_are_those_of_the_model(name):
+def test_logits_are_those_of_the_model(name: str) -> None:
     make, f = KNOWN.get(name, (FAMILIES.get(name), LogitMap()))
     torch.manual_seed(0)
     model = T.AutoModelForCausalLM.from_config(make()).float().eval()
@@ -79,6 +83,7 @@ AFTER = {
     "another cap": lambda z: z / (1 + z.abs() / 30),
     "shifted": lambda z: z + 0.1,
     "hardly anything": lambda z: z + 1e-4 * z.tanh(),
+    "bent by less than one": lambda z: z + 0.5 * z.tanh() ** 3,
     "squared": lambda z: z * z.abs(),
     "a scale for each word": lambda z: z * torch.linspace(0.9, 1.1, z.shape[-1]),
     "a scale for each position": lambda z: z / torch.arange(1, z.shape[1] + 1)[None, :, None],
@@ -90,7 +95,7 @@ AFTER = {
 
 
 @pytest.mark.parametrize("what", AFTER)
-def test_other_changes_of_logits_are_refused(what):
+def test_other_changes_of_logits_are_refused(what: str) -> None:
     model = Odd(tiny_model().config).eval()
     model.odd = AFTER[what]
     if what == "no odd thing":
@@ -112,7 +117,7 @@ class Embedded(T.LlamaForCausalLM):
         return super().forward(None, attention_mask, inputs_embeds=2 + self.model.embed_tokens(input_ids), **kwargs)
 
 
-def test_what_else_a_model_does_is_refused():
+def test_what_else_a_model_does_is_refused() -> None:
     config = tiny_model().config
     model = tiny_model()
     model.lm_head.register_forward_pre_hook(lambda _, args: (nn.functional.rms_norm(args[0], (16,)),))
@@ -137,11 +142,20 @@ REFUSED = {
     ),
     "BertLMHeadModel": lambda: T.BertConfig(vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
                                             intermediate_size=48, is_decoder=True),
+    "BartForCausalLM": lambda: T.BartConfig(  # its loss takes labels that are shifted already
+        vocab_size=400, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, is_decoder=True, is_encoder_decoder=False,
+    ),
+    "TrOCRForCausalLM": lambda: T.TrOCRConfig(vocab_size=400, d_model=32, decoder_layers=2, decoder_attention_heads=4,
+                                              decoder_ffn_dim=48),
+    "XLMWithLMHeadModel": lambda: T.XLMConfig(vocab_size=400, emb_dim=32, n_layers=2, n_heads=4, n_langs=1),
+    "XLNetLMHeadModel": lambda: T.XLNetConfig(vocab_size=400, d_model=32, n_layer=2, n_head=4, d_inner=48),
+    "GemmaForCausalLM": lambda: T.GemmaConfig(**COMMON, head_dim=8, use_bidirectional_attention=True),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_plan_refuses_by_name(name, ilu, tmp_path):
+def test_a_plan_refuses_by_name(name: str, ilu: Ilu, tmp_path: Path) -> None:
     torch.manual_seed(0)
     T.AutoModelForCausalLM.from_config(REFUSED[name]()).save_pretrained("model")
     family_tokenizer().save_pretrained("model")
@@ -167,7 +181,7 @@ def test_a_plan_refuses_by_name(name, ilu, tmp_path):
         ("gemma", ["all-linear"], True),
     ],
 )
-def test_an_adapter_of_the_lm_head_is_refused(family, targets, fits):
+def test_an_adapter_of_the_lm_head_is_refused(family: str, targets: list[str], fits: bool) -> None:
     """Losses read the head's own matrix; a merge would change a tied head that training never saw."""
     spec = LoraSpec(r=2, targets=targets)
     if fits:
@@ -177,7 +191,7 @@ def test_an_adapter_of_the_lm_head_is_refused(family, targets, fits):
         add_adapter(family_model(family), spec, 0)
 
 
-def test_what_stands_in_for_a_module_goes_and_leaves_what_it_had_of_its_own():
+def test_what_stands_in_for_a_module_goes_and_leaves_what_it_had_of_its_own() -> None:
     """A decoder whose `forward` is wrapped, as accelerate's hooks do it, keeps the wrapper."""
     model = tiny_model()
     own = model.model.forward
@@ -197,7 +211,7 @@ def test_what_stands_in_for_a_module_goes_and_leaves_what_it_had_of_its_own():
 
 
 @pytest.mark.parametrize(("off", "fits"), [(0.3, True), (3.0, False)])
-def test_states_may_differ_by_a_ten_thousandth_of_the_largest(off, fits):
+def test_states_may_differ_by_a_ten_thousandth_of_the_largest(off: float, fits: bool) -> None:
     model = tiny_model()
 
     def decode(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -210,3 +224,26 @@ def test_states_may_differ_by_a_ten_thousandth_of_the_largest(off, fits):
     else:
         with pytest.raises(UsageError, match="its decoder alone gives other hidden states"):
             check_states(model, model.lm_head, decode)
+
+
+def test_a_causal_xlm_is_refused_for_its_labels() -> None:
+    config = T.XLMConfig(vocab_size=400, emb_dim=32, n_layers=2, n_heads=4, n_langs=1, causal=True)
+    with torch.device("meta"), pytest.raises(UsageError, match=r"XLMWithLMHeadModel .* loss for labels"):
+        parts_of(T.AutoModelForCausalLM.from_config(config))
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_head_that_is_kept_has_its_bias_copied_where_it_is_trained(trained: bool) -> None:
+    weight, bias = (torch.randn(shape, requires_grad=trained) for shape in ((5, 3), (5,)))
+    kept = LMHead(weight, bias, LogitMap(2.0)).kept()
+    for mine, theirs in ((kept.weight, weight), (kept.bias, bias)):
+        assert torch.equal(mine, theirs) and not mine.requires_grad
+        assert (mine.data_ptr() == theirs.data_ptr()) != trained
+    assert kept.map == LogitMap(2.0) and LMHead(weight).kept().bias is None
+
+
+def test_a_loss_of_routers_beside_that_of_tokens_is_left_out() -> None:
+    config = FAMILIES["mixtral"]()
+    config.output_router_logits = True
+    with torch.device("meta"):
+        assert parts_of(T.AutoModelForCausalLM.from_config(config)).head.map == LogitMap()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers as T
+from conftest import Ilu
 from families import DEPTH, FAMILIES, family_model, make_family
 
 from ilu_cli.errors import UsageError
@@ -30,7 +33,7 @@ RMU = ["--method", "rmu", "--set", "objective.layer=1", "--steps", 1, "--set", "
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_a_weight_lies_before_a_layer_just_if_it_changes_what_enters_it(family):
+def test_a_weight_lies_before_a_layer_just_if_it_changes_what_enters_it(family: str) -> None:
     """By autograd: the input of layer n depends on the weights before it, and on no others."""
     model = family_model(family)
     parts, where, inputs = parts_of(model), places(model), {}
@@ -64,12 +67,12 @@ def test_a_weight_lies_before_a_layer_just_if_it_changes_what_enters_it(family):
         ("mesh.3.weight", None),
     ],
 )
-def test_the_layer_that_a_stored_name_tells(name, layer):
+def test_the_layer_that_a_stored_name_tells(name: str, layer: int | None) -> None:
     assert stored_layer(name) == layer
 
 
 @pytest.mark.parametrize("family", sorted(TOP))
-def test_training_that_cannot_reach_the_objective_is_refused(family, ilu, tmp_path):
+def test_training_that_cannot_reach_the_objective_is_refused(family: Any, ilu: Ilu, tmp_path: Path) -> None:
     model, (above, after) = make_family(family, tmp_path / family), TOP[family]
     for trained in ([f"{above}.*"], [after], [f"{above}.*", after]):
         text = ",".join(f'"{t}"' for t in trained)
@@ -82,7 +85,7 @@ def test_training_that_cannot_reach_the_objective_is_refused(family, ilu, tmp_pa
         assert done.code == 0, done.err
 
 
-def test_an_adapter_above_the_objective_is_refused(ilu, tmp_path):
+def test_an_adapter_above_the_objective_is_refused(ilu: Ilu, tmp_path: Path) -> None:
     model = make_family("gpt2", tmp_path / "m")
     for layers, code in (([2, 3], 2), ([1], 0)):
         done = ilu("unlearn", *RMU, "--model", model, "--set", "lora.r=2", "--set", f"lora.layers={layers}",
@@ -92,7 +95,7 @@ def test_an_adapter_above_the_objective_is_refused(ilu, tmp_path):
 
 
 @pytest.mark.parametrize("targets", [["all-linear"], ["c_attn", "c_fc", "c_proj"]])
-def test_an_adapter_of_some_layers_is_in_those_alone(targets):
+def test_an_adapter_of_some_layers_is_in_those_alone(targets: list[str]) -> None:
     model = family_model("gpt2")
     add_adapter(model, LoraSpec(r=2, targets=targets, layers=[1, 3]), 0)
     trained = {places(model)[name] for name, p in model.named_parameters() if p.requires_grad}
@@ -101,12 +104,12 @@ def test_an_adapter_of_some_layers_is_in_those_alone(targets):
 
 
 @pytest.mark.parametrize("targets", [["all-linear"], ["c_attn"]])
-def test_layers_that_do_not_exist_are_refused(targets):
+def test_layers_that_do_not_exist_are_refused(targets: list[str]) -> None:
     with pytest.raises(UsageError, match=r"lora\.layers: 4 does not exist, the model has layers 0 to 3"):
         add_adapter(family_model("gpt2"), LoraSpec(targets=targets, layers=[1, 4]), 0)
 
 
-def test_a_defence_at_a_layer_that_does_not_exist_is_refused(ilu, tmp_path):
+def test_a_defence_at_a_layer_that_does_not_exist_is_refused(ilu: Ilu, tmp_path: Path) -> None:
     model = make_family("llama", tmp_path / "m")
     sets = ["--set", "defences=[{name: lat, layer: 9}]"]
     done = ilu("unlearn", "--method", "npo", *sets, "--model", model, "--dry-run")
@@ -114,11 +117,11 @@ def test_a_defence_at_a_layer_that_does_not_exist_is_refused(ilu, tmp_path):
     assert "defences.0.layer: 9 does not exist, the model has layers 0 to 3" in done.err
 
 
-def test_position_embeddings_act_before_the_layers():
+def test_position_embeddings_act_before_the_layers() -> None:
     assert places(T.GPT2LMHeadModel(FAMILIES["gpt2"]()).eval())["transformer.wpe.weight"] == -1
 
 
-def test_an_attack_on_the_last_layer_keeps_activations_of_that_one_only(ilu, tmp_path):
+def test_an_attack_on_the_last_layer_keeps_activations_of_that_one_only(ilu: Ilu, tmp_path: Path) -> None:
     model = make_family("gpt2", tmp_path / "m")
     memory = []
     for n in range(DEPTH):

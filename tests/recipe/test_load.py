@@ -1,3 +1,6 @@
+from pathlib import Path
+from typing import Any
+
 import pytest
 import yaml
 
@@ -14,20 +17,20 @@ train: {lr: 1e-4}
 """
 
 
-def written(tmp_path, text):
+def written(tmp_path: Path, text: str) -> Any:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     return path
 
 
-def problems(tmp_path, text, flags=None, sets=(), command="unlearn"):
+def problems(tmp_path: Path, text: str, flags: Any = None, sets: Any = (), command: str = "unlearn") -> list[Any]:
     with pytest.raises(RecipeError) as caught:
         load(RECIPES[command], written(tmp_path, text), flags or {}, list(sets))
     assert caught.value.exit_code == 2
     return [str(p) for p in caught.value.problems]
 
 
-def test_defaults_flags_and_sets_meet_in_one_recipe(tmp_path):
+def test_defaults_flags_and_sets_meet_in_one_recipe(tmp_path: Path) -> None:
     path = written(tmp_path, GOOD)
     recipe = load(
         UnlearnRecipe, path, {"--lr": (("train", "lr"), 3e-4)}, ["train.steps=7", "retain.data.1=capitals_x"][:1]
@@ -37,7 +40,7 @@ def test_defaults_flags_and_sets_meet_in_one_recipe(tmp_path):
     assert [d.name for d in recipe.retain.data] == ["prose", "elements"]
 
 
-def test_component_keys_reach_the_component(tmp_path):
+def test_component_keys_reach_the_component(tmp_path: Path) -> None:
     """What an idea's signature declares is what its function is called with: nothing is dropped on the way."""
     text = "command: attack\nattack: {name: finetune, task: elements, steps: 3, lr: 1.0e-3}\n"
     params = load(AttackRecipe, written(tmp_path, text), {}, []).attack.params()
@@ -46,7 +49,7 @@ def test_component_keys_reach_the_component(tmp_path):
     assert recipe.retain.params() == {}
 
 
-def test_three_mistakes_are_reported_together_with_line_and_near_name(tmp_path):
+def test_three_mistakes_are_reported_together_with_line_and_near_name(tmp_path: Path) -> None:
     text = GOOD.replace("beta: 0.2", "betta: 0.2").replace("data: capitals", "data: capitls") + "seed: many\n"
     found = problems(tmp_path, text)
     assert len(found) == 3
@@ -55,7 +58,7 @@ def test_three_mistakes_are_reported_together_with_line_and_near_name(tmp_path):
     assert any(p.startswith("mine.yaml:6: seed:") and "integer" in p for p in found)
 
 
-def test_a_problem_of_a_flag_names_the_flag(tmp_path):
+def test_a_problem_of_a_flag_names_the_flag(tmp_path: Path) -> None:
     found = problems(tmp_path, GOOD, {"--lr": (("train", "lr"), -1.0)}, ["train.stps=3", "nonsense"])
     assert any(p.startswith("--lr: train.lr:") for p in found)
     assert any(p.startswith("--set train.stps: train.stps: unknown key") and "'steps'" in p for p in found)
@@ -78,7 +81,7 @@ def test_a_problem_of_a_flag_names_the_flag(tmp_path):
         (("forget: {data: capitals}\n", ""), "required"),
     ],
 )
-def test_what_cannot_be_is_refused(tmp_path, change, message):
+def test_what_cannot_be_is_refused(tmp_path: Path, change: tuple[str, str], message: str) -> None:
     found = problems(tmp_path, GOOD.replace(*change))
     assert any(message in p for p in found), found
 
@@ -87,27 +90,27 @@ def test_what_cannot_be_is_refused(tmp_path, change, message):
     ("text", "message"),
     [("a: [1", "not valid YAML"), ("- 1\n", "mapping"), ("command: unlearn\ncommand: unlearn\n", "second time")],
 )
-def test_what_is_no_recipe_is_refused(tmp_path, text, message):
+def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str, message: str) -> None:
     assert any(message in p for p in problems(tmp_path, text))
 
 
-def test_a_key_written_twice_is_a_problem(tmp_path):
+def test_a_key_written_twice_is_a_problem(tmp_path: Path) -> None:
     assert any("second time" in p for p in problems(tmp_path, GOOD + "train: {lr: 1e-5}\n"))
 
 
-def test_the_resolved_recipe_reads_back_as_itself(tmp_path):
+def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
     recipe = load(UnlearnRecipe, written(tmp_path, GOOD), {}, [])
     again = load(UnlearnRecipe, written(tmp_path, dump(recipe)), {}, [])
     assert again == recipe
     assert digest(again) == digest(recipe) != digest(load(UnlearnRecipe, written(tmp_path, GOOD), {}, ["seed=1"]))
 
 
-def test_numbers_in_scientific_notation_are_numbers():
+def test_numbers_in_scientific_notation_are_numbers() -> None:
     assert parse_scalar("1e-4") == 1e-4
     assert yaml.safe_load("1e-4") == "1e-4"  # what plain PyYAML does
 
 
-def test_set_reaches_into_lists_and_makes_what_is_missing(tmp_path):
+def test_set_reaches_into_lists_and_makes_what_is_missing(tmp_path: Path) -> None:
     layers = read_layers(written(tmp_path, GOOD))
     layers.data.pop("regularizers", None)
     layers.put(("regularizers", "0", "name"), "irm", "--set a")
@@ -116,6 +119,6 @@ def test_set_reaches_into_lists_and_makes_what_is_missing(tmp_path):
         validate(UnlearnRecipe, layers)
 
 
-def test_an_empty_recipe_says_what_is_required():
+def test_an_empty_recipe_says_what_is_required() -> None:
     with pytest.raises(RecipeError, match="objective"):
         validate(UnlearnRecipe, Layers())

@@ -35,13 +35,13 @@ VALUES = {
         ("prose.ppl / 0 > 1", None, 1, False),
     ],
 )
-def test_requirements(text, left, right, passed):
+def test_requirements(text: str, left: float | int | None, right: float | int | None, passed: bool) -> None:
     found = parse(text, KNOWN).check(VALUES.__getitem__)
     assert (found["left"], found["right"]) == (pytest.approx(left), pytest.approx(right))
     assert found["passed"] is passed
 
 
-def test_the_numbers_read_are_reported():
+def test_the_numbers_read_are_reported() -> None:
     found = parse("capitals.acc >= 0.5 * parent", KNOWN).check(VALUES.__getitem__)
     assert found["values"] == {"capitals.acc": 0.3, "capitals.acc of parent": 0.9}
 
@@ -65,11 +65,11 @@ def test_the_numbers_read_are_reported():
         ("original-capitals.acc > 0", 1, "spaces around a minus"),
     ],
 )
-def test_errors_say_where(text, place, message):
+def test_errors_say_where(text: str, place: int, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         parse(text, KNOWN)
     assert f"character {place}:" in str(caught.value)
 
 
-def test_the_benchmarks_of_a_text():
+def test_the_benchmarks_of_a_text() -> None:
     assert benches_of("wmdp-bio.fq > 0.1 * capitals.acc") == ["wmdp-bio", "capitals"]

@@ -26,7 +26,7 @@ def find_browser() -> str:
     if found is None:
         message = "no Chromium: `apt-get install chromium`"
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    return found
+    return str(found)
 
 
 class Browser:

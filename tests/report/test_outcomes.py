@@ -13,18 +13,21 @@ from ilu_cli.report.document import Picture, Table
 from ilu_cli.report.family import Family, Member
 from ilu_cli.report.figures import REFERENCE, Look
 from ilu_cli.report.outcomes import overview, returned, traded
+from ilu_cli.runs.results import Summary
 from ilu_cli.runs.store import Manifest, Run
 
 HALF, NONE = "50.0% (40.4–59.6)", "0.0% (0.0–27.8)"  # Wilson's 95% of 50 in 100, and of 0 in 10
 STYLES = {"rmu": Look("red", "s"), "npo": Look("blue", "^")}
 
 
-def summary(name: str, value: float, role: str = "forget", *, metric: str = "acc", n: int = 100, stderr=None) -> dict:
+def summary(
+    name: str, value: float, role: str = "forget", *, metric: str = "acc", n: int = 100, stderr: Any = None
+) -> dict[str, Any]:
     found = {"benchmark": name, "metric": metric, "value": value, "n": n, "stderr": stderr, "role": role}
     return found | {"chance": 0.25 if metric == "acc" else None, "data": {"fingerprint": name}}
 
 
-def forget(value: float, n: int = 100, metric: str = "acc") -> dict:
+def forget(value: float, n: int = 100, metric: str = "acc") -> dict[str, Any]:
     return summary("capitals", value, n=n, metric=metric, stderr=0.1)
 
 
@@ -35,7 +38,7 @@ class Folder:
         self.path = path
         self.members: list[Member] = []
 
-    def unlearned(self, name: str, *results: dict, seed: int = 0, key: str | None = None) -> str:
+    def unlearned(self, name: str, *results: dict[str, Any], seed: int = 0, key: str | None = None) -> str:
         run = Run(self.path / (key or name), Manifest(key or name, "unlearn", seed=seed))
         run.eval.mkdir(parents=True)
         for found in results:
@@ -43,7 +46,16 @@ class Folder:
         self.members.append(Member(run, {"objective": {"name": name}}))
         return run.id
 
-    def attack(self, parent: str, attack: str, points: list[tuple[int, dict]], *, seed: int = 0, rows=None, **result):
+    def attack(
+        self,
+        parent: str,
+        attack: str,
+        points: list[tuple[int, dict[str, Any]]],
+        *,
+        seed: int = 0,
+        rows: Any = None,
+        **result: Any,
+    ) -> None:
         at = [{"steps": x, "eval": {s["benchmark"]: s}} for x, s in points]
         manifest = Manifest(f"{parent}-{attack}-{seed}", "attack", seed=seed, result={"points": at, **result})
         manifest.parents = [{"id": parent}]
@@ -55,8 +67,8 @@ class Folder:
             (folder / "capitals.rows.jsonl").write_text("\n".join(lines))
         self.members.append(Member(run, {"attack": {"name": attack}}))
 
-    def family(self, *original: dict) -> Family:
-        found = {s["benchmark"]: s for s in original}
+    def family(self, *original: dict[str, Any]) -> Family:
+        found = {s["benchmark"]: Summary.read(s) for s in original}
         return Family({"id": "base"}, self.members, (self.path, found) if original else None)
 
 
@@ -64,7 +76,7 @@ class Drawn:
     """Stands for the drawing: keeps what is drawn."""
 
     def __init__(self) -> None:
-        self.calls: dict[str, tuple[Any, tuple]] = {}
+        self.calls: dict[str, tuple[Any, tuple[Any, ...]]] = {}
 
     def __call__(self, draw: Any, name: str) -> tuple[str, str]:
         self.calls[name] = draw.func, draw.args
@@ -72,7 +84,7 @@ class Drawn:
 
 
 @pytest.fixture
-def folder(tmp_path) -> Folder:
+def folder(tmp_path: Path) -> Folder:
     return Folder(tmp_path)
 
 
@@ -81,15 +93,15 @@ def drawn() -> Drawn:
     return Drawn()
 
 
-def prose(value: float, stderr: float | None = None) -> dict:
+def prose(value: float, stderr: float | None = None) -> dict[str, Any]:
     return summary("prose", value, "utility", metric="perplexity", stderr=stderr)
 
 
-def elements(value: float, n: int = 100) -> dict:
+def elements(value: float, n: int = 100) -> dict[str, Any]:
     return summary("elements", value, "utility", n=n)
 
 
-def test_forgetting_against_utility(folder, drawn):
+def test_forgetting_against_utility(folder: Folder, drawn: Drawn) -> None:
     folder.unlearned("rmu", forget(0.0, 10), elements(0.5), prose(12.5, 0.5))
     folder.unlearned("npo", forget(0.5), elements(0.0, 10), prose(10000.0))
     family = folder.family(forget(0.5), elements(0.5), prose(10.0))
@@ -123,7 +135,7 @@ def test_forgetting_against_utility(folder, drawn):
     )
 
 
-def test_what_was_not_measured_is_a_dash_and_one_model_is_no_figure(folder, drawn):
+def test_what_was_not_measured_is_a_dash_and_one_model_is_no_figure(folder: Folder, drawn: Drawn) -> None:
     folder.unlearned("rmu", forget(0.5))
     folder.unlearned("npo", elements(0.5))
     (table,) = traded(folder.family(elements(0.5)), STYLES, drawn)
@@ -131,7 +143,9 @@ def test_what_was_not_measured_is_a_dash_and_one_model_is_no_figure(folder, draw
     assert not drawn.calls
 
 
-def test_one_model_with_both_is_no_figure_and_without_a_forget_benchmark_there_is_none(folder, drawn):
+def test_one_model_with_both_is_no_figure_and_without_a_forget_benchmark_there_is_none(
+    folder: Folder, drawn: Drawn
+) -> None:
     folder.unlearned("rmu", forget(0.5), elements(0.5))
     assert [type(b) for b in traded(folder.family(), STYLES, drawn)] == [Table]
     other = Folder(folder.path / "other")
@@ -141,7 +155,7 @@ def test_one_model_with_both_is_no_figure_and_without_a_forget_benchmark_there_i
     assert not drawn.calls
 
 
-def test_two_models_are_a_figure_whichever_they_are(folder, drawn):
+def test_two_models_are_a_figure_whichever_they_are(folder: Folder, drawn: Drawn) -> None:
     folder.unlearned("rmu", forget(0.5), elements(0.5))
     folder.unlearned("npo", forget(0.0, 10), elements(0.5))
     assert [d.name for d in (traded(folder.family(), STYLES, drawn), drawn.calls["tradeoff"][1][0][0][3])[1]] == [
@@ -150,19 +164,19 @@ def test_two_models_are_a_figure_whichever_they_are(folder, drawn):
     ]
 
 
-def test_a_forget_benchmark_that_is_no_accuracy_is_in_the_table_only(folder, drawn):
+def test_a_forget_benchmark_that_is_no_accuracy_is_in_the_table_only(folder: Folder, drawn: Drawn) -> None:
     folder.unlearned("rmu", forget(3.0, metric="nll"), elements(0.5))
     (table,) = traded(folder.family(forget(2.0, metric="nll"), elements(0.5)), STYLES, drawn)
     assert table.rows[0][1] == "2 (1.804–2.196)"
 
 
-def test_nothing_measured_is_nothing_said(folder, drawn):
+def test_nothing_measured_is_nothing_said(folder: Folder, drawn: Drawn) -> None:
     folder.unlearned("rmu")
     assert traded(folder.family(), STYLES, drawn) == []
     assert returned(folder.family(), STYLES, drawn) == []
 
 
-def test_at_a_glance_the_strongest_attack_stands_first(folder, drawn):
+def test_at_a_glance_the_strongest_attack_stands_first(folder: Folder, drawn: Drawn) -> None:
     rmu, npo = folder.unlearned("rmu"), folder.unlearned("npo")
     points = [(0, forget(0.0)), (4, forget(0.5))]
     for attack, fq in {"prune": (0.9, 0.8), "noise": (0.7, 0.2), "lens": (0.6, 0.95)}.items():
@@ -182,23 +196,24 @@ def test_at_a_glance_the_strongest_attack_stands_first(folder, drawn):
     assert (picture.name, picture.title) == ("overview", "What each attack brings back")
     assert (picture.wide, picture.narrow) == ("overview wide", "overview narrow")
     assert picture.caption.startswith("How much of capitals is answered at the worst point of each attack, mean")
+    assert picture.caption.endswith("chosen on one half of the questions, counted on the other.")
 
 
-def test_two_attacks_are_no_overview(folder, drawn):
+def test_two_attacks_are_no_overview(folder: Folder, drawn: Drawn) -> None:
     rmu = folder.unlearned("rmu", forget(0.5))
     for attack in ("prune", "noise"):
         folder.attack(rmu, attack, [(0, forget(0.5))], worst=0.5)
     assert overview(folder.family(), drawn) == []
 
 
-def test_an_overview_of_the_original_alone_has_an_order(folder, drawn):
+def test_an_overview_of_the_original_alone_has_an_order(folder: Folder, drawn: Drawn) -> None:
     for attack in ("prune", "noise", "lens"):
         folder.attack("base", attack, [(0, forget(0.5))], worst=0.5)
     overview(folder.family(forget(0.5)), drawn)
     assert drawn.calls["overview"][1][0] == ["the strongest of all", "prune", "noise", "lens"]
 
 
-def test_what_was_tried_on_the_original_alone_stands_last_and_has_its_curve(folder, drawn):
+def test_what_was_tried_on_the_original_alone_stands_last_and_has_its_curve(folder: Folder, drawn: Drawn) -> None:
     rmu = folder.unlearned("rmu")
     folder.attack("base", "lens", [(0, forget(0.5))], worst=0.0)
     for attack, worst in (("prune", 0.9), ("noise", 0.5)):
@@ -226,7 +241,7 @@ def attacked(folder: Folder, seeds: int = 1) -> Family:
     return folder.family(forget(0.5))
 
 
-def test_what_comes_back_under_an_attack(folder, drawn):
+def test_what_comes_back_under_an_attack(folder: Folder, drawn: Drawn) -> None:
     picture, table, compared = returned(attacked(folder), STYLES, drawn)
     draw, ((panel,),) = drawn.calls["recovery-1"]
     assert draw is figures.recovery
@@ -258,7 +273,7 @@ def test_what_comes_back_under_an_attack(folder, drawn):
     assert compared.caption.startswith("What is known at the end of each attack")
 
 
-def test_several_seeds_are_bands(folder, drawn):
+def test_several_seeds_are_bands(folder: Folder, drawn: Drawn) -> None:
     picture, table, compared = returned(attacked(folder, seeds=2), STYLES, drawn)
     (panel,) = drawn.calls["recovery-1"][1][0]
     assert [(s.name, s.band) for s in panel.series] == [("rmu", True), ("npo", True), ("base", False)]
@@ -269,7 +284,7 @@ def test_several_seeds_are_bands(folder, drawn):
     assert compared.rows[0][-1] == "−50.0 (−90.4 to −9.6)"  # a second seed that answers alike says nothing new
 
 
-def test_a_single_method_is_compared_with_nobody(folder, drawn):
+def test_a_single_method_is_compared_with_nobody(folder: Folder, drawn: Drawn) -> None:
     rmu = folder.unlearned("rmu")
     folder.attack(rmu, "prune", [(0, forget(2.0, metric="nll")), (4, forget(1.0, metric="nll"))])
     folder.attack(rmu, "noise", [(0, forget(2.0, metric="nll"))])
@@ -281,7 +296,7 @@ def test_a_single_method_is_compared_with_nobody(folder, drawn):
     assert (panel.ylabel, panel.share) == ("value", False)
 
 
-def test_a_benchmark_without_chance_has_no_line_for_it(folder, drawn):
+def test_a_benchmark_without_chance_has_no_line_for_it(folder: Folder, drawn: Drawn) -> None:
     rmu = folder.unlearned("rmu")
     folder.attack(rmu, "prune", [(0, forget(0.5) | {"chance": None})])
     returned(folder.family(), STYLES, drawn)
@@ -289,7 +304,7 @@ def test_a_benchmark_without_chance_has_no_line_for_it(folder, drawn):
     assert panel.levels == {}
 
 
-def test_no_difference_seen_and_none_that_can_be_taken(folder, drawn):
+def test_no_difference_seen_and_none_that_can_be_taken(folder: Folder, drawn: Drawn) -> None:
     rmu, npo = folder.unlearned("rmu"), folder.unlearned("npo")
     for parent in (rmu, npo):
         folder.attack(parent, "prune", [(4, forget(0.5, 4))], rows={4: [1.0, 0.0, 1.0, 0.0]})
@@ -302,14 +317,14 @@ def test_no_difference_seen_and_none_that_can_be_taken(folder, drawn):
     assert [row[-1] for row in compared.rows] == ["+0.0 (−71.2 to +71.2)", "not comparable"]  # t(3) · √(1/(4 · 5))
 
 
-def test_differences_of_what_is_no_accuracy_have_no_table(folder, drawn):
+def test_differences_of_what_is_no_accuracy_have_no_table(folder: Folder, drawn: Drawn) -> None:
     rmu, npo = folder.unlearned("rmu"), folder.unlearned("npo")
     for parent in (rmu, npo):
         folder.attack(parent, "prune", [(4, forget(2.0, 4, metric="nll"))], rows={4: [1.0, 2.0, 1.0, 2.0]})
     assert [type(b) for b in returned(folder.family(), STYLES, drawn)] == [Picture, Table]
 
 
-def test_only_so_many_panels_are_drawn(folder, drawn):
+def test_only_so_many_panels_are_drawn(folder: Folder, drawn: Drawn) -> None:
     """Six of a kind fit into a figure."""
     names = [f"b{i}" for i in range(8)]
     rmu = folder.unlearned("rmu", forget(0.5), *(summary(n, 0.5, "utility") for n in names))
@@ -320,3 +335,11 @@ def test_only_so_many_panels_are_drawn(folder, drawn):
     traded(family, STYLES, drawn)
     returned(family, STYLES, drawn)
     assert [len(drawn.calls[name][1][0]) for name in ("tradeoff", "recovery-1")] == [6, 6]
+
+
+def test_an_attack_that_marks_no_points_has_a_mean_without_an_error(folder: Folder, drawn: Drawn) -> None:
+    rmu = folder.unlearned("rmu")
+    fq = [{"steps": 4, "value": 0.5, "stderr": 0.1}]
+    folder.attack(rmu, "prune", [(0, forget(0.5)), (4, forget(0.5))], ra=0.4, fq=fq)
+    _, table = returned(folder.family(), STYLES, drawn)
+    assert table.rows == [["rmu", "prune", "0", "0.400", "–"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from test_outcomes import Drawn, Folder, forget
@@ -12,7 +13,7 @@ from ilu_cli.report.figures import Look
 from ilu_cli.report.outcomes import overview, returned
 
 
-def test_the_second_row_is_the_worst_case_on_other_questions(tmp_path):
+def test_the_second_row_is_the_worst_case_on_other_questions(tmp_path: Path) -> None:
     """Each attack brings back one half of the questions, the third all of them at every point: 1 on any question."""
     folder, drawn = Folder(tmp_path), Drawn()
     rmu, npo = folder.unlearned("rmu"), folder.unlearned("npo")
@@ -24,7 +25,7 @@ def test_the_second_row_is_the_worst_case_on_other_questions(tmp_path):
         folder.attack(rmu, name, [(0, forget(0.0)), (4, forget(value))], rows={0: [0.0] * 20, 4: right}, **result)
         folder.attack(npo, name, [(0, forget(0.0)), (4, forget(value))], worst=1 - value)
     for rows in tmp_path.rglob("capitals.rows.jsonl"):
-        summary = {"benchmark": "capitals", "role": "forget", "metric": "acc"}
+        summary = {"benchmark": "capitals", "role": "forget", "metric": "acc", "value": 0.0}
         rows.with_name("capitals.json").write_text(json.dumps(summary))
     overview(folder.family(forget(0.5)), drawn)
     _, (names, models, table, _) = drawn.calls["overview"]
@@ -34,7 +35,7 @@ def test_the_second_row_is_the_worst_case_on_other_questions(tmp_path):
     assert table[0] == [None, pytest.approx(1.0), pytest.approx(1.0)]
 
 
-def test_the_error_of_ra_is_the_mean_one_of_its_marks(tmp_path):
+def test_the_error_of_ra_is_the_mean_one_of_its_marks(tmp_path: Path) -> None:
     """Errors of 0.02 and 0.04 at the marks 4 and 8; others, and what is not known, are left out."""
     folder, drawn = Folder(tmp_path), Drawn()
     rmu = folder.unlearned("rmu")

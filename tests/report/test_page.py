@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from browser import Browser
+from conftest import Ilu
 
 FIGURES = {"lineage", "tradeoff", "recovery-1", "losses", "invariance", "plane", "cosines-1", "cosines-2"}
 # Of every figure: what is shown of it, and the smallest text in it, in pixels of the screen.
@@ -79,7 +80,7 @@ def report(family: Path) -> Path:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 400])
-def test_it_opens_in_a_browser_and_can_be_read(report, browser, width, scheme):
+def test_it_opens_in_a_browser_and_can_be_read(report: Path, browser: Browser, width: int, scheme: str) -> None:
     check_readable(browser, report, width, scheme, FIGURES)
     background = browser.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (max(map(int, re.findall(r"\d+", background))) < 60) == (scheme == "dark")
@@ -101,7 +102,9 @@ def check_readable(browser: Browser, page: Path, width: int, scheme: str, figure
     assert browser.requests == [page.absolute().as_uri()]
 
 
-def test_a_pipelines_report_has_bands_over_its_seeds(tiny, browser, ilu, tmp_path, monkeypatch):
+def test_a_pipelines_report_has_bands_over_its_seeds(
+    tiny: Path, browser: Browser, ilu: Ilu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two methods of matched utility and the original, each attacked, with two seeds.
 
     Runs that are not the pipeline's are left out, and its names are used, whichever step of a run was chosen.
@@ -141,7 +144,7 @@ def test_a_pipelines_report_has_bands_over_its_seeds(tiny, browser, ilu, tmp_pat
         check_readable(browser, page, width, "light", figures)
 
 
-def test_figures_lie_beside_the_page_and_markdown_says_the_same(report, family):
+def test_figures_lie_beside_the_page_and_markdown_says_the_same(report: Path, family: Path) -> None:
     files = {p.name for p in (report.parent / "figures").iterdir()}
     assert files == {f"{name}.{kind}" for name in FIGURES for kind in ("svg", "png")}
     text = report.with_suffix(".md").read_text()
@@ -153,7 +156,7 @@ def test_figures_lie_beside_the_page_and_markdown_says_the_same(report, family):
     assert "rmu + irm(gsm8k)" in text and "chance" in page
 
 
-def test_json_gives_the_paths_and_one_run_is_reported_by_itself(of_family, ilu):
+def test_json_gives_the_paths_and_one_run_is_reported_by_itself(of_family: Path, ilu: Ilu) -> None:
     plain = next(p.name for p in of_family.glob("unlearn-rmu-*") if "irm" not in p.name)
     paths = json.loads(ilu("report", plain, "--json").out)
     text = Path(paths["markdown"]).read_text()
@@ -161,7 +164,7 @@ def test_json_gives_the_paths_and_one_run_is_reported_by_itself(of_family, ilu):
     assert "Reference line missing" not in text  # the original's attack belongs to it
 
 
-def test_what_a_recipe_says_is_escaped(of_family, ilu, tmp_path):
+def test_what_a_recipe_says_is_escaped(of_family: Path, ilu: Ilu, tmp_path: Path) -> None:
     run = next(of_family.glob("unlearn-rmu-irm*"))
     recipe = (run / "recipe.yaml").read_text()
     evil = yaml.safe_load(recipe)
@@ -178,6 +181,6 @@ def test_what_a_recipe_says_is_escaped(of_family, ilu, tmp_path):
     assert "<script" not in re.sub(r"```.*?```", "", markdown, flags=re.S).replace("\\<", "")
 
 
-def test_without_runs_it_says_so(ilu):
+def test_without_runs_it_says_so(ilu: Ilu) -> None:
     done = ilu("report")
     assert done.code == 3 and "no finished run" in done.err

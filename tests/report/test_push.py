@@ -46,13 +46,13 @@ def run(tiny: Path) -> Run:
     return new
 
 
-def push(run: Run, hub: Hub, *args: str) -> subprocess.CompletedProcess:
+def push(run: Run, hub: Hub, *args: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ilu_cli", "push", run.id, "me/model", *args]
     env = hub.environment(run.path)
     return subprocess.run(command, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)
 
 
-def test_checkpoint_card_and_recipe_arrive(hub, run):
+def test_checkpoint_card_and_recipe_arrive(hub: Hub, run: Run) -> None:
     done = push(run, hub, "--private", "--yes", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["url"].startswith(hub.address)
@@ -64,13 +64,13 @@ def test_checkpoint_card_and_recipe_arrive(hub, run):
     assert 'from_pretrained("me/model")' in hub.files["README.md"].decode()
 
 
-def test_it_asks_and_without_a_terminal_refuses(hub, run):
+def test_it_asks_and_without_a_terminal_refuses(hub: Hub, run: Run) -> None:
     done = push(run, hub)
     assert done.returncode == 2 and "--yes" in done.stderr
     assert hub.created == [] and hub.files == {}
 
 
-def test_changed_weights_are_not_pushed(hub, run):
+def test_changed_weights_are_not_pushed(hub: Hub, run: Run) -> None:
     file = run.checkpoint / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
     done = push(run, hub, "--yes")
@@ -78,7 +78,7 @@ def test_changed_weights_are_not_pushed(hub, run):
     assert hub.created == []
 
 
-def test_without_a_network_it_says_so_at_once(hub, run):
+def test_without_a_network_it_says_so_at_once(hub: Hub, run: Run) -> None:
     hub.server_close()  # nobody listens on the port any more
     began = time.monotonic()
     done = push(run, hub, "--yes")
@@ -86,7 +86,7 @@ def test_without_a_network_it_says_so_at_once(hub, run):
     assert time.monotonic() - began < 60
 
 
-def test_the_card_is_what_the_hub_reads(run):
+def test_the_card_is_what_the_hub_reads(run: Run) -> None:
     from huggingface_hub import ModelCard
 
     found = ModelCard.load(run.path / "README.md").data
@@ -98,7 +98,7 @@ def test_the_card_is_what_the_hub_reads(run):
     assert (result.dataset_type, result.metric_type, result.metric_value) == ("capitals", "accuracy", 0.26)
 
 
-def test_the_card_holds_the_recipe_and_follows_the_results(run):
+def test_the_card_holds_the_recipe_and_follows_the_results(run: Run) -> None:
     text = (run.path / "README.md").read_text()
     recipe = text.split("```yaml\n")[1].split("\n```")[0]
     assert yaml.safe_load(recipe)["objective"] == {"name": "rmu"}

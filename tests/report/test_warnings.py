@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
 from ilu_cli.report import warnings
 from ilu_cli.report.numbers import Estimate
+from ilu_cli.runs.results import Summary, kind_of
 
 
-def summary(value: float, *, metric: str = "acc", n: int = 170, stderr: float | None = 0.01) -> dict:
-    return {"benchmark": "b", "metric": metric, "value": value, "n": n, "chance": 0.25, "stderr": stderr}
+def summary(value: float, *, metric: str = "acc", n: int = 170, stderr: float | None = 0.01) -> Summary:
+    return Summary("b", metric, kind_of(metric), "forget", value, stderr, n, 0.25)
 
 
-def steps(gap: list[float], nll: list[float]) -> list[dict]:
+def steps(gap: list[float], nll: list[float]) -> list[dict[str, Any]]:
     """Two values each, at the beginning and at the end of 20 steps, with a little noise."""
     rows = []
     for i in range(20):
@@ -63,11 +65,11 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_warns_where_there_is_cause_and_only_there(case):
+def test_warns_where_there_is_cause_and_only_there(case: str) -> None:
     cause, none = CASES[case]
     assert cause()
     assert none() is None
 
 
-def test_few_steps_say_nothing_about_temperature():
+def test_few_steps_say_nothing_about_temperature() -> None:
     assert warnings.temperature_alone("m", "e", steps([0.5, 0.0], [2.0, 2.0])[:9]) is None

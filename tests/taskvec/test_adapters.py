@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from families import family_model
@@ -12,7 +14,7 @@ from ilu_cli.taskvec.delta import Adapted, Checkpoint
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("scaled_by", ["r", "sqrt(r)"])
-def test_the_sum_is_the_one_that_peft_merges(family, scaled_by, tmp_path):
+def test_the_sum_is_the_one_that_peft_merges(family: str, scaled_by: str, tmp_path: Path) -> None:
     """α/r, or α/√r of rank-stabilised LoRA (arXiv 2312.03732); GPT-2's weights are stored [in, out]."""
     family_model(family).save_pretrained(tmp_path / "base")
     targets = ["c_attn", "c_proj"] if family == "gpt2" else ["q_proj", "down_proj"]

@@ -1,4 +1,6 @@
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,9 @@ SHAPES = {
 VECTORS = {"u": ("o", "u"), "ft": ("o", "f"), "u→ft": ("u", "a")}
 
 
-def checkpoint(folder, seed, files=1, dtype=torch.float32, near=None, **other):
+def checkpoint(
+    folder: Path, seed: int, files: Any = 1, dtype: Any = torch.float32, near: Any = None, **other: Any
+) -> dict[Any, Any]:
     """Random weights, or weights near those of another checkpoint; returns them as float64."""
     rng = np.random.default_rng(seed)
     tensors = {k: torch.tensor(rng.standard_normal(s)) for k, s in SHAPES.items()}
@@ -36,9 +40,16 @@ def checkpoint(folder, seed, files=1, dtype=torch.float32, near=None, **other):
     return {n: t.double().numpy() for n, t in tensors.items()}
 
 
-def adapter(folder, seed, r=2, alpha=6, modules=("layers.0.self_attn.q_proj", "layers.11.mlp.down_proj"), **config):
+def adapter(
+    folder: Path,
+    seed: int,
+    r: Any = 2,
+    alpha: Any = 6,
+    modules: Any = ("layers.0.self_attn.q_proj", "layers.11.mlp.down_proj"),
+    **config: Any,
+) -> Any:
     """A LoRA adapter in peft's format; returns what it adds, by weight."""
-    rng, tensors, added = np.random.default_rng(seed), {}, {}
+    rng, tensors, added = np.random.default_rng(seed), dict[str, Any](), dict[str, Any]()
     for module in modules:
         m, n = SHAPES[f"model.{module}.weight"]
         a, b = (rng.standard_normal(s).astype(np.float32) for s in ((r, n), (m, r)))
@@ -51,11 +62,11 @@ def adapter(folder, seed, r=2, alpha=6, modules=("layers.0.self_attn.q_proj", "l
     return added
 
 
-def plus(weights, added):
+def plus(weights: Any, added: Any) -> dict[Any, Any]:
     return {n: w + added.get(n, 0) for n, w in weights.items()}
 
 
-def agree(opened, plain, vectors):
+def agree(opened: Any, plain: Any, vectors: Any) -> None:
     """Norms and cosines are those of numpy over the concatenated weights: overall, by layer, by type of module."""
     names = common_names(list(opened.values()), None)
     grams = measure(opened, vectors, names)
@@ -78,7 +89,9 @@ def agree(opened, plain, vectors):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("block", "piece"), [(4, 8), (1 << 16, 1 << 22)])
-def test_norms_and_cosines_are_those_of_numpy(tmp_path, monkeypatch, dtype, block, piece):
+def test_norms_and_cosines_are_those_of_numpy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, block: int, piece: int
+) -> None:
     monkeypatch.setattr(stream, "BLOCK", block)
     monkeypatch.setattr(stream, "PIECE", piece)
     plain = {n: checkpoint(tmp_path / n, i, files=1 + i % 3, dtype=dtype) for i, n in enumerate("ouf")}
@@ -86,7 +99,7 @@ def test_norms_and_cosines_are_those_of_numpy(tmp_path, monkeypatch, dtype, bloc
     agree({n: Checkpoint(tmp_path / n) for n in "oufa"}, plain, VECTORS)
 
 
-def test_a_small_step_after_a_large_one_keeps_its_digits(tmp_path):
+def test_a_small_step_after_a_large_one_keeps_its_digits(tmp_path: Path) -> None:
     """τ_u→ft is taken from θ_u itself: a difference of differences would lose what a small step has."""
     o = checkpoint(tmp_path / "o", 0, dtype=torch.float64)
     u = checkpoint(tmp_path / "u", 1, dtype=torch.float64)
@@ -96,7 +109,9 @@ def test_a_small_step_after_a_large_one_keeps_its_digits(tmp_path):
 
 
 @pytest.mark.parametrize("block", [4, 1 << 16])
-def test_adapters_against_adapters_and_against_whole_checkpoints(tmp_path, monkeypatch, block):
+def test_adapters_against_adapters_and_against_whole_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
     monkeypatch.setattr(stream, "BLOCK", block)
     monkeypatch.setattr(stream, "PIECE", 2 * block)
     o = checkpoint(tmp_path / "o", 0)
@@ -113,7 +128,7 @@ def test_adapters_against_adapters_and_against_whole_checkpoints(tmp_path, monke
     )
 
 
-def test_adapters_on_one_base_read_nothing_of_it(tmp_path):
+def test_adapters_on_one_base_read_nothing_of_it(tmp_path: Path) -> None:
     checkpoint(tmp_path / "o", 0)
     adapter(tmp_path / "l1", 1)
     adapter(tmp_path / "l2", 2)
@@ -129,14 +144,14 @@ def test_adapters_on_one_base_read_nothing_of_it(tmp_path):
     ("config", "what"),
     [({"use_dora": True}, "use_dora"), ({"peft_type": "LOHA"}, "LOHA"), ({"modules_to_save": ["x"]}, "modules")],
 )
-def test_other_adapters_are_refused(tmp_path, config, what):
+def test_other_adapters_are_refused(tmp_path: Path, config: dict[str, Any], what: str) -> None:
     checkpoint(tmp_path / "o", 0)
     adapter(tmp_path / "l", 1, **config)
     with pytest.raises(UnavailableError, match=what):
         Adapted(Checkpoint(tmp_path / "o"), tmp_path / "l")
 
 
-def test_a_zero_vector_has_no_cosine(tmp_path):
+def test_a_zero_vector_has_no_cosine(tmp_path: Path) -> None:
     checkpoint(tmp_path / "o", 0)
     checkpoint(tmp_path / "a", 1)
     same = Checkpoint(tmp_path / "o")
@@ -146,7 +161,7 @@ def test_a_zero_vector_has_no_cosine(tmp_path):
     assert gram.norm("u→ft") > 0
 
 
-def test_other_weights_are_refused_by_name_or_left_out_by_wish(tmp_path):
+def test_other_weights_are_refused_by_name_or_left_out_by_wish(tmp_path: Path) -> None:
     checkpoint(tmp_path / "o", 0)
     checkpoint(tmp_path / "u", 1, extra=torch.ones(2), **{"model.layers.11.input_layernorm.weight": torch.ones(2, 3)})
     pair = [Checkpoint(tmp_path / n) for n in "ou"]
@@ -157,7 +172,7 @@ def test_other_weights_are_refused_by_name_or_left_out_by_wish(tmp_path):
     assert set(common_names(pair, None, common=True)) == set(SHAPES) - {"model.layers.11.input_layernorm.weight"}
 
 
-def test_include_selects_and_must_match(tmp_path):
+def test_include_selects_and_must_match(tmp_path: Path) -> None:
     checkpoint(tmp_path / "o", 0)
     only = [Checkpoint(tmp_path / "o")]
     assert {layer_of(n) for n in common_names(only, ["*layers.0.*"])} == {"layer 0"}
@@ -166,7 +181,7 @@ def test_include_selects_and_must_match(tmp_path):
 
 
 @pytest.mark.parametrize("cut", [3, 40, -8])
-def test_a_damaged_file_is_named(tmp_path, cut):
+def test_a_damaged_file_is_named(tmp_path: Path, cut: int) -> None:
     checkpoint(tmp_path / "o", 0)
     path = tmp_path / "o" / "part-0.safetensors"
     path.write_bytes(path.read_bytes()[:cut])
@@ -174,7 +189,7 @@ def test_a_damaged_file_is_named(tmp_path, cut):
         Checkpoint(tmp_path / "o")
 
 
-def test_changed_fraction_counts_elements(tmp_path):
+def test_changed_fraction_counts_elements(tmp_path: Path) -> None:
     o = checkpoint(tmp_path / "o", 0)
     b = torch.tensor(o["model.layers.11.input_layernorm.weight"])
     b[:3] += 1
@@ -196,5 +211,5 @@ def test_changed_fraction_counts_elements(tmp_path):
         ("model.layers.3.mlp.experts.5.up_proj.weight", "up_proj"),
     ],
 )
-def test_types_of_modules(name, kind):
+def test_types_of_modules(name: str, kind: str) -> None:
     assert type_of(name) == kind

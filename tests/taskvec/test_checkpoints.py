@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,22 +16,22 @@ from test_angles import SHAPES, adapter, checkpoint
 
 from ilu_cli.errors import UnavailableError
 from ilu_cli.models.subject import find_model
-from ilu_cli.taskvec.delta import Adapted, Checkpoint, common_names, differences, open_checkpoint
-from ilu_cli.taskvec.stored import index
+from ilu_cli.taskvec.delta import Adapted, Checkpoint, common_names, differences, oddities, open_checkpoint
+from ilu_cli.taskvec.stored import _fill, index
 from ilu_cli.taskvec.stream import Difference
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @pytest.fixture
-def tied(tiny, tmp_path):
+def tied(tiny: Path, tmp_path: Path) -> Any:
     """A copy of the tied model, and a way to store other tensors in it."""
     (tmp_path / "copy").mkdir()
     for file in tiny.iterdir():
         (tmp_path / "copy" / file.name).write_bytes(file.read_bytes())
     path = tmp_path / "copy" / "model.safetensors"
 
-    def store(**change) -> Checkpoint:
+    def store(**change: Any) -> Checkpoint:
         kept = load_file(tiny / "model.safetensors") | change
         save_file({n: t for n, t in kept.items() if t is not None}, path, {"format": "pt"})
         return Checkpoint(path.parent)
@@ -35,7 +39,7 @@ def tied(tiny, tmp_path):
     return store
 
 
-def test_a_tied_head_counts_once_unless_it_differs(tied, tiny):
+def test_a_tied_head_counts_once_unless_it_differs(tied: Any, tiny: Path) -> None:
     weights = load_file(tiny / "model.safetensors")
     assert HEAD not in weights
     assert tied().names == set(weights)
@@ -60,7 +64,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_adapter_of_any_kind_is_opened_as_peft_merges_it(kind, tmp_path):
+def test_an_adapter_of_any_kind_is_opened_as_peft_merges_it(kind: str, tmp_path: Path) -> None:
     """A plain one as factors over its base; any other is merged by peft, never read as a plain one."""
     base = family_model("llama")
     base.save_pretrained(tmp_path / "base")
@@ -88,7 +92,7 @@ def test_an_adapter_of_any_kind_is_opened_as_peft_merges_it(kind, tmp_path):
             Adapted(plain, tmp_path / "adapter")
 
 
-def test_an_adapter_of_weights_that_the_base_lacks_is_refused(tmp_path):
+def test_an_adapter_of_weights_that_the_base_lacks_is_refused(tmp_path: Path) -> None:
     checkpoint(tmp_path / "o", 0)
     adapter(tmp_path / "l", 1)
     config = (tmp_path / "l" / "adapter_config.json").read_text()
@@ -99,7 +103,7 @@ def test_an_adapter_of_weights_that_the_base_lacks_is_refused(tmp_path):
         Adapted(Checkpoint(tmp_path / "o"), tmp_path / "l")
 
 
-def test_all_that_differs_is_told_with_the_folder_that_lacks_it(tmp_path):
+def test_all_that_differs_is_told_with_the_folder_that_lacks_it(tmp_path: Path) -> None:
     checkpoint(tmp_path / "a", 0, only_a=torch.ones(1))
     checkpoint(tmp_path / "b", 0, only_b=torch.ones(1))
     checkpoint(tmp_path / "c", 0, only_c=torch.ones(1), **{"model.embed_tokens.weight": torch.ones(2, 2)})
@@ -115,7 +119,7 @@ def test_all_that_differs_is_told_with_the_folder_that_lacks_it(tmp_path):
 
 
 @pytest.mark.parametrize("more", [12, 13, 15])
-def test_twelve_differences_are_listed_and_the_rest_counted(tmp_path, more):
+def test_twelve_differences_are_listed_and_the_rest_counted(tmp_path: Path, more: int) -> None:
     checkpoint(tmp_path / "a", 0)
     checkpoint(tmp_path / "b", 0, **{f"x{i:02}": torch.ones(1) for i in range(more)})
     with pytest.raises(UnavailableError) as refused:
@@ -127,7 +131,7 @@ def test_twelve_differences_are_listed_and_the_rest_counted(tmp_path, more):
     assert "--common" in refused.value.hint
 
 
-def test_folders_that_share_nothing_are_refused_even_by_wish(tmp_path):
+def test_folders_that_share_nothing_are_refused_even_by_wish(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
         save_file({name: torch.ones(1)}, tmp_path / name / "model.safetensors")
@@ -136,7 +140,7 @@ def test_folders_that_share_nothing_are_refused_even_by_wish(tmp_path):
     assert refused.value.hint is None
 
 
-def test_a_whole_difference_is_of_what_is_stored_and_of_what_adapters_add(tmp_path):
+def test_a_whole_difference_is_of_what_is_stored_and_of_what_adapters_add(tmp_path: Path) -> None:
     name = "model.layers.0.self_attn.q_proj.weight"
     o, u = checkpoint(tmp_path / "o", 0), checkpoint(tmp_path / "u", 1)
     one, two = (adapter(tmp_path / n, seed) for n, seed in (("one", 2), ("two", 3)))
@@ -152,9 +156,29 @@ def test_a_whole_difference_is_of_what_is_stored_and_of_what_adapters_add(tmp_pa
     assert whole(adapted, again) == pytest.approx(u[name] + two[name] - o[name] - one[name], abs=1e-12)
 
 
-def test_whole_numbers_have_no_differences_and_are_named(tmp_path):
+def test_whole_numbers_have_no_differences_and_are_named(tmp_path: Path) -> None:
     checkpoint(tmp_path / "o", 0, dtype=torch.float32)
     save_file({"w": torch.ones(2), "q": torch.ones(2, dtype=torch.int8)}, tmp_path / "o" / "part-0.safetensors")
     with pytest.raises(UnavailableError, match=r"no floating-point numbers: q \(I8\)"):
         index(tmp_path / "o" / "part-0.safetensors", {"w", "q"})
     assert set(index(tmp_path / "o" / "part-0.safetensors", {"w"})) == {"w"}
+
+
+def test_a_file_that_is_read_in_pieces_is_read_whole(tmp_path: Path) -> None:
+    class Slow(io.BytesIO):
+        def readinto(self, view: Any) -> Any:
+            return super().readinto(memoryview(view)[:3])
+
+    data = bytes(range(8))
+    found = bytearray(8)
+    _fill(Slow(data), memoryview(found), tmp_path / "a")
+    assert bytes(found) == data
+    with pytest.raises(UnavailableError, match=r"a was cut off while it was read"):
+        _fill(Slow(data[:7]), memoryview(found), tmp_path / "a")
+
+
+@pytest.mark.parametrize("key", ["use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "target_parameters"])
+def test_what_is_more_than_plain_lora_is_merged(key: str) -> None:
+    names = ["base_model.model.q_proj.lora_A.weight", "base_model.model.q_proj.lora_B.weight"]
+    assert oddities({"peft_type": "LORA", key: None}, names) == []
+    assert oddities({"peft_type": "LORA", key: ["w"]}, names) == [key]

@@ -13,7 +13,7 @@ def gram() -> Gram:
     return Gram(["u", "v", "o"], torch.tensor([[25.0, 24, 0], [24, 25, 0], [0, 0, 0]], dtype=torch.float64))
 
 
-def test_norms_and_cosines():
+def test_norms_and_cosines() -> None:
     g = gram()
     assert (g.norm("u"), g.norm("o"), g.inner("u", "v"), g.inner("v", "u")) == (5, 0, 24, 24)
     assert g.cosine("u", "v") == pytest.approx(24 / 25)
@@ -25,11 +25,11 @@ def test_norms_and_cosines():
     }
 
 
-def test_a_norm_that_rounding_made_negative_is_zero():
+def test_a_norm_that_rounding_made_negative_is_zero() -> None:
     assert Gram(["u"], torch.tensor([[-1e-30]], dtype=torch.float64)).norm("u") == 0
 
 
-def test_some_of_the_vectors_in_another_order():
+def test_some_of_the_vectors_in_another_order() -> None:
     some = Gram(["u", "v", "w"], torch.arange(9.0).view(3, 3)).only(["w", "u"])
     assert some.names == ["w", "u"]
     assert some.products.tolist() == [[8, 6], [2, 0]]
@@ -47,14 +47,14 @@ def grams() -> Grams:
     return Grams(["u", "v"], {"embed.weight": of(100, 0, 7), **weights})
 
 
-def test_sums_over_weights():
+def test_sums_over_weights() -> None:
     assert grams().total().products.tolist() == [[111, 22], [22, 15]]
     assert grams().total(lambda name: ".2." in name).products.tolist() == [[10, 20], [20, 5]]
     none = grams().total(lambda name: False)
     assert (none.names, none.products.tolist(), none.products.dtype) == (["u", "v"], [[0, 0], [0, 0]], torch.float64)
 
 
-def test_groups_stand_in_the_order_of_the_layers_and_others_last():
+def test_groups_stand_in_the_order_of_the_layers_and_others_last() -> None:
     groups = {"embed": "other", "x.layers.10": "layer 10", "x.layers.2": "layer 2"}
     found = grams().by(lambda name: next(g for start, g in groups.items() if name.startswith(start)))
     assert list(found) == ["layer 2", "layer 10", "other"]
@@ -69,7 +69,7 @@ def test_groups_stand_in_the_order_of_the_layers_and_others_last():
     assert list(grams().by(lambda name: "norms" if "embed" in name else "attention")) == ["attention", "norms"]
 
 
-def test_some_vectors_of_all_weights_and_the_weights_that_one_touches():
+def test_some_vectors_of_all_weights_and_the_weights_that_one_touches() -> None:
     some = grams().only(["v"])
     assert some.names == ["v"]
     assert {name: g.tolist() for name, g in some.by_weight.items()} == {
@@ -97,5 +97,5 @@ def test_some_vectors_of_all_weights_and_the_weights_that_one_touches():
         ("weight", "weight"),
     ],
 )
-def test_the_type_of_a_weight(name, kind):
+def test_the_type_of_a_weight(name: str, kind: str) -> None:
     assert type_of(name) == kind

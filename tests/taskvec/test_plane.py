@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +9,12 @@ from ilu_cli.taskvec.angles import Gram
 from ilu_cli.taskvec.plane import coordinates
 
 
-def gram(**vectors):
+def gram(**vectors: Any) -> Any:
     v = torch.tensor(np.array(list(vectors.values())), dtype=torch.float64)
     return Gram(list(vectors), v @ v.t())
 
 
-def test_coordinates_by_hand():
+def test_coordinates_by_hand() -> None:
     """u along the first axis, ft at 45 degrees to it, a point with a third of its squared norm outside."""
     g = gram(u=[2, 0, 0], ft=[3, 3, 0], o=[0, 0, 0], p=[1, -1, 1])
     (x, y, inside), zero, end, u = coordinates(g, "u", "ft", ["p", "o", "ft", "u"])
@@ -22,7 +24,7 @@ def test_coordinates_by_hand():
     assert u == pytest.approx((2, 0, 1))
 
 
-def test_coordinates_are_a_projection():
+def test_coordinates_are_a_projection() -> None:
     rng = np.random.default_rng(0)
     u, ft, p, q = rng.standard_normal((4, 50))
     basis, _ = np.linalg.qr(np.stack([u, ft], 1))
@@ -36,6 +38,6 @@ def test_coordinates_are_a_projection():
 
 
 @pytest.mark.parametrize("ft", [[4, 0, 0], [0, 0, 0], [-1, 0, 0]])
-def test_parallel_vectors_span_no_plane(ft):
+def test_parallel_vectors_span_no_plane(ft: list[int]) -> None:
     with pytest.raises(UnavailableError, match="no plane"):
         coordinates(gram(u=[2, 0, 0], ft=ft), "u", "ft", ["u"])

@@ -1,3 +1,6 @@
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,13 +15,13 @@ from ilu_cli.taskvec.subspace import by_layer, overlaps
 NAME = "model.layers.0.mlp.down_proj.weight"
 
 
-def folder(path, **tensors):
+def folder(path: Path, **tensors: Any) -> Any:
     path.mkdir()
     save_file({n: torch.tensor(np.array(t, dtype=np.float64)) for n, t in tensors.items()}, path / "model.safetensors")
     return Checkpoint(path)
 
 
-def test_shares_and_angles_by_hand(tmp_path):
+def test_shares_and_angles_by_hand(tmp_path: Path) -> None:
     """τ_u = 3·e₁f₁ᵀ + e₂f₂ᵀ; τ has 4 in e₁f₁ᵀ, 2 in e₁f₂ᵀ and 2 in e₃f₃ᵀ."""
     zero = np.zeros((4, 3))
     tau_u, tau = zero.copy(), zero.copy()
@@ -38,7 +41,9 @@ def test_shares_and_angles_by_hand(tmp_path):
 
 
 @pytest.mark.parametrize("flat", [False, True])
-def test_lanczos_agrees_with_a_whole_decomposition_and_is_repeatable(tmp_path, monkeypatch, flat):
+def test_lanczos_agrees_with_a_whole_decomposition_and_is_repeatable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flat: bool
+) -> None:
     rng = np.random.default_rng(0)
     sharp = 0 if flat else rng.standard_normal((70, 4)) @ np.diag([50, 20, 10, 5]) @ rng.standard_normal((4, 60))
     o, u = np.zeros((70, 60)), sharp + (1 if flat else 1e-3) * rng.standard_normal((70, 60))
@@ -53,7 +58,7 @@ def test_lanczos_agrees_with_a_whole_decomposition_and_is_repeatable(tmp_path, m
     assert first.angles == pytest.approx(exact.angles, abs=1e-5)
 
 
-def test_what_is_kept_is_a_share_of_unlearning_not_of_fine_tuning(tmp_path):
+def test_what_is_kept_is_a_share_of_unlearning_not_of_fine_tuning(tmp_path: Path) -> None:
     """Two matrices: τ_u of squares 100 + 1 and 2 + 2, of which one direction keeps 100 of 101 and 2 of 4; ‖τ‖² 1, 9."""
     names, zero = [f"model.layers.{i}.mlp.down_proj.weight" for i in range(2)], np.zeros((3, 3))
     u = [np.diag([10.0, 1, 0]), np.diag([2**0.5, 2**0.5, 0])]
@@ -68,7 +73,7 @@ def test_what_is_kept_is_a_share_of_unlearning_not_of_fine_tuning(tmp_path):
     assert (found["all"].norm, found["all"].norm_u) == pytest.approx((10**0.5, 105**0.5))
 
 
-def stored(path, weight: np.ndarray, dtype) -> tuple[Checkpoint, np.ndarray]:
+def stored(path: Path, weight: np.ndarray, dtype: Any) -> tuple[Checkpoint, np.ndarray]:
     path.mkdir()
     kept = torch.tensor(weight).to(dtype)
     save_file({NAME: kept}, path / "model.safetensors")
@@ -76,7 +81,7 @@ def stored(path, weight: np.ndarray, dtype) -> tuple[Checkpoint, np.ndarray]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_directions_that_rounding_made_are_none(tmp_path, dtype):
+def test_directions_that_rounding_made_are_none(tmp_path: Path, dtype: torch.dtype) -> None:
     """Weights of size 0.02 whose change has rank 2 in unlearning and 3 in fine-tuning: K = 8 asks for more."""
     rng = np.random.default_rng(0)
     start, kept = stored(tmp_path / "o", 0.02 * rng.standard_normal((96, 64)), dtype)
@@ -91,7 +96,7 @@ def test_directions_that_rounding_made_are_none(tmp_path, dtype):
     assert found.kept > (0.999999 if dtype == torch.float32 else 0.999)
 
 
-def test_rounding_has_the_size_that_is_said(tmp_path):
+def test_rounding_has_the_size_that_is_said(tmp_path: Path) -> None:
     """The largest singular value of what rounding adds, beside what `noise` says of it."""
     rng = np.random.default_rng(1)
     start, kept = stored(tmp_path / "o", rng.standard_normal((200, 120)), torch.bfloat16)
@@ -104,7 +109,7 @@ def test_rounding_has_the_size_that_is_said(tmp_path):
     assert subspace.noise(Difference.of(start.weight(NAME), same.weight(NAME))) == 0
 
 
-def test_a_full_change_keeps_all_its_directions(tmp_path):
+def test_a_full_change_keeps_all_its_directions(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     start, kept = stored(tmp_path / "o", 0.02 * rng.standard_normal((96, 64)), torch.float32)
     one, after = stored(tmp_path / "u", kept + 1e-4 * rng.standard_normal((96, 64)), torch.float32)
@@ -113,7 +118,7 @@ def test_a_full_change_keeps_all_its_directions(tmp_path):
     assert (found.k, found.directions) == (8, 8)
 
 
-def test_an_adapter_is_decomposed_through_its_factors(tmp_path):
+def test_an_adapter_is_decomposed_through_its_factors(tmp_path: Path) -> None:
     o = checkpoint(tmp_path / "o", 0)
     added = adapter(tmp_path / "l", 1, modules=("layers.0.mlp.down_proj",))
     base = Checkpoint(tmp_path / "o")

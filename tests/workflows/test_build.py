@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import gradient, items_of, stream, tiny_model, trainer
 
 from ilu_cli import registry
-from ilu_cli.data.encode import Corpus, collate
+from ilu_cli.data.encode import Corpus, Encoded, collate
 from ilu_cli.engine.gradients import Term
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.models.load import load_model
@@ -19,11 +20,12 @@ from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.source import Layers
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows import unlearn
+from ilu_cli.workflows.training import build_trainer
 
 LAYER = 1
 
 
-def built(tiny: Path, **keys):
+def built(tiny: Path, **keys: Any) -> Any:
     """The trainer of a recipe on the tiny model."""
     form = {"batch": 4, "max_length": 16}
     data = {
@@ -34,16 +36,16 @@ def built(tiny: Path, **keys):
         "train": {"precision": "fp32"} | keys.pop("train", {}),
     } | keys
     plan = unlearn.plan(validate(UnlearnRecipe, Layers(data)), Store())
-    return unlearn.build_trainer(plan, load_model(plan.parent))
+    return build_trainer(plan.recipe, plan.streams, load_model(plan.parent))
 
 
-def test_the_retain_weight_multiplies_the_retain_gradient(tiny):
+def test_the_retain_weight_multiplies_the_retain_gradient(tiny: Path) -> None:
     none, one, eight = (gradient(built(tiny, retain={"weight": w})) for w in (0.0, 1.0, 8.0))
     assert (one - none).norm() > 0.1 * none.norm()
     torch.testing.assert_close(eight, none + 8 * (one - none), rtol=1e-4, atol=1e-5)
 
 
-def test_weight_decay_shrinks_the_weights_by_rate_times_decay(tiny):
+def test_weight_decay_shrinks_the_weights_by_rate_times_decay(tiny: Path) -> None:
     """AdamW takes lr·λ·θ off beside the step, which is the same step."""
     found = []
     for decay in (0.0, 0.5):
@@ -55,7 +57,7 @@ def test_weight_decay_shrinks_the_weights_by_rate_times_decay(tiny):
         torch.testing.assert_close(found[0][n] - found[1][n], 1e-2 * 0.5 * p, rtol=1e-3, atol=1e-7)
 
 
-def test_rmu_has_a_direction_for_each_forget_dataset():
+def test_rmu_has_a_direction_for_each_forget_dataset() -> None:
     """Against its definition over plain hidden states, each row with the direction of its topic."""
     first, second = items_of([5, 7, 6], start=1), items_of([8, 5, 9], start=1, seed=3)
     data = TrainStream("forget", [Corpus(first, 0), Corpus(second, 0)], 6, 0)
@@ -81,7 +83,7 @@ def test_rmu_has_a_direction_for_each_forget_dataset():
     assert value == pytest.approx(total / count, rel=1e-5)
 
 
-def test_topics_survive_a_defence_that_looks_afresh():
+def test_topics_survive_a_defence_that_looks_afresh() -> None:
     batch = collate(items_of([4, 4]))
     from ilu_cli.engine.view import View
     from ilu_cli.models.parts import parts_of
@@ -92,7 +94,7 @@ def test_topics_survive_a_defence_that_looks_afresh():
     assert not torch.equal(again[0], again[1])
 
 
-def test_a_dataset_may_have_a_length_of_its_own(tiny):
+def test_a_dataset_may_have_a_length_of_its_own(tiny: Path) -> None:
     Path("a.jsonl").write_text(
         "".join(json.dumps({"text": "the capital of a country is a city " * 9}) + "\n" for _ in range(4))
     )
@@ -101,7 +103,7 @@ def test_a_dataset_may_have_a_length_of_its_own(tiny):
     assert longest == [24, 8]
 
 
-def test_the_published_recipes_have_the_authors_numbers():
+def test_the_published_recipes_have_the_authors_numbers() -> None:
     from ilu_cli.recipe.load import load, shipped
 
     rmu = load(UnlearnRecipe, shipped()["wmdp-rmu"], {}, [])
@@ -112,7 +114,7 @@ def test_the_published_recipes_have_the_authors_numbers():
     assert (simnpo.objective.beta, simnpo.objective.delta, simnpo.retain.weight) == (4.5, 0, 1 / 0.125)
 
 
-def test_simnpo_by_the_authors_code_is_ours_with_their_weights():
+def test_simnpo_by_the_authors_code_is_ours_with_their_weights() -> None:
     """Their 0.125·F + R, with β·(NLL/|y| − γ) inside, has the direction of our F + 8·R, with δ = β·γ."""
     rows, kept = items_of([5, 8, 6], start=2), items_of([7, 5], start=2, seed=5)
     model, beta, gamma = tiny_model(), 4.5, 0.3
@@ -123,7 +125,7 @@ def test_simnpo_by_the_authors_code_is_ours_with_their_weights():
     ]
     ours = gradient(trainer(model, terms, []))
 
-    def nll(items):
+    def nll(items: list[Encoded]) -> tuple[Any, Any]:
         batch = collate(items)
         logp = model(input_ids=batch.ids, attention_mask=batch.mask).logits[:, :-1].log_softmax(-1)
         return -logp.gather(-1, batch.ids[:, 1:, None])[..., 0] * batch.scored[:, 1:], batch.scored[:, 1:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ RECIPE = EvalRecipe.model_validate(
 ROLES = {"capitals": ("forget", "acc"), "elements": ("utility", "acc"), "prose": ("utility", "perplexity")}
 
 
-def made(label: str, seed: int, command: str = "unlearn", parent: Run | None = None, **recipe) -> Run:
+def made(label: str, seed: int, command: str = "unlearn", parent: Run | None = None, **recipe: Any) -> Run:
     """A finished run with one small weight."""
     made = Store().create(command, label)
     (made.path / "recipe.yaml").write_text(yaml.safe_dump({"objective": {"name": label}, "seed": seed, **recipe}))
@@ -61,7 +62,7 @@ def answered(done: Run, **right: int | float) -> Run:
     return done
 
 
-def test_runs_are_arms_by_recipe_whatever_their_seed(place):
+def test_runs_are_arms_by_recipe_whatever_their_seed(place: None) -> None:
     rmu, npo = [made("rmu", s) for s in (0, 1)], made("npo", 0)
     found = arms_of([rmu[0], npo, rmu[1]], [])
     assert [(a.label, [r.id for r in a.runs]) for a in found] == [
@@ -78,7 +79,7 @@ def test_runs_are_arms_by_recipe_whatever_their_seed(place):
     assert [a.label for a in arms_of([rmu[0], other], [])] == [rmu[0].id, other.id]  # one label would name both
 
 
-def test_arms_as_given_are_kept(place):
+def test_arms_as_given_are_kept(place: None) -> None:
     rmu = [made("rmu", s) for s in range(3)]
     other = made("", 0)
     found = arms_of(rmu[:2], [rmu[2], other])
@@ -86,13 +87,13 @@ def test_arms_as_given_are_kept(place):
     assert [a.label for a in arms_of([rmu[0]], [other])] == ["rmu", other.id]  # an empty label names nothing
 
 
-def test_another_original_is_another_arm(place):
+def test_another_original_is_another_arm(place: None) -> None:
     one, two = made("rmu", 0), made("rmu", 1)
     two.manifest.base = {"id": "base", "weights": {"model.safetensors": "1"}}
     assert len(arms_of([one, two], [])) == 2
 
 
-def test_what_are_no_two_arms_is_refused(place):
+def test_what_are_no_two_arms_is_refused(place: None) -> None:
     a, b = made("rmu", 0), made("rmu", 1)
     with pytest.raises(UsageError, match="are one arm") as refused:
         arms_of([a, b], [])
@@ -106,7 +107,7 @@ def test_what_are_no_two_arms_is_refused(place):
         arms_of([a, b], [])
 
 
-def test_seeds_of_an_attack_and_of_its_unlearning_are_one_arm(place):
+def test_seeds_of_an_attack_and_of_its_unlearning_are_one_arm(place: None) -> None:
     parents = [made("rmu", 0), made("rmu", 1), made("npo", 0)]
     attacks = [made("relearn", i, "attack", p) for i, p in enumerate(parents)]
     found = arms_of(attacks, [])
@@ -115,11 +116,11 @@ def test_seeds_of_an_attack_and_of_its_unlearning_are_one_arm(place):
     assert len(arms_of([*attacks[:2], direct], [])) == 2
 
 
-def numbers(a: list[Run], b: list[Run], margin: float = 0.05) -> dict:
+def numbers(a: list[Run], b: list[Run], margin: float = 0.05) -> dict[str, Any]:
     return run(RECIPE, [Arm("A", a), Arm("B", b)], margin, Reporter())
 
 
-def test_every_number_of_two_arms(place):
+def test_every_number_of_two_arms(place: None) -> None:
     a = [answered(made("rmu", s), capitals=c, elements=9, prose=2.0) for s, c in ((0, 9), (1, 7))]
     b = [answered(made("npo", s), capitals=c, elements=9, prose=p) for s, c, p in ((2, 3, 2.1), (3, 1, 2.3))]
     found = numbers(a, b)
@@ -147,21 +148,21 @@ def test_every_number_of_two_arms(place):
     assert comparison["sentence"] == sentence("A", "B", comparison["numbers"], 0.05, 2)
 
 
-def test_the_arm_of_fewest_seeds_says_how_far_the_sentence_goes(place):
+def test_the_arm_of_fewest_seeds_says_how_far_the_sentence_goes(place: None) -> None:
     a = [answered(made("rmu", s), capitals=9, elements=9, prose=2.0) for s in (0, 1)]
     b = [answered(made("npo", 2), capitals=3, elements=9, prose=2.0)]
     assert "one seed" in numbers(a, b)["comparisons"][0]["sentence"]
     assert "one seed" in numbers(b, a)["comparisons"][0]["sentence"]
 
 
-def test_each_further_arm_is_compared_with_the_first(place):
+def test_each_further_arm_is_compared_with_the_first(place: None) -> None:
     arms = [[answered(made(n, 0), capitals=c, elements=9, prose=2.0)] for n, c in (("x", 9), ("y", 3), ("z", 6))]
     found = run(RECIPE, [Arm(r[0].manifest.label, r) for r in arms], 0.1, Reporter())
     assert [(c["a"], c["b"]) for c in found["comparisons"]] == [("x", "y"), ("x", "z")]
     assert [c["numbers"][0]["difference"] for c in found["comparisons"]] == pytest.approx([-6 / N, -3 / N])
 
 
-def test_other_questions_are_not_paired(place):
+def test_other_questions_are_not_paired(place: None) -> None:
     a, b = (answered(made(n, 0), capitals=6, elements=9, prose=2.0) for n in ("rmu", "npo"))
     path = results_folder(of_run(b)) / "capitals.json"
     path.write_text(path.read_text().replace("capitals questions", "other questions"))
@@ -169,7 +170,7 @@ def test_other_questions_are_not_paired(place):
     assert (capitals["paired"], elements["paired"]) == (False, True)
 
 
-def test_rows_that_cannot_be_read_are_named(place):
+def test_rows_that_cannot_be_read_are_named(place: None) -> None:
     a, b = (answered(made(n, 0), capitals=6, elements=9, prose=2.0) for n in ("rmu", "npo"))
     (results_folder(of_run(b)) / "elements.rows.jsonl").write_text("{")
     with pytest.raises(UnavailableError, match=r"elements\.rows\.jsonl cannot be read") as refused:
@@ -177,9 +178,14 @@ def test_rows_that_cannot_be_read_are_named(place):
     assert "delete the eval folder" in refused.value.hint
 
 
+def asked(fingerprint: str, role: str = "forget", metric: str = "acc") -> dict[str, Any]:
+    """A summary at a point of an attack, of which only the questions count here: the rest is in the rows."""
+    return {"role": role, "metric": metric, "value": 0.0, "data": {"fingerprint": fingerprint}}
+
+
 def resilient(done: Run, known: dict[int, int]) -> Run:
     """Rows of an attack's points: how many of twelve facts are known after so many steps; RA is over all but 0."""
-    point = {"capitals": {"data": {"fingerprint": "capitals questions"}, "metric": "acc", "value": 0.0}}
+    point = {"capitals": asked("capitals questions")}
     done.manifest.result = {
         "marks": [s for s in known if s],
         "axis": "steps",
@@ -193,7 +199,7 @@ def resilient(done: Run, known: dict[int, int]) -> Run:
     return done
 
 
-def test_attacks_have_their_ra_question_by_question(place):
+def test_attacks_have_their_ra_question_by_question(place: None) -> None:
     arms = []
     for label, known in (("rmu", {0: 1, 2: 6, 4: 9}), ("npo", {0: 0, 2: 3, 4: 3})):
         attack = made(label, 0, "attack", made(label, 0))
@@ -205,14 +211,14 @@ def test_attacks_have_their_ra_question_by_question(place):
     assert [r["name"] for r in rows] == ["capitals.acc", "elements.acc", "prose.perplexity", "capitals.RA"]
 
 
-def test_an_attack_without_marks_has_no_ra(place):
+def test_an_attack_without_marks_has_no_ra(place: None) -> None:
     a, b = (made(n, 0, "attack", made(n, 0)) for n in ("rmu", "npo"))
     for attack in (a, b):
         answered(attack, capitals=6, elements=9, prose=2.0)
     assert [r["name"] for r in numbers([a], [b])["comparisons"][0]["numbers"]][-1] == "prose.perplexity"
 
 
-def row(role: str, sign: int, difference: float, half: float, name: str = "n", p: float = 0.5) -> dict:
+def row(role: str, sign: int, difference: float, half: float, name: str = "n", p: float = 0.5) -> dict[str, Any]:
     return {
         "name": name, "role": role, "sign": sign, "difference": difference,
         "low": difference - half, "high": difference + half, "p": p,
@@ -228,19 +234,19 @@ def row(role: str, sign: int, difference: float, half: float, name: str = "n", p
         (1, -0.2, "A forgets more than B on n: +0.20 [0.10, 0.30]"),
     ],
 )
-def test_the_winner_is_named_first(sign, difference, said):
+def test_the_winner_is_named_first(sign: int, difference: float, said: str) -> None:
     assert sentence("A", "B", [row("forget", sign, difference, 0.1)], 0.05, 2).startswith(said)
     robust = sentence("A", "B", [row("robust", sign, difference, 0.1)], 0.05, 2)
     assert robust.startswith(said.replace("forgets more", "keeps more forgotten under attack"))
 
 
-def test_an_interval_that_touches_0_settles_nothing():
+def test_an_interval_that_touches_0_settles_nothing() -> None:
     for difference in (0.1, -0.1):
         assert " more " not in sentence("A", "B", [row("forget", 1, difference, 0.1)], 0.05, 2)
         assert "utility not settled" in sentence("A", "B", [row("utility", 1, difference, 0.1)], 0.05, 2)
 
 
-def test_utility_in_words():
+def test_utility_in_words() -> None:
     def said(sign: int, difference: float, half: float, margin: float = 0.05) -> str:
         return sentence("A", "B", [row("utility", sign, difference, half)], margin, 2)
 
@@ -262,5 +268,5 @@ def test_utility_in_words():
     ("p", "said"),
     [(0.0005, "p<0.001"), (0.001, "p<0.01"), (0.009, "p<0.01"), (0.01, "p=0.01"), (0.5, "p=0.50")],
 )
-def test_p_in_words(p, said):
+def test_p_in_words(p: float, said: str) -> None:
     assert f"{said};" in sentence("A", "B", [row("forget", 1, 0.2, 0.1, p=p)], 0.05, 2)

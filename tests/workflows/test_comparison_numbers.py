@@ -6,11 +6,12 @@ import json
 import math
 import shutil
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
-from test_comparison import RECIPE, N, answered, made, resilient, row
+from test_comparison import RECIPE, ROLES, N, answered, asked, made, resilient, row
 
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import UnavailableError, UsageError
@@ -32,7 +33,7 @@ class Notes(Reporter):
         self.said.append(message)
 
 
-def rewritten(done: Run, bench: str, rows: list[dict], value: float | None, **more) -> Run:
+def rewritten(done: Run, bench: str, rows: list[dict[str, Any]], value: float | None, **more: Any) -> Run:
     """Other rows and another value than `answered` wrote."""
     folder = results_folder(of_run(done))
     summary = json.loads((folder / f"{bench}.json").read_text()) | {"value": value} | more
@@ -41,17 +42,17 @@ def rewritten(done: Run, bench: str, rows: list[dict], value: float | None, **mo
     return done
 
 
-def pair(**right) -> list[Run]:
+def pair(**right: Any) -> list[Run]:
     return [answered(made(name, 0), **({"capitals": 6, "elements": 9, "prose": 2.0} | right)) for name in ("x", "y")]
 
 
-def compared(a: Run, b: Run) -> tuple[dict[str, dict], list[str]]:
+def compared(a: Run, b: Run) -> tuple[dict[str, dict[str, Any]], list[str]]:
     notes = Notes()
     found = run(RECIPE, [Arm("A", [a]), Arm("B", [b])], 0.05, notes)
     return {n["name"]: n for n in found["comparisons"][0]["numbers"]}, notes.said
 
 
-def test_one_seed_each_is_a_paired_t_test_with_half_a_question_more(place):
+def test_one_seed_each_is_a_paired_t_test_with_half_a_question_more(place: None) -> None:
     a, b = (
         answered(made("x", 0), capitals=9, elements=9, prose=2.0),
         answered(made("y", 0), capitals=3, elements=9, prose=2.0),
@@ -65,12 +66,12 @@ def test_one_seed_each_is_a_paired_t_test_with_half_a_question_more(place):
     assert found["p"] == pytest.approx(2 * stats.t.sf(0.5 / math.sqrt(variance), N - 1))
 
 
-def test_a_perplexity_of_other_rows_has_no_half_question(place):
+def test_a_perplexity_of_other_rows_has_no_half_question(place: None) -> None:
     found = compared(*pair())[0]["prose.perplexity"]
     assert (found["low"], found["difference"], found["high"]) == (0, 0, 0)
 
 
-def test_numbers_beside_the_headline_are_compared_and_take_no_side(place):
+def test_numbers_beside_the_headline_are_compared_and_take_no_side(place: None) -> None:
     runs = pair()
     for done, shift in zip(runs, (0.0, 0.25)):
         tagged = [{"metric": "rouge", "value": 0.25 + shift + 0.5 * (i % 2)} for i in range(4)]
@@ -86,7 +87,7 @@ def test_numbers_beside_the_headline_are_compared_and_take_no_side(place):
     assert found["capitals.said_ppl"]["difference"] == pytest.approx(math.exp(0.125) - 1)
 
 
-def test_what_is_no_mean_of_its_rows_is_left_out_with_a_note(place):
+def test_what_is_no_mean_of_its_rows_is_left_out_with_a_note(place: None) -> None:
     runs = pair()
     rows = [{"value": float(i < 6)} for i in range(N)]
     for done in runs:
@@ -100,14 +101,14 @@ def test_what_is_no_mean_of_its_rows_is_left_out_with_a_note(place):
     assert notes.said == [f"capitals.acc of {arm} is not compared: some runs have no such number" for arm in "AB"]
 
 
-def test_a_value_near_0_may_differ_by_its_rounding(place):
+def test_a_value_near_0_may_differ_by_its_rounding(place: None) -> None:
     runs = pair()
     for done in runs:
         rewritten(done, "capitals", [{"value": 1e-10}] * N, 0.0)
     assert "capitals.acc" in compared(*runs)[0]
 
 
-def test_collapsed_models_are_compared_without_an_overflow(place):
+def test_collapsed_models_are_compared_without_an_overflow(place: None) -> None:
     runs = pair()
     for done, nll in zip(runs, (800.0, 900.0)):
         rewritten(done, "prose", [{"value": nll + i, "weight": 1} for i in range(N)], None, infinite=True)
@@ -122,7 +123,7 @@ def test_collapsed_models_are_compared_without_an_overflow(place):
     assert [worse[k] for k in ("a", "b", "difference")] == [pytest.approx(math.exp(3)), None, None]
 
 
-def test_one_question_has_no_interval_and_the_sentence_says_so(place):
+def test_one_question_has_no_interval_and_the_sentence_says_so(place: None) -> None:
     runs = pair()
     for done, right in zip(runs, (1.0, 0.0)):
         for bench in ("capitals", "elements"):
@@ -135,7 +136,7 @@ def test_one_question_has_no_interval_and_the_sentence_says_so(place):
     assert "utility not settled (elements.acc has no interval)" in said
 
 
-def test_a_resilience_leaves_room_for_a_question_and_is_paired_by_what_was_asked(place):
+def test_a_resilience_leaves_room_for_a_question_and_is_paired_by_what_was_asked(place: None) -> None:
     runs = [answered(made(n, 0, "attack", made(n, 0)), capitals=6, elements=9, prose=2.0) for n in ("x", "y")]
     for done in runs:
         resilient(done, {0: 1, 2: 6, 4: 6})
@@ -143,41 +144,41 @@ def test_a_resilience_leaves_room_for_a_question_and_is_paired_by_what_was_asked
     half = stats.t.ppf(0.975, N - 1) / math.sqrt(N * (N + 1))
     assert (same["difference"], same["low"], same["high"], same["paired"]) == pytest.approx((0, -half, half, True))
     for point in runs[1].manifest.result["points"]:
-        point["eval"] = {"capitals": {"data": {"fingerprint": "other questions"}}}
+        point["eval"] = {"capitals": asked("other questions")}
     other = compared(*runs)[0]["capitals.RA"]
     assert not other["paired"] and other["high"] > same["high"]
 
 
-def test_only_accuracies_on_the_forget_topic_have_a_resilience(place):
+def test_only_accuracies_on_the_forget_topic_have_a_resilience(place: None) -> None:
     runs = [answered(made(n, 0, "attack", made(n, 0)), capitals=6, elements=9, prose=2.0) for n in ("x", "y")]
     for done in runs:
         resilient(done, {0: 1, 2: 6})
         for point in done.manifest.result["points"]:
-            point["eval"] |= {b: {"data": {"fingerprint": b}} for b in ("elements", "prose")}
+            point["eval"] |= {b: asked(b, *ROLES[b]) for b in ("elements", "prose")}
         folder = done.eval / "steps-0000002"
         for bench in ("elements", "prose"):
             shutil.copyfile(folder / "capitals.rows.jsonl", folder / f"{bench}.rows.jsonl")
     assert [name for name in compared(*runs)[0] if name.endswith(".RA")] == ["capitals.RA"]
 
 
-def test_arms_as_given_may_mix_recipes(place):
+def test_arms_as_given_may_mix_recipes(place: None) -> None:
     one, two, three = made("x", 0), made("y", 0), made("z", 0)
     assert [[r.id for r in a.runs] for a in arms_of([one, two], [three])] == [[one.id, two.id], [three.id]]
 
 
-def test_an_attack_whose_parent_is_gone_is_not_grouped(place):
+def test_an_attack_whose_parent_is_gone_is_not_grouped(place: None) -> None:
     attacks = [made("relearn", s, "attack", made("x", s)) for s in (0, 1)]
     shutil.rmtree(attacks[0].manifest.parents[0]["path"])
     with pytest.raises(UnavailableError, match="is gone"):
         arms_of(attacks, [])
 
 
-def test_a_difference_of_exactly_0_names_no_winner():
+def test_a_difference_of_exactly_0_names_no_winner() -> None:
     flat = row("forget", 1, 0.0, 0.0)
     assert sentence("A", "B", [flat], 0.05, 2).startswith("no difference seen between B and A on n: +0.00 [0.00, 0.00]")
 
 
-def test_an_arm_whose_runs_answered_different_questions_is_refused_with_what_to_do(place):
+def test_an_arm_whose_runs_answered_different_questions_is_refused_with_what_to_do(place: None) -> None:
     runs = [answered(made(n, s), capitals=6, elements=9, prose=2.0) for s, n in enumerate(("x", "x", "y"))]
     path = results_folder(of_run(runs[1])) / "capitals.json"
     path.write_text(path.read_text().replace("capitals questions", "other questions"))
@@ -186,7 +187,7 @@ def test_an_arm_whose_runs_answered_different_questions_is_refused_with_what_to_
     assert "same eval.limit and benchmarks" in refused.value.hint
 
 
-def test_the_order_of_numbers_hides_none():
+def test_the_order_of_numbers_hides_none() -> None:
     forget, none = row("forget", -1, -0.2, 0.1, "f"), row("utility", 1, 0.2, 0.1, "u") | {"low": None, "high": None}
     lower, same = row("utility", 1, -0.2, 0.1, "l"), row("utility", 1, 0.0, 0.01, "s")
     said = sentence("A", "B", [lower, none, same, forget], 0.05, 2)
@@ -195,7 +196,7 @@ def test_the_order_of_numbers_hides_none():
     assert "lower utility of B (l" in sentence("A", "B", [none, same, lower], 0.05, 2)
 
 
-def test_a_resilience_is_found_behind_other_benchmarks(place):
+def test_a_resilience_is_found_behind_other_benchmarks(place: None) -> None:
     recipe = EvalRecipe.model_validate(
         {"command": "eval", "eval": {"benchmarks": ["elements", "prose", "capitals"], "limit": N}}
     )
@@ -204,3 +205,19 @@ def test_a_resilience_is_found_behind_other_benchmarks(place):
         resilient(done, {0: 1, 2: 6})
     found = run(recipe, [Arm("A", runs[:1]), Arm("B", runs[1:])], 0.05, Reporter())
     assert "capitals.RA" in [n["name"] for n in found["comparisons"][0]["numbers"]]
+
+
+def test_rows_of_an_attack_that_are_gone_are_named(place: None) -> None:
+    runs = [answered(made(n, 0, "attack", made(n, 0)), capitals=6, elements=9, prose=2.0) for n in ("x", "y")]
+    for done in runs:
+        resilient(done, {0: 1, 2: 6, 4: 6})
+    (runs[1].eval / "steps-0000004" / "capitals.rows.jsonl").unlink()
+    with pytest.raises(UnavailableError, match=r"steps-0000004.*capitals\.rows\.jsonl cannot be read"):
+        compared(*runs)
+
+
+def test_rows_of_a_model_that_are_gone_are_named(place: None) -> None:
+    runs = pair()
+    (results_folder(of_run(runs[1])) / "elements.rows.jsonl").unlink()
+    with pytest.raises(UnavailableError, match=r"elements\.rows\.jsonl cannot be read"):
+        compared(*runs)

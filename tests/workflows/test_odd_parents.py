@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import odd
 import pytest
 import torch
+from conftest import Ilu
 from families import make_family
 
 from ilu_cli.errors import UnavailableError
@@ -29,7 +31,7 @@ def changed(before: Path, after: Path) -> tuple[int, int, float]:
 
 
 @pytest.mark.parametrize("name", PARENTS)
-def test_a_run_on_it_is_complete_with_the_share_that_changed(name, tmp_path, ilu):
+def test_a_run_on_it_is_complete_with_the_share_that_changed(name: str, tmp_path: Path, ilu: Ilu) -> None:
     parent = odd.SOUND[name](tmp_path / name)
     done = ilu("unlearn", *SMALL, "--model", parent, "--out", "made")
     assert done.code == 0, done.err
@@ -43,7 +45,7 @@ def test_a_run_on_it_is_complete_with_the_share_that_changed(name, tmp_path, ilu
 
 
 @pytest.mark.parametrize("family", ["mixtral", "gpt2"])
-def test_an_adapter_on_experts_and_on_conv1d(family, tmp_path, ilu):
+def test_an_adapter_on_experts_and_on_conv1d(family: str, tmp_path: Path, ilu: Ilu) -> None:
     parent = make_family(family, tmp_path / family)
     small = ["--method", "npo", "--steps", 2, *BATCH, "--lora", "r=4"]
     done = ilu("unlearn", *small, "--model", parent, "--out", "made")
@@ -53,8 +55,8 @@ def test_an_adapter_on_experts_and_on_conv1d(family, tmp_path, ilu):
     assert found == pytest.approx(moved / total, abs=0.01)  # a tiny B·A may round away in the float32 of peft's merge
 
 
-def test_what_cannot_be_compared_loses_no_run(tmp_path, ilu, monkeypatch):
-    def refuse(_subject):
+def test_what_cannot_be_compared_loses_no_run(tmp_path: Path, ilu: Ilu, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_subject: Any) -> None:
         raise UnavailableError("these files are not to be compared")
 
     parent = make_family("llama-tied", tmp_path / "model")
@@ -69,25 +71,27 @@ def test_what_cannot_be_compared_loses_no_run(tmp_path, ilu, monkeypatch):
     assert "there is nothing to resume" in ilu("unlearn", "made", "--resume").err
 
 
-def test_a_run_killed_after_its_training_is_finished_by_resume(tmp_path, ilu, monkeypatch):
-    """Status `running`, the checkpoint written: as an earlier version left it."""
+def test_a_run_killed_after_its_training_is_finished_by_resume(
+    tmp_path: Path, ilu: Ilu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint is written, and the manifest does not say so."""
     from ilu_cli.runs.store import Run
 
-    def dies(_run):
+    def dies(_run: Any) -> None:
         raise OSError("killed")
 
     parent = odd.inv_freq(tmp_path / "model")
     with monkeypatch.context() as m:
         m.setattr(Run, "finish", dies)
         assert ilu("unlearn", *SMALL, "--model", parent, "--out", "made").code == 5
-    assert json.loads(Path("made/manifest.json").read_text())["status"] == "running"
+    assert json.loads(Path("made/manifest.json").read_text())["status"] == "failed"
     done = ilu("unlearn", "made", "--resume")
     assert done.code == 0, done.err
     moved, total, _ = changed(parent, Path("made/checkpoint"))
     assert find_subject("made", Store()).run.manifest.result["changed_fraction"] == moved / total
 
 
-def test_a_second_file_changes_no_number(tmp_path, ilu):
+def test_a_second_file_changes_no_number(tmp_path: Path, ilu: Ilu) -> None:
     """The numbers of a model with an old copy beside its weights are those without."""
     found = {}
     for name, make in {"alone": lambda f: make_family("llama", f), "beside": odd.stray}.items():

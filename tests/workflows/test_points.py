@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import Ilu
 from safetensors.torch import load_file
 
 from ilu_cli.models.subject import find_subject, from_record, lineage
@@ -16,17 +18,17 @@ SMALL = ["--method", "npo", "--set", "forget.batch=4", "--set", "retain.batch=4"
 
 
 @pytest.fixture
-def run(tiny, ilu) -> Path:
+def run(tiny: Path, ilu: Ilu) -> Path:
     done = ilu("unlearn", *SMALL, "--model", tiny, "--steps", 4, "--set", "train.points=[2,3]")
     assert done.code == 0, done.err
     return Path(done.out.strip())
 
 
-def weights(folder: Path) -> dict:
+def weights(folder: Path) -> dict[str, Any]:
     return load_file(folder / "model.safetensors")
 
 
-def test_a_point_is_the_model_after_that_many_steps(run, tiny, ilu):
+def test_a_point_is_the_model_after_that_many_steps(run: Path, tiny: Path, ilu: Ilu) -> None:
     short = Path(ilu("unlearn", *SMALL, "--model", tiny, "--steps", 2).out.strip())
     point, end = weights(run / "points" / "step-0002"), weights(short / "checkpoint")
     assert all(point[n].equal(end[n]) for n in end)
@@ -35,7 +37,7 @@ def test_a_point_is_the_model_after_that_many_steps(run, tiny, ilu):
     assert set(open_run(run).manifest.points) == {"2", "3"}
 
 
-def test_a_point_is_a_subject_with_lineage_and_results_of_its_own(run, ilu):
+def test_a_point_is_a_subject_with_lineage_and_results_of_its_own(run: Path, ilu: Ilu) -> None:
     done = ilu("attack", f"{run.name}@2", "--task", "elements", "--steps", 2, "--set", "attack.batch=2", "--set",
                "eval.limit=8", "--json")  # fmt: skip
     assert done.code == 0, done.err
@@ -53,7 +55,7 @@ def test_a_point_is_a_subject_with_lineage_and_results_of_its_own(run, ilu):
     assert before["capitals"]["value"] == points[0]["eval"]["capitals"]["value"]
 
 
-def test_a_point_that_is_not_there_or_was_changed_is_refused(run, ilu):
+def test_a_point_that_is_not_there_or_was_changed_is_refused(run: Path, ilu: Ilu) -> None:
     absent = ilu("eval", f"{run.name}@1")
     assert absent.code == 3
     assert "kept steps: 2, 3" in absent.err
@@ -65,7 +67,7 @@ def test_a_point_that_is_not_there_or_was_changed_is_refused(run, ilu):
 
 
 @pytest.mark.parametrize("points", ["[4]", "[3,2]", "[2,2]", "[0]"])
-def test_points_must_rise_below_the_last_step(ilu, points):
+def test_points_must_rise_below_the_last_step(ilu: Ilu, points: str) -> None:
     done = ilu("unlearn", *SMALL, "--steps", 4, "--set", f"train.points={points}")
     assert done.code == 2
     assert "train.points" in done.err

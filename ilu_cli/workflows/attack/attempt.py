@@ -6,14 +6,14 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ilu_cli.attacks import has_answers
-from ilu_cli.benchmarks import Row, mean_and_error, number, own_choices
+from ilu_cli.benchmarks import Figure, Row, mean_and_error, number, own_choices
 from ilu_cli.data.chat import Chat, chat_of, check_template
 from ilu_cli.data.sources import Dataset
 from ilu_cli.engine.accel import backend
@@ -24,13 +24,16 @@ from ilu_cli.engine.parity import check
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.scoring import Question, Scorer
 from ilu_cli.errors import UsageError
+from ilu_cli.metrics.figure import value_of
 from ilu_cli.models.load import add_adapter, load_model, load_tokenizer, trained_params
 from ilu_cli.models.matrices import matrices
-from ilu_cli.models.parts import changed, parts_of
+from ilu_cli.models.parts import Parts, changed, parts_of
 from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.specs import Form, LoraSpec, TrainSpec
+from ilu_cli.runs.results import Data, Learned
 from ilu_cli.runs.store import Run
+from ilu_cli.workflows.attack.others import check_same_weights, other_model
 from ilu_cli.workflows.attack.seen import Environments
 from ilu_cli.workflows.evaluate import Evaluation, load_scorer
 from ilu_cli.workflows.plan import stream_of
@@ -40,7 +43,11 @@ SHORT = 32  # new tokens for a generated answer at least
 
 @dataclass
 class Attempted:
-    """The `Attempt` of one attack run: a loaded model, and how it is asked and read at the moment."""
+    """The `Attempt` of one attack run: a loaded model, and how it is asked and read at the moment.
+
+    What the manifest is to say of it is kept in `fa_at` (by step), `data`, `precision`, `disjoint`, `numbers` and
+    `parity`; of the run nothing is changed but the files of its training.
+    """
 
     subject: Subject
     origin: Subject
@@ -51,7 +58,11 @@ class Attempted:
     spec: EvalSpec
     title: str
     taught: list[str] = field(default_factory=list)
-    fa_at: dict[int, dict[str, Any]] = field(default_factory=dict)
+    fa_at: dict[int, Learned] = field(default_factory=dict)
+    data: list[Data] = field(default_factory=list)
+    precision: str = ""
+    disjoint: dict[str, int] = field(default_factory=dict)
+    numbers: dict[str, float | None] = field(default_factory=dict)
     items: dict[str, list[Row]] | None = None
     reader: Scorer | None = None
     label: str | None = None
@@ -68,7 +79,7 @@ class Attempted:
         self.scorer = Scorer(self.model, parts_of(self.model), self.tokenizer, backend(), precision, chat=chat)
         note = self.reporter.note
         self.scorer.original = functools.cache(lambda: load_scorer(self.origin, precision, chat=chat, note=note))
-        self.run.manifest.result["parity"] = check(self.scorer, note).facts()
+        self.parity = check(self.scorer, note).facts()
 
     @functools.cached_property
     def evaluation(self) -> Evaluation:
@@ -76,9 +87,9 @@ class Attempted:
 
     def admit(self, data: Dataset, *, test: bool = False) -> Dataset:
         found, counts, note = self.environments.without(data)
-        known, prefix = self.run.manifest.result.setdefault("disjoint", {}), "test_" if test else ""
         for k, n in counts.items():
-            known[prefix + k] = known.get(prefix + k, 0) + n
+            name = f"test_{k}" if test else k
+            self.disjoint[name] = self.disjoint.get(name, 0) + n
         if note:
             self.reporter.note(f"the rows that FA is measured on: {note}" if test else note)
         return found
@@ -86,16 +97,29 @@ class Attempted:
     def train(
         self, data: Sequence[Dataset], spec: TrainSpec, batch: int, form: Form, lora: LoraSpec | None = None
     ) -> Iterator[int]:
-        stream = stream_of("attack", list(data), batch, form, self.seed, self.tokenizer)
-        self.run.manifest.data += stream.records()
-        self.run.manifest.precision = spec.precision
-        self.chat = chat_of(form)
-        self.taught = [e.prompt + e.target for d in data for e in d.examples()]
         if lora is not None:
             self.saved = add_adapter(self.model, lora, self.seed)
         params = trained_params(self.model, spec.params, lora is not None, "attack.weights")
+        yield from self._steps("attack", self.scorer.parts, params, data, spec, batch, form)
+
+    def tune(
+        self, parts: Parts, params: dict[str, nn.Parameter], data: Sequence[Dataset], spec: TrainSpec, batch: int,
+        form: Form,
+    ) -> Iterator[int]:  # fmt: skip
+        self.model.requires_grad_(False)
+        yield from self._steps("attack fit", parts, params, data, spec, batch, form)
+
+    def _steps(
+        self, role: str, parts: Parts, params: dict[str, nn.Parameter], data: Sequence[Dataset], spec: TrainSpec,
+        batch: int, form: Form,
+    ) -> Iterator[int]:  # fmt: skip
+        stream = stream_of(role, list(data), batch, form, self.seed, self.tokenizer)
+        self.data += stream.records()
+        self.precision = spec.precision
+        self.chat = chat_of(form)
+        self.taught = [e.prompt + e.target for d in data for e in d.examples()]
         term = Term("loss", stream.stream, lambda view: view.nll, "token")
-        trainer = Trainer(self.scorer.parts, params, [term], [], spec, self.seed, backend())
+        trainer = Trainer(parts, params, [term], [], spec, self.seed, backend())
         yield from drive(trainer, self.run, self.reporter, self.title)
 
     def test(self, data: Dataset, limit: int, step: int) -> list[float]:
@@ -111,16 +135,16 @@ class Attempted:
             answers = scorer.complete(prompts, _answer_tokens(scorer, [e.target for e in examples]))
             right = [data.task.correct(row, answer) for row, answer in zip(rows, answers)]
         measured = number(*mean_and_error([float(x) for x in right]))
-        self.fa_at[step] = {"task": data.ref.name, **measured, "n": len(right), "step": step}
+        self.fa_at[step] = Learned(data.ref.name, value_of(measured), measured["stderr"], len(right), step)
         self._record(data.record("attack test") | {"rows": len(rows)})
-        return [self.fa_at[s]["value"] for s in sorted(self.fa_at) if s <= step]
+        return [self.fa_at[s].value for s in sorted(self.fa_at) if s <= step]
 
     def record(self, data: Dataset, role: str) -> None:
         self._record(data.record(role))
 
-    def _record(self, record: dict[str, Any]) -> None:
-        if record not in self.run.manifest.data:
-            self.run.manifest.data.append(record)
+    def _record(self, record: Data) -> None:
+        if record not in self.data:
+            self.data.append(record)
 
     @torch.no_grad()
     def transform(self, change: Callable[[Tensor, str], Tensor]) -> None:
@@ -128,6 +152,16 @@ class Attempted:
         for matrix in matrices(self.model):
             now = matrix.of(params[matrix.param])
             now.copy_(change(matrix.of(self.before[matrix.param]).contiguous().to(now), matrix.name))
+
+    def weights(self, ref: str | None = None) -> Mapping[str, Tensor]:
+        subject = self.origin if ref is None else other_model(ref)
+        check_same_weights(self.subject.label, subject, self.model)
+        return _mapped(dict(load_model(subject).named_parameters()), self.run.path)
+
+    @torch.no_grad()
+    def mix(self, change: Callable[[Tensor, str], Tensor]) -> None:
+        for name, p in self.model.named_parameters():
+            p.copy_(change(self.before[name], name))
 
     def questions(self, *, needed: bool = True) -> dict[str, list[Row]]:
         known = self.evaluation.benchmarks
@@ -142,11 +176,11 @@ class Attempted:
     def _asks(self, name: str) -> bool:
         return all({"question", "choices", "answer"} <= item.keys() for item in self.evaluation.items[name])
 
-    def rephrasings(self) -> dict[str, dict[str, list[Row]]]:
+    def variants(self, kind: str) -> dict[str, dict[str, list[Row]]]:
         found: dict[str, dict[str, list[Row]]] = {}
         for name, items in self.questions().items():
-            for wording, others in self.evaluation.benchmarks[name].rephrasings(items).items():
-                found.setdefault(wording, {})[name] = others
+            for variant, others in self.evaluation.benchmarks[name].variants(kind, items).items():
+                found.setdefault(variant, {})[name] = others
         return found
 
     def ask(self, items: dict[str, list[Row]]) -> None:
@@ -161,10 +195,8 @@ class Attempted:
 
     @functools.cached_property
     def before(self) -> dict[str, Tensor]:
-        """The weights before the attack, in a file that is gone when the process is: only what is read takes memory."""
-        with NamedTemporaryFile(dir=self.run.path, suffix=".pt") as file:
-            torch.save(self.model.state_dict(), file.name)
-            return dict(torch.load(file.name, map_location="cpu", mmap=True, weights_only=True))
+        """The weights before the attack."""
+        return _mapped(self.model.state_dict(), self.run.path)
 
     @contextmanager
     def original(self) -> Iterator[None]:
@@ -178,11 +210,28 @@ class Attempted:
     def name(self, label: str) -> None:
         self.label = label
 
+    def tell(self, name: str, value: float | None) -> None:
+        self.numbers[name] = value
+        self.note(f"{name}: {'no answer tells' if value is None else format(value, '.3f')}")
+
     def note(self, text: str) -> None:
         self.reporter.note(text)
 
 
-def unseen(taught: list[str], rows: list[Row]) -> dict[str, Any] | None:
+class Unseen(Figure):
+    """An accuracy over `n` questions."""
+
+    n: int
+
+
+def _mapped(weights: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    """The weights in a file that is gone when the process is: only what is read takes memory."""
+    with NamedTemporaryFile(dir=folder, suffix=".pt") as file:
+        torch.save({name: w.detach() for name, w in weights.items()}, file.name)
+        return dict(torch.load(file.name, map_location="cpu", mmap=True, weights_only=True))
+
+
+def unseen(taught: list[str], rows: list[Row]) -> Unseen | None:
     """The accuracy on the questions whose right answer the taught texts do not name, as `{value, stderr, n}`.
 
     None without texts or such questions, and where the choices are the same letters for all.
@@ -191,7 +240,7 @@ def unseen(taught: list[str], rows: list[Row]) -> dict[str, Any] | None:
         return None
     texts = "\n".join(taught)
     left = [r["value"] for r in rows if r["choices"][r["answer"]].strip() not in texts]
-    return number(*mean_and_error(left)) | {"n": len(left)} if left else None
+    return {**number(*mean_and_error(left)), "n": len(left)} if left else None
 
 
 def _answer_tokens(scorer: Scorer, targets: list[str]) -> int:

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ilu_cli import registry
 from ilu_cli.engine.accel import backend
 from ilu_cli.models.load import save_checkpoint
 from ilu_cli.recipe.schema import AttackRecipe
-from ilu_cli.runs.results import point_name, read_rows, rows_file, summary_file
-from ilu_cli.runs.store import Run
+from ilu_cli.runs.results import (
+    AttackResult,
+    Forgotten,
+    Learned,
+    Point,
+    Summary,
+    point_name,
+    read_rows,
+    rows_file,
+    summary_file,
+)
 from ilu_cli.workflows.attack.attempt import Attempted, unseen
 from ilu_cli.workflows.evaluate import results_folder
 
@@ -20,40 +30,47 @@ from ilu_cli.workflows.evaluate import results_folder
 class Follow:
     """The protocol of one run: evaluate before the attack, wherever it yields, and in full where it ends."""
 
-    def __init__(self, attempt: Attempted, run: Run, recipe: AttackRecipe) -> None:
-        self.attempt, self.run, self.recipe = attempt, run, recipe
+    def __init__(self, attempt: Attempted, recipe: AttackRecipe, known: Sequence[Point] = ()) -> None:
+        """`known` are the points of an earlier process, which are not scored again unless the attack yields them."""
+        self.attempt, self.recipe, self.run = attempt, recipe, attempt.run
         self.entry = registry.attack[recipe.attack.name]
         self.axis: str = self.entry.declared.strength
-        self.points: list[dict[str, Any]] = run.manifest.result["points"]
+        self.points = list(known)
         self.seconds = 0.0
 
-    def all(self) -> None:
-        """Follow the attack to its end, and put the result into the manifest."""
+    def results(self) -> Iterator[AttackResult]:
+        """Follow the attack: after each point the points so far, and at its end what they add up to."""
         declared, attempt = self.entry.declared, self.attempt
-        attempt.fa_at = {p["fa"]["step"]: p["fa"] for p in self.points if "fa" in p}
+        attempt.fa_at = {p.fa.step: p.fa for p in self.points if p.fa}
         if declared.unattacked is not None and not self.points:
-            self._keep({self.axis: declared.unattacked, "eval": self._unattacked()})
+            yield self._with(Point(self.axis, declared.unattacked, self._unattacked()))
         for strength in self.entry.obj(attempt, **self.recipe.attack.params()):
-            names = self._names(self.recipe.eval.at == "all")
-            point = {self.axis: strength, "eval": self._score(strength, names)}
-            if strength in attempt.fa_at and declared.access == "training":
-                point["fa"] = attempt.fa_at[int(strength)]
-            if attempt.label is not None:
-                point["label"] = attempt.label
-            self._keep(point)
+            scored = self._score(strength, self._names(self.recipe.eval.at == "all"))
+            fa = attempt.fa_at.get(strength) if declared.access == "training" else None
+            yield self._with(Point(self.axis, strength, scored, fa, attempt.label))
             if self.recipe.keep == "points" and backend().main:
                 folder = self.run.path / "points" / point_name(self.axis, strength)
                 folder.parent.mkdir(exist_ok=True)
                 save_checkpoint(attempt.saved, attempt.tokenizer, folder)
-        first, last = self.points[0], self.points[-1]
-        rest = [n for n in self._names(True) if n not in last["eval"]]
-        last["eval"] |= self._score(last[self.axis], rest)
-        if first[self.axis] == declared.unattacked:
-            self._tell_unseen(first[self.axis], first["eval"])
+        self._complete()
         fa = attempt.fa_at[max(attempt.fa_at)] if attempt.fa_at else None
-        marks = declared.access == "training"
-        self.run.manifest.result |= result_of(self.points, fa, declared.unattacked, quarters=marks)
-        self.run.manifest.result["eval_seconds"] = round(self.seconds, 1)
+        known = result_of(self.points, fa, declared.unattacked, quarters=declared.access == "training")
+        yield replace(known, kind=self.entry.name, more={"eval_seconds": round(self.seconds, 1)})
+
+    def _with(self, point: Point) -> AttackResult:
+        """The points so far, with this one in place of an earlier one of its strength."""
+        self.points = [*(p for p in self.points if p.strength != point.strength), point]
+        unattacked = self.entry.declared.unattacked
+        return AttackResult(self.entry.name, self.axis, tuple(self.points), unattacked=unattacked)
+
+    def _complete(self) -> None:
+        """Score at the last point what was left out there, and say of the first what the attack has not taught."""
+        last = self.points[-1]
+        rest = self._score(last.strength, [n for n in self._names(True) if n not in last.eval])
+        self.points[-1] = replace(last, eval={**last.eval, **rest})
+        first = self.points[0]
+        if first.strength == self.entry.declared.unattacked:
+            self.points[0] = replace(first, eval=self._with_unseen(first.strength, first.eval))
 
     def _names(self, every: bool) -> list[str]:
         """The benchmarks to score: those of the forget topic, and if `every` the others, as far as they can change."""
@@ -64,12 +81,7 @@ class Follow:
         forget = [n for n, bench in known.items() if every or bench.role == "forget"]
         return forget or list(known)
 
-    def _keep(self, point: dict[str, Any]) -> None:
-        self.points[:] = [p for p in self.points if p[self.axis] != point[self.axis]] + [point]
-        if backend().main:
-            self.run.save()
-
-    def _score(self, strength: float, names: list[str]) -> dict[str, Any]:
+    def _score(self, strength: float, names: list[str]) -> dict[str, Summary]:
         """Evaluate the model as it is now; keep the rows in the run's eval/<axis>-<strength>/."""
         attempt, began = self.attempt, time.monotonic()
         folder = self.run.eval / point_name(self.axis, strength)
@@ -80,19 +92,20 @@ class Follow:
             items = attempt.items[name] if attempt.items is not None else None
             scorer = attempt.reader or attempt.scorer
             found[name] = attempt.evaluation.score(name, f"{self.run.id}@{strength}", scorer, folder, items)
-        self._tell_unseen(strength, found)
+        found = self._with_unseen(strength, found)
         self.seconds += time.monotonic() - began
         return found
 
-    def _tell_unseen(self, strength: float, found: dict[str, Any]) -> None:
-        """Put beside a point's results on the forget topic the accuracy on what the attack has not taught."""
-        folder = self.run.eval / point_name(self.axis, strength)
+    def _with_unseen(self, strength: float, found: Mapping[str, Summary]) -> dict[str, Summary]:
+        """A point's results, those on the forget topic with the accuracy on what the attack has not taught."""
+        folder, told = self.run.eval / point_name(self.axis, strength), dict(found)
         for name, summary in found.items() if backend().main else ():
-            rows = read_rows(rows_file(folder, name)) if summary["role"] == "forget" else []
+            rows = read_rows(rows_file(folder, name)) if summary.role == "forget" else []
             if left := unseen(self.attempt.taught, rows):
-                summary["unseen"] = left
+                told[name] = replace(summary, more={**summary.more, "unseen": left})
+        return told
 
-    def _unattacked(self) -> dict[str, Any]:
+    def _unattacked(self) -> dict[str, Summary]:
         """The subject's own results, from its eval folder if they are known there by its digest, else kept there."""
         attempt, subject, found = self.attempt, self.attempt.subject, {}
         assert self.entry.declared.unattacked is not None, "asked only where the axis has such a point"
@@ -117,29 +130,30 @@ def copy_results(name: str, source: Path, target: Path) -> None:
             shutil.copyfile(file, target / file.name)
 
 
-def result_of(
-    points: list[dict[str, Any]], fa: dict[str, Any] | None, unattacked: float | None, *, quarters: bool
-) -> dict[str, Any]:
+def result_of(points: Sequence[Point], fa: Learned | None, unattacked: float | None, *, quarters: bool) -> AttackResult:
     """FA; FQ = 1 − accuracy on the forget benchmarks at each point; RA and the worst FQ of the attacked points.
 
     arXiv 2506.01339: RA is the mean FQ at the first-quartile, median and final checkpoints (`quarters`). For other
-    attacks it is the mean over all strengths. `marks` are the strengths that the mean is over.
+    attacks it is the mean over all strengths. `marks` are the strengths that the mean is over. A forget benchmark
+    counts if its metric is a share.
     """
-    axis, fq = next(iter(points[0])), []
-    for p in points:
-        forget = [s for s in p["eval"].values() if s["role"] == "forget" and s["metric"] == "acc"]
-        if forget:
-            value, errors = 1 - sum(s["value"] for s in forget) / len(forget), [s["stderr"] for s in forget]
-            error = None if None in errors else sum(e**2 for e in errors) ** 0.5 / len(errors)
-            fq.append({axis: p[axis], "value": value, "stderr": error})
-    attacked = {f[axis]: f["value"] for f in fq if f[axis] != unattacked}
+    fq = [f for p in points if (f := forgotten(p)) is not None]
+    found = AttackResult("", points[0].axis, tuple(points), fa, tuple(fq), unattacked=unattacked)
+    attacked = {f.strength: f.value for f in found.after}
     marks = list(attacked)
     if quarters and marks:
         final = max(marks)
         marks = sorted({min(attacked, key=lambda s: abs(s - q * final)) for q in (0.25, 0.5, 1.0)})
-    found = {"points": points, "fa": fa, "fq": fq, "marks": marks, "unattacked": unattacked}
     over = [attacked[s] for s in marks]
-    return found | {
-        "ra": sum(over) / len(over) if over else None,
-        "worst": min(attacked.values()) if attacked else None,
-    }
+    ra = sum(over) / len(over) if over else None
+    return replace(found, marks=tuple(marks), ra=ra, worst=min(attacked.values(), default=None))
+
+
+def forgotten(point: Point) -> Forgotten | None:
+    """FQ at a point, with the error of the mean over its forget benchmarks; None if none of them is a share."""
+    forget = [s for s in point.eval.values() if s.counts]
+    if not forget:
+        return None
+    errors = [s.stderr for s in forget if s.stderr is not None]
+    error = sum(e**2 for e in errors) ** 0.5 / len(errors) if len(errors) == len(forget) else None
+    return Forgotten(point.strength, 1 - sum(s.value for s in forget) / len(forget), error)

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ilu_cli import registry
 from ilu_cli.attacks import quartiles
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.reporter import Reporter
+from ilu_cli.engine.scoring import context_of
 from ilu_cli.engine.state import drop_state
 from ilu_cli.engine.tracking import Tracked
 from ilu_cli.errors import UnavailableError, UsageError
@@ -25,17 +26,19 @@ from ilu_cli.models.subject import Subject, original_of
 from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import AttackRecipe
 from ilu_cli.recipe.specs import TrainSpec
+from ilu_cli.runs.ending import ending
 from ilu_cli.runs.files import beside_hashes, digest_of, weight_hashes, write_json, write_text
 from ilu_cli.runs.lineage import reference_lines
-from ilu_cli.runs.results import point_name, summary_file
+from ilu_cli.runs.results import AttackResult, Data, Point, summary_file
 from ilu_cli.runs.resume import begin, made_from
 from ilu_cli.runs.store import Manifest, Run, Store
 from ilu_cli.workflows.attack.attempt import Attempted
+from ilu_cli.workflows.attack.others import check_others, newest_finetune
 from ilu_cli.workflows.attack.protocol import Follow, copy_results
 from ilu_cli.workflows.attack.rehearsal import Priced, price
-from ilu_cli.workflows.attack.seen import Environments, forget_data, unlearning_recipes
-from ilu_cli.workflows.needs.inputs import inputs_of
-from ilu_cli.workflows.plan import Plan, check_disk, check_ids, peak_memory, state_bytes
+from ilu_cli.workflows.attack.seen import Environments, Written, forget_data, unlearning_recipes
+from ilu_cli.workflows.needs.inputs import inputs_of, other_models
+from ilu_cli.workflows.plan import Plan, check_disk, check_ids, check_memory, peak_memory, state_bytes
 
 
 @dataclass
@@ -54,7 +57,7 @@ class AttackPlan(Plan):
     disk: int = field(kw_only=True)
 
 
-def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[dict[str, Any]] = ()) -> AttackPlan:
+def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[Written] = ()) -> AttackPlan:
     """Check data and model, and count. A forget set that the recipe leaves open is that of the lineage.
 
     Args:
@@ -100,10 +103,12 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[dict[str, Any]
                 "steps": spec.steps,
                 "trainable_parameters": trainable,
                 "peak_memory_bytes": peak_memory(model, trainable, first, [stream.stream], spec, 0),
+                "memory_bytes": backend().memory()[0],
                 "data": stream.records(),
             }
             kept += len(quartiles(spec.steps)) if filled.keep == "points" else 0
     kept += entry.declared.access == "weights" or entry.declared.original  # as they were before
+    kept += len(other_models(filled))
     disk = state_bytes(total, trainable, spec) + 4 * total * (kept - 1)
     return AttackPlan(
         facts, recipe=recipe, filled=filled, subject=subject, original=origin, environments=environments,
@@ -122,8 +127,13 @@ def _check_model(recipe: AttackRecipe, model: Any, subject: Subject, original: S
     for n in recipe.attack.params().get("layers") or []:
         if n >= depth:
             raise UsageError(f"attack.layers: {n} does not exist, the model has layers 0 to {depth - 1}")
+    if (tokens := recipe.attack.params().get("tokens", 0)) >= (room := context_of(model.config)):
+        raise UsageError(
+            f"attack.tokens: {tokens} tokens leave no room for a question in the model's context of {room}"
+        )
     if declared.access == "weights":
         matrices(model)
+    check_others(recipe, subject, model)
     if declared.original and original.root != subject.root:
         ours, theirs = ({n: p.shape for n, p in m.named_parameters()} for m in (model, empty_model(original.root)))
         if other := [n for n in ours | theirs if ours.get(n) != theirs.get(n)]:
@@ -133,12 +143,14 @@ def _check_model(recipe: AttackRecipe, model: Any, subject: Subject, original: S
             )
 
 
-def fill(recipe: AttackRecipe, lineage: list[dict[str, Any]], subject: Subject) -> AttackRecipe:
-    """The recipe with the forget data of the lineage, and what is kept, filled in."""
+def fill(recipe: AttackRecipe, lineage: Sequence[Written], subject: Subject) -> AttackRecipe:
+    """The recipe with the forget data and a fine-tuning of the lineage, and what is kept, filled in."""
     attack, access = recipe.attack, registry.attack[recipe.attack.name].declared.access
     if "data" in type(attack).model_fields and attack.params()["data"] is None:
         refs = forget_data(lineage, "attack.data", subject.label)
         attack = attack.model_copy(update={"data": refs})
+    if "finetuned" in type(attack).model_fields and attack.params()["finetuned"] is None:
+        attack = attack.model_copy(update={"finetuned": newest_finetune(original_of(subject))})
     keep = recipe.keep or ("final" if access == "training" else "none")
     return recipe.model_copy(update={"attack": attack, "keep": keep})
 
@@ -151,7 +163,7 @@ def label_of(recipe: AttackRecipe) -> str:
 
 def find_reference(plan: AttackPlan, store: Store) -> Run | None:
     """A finished run of the same attack, on the same rows, on the original model."""
-    rows = [{"role": "attack", "fingerprint": f} for f in plan.fingerprints]
+    rows = [Data(role="attack", fingerprint=f) for f in plan.fingerprints]
     wanted = Manifest("", "attack", recipe_sha256=digest(plan.filled), asked_sha256=digest(plan.recipe), data=rows)
     return next(reference_lines(wanted, plan.original.record("original"), reversed(store.runs())), None)
 
@@ -168,62 +180,78 @@ def run(
     """
     b, recipe, began = backend(), plan.filled, time.monotonic()
     check_disk(out or (resume.path if resume else store.root), plan.disk)
+    check_memory(plan.facts.get("peak_memory_bytes", 0), b.memory(), reporter.note)
     new: Run = b.share(resume or (store.create("attack", label_of(recipe), out) if b.main else None))
     with new.held(reporter.note) if b.main else nullcontext():
-        return _attack(plan, new, reporter, subject, resume is not None, wanted, began)
-
-
-def _attack(
-    plan: AttackPlan, new: Run, reporter: Reporter, subject: Subject, resume: bool, wanted: dict[str, Any] | None,
-    began: float,
-) -> Run:  # fmt: skip
-    b, recipe, m = backend(), plan.filled, new.manifest
-    target = subject.record("target")
-    if b.main:
-        rows = [{"role": "attack", "name": str(i), "fingerprint": f} for i, f in enumerate(plan.fingerprints)]
-        begin(new, made_from(recipe.model_dump(mode="json"), [target], rows))
-    m.wanted = wanted or m.wanted
-    m.recipe_sha256, m.asked_sha256 = digest(recipe), m.asked_sha256 or digest(plan.recipe)
-    m.seed, m.world_size, m.data = recipe.seed, b.world, []
-    m.inputs = inputs_of(recipe, plan.environments.recipes)
-    m.parents = [target]
-    m.base = subject.run.manifest.base if subject.run else subject.record("original")
-    entry = registry.attack[recipe.attack.name]
-    points = m.result.get("points", []) if resume else []
-    m.result = {"kind": entry.name, "axis": entry.declared.strength, "points": points}
-    if b.main:
-        write_text(new.path / "recipe.yaml", dump(recipe))
-        new.save()
-    reporter = Tracked(reporter, recipe.track, new, recipe.model_dump())
-    title = f"{label_of(recipe)} on {subject.label}"
-    try:
-        attempt = Attempted(subject, plan.original, plan.environments, new, reporter, recipe.seed, recipe.eval, title)
-        Follow(attempt, new, recipe).all()
-    except UsageError:
-        unattacked = entry.declared.unattacked
-        if b.main and not resume and all(p[m.result["axis"]] == unattacked for p in points):
-            shutil.rmtree(new.path)
-        raise
-    if b.main:
-        m.result["seconds"] = round(time.monotonic() - began, 1)
-        if recipe.keep != "none":
-            save_checkpoint(attempt.saved, attempt.tokenizer, new.checkpoint)
-            _keep_final(attempt, new, points[-1], adapter=attempt.saved is not attempt.model)
-        new.finish()
-        drop_state(new.state)
-    attempt.hooks.close()
-    b.wait()
+        known = AttackResult.read(new.manifest.result).points if resume else ()
+        _begin(plan, new, subject, known, wanted)
+        with ending(new, b.main):
+            _attack(plan, new, Tracked(reporter, recipe.track, new, recipe.model_dump()), subject, known, began)
+        b.wait()
     return new
 
 
-def _keep_final(attempt: Attempted, run: Run, point: dict[str, Any], adapter: bool) -> None:
+def _attack(
+    plan: AttackPlan, new: Run, reporter: Reporter, subject: Subject, known: Sequence[Point], began: float
+) -> None:
+    """Attack, and finish the run. One that is refused before its first point leaves nothing."""
+    b, recipe = backend(), plan.filled
+    title = f"{label_of(recipe)} on {subject.label}"
+    try:
+        attempt = Attempted(subject, plan.original, plan.environments, new, reporter, recipe.seed, recipe.eval, title)
+        for result in Follow(attempt, recipe, known).results():
+            _write(new, attempt, result)
+    except UsageError:
+        found = AttackResult.read(new.manifest.result)
+        if b.main and not known and all(p.strength == found.unattacked for p in found.points):
+            shutil.rmtree(new.path)
+        raise
+    if b.main:
+        new.manifest.result["seconds"] = round(time.monotonic() - began, 1)
+        if recipe.keep != "none":
+            save_checkpoint(attempt.saved, attempt.tokenizer, new.checkpoint)
+            _keep_final(attempt, new, result.points[-1], adapter=attempt.saved is not attempt.model)
+        new.finish()
+        drop_state(new.state)
+    attempt.hooks.close()
+
+
+def _begin(plan: AttackPlan, new: Run, subject: Subject, known: Sequence[Point], wanted: dict[str, Any] | None) -> None:
+    """Write the recipe and the manifest of an attack that begins, or goes on from the points that it has."""
+    m, recipe, entry = new.manifest, plan.filled, registry.attack[plan.filled.attack.name]
+    if backend().main:
+        rows = [{"role": "attack", "name": str(i), "fingerprint": f} for i, f in enumerate(plan.fingerprints)]
+        begin(new, made_from(recipe.model_dump(mode="json"), [subject.record("target")], rows))
+    m.wanted = wanted or m.wanted
+    m.recipe_sha256, m.asked_sha256 = digest(recipe), m.asked_sha256 or digest(plan.recipe)
+    m.seed, m.world_size, m.data = recipe.seed, backend().world, []
+    m.inputs = inputs_of(recipe, plan.environments.recipes)
+    m.parents = [subject.record("target")]
+    m.base = subject.run.manifest.base if subject.run else subject.record("original")
+    declared = entry.declared
+    m.result = AttackResult(entry.name, declared.strength, tuple(known), unattacked=declared.unattacked).to_json()
+    if backend().main:
+        write_text(new.path / "recipe.yaml", dump(recipe))
+        new.save()
+
+
+def _write(run: Run, attempt: Attempted, result: AttackResult) -> None:
+    """Put into the manifest what an attack has come to."""
+    m = run.manifest
+    m.data, m.precision = list(attempt.data), attempt.precision
+    told = {"parity": attempt.parity} | {k: v for k in ("disjoint", "numbers") if (v := getattr(attempt, k))}
+    m.result = replace(result, more={**told, **result.more}).to_json()
+    if backend().main:
+        run.save()
+
+
+def _keep_final(attempt: Attempted, run: Run, point: Point, adapter: bool) -> None:
     """The results of the checkpoint that is kept serve `ilu eval` too."""
     base = attempt.subject.digest if adapter else None
     known = digest_of(weight_hashes(run.checkpoint), beside_hashes(run.checkpoint), base)
-    axis = run.manifest.result["axis"]
-    for name, summary in point["eval"].items():
-        copy_results(name, run.eval / point_name(axis, point[axis]), run.eval)
-        write_json(summary_file(run.eval, name), summary | {"key": attempt.evaluation.key(name, known)})
+    for name, summary in point.eval.items():
+        copy_results(name, run.eval / point.name, run.eval)
+        write_json(summary_file(run.eval, name), summary.to_json() | {"key": attempt.evaluation.key(name, known)})
 
 
 def reference_run(plan: AttackPlan, store: Store, reporter: Reporter, out: Path | None = None) -> Run | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TypedDict
 
 import yaml
 
@@ -14,10 +15,36 @@ from ilu_cli.data.sources import Dataset, load_dataset
 from ilu_cli.errors import UsageError
 from ilu_cli.models.subject import Subject, parent_of
 from ilu_cli.recipe.specs import DataRef
+from ilu_cli.runs.results import Row
 from ilu_cli.tasks import Example
 
 
-def unlearning_recipes(subject: Subject) -> list[dict[str, Any]]:
+class Regularised(TypedDict, total=False):
+    """A regulariser, as an unlearning recipe has it."""
+
+    env: list[Row]
+    batch: int
+    long: str
+
+
+class Steps(TypedDict):
+    steps: int
+
+
+class Forget(TypedDict):
+    data: list[Row]
+
+
+class Written(TypedDict):
+    """What is read of an unlearning recipe as it was written."""
+
+    seed: int
+    train: Steps
+    forget: Forget
+    regularizers: list[Regularised]
+
+
+def unlearning_recipes(subject: Subject) -> list[Written]:
     """The recipes of all unlearning runs that `subject` descends from, the latest first.
 
     They are read as they were written: the objective may come from a plugin that is not loaded now.
@@ -32,7 +59,7 @@ def unlearning_recipes(subject: Subject) -> list[dict[str, Any]]:
     return found
 
 
-def forget_data(recipes: list[dict[str, Any]], key: str, label: str) -> list[DataRef]:
+def forget_data(recipes: Sequence[Written], key: str, label: str) -> list[DataRef]:
     """The forget data of unlearning recipes.
 
     Raises:
@@ -52,7 +79,7 @@ def row_hash(example: Example) -> str:
     return hashlib.sha256(f"{example.prompt}\x00{example.target}".encode()).hexdigest()
 
 
-def _seen(data: Dataset, recipe: dict[str, Any], reg: dict[str, Any]) -> set[int]:
+def _seen(data: Dataset, recipe: Written, reg: Regularised) -> set[int]:
     """The rows that training drew from an environment; of split texts, which are drawn in pieces, all."""
     if reg.get("long") == "split" and not all(e.prompt for e in data.examples()):
         return set(range(len(data.rows)))
@@ -64,7 +91,7 @@ def _seen(data: Dataset, recipe: dict[str, Any], reg: dict[str, Any]) -> set[int
 class Environments:
     """The environment datasets of a lineage, as row hashes: all of them, and those that training visited."""
 
-    recipes: list[dict[str, Any]]
+    recipes: Sequence[Written]
     names: list[str] = field(default_factory=list)
 
     @functools.cached_property
@@ -80,7 +107,7 @@ class Environments:
                     self.names.append(data.ref.name)
         return every, visited
 
-    def without(self, data: Dataset) -> tuple[Dataset, dict[str, Any], str]:
+    def without(self, data: Dataset) -> tuple[Dataset, dict[str, int], str]:
         """The rows of `data` that are in no environment; if all are, those that training never visited.
 
         Returns:

@@ -2,29 +2,11 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable
 from pathlib import Path
 
 from ilu_cli.data.root import locate
 from ilu_cli.workflows.needs.find import Need
-
-MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.*")
-DATA_FILES = ("*.parquet", "*.jsonl", "*.json", "*.csv")
-
-
-def wanted(file: str, need: Need) -> bool:
-    """Whether a file of a hub repository belongs to what is needed."""
-    return any(fnmatch.fnmatch(file, pattern) for pattern in patterns(need))
-
-
-def patterns(need: Need) -> list[str]:
-    """The files of a hub repository to download: of a dataset its README and its configuration's."""
-    if need.kind == "model":
-        return list(MODEL_FILES)
-    if need.config is None:
-        return ["README.md", *DATA_FILES]
-    return ["README.md", f"{need.config}/*", f"{need.config}.*", f"data/{need.config}*"]
 
 
 def fetch(needs: list[Need], root: Path, note: Callable[[str], None]) -> list[tuple[Need, str]]:
@@ -39,7 +21,7 @@ def fetch(needs: list[Need], root: Path, note: Callable[[str], None]) -> list[tu
     for need in needs:
         if need.state in ("here", "builtin"):
             continue
-        key = (need.hub, tuple(patterns(need)))
+        key = (need.hub, tuple(need.patterns()))
         if not need.hub or key in done:
             failed += [(need, need.where)] if not need.hub else []
             continue

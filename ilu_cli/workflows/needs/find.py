@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import importlib.util
 import os
 import threading
@@ -21,12 +22,15 @@ from ilu_cli.recipe.grid import AnyRecipe
 from ilu_cli.recipe.load import find, load
 from ilu_cli.recipe.schema import RECIPES, AttackRecipe, EvalRecipe, UnlearnRecipe
 from ilu_cli.recipe.source import read_layers
-from ilu_cli.recipe.specs import DataRef
+from ilu_cli.recipe.specs import Component, DataRef
 from ilu_cli.runs.files import cache_dir
 
 State = Literal["here", "builtin", "cached", "hub", "gated", "missing"]
 PRESENT, ABSENT = ("here", "builtin", "cached"), ("gated", "missing")
 PATIENCE = 4.0  # seconds that the hub has for an answer
+
+MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.*")
+DATA_FILES = ("*.parquet", "*.jsonl", "*.json", "*.csv")
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,18 @@ class Need:
 
     def facts(self) -> dict[str, Any]:
         return asdict(self)
+
+    def patterns(self) -> list[str]:
+        """The files of a hub repository to download: of a dataset its README and its configuration's."""
+        if self.kind == "model":
+            return list(MODEL_FILES)
+        if self.config is None:
+            return ["README.md", *DATA_FILES]
+        return ["README.md", f"{self.config}/*", f"{self.config}.*", f"data/{self.config}*"]
+
+    def wants(self, file: str) -> bool:
+        """Whether a file of a hub repository belongs to what is needed."""
+        return any(fnmatch.fnmatch(file, pattern) for pattern in self.patterns())
 
 
 def read_recipe(name: str, sets: list[str]) -> AnyRecipe:
@@ -69,16 +85,20 @@ def refs_of(recipe: AnyRecipe) -> Iterator[tuple[str, DataRef, str]]:
         yield from (("retain", d, "train") for d in (recipe.retain.data if recipe.retain else []))
         yield from (("environment", d, "train") for reg in recipe.regularizers for d in reg.env)
     if isinstance(recipe, AttackRecipe):
-        for value in recipe.attack.params().values():
-            for d in value if isinstance(value, list) else [value]:
-                if isinstance(d, DataRef):
-                    yield "attack", d, "train"
-                    if d.name in registry.task and "test" in registry.task[d.name].obj.splits:
-                        yield "attack test", d.model_copy(update={"split": None}), "test"
+        yield from _refs_of_attack(recipe.attack)
     if isinstance(recipe, (AttackRecipe, EvalRecipe)):
         for name in recipe.eval.benchmarks:
             for task, split in registry.benchmark[name].obj.reads if name in registry.benchmark else ():
                 yield f"benchmark {name}", DataRef(name=task, source="hub"), split
+
+
+def _refs_of_attack(attack: Component) -> Iterator[tuple[str, DataRef, str]]:
+    values = attack.params().values()
+    for d in (d for value in values for d in (value if isinstance(value, list) else [value])):
+        if isinstance(d, DataRef):
+            yield "attack", d, "train"
+            if d.name in registry.task and "test" in registry.task[d.name].obj.splits:
+                yield "attack test", d.model_copy(update={"split": None}), "test"
 
 
 def needs_of(recipe: AnyRecipe, online: bool) -> list[Need]:
@@ -157,9 +177,7 @@ def _on_hub(need: Need, kind: str, online: bool, gated: str) -> Need:
         return replace(need, state="missing", where=where, todo=gated or "there is none of that name, or it is private")
     except (HfHubHTTPError, OSError, ValueError) as error:
         return replace(need, state="missing", where=where, todo=f"the hub does not answer: {type(error).__name__}")
-    from ilu_cli.workflows.needs.fetch import wanted
-
-    size = sum(f.size or 0 for f in info.siblings or [] if wanted(f.rfilename, need))
+    size = sum(f.size or 0 for f in info.siblings or [] if need.wants(f.rfilename))
     return replace(need, state="hub", where=where, bytes=size or need.bytes, todo="downloaded when it is needed")
 
 
@@ -196,6 +214,12 @@ def price(recipe: AnyRecipe, needs: list[Need]) -> dict[str, Any]:
     )
     if not isinstance(recipe, UnlearnRecipe) or folder is None:
         return found
+    memory, disk = _training(recipe, folder)
+    return found | {"memory": memory, "disk": disk + download}
+
+
+def _training(recipe: UnlearnRecipe, folder: Path) -> tuple[int, int]:
+    """Bytes of memory and of disk that training takes, with every row of full length."""
     from ilu_cli.data.encode import Corpus, Encoded
     from ilu_cli.engine.stream import TrainStream
     from ilu_cli.models.load import add_adapter, empty_model, trained_params
@@ -215,9 +239,7 @@ def price(recipe: AnyRecipe, needs: list[Need]) -> dict[str, Any]:
         tokens = retain.batch * retain.max_length * recipe.train.steps
         reads = registry.retain_term[retain.name].declared.needs
         kept = reference_bytes(reads, tokens, tokens, width, model.config.vocab_size)
-    found["memory"] = peak_memory(model, trainable, 0, full, recipe.train, kept)
-    found["disk"] = state_bytes(total, trainable, recipe.train) + download
-    return found
+    return peak_memory(model, trainable, 0, full, recipe.train, kept), state_bytes(total, trainable, recipe.train)
 
 
 def _config_folder(need: Need) -> Path | None:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ilu_cli.data.sources import Origin, find_origin
 from ilu_cli.errors import UnavailableError
+from ilu_cli.models.subject import find_subject
 from ilu_cli.recipe.schema import AttackRecipe, EvalRecipe, Recipe
 from ilu_cli.runs.files import sha256
+from ilu_cli.runs.store import Store
 from ilu_cli.workflows.needs.find import refs_of
 
+if TYPE_CHECKING:
+    from ilu_cli.workflows.attack.seen import Written
 
-def inputs_of(recipe: Recipe, environments: Iterable[dict[str, Any]] = ()) -> list[str]:
+
+def inputs_of(recipe: Recipe, environments: Iterable[Written] = ()) -> list[str]:
     """Files by their hashes, the hub by its name; nothing for data that comes with the package.
 
     Args:
@@ -28,15 +33,32 @@ def inputs_of(recipe: Recipe, environments: Iterable[dict[str, Any]] = ()) -> li
     if isinstance(recipe, (AttackRecipe, EvalRecipe)):
         files = [Path(name) for name in recipe.eval.benchmarks if name.endswith(".yaml") and Path(name).is_file()]
         found |= {f"{path}: {_hash(path)}" for path in files}
+    if isinstance(recipe, AttackRecipe):
+        found |= {f"{key} {ref}: {_digest(ref)}" for key, ref in other_models(recipe).items()}
     trained = {ref.name for role, ref, _ in refs if role == "attack"}
-    for r in environments:
-        for reg in r["regularizers"]:
-            found |= {
-                f"environment {d['name']}: {r['train']['steps']} steps of {reg['batch']}, seed {r['seed']}"
-                for d in reg["env"]
-                if d["name"] in trained
-            }
-    return sorted(found)
+    return sorted(found | {text for r in environments for text in _seen_in(r, trained)})
+
+
+def _seen_in(unlearning: Written, trained: set[str]) -> Iterator[str]:
+    """What an unlearning run has seen of these datasets as environments."""
+    for reg in unlearning["regularizers"]:
+        for d in reg["env"]:
+            if d["name"] in trained:
+                steps, seed = unlearning["train"]["steps"], unlearning["seed"]
+                yield f"environment {d['name']}: {steps} steps of {reg['batch']}, seed {seed}"
+
+
+def other_models(recipe: AttackRecipe) -> dict[str, str]:
+    """The models beside the one under attack that a recipe names, by key."""
+    params = recipe.attack.params()
+    return {key: params[key] for key in ("model", "finetuned", "retain") if params.get(key) is not None}
+
+
+def _digest(ref: str) -> str:
+    try:
+        return find_subject(ref, Store()).digest
+    except UnavailableError:  # its run will say so
+        return ""
 
 
 def _stamp_of(ref: Any, split: str) -> str | None:

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from ilu_cli.models.subject import Subject, find_subject, original_of
 from ilu_cli.recipe.evaluation import EvalSpec
@@ -17,7 +17,7 @@ from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.recipe.specs import DataRef
 from ilu_cli.runs.files import tensors_of, weight_files
 from ilu_cli.runs.store import Store
-from ilu_cli.workflows.attack.seen import forget_data, unlearning_recipes
+from ilu_cli.workflows.attack.seen import Written, forget_data, unlearning_recipes
 from ilu_cli.workflows.needs.inputs import inputs_of
 from ilu_cli.workflows.pipeline.graph import Graph, Node
 
@@ -34,7 +34,7 @@ def graph_of(pipeline: Pipeline, store: Store) -> Graph:
     original = find_subject(recipe.model.ref, store, recipe.model.revision)
     forget = list(dict.fromkeys(d for method in pipeline.methods for d in method.recipe.forget.data))
     variants = _filled(pipeline.variants, lambda: forget)
-    unlearned = {seed: [m.seeded(seed).model_dump() for m in pipeline.methods] for seed in recipe.seeds}
+    unlearned = {s: [cast(Written, m.seeded(s).model_dump()) for m in pipeline.methods] for s in recipe.seeds}
     base = _select(ORIGINAL, {}, recipe.eval, None, [])
     nodes = [base]
     for seed in recipe.seeds:
@@ -89,7 +89,7 @@ def _select(key: str, tags: dict[str, Any], evaluation: EvalSpec, match: Any, ne
 
 
 def _attacks(
-    variants: list[Variant], parent: str, tags: dict[str, Any], seed: int, unlearned: list[dict[str, Any]]
+    variants: list[Variant], parent: str, tags: dict[str, Any], seed: int, unlearned: list[Written]
 ) -> Iterator[Node]:
     for v in variants:
         recipe = v.seeded(seed)

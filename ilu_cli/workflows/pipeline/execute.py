@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, cast
 
@@ -78,20 +78,11 @@ def run(graph: Graph, jobs: int, plugins: list[Path], changed: Changed) -> None:
         graph.save()
         workers: list[Worker] = []
         try:
-            while True:
+            _assign(graph, workers, jobs, plugins, changed)
+            while busy := {w.conn: w for w in workers if w.node}:
+                for conn in wait(list(busy)):
+                    _listen(graph, workers, busy[cast(Connection, conn)], changed)
                 _assign(graph, workers, jobs, plugins, changed)
-                busy = [w for w in workers if w.node]
-                if not busy:
-                    return
-                for conn in wait([w.conn for w in busy]):
-                    worker = next(w for w in busy if w.conn is conn)
-                    answer = worker.answer()
-                    if "note" in answer:
-                        changed(cast(Node, worker.node), answer["note"])
-                        continue
-                    _finish(graph, worker, answer, changed)
-                    if "died" in answer:
-                        workers.remove(worker)
         except KeyboardInterrupt:
             _stop(workers)
             for worker in workers:
@@ -107,43 +98,57 @@ def run(graph: Graph, jobs: int, plugins: list[Path], changed: Changed) -> None:
 
 
 def _assign(graph: Graph, workers: list[Worker], jobs: int, plugins: list[Path], changed: Changed) -> None:
+    """Give every node that is ready to a free worker, or to a new one while there are fewer than `jobs`."""
     workers[:] = [w for w in workers if w.node or w.process.is_alive()]
-    taken = {w.node.hash for w in workers if w.node}
     for node in graph.ready():
         graph.settle(node)
         if node.status == "done":  # done by an earlier process, on weights that are known only now
             changed(node, None)
             return _assign(graph, workers, jobs, plugins, changed)
-        if node.hash in taken:  # the same work under another name: wait for it
+        if node.hash in {w.node.hash for w in workers if w.node}:  # the same work under another name: wait for it
             continue
         worker = next((w for w in workers if not w.node), None)
         if worker is None:
             if len(workers) >= jobs:
-                return None
-            threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, (os.cpu_count() or 1) // jobs)
-            worker = Worker(graph.store.root.absolute(), plugins, threads)
+                return
+            worker = Worker(graph.store.root.absolute(), plugins, _threads(jobs))
             workers.append(worker)
-        parent = graph.parent(node)
-        assert parent is not None and node.hash is not None  # it is ready
         node.status = "running"
-        file = graph.result_file(node).absolute()
-        worker.give(
-            node,
-            Task(
-                node.command,
-                node.recipe,
-                node.hash,
-                parent["subject"],
-                {"weights": parent["weights"], "digest": parent.get("digest")},
-                graph.target(node),
-                file,
-                graph.unlearned.get(node.tags.get("seed", 0), []),
-            ),
-        )
-        taken.add(node.hash)
+        worker.give(node, _task(graph, node))
         changed(node, None)
         graph.save()
-    return None
+
+
+def _threads(jobs: int) -> int:
+    """Threads of each of so many workers."""
+    return int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, (os.cpu_count() or 1) // jobs)
+
+
+def _task(graph: Graph, node: Node) -> Task:
+    """What a worker is told of a node that is ready."""
+    parent = graph.parent(node)
+    assert parent is not None and node.hash is not None  # it is ready
+    return Task(
+        node.command,
+        node.recipe,
+        node.hash,
+        parent["subject"],
+        {"weights": parent["weights"], "digest": parent.get("digest")},
+        graph.target(node),
+        graph.result_file(node).absolute(),
+        graph.unlearned.get(node.tags.get("seed", 0), []),
+    )
+
+
+def _listen(graph: Graph, workers: list[Worker], worker: Worker, changed: Changed) -> None:
+    """Hear what a worker says: a note on the way, or how its node ended."""
+    answer = worker.answer()
+    if "note" in answer:
+        changed(cast(Node, worker.node), answer["note"])
+        return
+    _finish(graph, worker, answer, changed)
+    if "died" in answer:
+        workers.remove(worker)
 
 
 def _finish(graph: Graph, worker: Worker, answer: dict[str, Any], changed: Changed) -> None:

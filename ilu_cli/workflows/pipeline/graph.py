@@ -21,6 +21,7 @@ from ilu_cli.metrics.figure import value_of
 from ilu_cli.models.subject import Subject
 from ilu_cli.runs.files import combined, sha256, write_json
 from ilu_cli.runs.store import Run, Store, open_run
+from ilu_cli.workflows.attack.seen import Written
 
 Status = Literal["waiting", "running", "done", "failed", "blocked"]
 
@@ -72,7 +73,7 @@ class Graph:
 
     def __init__(
         self, name: str, nodes: list[Node], subjects: dict[str, Subject], store: Store,
-        unlearned: dict[int, list[dict[str, Any]]],
+        unlearned: dict[int, list[Written]],
     ) -> None:  # fmt: skip
         """`subjects` are the models that are there already: the parents of nodes without `needs`, by method.
 

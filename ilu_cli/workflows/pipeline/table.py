@@ -5,22 +5,26 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
 from ilu_cli.metrics.crossed import single, summarised
-from ilu_cli.metrics.figure import strict, value_of
-from ilu_cli.report.answers import Answers
+from ilu_cli.metrics.figure import strict
 from ilu_cli.runs.files import write_json
+from ilu_cli.runs.results import Row, summaries_of
+from ilu_cli.workflows.pipeline.figures import Figures, Measure, figures, known_of, mean
 from ilu_cli.workflows.pipeline.graph import Graph, Node
+from ilu_cli.workflows.pipeline.shapes import Choice, Kept, MethodRow, Missed, Results, Spread, TableRow
 from ilu_cli.workflows.pipeline.worst import answered, elsewhere
+
+T = TypeVar("T")
 
 
 def interval(
     values: Sequence[float], errors: Sequence[float | None] = (), rows: Sequence[np.ndarray | None] = (),
     *, share: bool = True,
-) -> dict[str, Any] | None:  # fmt: skip
+) -> Spread | None:  # fmt: skip
     """Mean of one value per seed with its 95 % interval over seeds and questions; `how` says of what it is made.
 
     With the `rows` of every seed, [Q] each, from the mean squares of both (`ilu_cli.metrics.crossed`). Without, from
@@ -33,7 +37,7 @@ def interval(
     if infinite := sum(map(math.isinf, values)):
         how = f"none: infinite for {infinite} of {len(values)} seeds"
         return {"mean": None, "low": None, "high": None, "values": strict(list(values)), "error": None, "how": how}
-    n, known = len(values), [e for e in errors if e is not None]
+    n, known = len(values), known_of(errors)
     error = math.sqrt(sum(e**2 for e in known) / len(known)) if known else None
     given, over = [r for r in rows if r is not None], [f"{n} seeds"] * (n > 1)
     if len(given) == n and len({len(r) for r in given}) == 1 and len(given[0]) > 1:
@@ -43,39 +47,17 @@ def interval(
         found = summarised(values, error, share=share)
         how = f"t over {' and '.join(over + ['the questions'] * (error is not None))}"
         how = how if n > 1 else "normal over the questions" if error is not None else "none: one seed"
-    ends = {"low": found.low, "high": found.high}
-    return {"mean": sum(values) / n, **ends, "values": list(values), "error": error, "how": how}
-
-
-def figures(node: Node, known: Answers | None = None) -> dict[str, Any]:
-    """FQ before, after, its mean (RA) and lowest value over the attack's points, and FA, of one finished attack.
-
-    `stderr` are their standard errors over the questions; that of RA is the mean over the points, an upper bound as the
-    points share the questions. `rows` are their values by question, from `known`.
-    """
-    result = node.result or {}
-    axis, untouched = result["axis"], result["unattacked"]
-    before = next((f for f in result["fq"] if f[axis] == untouched), None)
-    after = [f for f in result["fq"] if f[axis] != untouched]
-    points = {"before": before, "fq": after[-1] if after else None,
-              "worst": min(after, key=lambda f: f["value"], default=None)}  # fmt: skip
-    marks = result.get("marks") or [f[axis] for f in after]
-    known = known or {}
-    ra = np.mean([known[m] for m in marks], axis=0) if marks and all(m in known for m in marks) else None
     return {
-        **{name: f["value"] if f else None for name, f in points.items()},
-        "ra": result["ra"],
-        "fa": result["fa"]["value"] if result["fa"] else None,
-        "stderr": {
-            **{name: f["stderr"] if f else None for name, f in points.items()},
-            "ra": _mean([f["stderr"] for f in after]),
-            "fa": result["fa"]["stderr"] if result["fa"] else None,
-        },
-        "rows": {"ra": ra, "fa": None} | {name: known.get(f[axis]) if f else None for name, f in points.items()},
+        "mean": sum(values) / n,
+        "low": found.low,
+        "high": found.high,
+        "values": list(values),
+        "error": error,
+        "how": how,
     }
 
 
-def rows(graph: Graph) -> list[dict[str, Any]]:
+def rows(graph: Graph) -> list[TableRow]:
     """A row per method and attack with at least one finished seed.
 
     Of the choices that an attacker has (`best_of`), the row is the one with the lowest RA, averaged over the seeds that
@@ -95,72 +77,92 @@ def rows(graph: Graph) -> list[dict[str, Any]]:
     return found
 
 
-def _row(graph: Graph, method: str, attack: str, done: dict[str, dict[int, Node]], seeds: list[int]) -> dict[str, Any]:
+def _row(graph: Graph, method: str, attack: str, done: dict[str, dict[int, Node]], seeds: list[int]) -> TableRow:
     once = method in graph.subjects and not next(iter(done.values()))[seeds[0]].tags["random"]
     seeds = seeds[:1] if once else seeds  # one model and nothing random: every seed is the same run
     measured = {c: [figures(nodes[s], answered(graph, nodes[s])) for s in seeds] for c, nodes in done.items()}
-    means = {choice: _mean([f["ra"] for f in found]) for choice, found in measured.items()}
-    best = min(means, key=lambda c: math.inf if (mean := means[c]) is None else mean)
+    choices = _choices(measured)
+    best = min(zip(measured, choices), key=lambda c: _last(c[1]["ra"]))[0]
     nodes, found = [done[best][s] for s in seeds], measured[best]
-    lowest = [min(at_seed, key=lambda f: math.inf if f["worst"] is None else f["worst"])
-              for at_seed in zip(*measured.values())]  # fmt: skip
+    lowest = _lowest(measured)
     models = [graph.nodes[n.needs[0]].result or {} for n in nodes]
-    before = found if len(_distinct(models)) > 1 else found[:1]
-    lows = [f["worst"] for f in lowest if f["worst"] is not None]
     return {
         "method": method,
         "env": nodes[0].tags["env"],
         "attack": attack,
         "choice": json.loads(best),
-        "choices": [
-            {"choice": json.loads(c), "ra": mean, "worst": _mean([f["worst"] for f in measured[c]])}
-            for c, mean in means.items()
-        ],
+        "choices": choices,
         "seeds": seeds,
         "once": once,
-        "before": _over(before, "before"),
-        **{k: _over(found, k) for k in ("fq", "ra", "fa")},
+        "before": _over(_of_distinct(found, models), "before"),
+        "fq": _over(found, "fq"),
+        "ra": _over(found, "ra"),
+        "fa": _over(found, "fa"),
         "worst": _over(lowest, "worst"),
         "worst_elsewhere": _elsewhere(graph, method, [{attack: s} for s in seeds]),
-        "lowest": min(lows, default=None),
+        "lowest": min(known_of(f["worst"] for f in lowest), default=None),
         "utility": utility(models),
         "steps": [m.get("step") for m in models],
-        "off_target": [m["distance"] for m in models if not m.get("within", True)],
-        "builtin": any(d["source"] == "builtin" for n in nodes for d in (n.result or {})["data"]),
+        "off_target": [m["distance"] for m in models if _missed(m)],
+        "builtin": any(map(_builtin, nodes)),
         "runs": [n.run for n in nodes],
         "recipe_sha256": [n.recipe_sha256 for n in nodes],
     }
 
 
-def _over(found: list[dict[str, Any]], name: str) -> dict[str, Any] | None:
+def _choices(measured: dict[str, list[Figures]]) -> list[Choice]:
+    return [
+        {"choice": json.loads(c), "ra": mean([f["ra"] for f in found]), "worst": mean([f["worst"] for f in found])}
+        for c, found in measured.items()
+    ]
+
+
+def _lowest(measured: dict[str, list[Figures]]) -> list[Figures]:
+    """Of every seed, the choice with the lowest worst point."""
+    return [min(at_seed, key=lambda f: _last(f["worst"])) for at_seed in zip(*measured.values())]
+
+
+def _last(value: float | None) -> float:
+    """A key that puts what is not known behind everything."""
+    return math.inf if value is None else value
+
+
+def _builtin(node: Node) -> bool:
+    """Whether an attack read a built-in stand-in."""
+    return any(d["source"] == "builtin" for d in (node.result or {})["data"])
+
+
+def _over(found: list[Figures], name: Measure) -> Spread | None:
     """One of the `figures`, over the seeds."""
-    there = [f for f in found if f[name] is not None]
-    return interval([f[name] for f in there], *([f[kind][name] for f in there] for kind in ("stderr", "rows")))
+    there = [(value, f["stderr"][name], f["rows"][name]) for f in found if (value := f[name]) is not None]
+    return interval(*(zip(*there) if there else ([],)))
 
 
-def _elsewhere(graph: Graph, method: str, seeds: list[dict[str, int]]) -> dict[str, Any] | None:
+def _elsewhere(graph: Graph, method: str, seeds: list[dict[str, int]]) -> Spread | None:
     """The worst case as chosen on other questions than those it is reported on; None if the rows are gone."""
     found = elsewhere(graph, method, seeds)
     return interval([float(v.mean()) for v in found], rows=found) if found else None
 
 
-def _distinct(models: list[dict[str, Any]]) -> set[str]:
-    return {json.dumps(m["weights"], sort_keys=True) for m in models}
+def _of_distinct(found: list[T], models: list[Row]) -> list[T]:
+    """What was found of each model; of one model under several seeds, which says the same each time, the first."""
+    weights = {json.dumps(m["weights"], sort_keys=True) for m in models}
+    return found if len(weights) > 1 else found[:1]
 
 
-def utility(models: list[dict[str, Any]]) -> dict[str, Any]:
+def utility(models: list[Row]) -> dict[str, Kept]:
     """Each benchmark on the models before the attack, over the seeds."""
-    models = models if len(_distinct(models)) > 1 else models[:1]
-    found = {}
-    for name, first in models[0]["eval"].items():
-        measured = [m["eval"][name] for m in models]
-        values, errors = [value_of(s) for s in measured], [s["stderr"] for s in measured]
-        spread = interval(values, errors, share=first["metric"] == "acc") or {}
-        found[name] = {"role": first["role"], "metric": first["metric"], **spread}
+    evals = [summaries_of(m["eval"]) for m in _of_distinct(models, models)]
+    found: dict[str, Kept] = {}
+    for name, first in evals[0].items():
+        measured = [e[name] for e in evals]
+        spread = interval([s.value for s in measured], [s.stderr for s in measured], share=first.kind == "share")
+        assert spread is not None, "there is a model, and so a value"
+        found[name] = {"role": first.role, "metric": first.metric, **spread}
     return found
 
 
-def summaries(found: list[dict[str, Any]], graph: Graph | None = None) -> list[dict[str, Any]]:
+def summaries(found: list[TableRow], graph: Graph | None = None) -> list[MethodRow]:
     """Per method over all its attacks: the mean RA, the attack of the lowest worst case (mean over seeds), and the
     lowest FQ of any attack and seed; with the graph the worst case of all attacks, chosen on other questions.
 
@@ -169,41 +171,51 @@ def summaries(found: list[dict[str, Any]], graph: Graph | None = None) -> list[d
     out = []
     for method in dict.fromkeys(row["method"] for row in found):
         mine = [row for row in found if row["method"] == method and row["ra"] is not None]
-        if not mine:
-            continue
-        varied = [set(row["seeds"]) for row in mine if not row["once"]]
-        common = sorted(set.intersection(*varied)) if varied else mine[0]["seeds"]
-        seeds = [{row["attack"]: row["seeds"][0] if row["once"] else s for row in mine} for s in common]
-        worst = min(mine, key=lambda row: _mean([_at(row, seed, "worst") for seed in common]) or row["worst"]["mean"])
-        out.append(
-            {
-                "method": method,
-                "attacks": len(mine),
-                "ra": interval(
-                    [sum(_at(row, seed, "ra") for row in mine) / len(mine) for seed in common],
-                    [_mean([row["ra"]["error"] for row in mine])],
-                ),
-                "worst": {"attack": worst["attack"], **worst["worst"]},
-                "worst_elsewhere": _elsewhere(graph, method, seeds) if graph else None,
-                "lowest": min(row["lowest"] for row in mine),
-                "utility": mine[0]["utility"],
-            }
-        )
+        if mine:
+            out.append(_summary(method, mine, graph))
     return out
 
 
-def _at(row: dict[str, Any], seed: int, name: str) -> float:
+def _summary(method: str, mine: list[TableRow], graph: Graph | None) -> MethodRow:
+    """A method's rows, each with an RA and a worst case."""
+    seeds = _common(mine)
+    asked = [{row["attack"]: row["seeds"][0] if row["once"] else s for row in mine} for s in seeds]
+    worst = min(mine, key=lambda row: _last(mean([_at(row["worst"], row, s) for s in seeds]) or _centre(row["worst"])))
+    ra = [sum(_at(row["ra"], row, s) for row in mine) / len(mine) for s in seeds]
+    return {
+        "method": method,
+        "attacks": len(mine),
+        "ra": interval(ra, [mean([_spread(row["ra"])["error"] for row in mine])]),
+        "worst": {"attack": worst["attack"], **_spread(worst["worst"])},
+        "worst_elsewhere": _elsewhere(graph, method, asked) if graph else None,
+        "lowest": min(row["lowest"] for row in mine if row["lowest"] is not None),
+        "utility": mine[0]["utility"],
+    }
+
+
+def _common(mine: list[TableRow]) -> list[int]:
+    """The seeds that all attacks have; what is the same for all seeds counts in each."""
+    varied = [set(row["seeds"]) for row in mine if not row["once"]]
+    return sorted(set.intersection(*varied)) if varied else mine[0]["seeds"]
+
+
+def _centre(found: Spread | None) -> float | None:
+    return _spread(found)["mean"]
+
+
+def _spread(found: Spread | None) -> Spread:
+    assert found is not None, "a row with an RA has its points, and so all their numbers"
+    return found
+
+
+def _at(found: Spread | None, row: TableRow, seed: int) -> float:
     """A row's number of one seed."""
-    value: float = row[name]["values"][0 if row["once"] else row["seeds"].index(seed)]
+    value = _spread(found)["values"][0 if row["once"] else row["seeds"].index(seed)]
+    assert value is not None, "shares are finite"
     return value
 
 
-def _mean(values: list[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return sum(known) / len(known) if known else None
-
-
-def collect(graph: Graph) -> dict[str, Any]:
+def collect(graph: Graph) -> Results:
     """All that is known now: rows, summaries, what failed, and the hashes of the finished runs' manifests."""
     found = rows(graph)
     return {
@@ -217,16 +229,21 @@ def collect(graph: Graph) -> dict[str, Any]:
     }
 
 
-def off_target(graph: Graph) -> list[dict[str, Any]]:
+def off_target(graph: Graph) -> list[Missed]:
     """The models whose utility could not be matched within the tolerance."""
     return [
-        {"node": n.key, **{k: n.result[k] for k in ("step", "target", "distance", "candidates")}}
+        {"node": n.key, "step": r["step"], "target": r["target"], "distance": r["distance"],
+         "candidates": r["candidates"]}
         for n in graph
-        if n.command == "select" and n.result and not n.result.get("within", True)
-    ]
+        if n.command == "select" and (r := n.result) and _missed(r)
+    ]  # fmt: skip
 
 
-def save(graph: Graph) -> dict[str, Any]:
+def _missed(model: Row) -> bool:
+    return not model.get("within", True)
+
+
+def save(graph: Graph) -> Results:
     """Write results.json, atomically."""
     found = collect(graph)
     write_json(graph.folder / "results.json", found)

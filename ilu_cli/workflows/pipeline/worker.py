@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ilu_cli.errors import IluError, UnavailableError
-from ilu_cli.metrics.figure import value_of
+from ilu_cli.metrics.figure import strict
 from ilu_cli.runs.files import same_model
 from ilu_cli.runs.store import Run, Store, open_run
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ilu_cli.engine.reporter import Reporter
     from ilu_cli.models.subject import Subject
     from ilu_cli.recipe.evaluation import EvalSpec
+    from ilu_cli.runs.results import Number, Summary
+    from ilu_cli.workflows.attack.seen import Written
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Task:
     parent: dict[str, Any]  # its `weights` and `digest`
     target: float | None
     result_file: Path
-    unlearned: list[dict[str, Any]]
+    unlearned: list[Written]
 
 
 def serve(conn: Connection, root: Path, plugins: list[Path], threads: int) -> None:
@@ -175,19 +177,20 @@ def _select(task: Task, store: Store, reporter: Reporter) -> None:
         best = nearest(measured, cast(float, task.target))
         if best != chosen.run.manifest.result["steps"]:
             chosen = _kept(chosen.run, best)
-        distance = value_of(measured[best]) - cast(float, task.target)
+        distance = measured[best].value - cast(float, task.target)
         found = {
             "step": best,
             "target": task.target,
             "distance": distance,
             "within": abs(distance) <= match["tolerance"],
-            "candidates": {str(step): summary["value"] for step, summary in measured.items()},
+            "candidates": {str(step): strict(summary.value) for step, summary in measured.items()},
         }
     subject = task.subject if chosen.step is None else f"{task.subject}@{chosen.step}"
     results = Evaluation(spec, reporter).subject(chosen)
     task.result_file.parent.mkdir(parents=True, exist_ok=True)
     known = {"subject": subject, "weights": chosen.weights, "digest": chosen.digest}
-    write_json(task.result_file, {**known, "eval": results, **found})
+    measured_on = {name: summary.to_json() for name, summary in results.items()}
+    write_json(task.result_file, {**known, "eval": measured_on, **found})
     if match and match["keep"] == "chosen" and chosen.run:
         for step in chosen.run.manifest.points:
             if int(step) != chosen.step:
@@ -195,7 +198,7 @@ def _select(task: Task, store: Store, reporter: Reporter) -> None:
         chosen.run.add("points")
 
 
-def _measured(subject: Subject, benchmark: str, spec: EvalSpec, reporter: Reporter) -> dict[int, dict[str, Any]]:
+def _measured(subject: Subject, benchmark: str, spec: EvalSpec, reporter: Reporter) -> dict[int, Summary]:
     """The benchmark on each step that a run kept, and on its last. What was deleted since is known by its results.
 
     Raises:
@@ -222,7 +225,7 @@ def _kept(run: Run, step: int) -> Subject:
     return of_run(run, step)
 
 
-def nearest(measured: dict[int, dict[str, Any]], target: float) -> int:
+def nearest(measured: Mapping[int, Number | Summary], target: float) -> int:
     """The step whose utility is nearest to the target; of those that cannot be told from it, the last.
 
     Those are no farther from the target than the nearest and one standard error of its utility: a single question must
@@ -231,9 +234,9 @@ def nearest(measured: dict[int, dict[str, Any]], target: float) -> int:
     Raises:
         UnavailableError: if the utility is infinite at every step (the perplexity of a collapsed model), or the target.
     """
-    distance = {step: abs(value_of(summary) - target) for step, summary in measured.items()}
+    distance = {step: abs(summary.value - target) for step, summary in measured.items()}
     if not any(map(math.isfinite, distance.values())):
         raise UnavailableError("no step can be matched: the utility of all steps, or of the original, is infinite")
     first = min(distance, key=distance.__getitem__)
-    reach = distance[first] + (measured[first]["stderr"] or 0.0)
+    reach = distance[first] + (measured[first].stderr or 0.0)
     return max(step for step in distance if distance[step] <= reach)

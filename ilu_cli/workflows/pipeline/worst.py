@@ -6,13 +6,18 @@ import numpy as np
 
 from ilu_cli.metrics.chosen import chosen_elsewhere
 from ilu_cli.report.answers import Answers, answers, attacked
+from ilu_cli.runs.results import AttackResult
 from ilu_cli.workflows.pipeline.graph import Graph, Node
+
+
+def result_of(node: Node) -> AttackResult:
+    """What an attack came to, as its node keeps it: without the attack's points."""
+    return AttackResult.read({**(node.result or {}), "points": []})
 
 
 def answered(graph: Graph, node: Node) -> Answers | None:
     """See `ilu_cli.report.answers.answers`."""
-    result = node.result or {}
-    return answers(graph.store.root / result.get("subject", "") / "eval", result)
+    return answers(graph.store.root / (node.result or {}).get("subject", "") / "eval", result_of(node))
 
 
 def tried(graph: Graph, method: str, attacks: dict[str, int]) -> np.ndarray | None:
@@ -25,7 +30,7 @@ def tried(graph: Graph, method: str, attacks: dict[str, int]) -> np.ndarray | No
         known = answered(graph, node) if node.status == "done" else None
         if known is None:
             return None
-        found += attacked(known, node.result or {})
+        found += attacked(known, result_of(node))
     return np.stack(found) if found and len({len(v) for v in found}) == 1 else None
 
 

@@ -18,6 +18,7 @@ from ilu_cli.errors import UsageError
 from ilu_cli.models.subject import Subject, find_subject, original_of, parent_of
 from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import ApplyRecipe
+from ilu_cli.runs.ending import ending
 from ilu_cli.runs.files import BESIDE, INDEX, WEIGHTS, write_json, write_text
 from ilu_cli.runs.store import Run, Store
 from ilu_cli.taskvec.arithmetic import combine
@@ -84,16 +85,16 @@ def run(plan: ApplyPlan, store: Store, reporter: Reporter, out: Path | None = No
     m.base = onto.run.manifest.base if onto.run else onto.record("original")
     m.precision = "fp64"
     write_text(new.path / "recipe.yaml", dump(recipe))
-    new.save()
-    part = new.path / ".checkpoint.part"
-    part.mkdir()
-    for path in {p for pattern in BESIDE for p in onto.root.glob(pattern) if p.is_file()}:
-        copy = part / path.relative_to(onto.root)
-        copy.parent.mkdir(exist_ok=True)
-        shutil.copy(path, copy)
-    m.result = {"norm": _write(plan, part, reporter)}
-    part.rename(new.checkpoint)
-    new.finish()
+    with ending(new, main=True):
+        part = new.path / ".checkpoint.part"
+        part.mkdir()
+        for path in {p for pattern in BESIDE for p in onto.root.glob(pattern) if p.is_file()}:
+            copy = part / path.relative_to(onto.root)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copy(path, copy)
+        m.result = {"norm": _write(plan, part, reporter)}
+        part.rename(new.checkpoint)
+        new.finish()
     return new
 
 

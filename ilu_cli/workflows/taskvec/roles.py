@@ -10,6 +10,7 @@ from ilu_cli.errors import UnavailableError
 from ilu_cli.models.subject import Subject, is_adapter, lineage, of_run, original_of
 from ilu_cli.runs.files import beside_hashes, weight_hashes
 from ilu_cli.runs.lineage import reference_lines
+from ilu_cli.runs.results import AttackResult
 from ilu_cli.runs.store import Run, Store
 
 UNLEARNS = ("unlearn", "apply")  # commands whose result is taken for an unlearned model
@@ -106,5 +107,5 @@ def _point(role: str, path: Path, subject: Subject) -> Point:
 
 def forget_accuracy(subject: Subject) -> dict[int, float]:
     """Accuracy on the forget benchmarks at each strength of an attack run: 1 − FQ."""
-    fq = (subject.run.manifest.result.get("fq") if subject.run else None) or []
-    return {next(int(v) for k, v in p.items() if k not in ("value", "stderr")): 1 - p["value"] for p in fq}
+    fq = AttackResult.read(subject.run.manifest.result).fq if subject.run else ()
+    return {int(f.strength): 1 - f.value for f in fq}

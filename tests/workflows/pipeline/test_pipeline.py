@@ -11,13 +11,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import yaml
+from conftest import Ilu
 
 from ilu_cli.recipe.expand import load_pipeline, load_suite
 from ilu_cli.recipe.load import digest, shipped
+from ilu_cli.runs.results import Number
 from ilu_cli.workflows.pipeline.table import interval
 from ilu_cli.workflows.pipeline.worker import nearest
 
@@ -34,7 +37,7 @@ ATTACK = {"name": "finetune", "task": "elements", "steps": 4, "batch": 4}
 
 
 @pytest.fixture
-def grid(tiny, tmp_path, monkeypatch) -> dict:
+def grid(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A pipeline of one method with and without ILU; write it with `save`."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE))
@@ -52,16 +55,16 @@ def grid(tiny, tmp_path, monkeypatch) -> dict:
     }
 
 
-def save(recipe: dict) -> str:
+def save(recipe: dict[str, Any]) -> str:
     Path("grid.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     return "grid.yaml"
 
 
-def state(ilu, recipe: str) -> dict:
+def state(ilu: Ilu, recipe: str) -> dict[str, Any]:
     return json.loads(ilu("pipeline", recipe, "--dry-run", "--json").out)
 
 
-def test_a_pipeline_makes_each_run_once(grid, ilu, tmp_path):
+def test_a_pipeline_makes_each_run_once(grid: dict[str, Any], ilu: Ilu, tmp_path: Path) -> None:
     name = save(grid)
     planned = state(ilu, name)
     assert planned["state"] == {"waiting": 1 + 2 + 2 * (1 + 1 + 2)}
@@ -83,7 +86,7 @@ def test_a_pipeline_makes_each_run_once(grid, ilu, tmp_path):
     assert state(ilu, wider)["state"] == {"done": 11, "waiting": 10}
 
 
-def test_a_failure_stays_alone_and_is_tried_again(grid, ilu, tmp_path):
+def test_a_failure_stays_alone_and_is_tried_again(grid: dict[str, Any], ilu: Ilu, tmp_path: Path) -> None:
     """NaN after a huge learning rate: the other nodes are done, and the next try makes only what is missing."""
     huge = {"recipe": "base.yaml", "set": {"train.lr": 1e30}}
     name = save(grid | {"methods": {"huge": huge, "GD": {"recipe": "base.yaml"}}})
@@ -108,20 +111,20 @@ def test_a_failure_stays_alone_and_is_tried_again(grid, ilu, tmp_path):
     assert rows[1]["ra"] == rows[2]["ra"]  # it is now the other method, and its runs were found
 
 
-def test_the_nearest_step_is_chosen_and_of_those_that_cannot_be_told_from_it_the_last():
+def test_the_nearest_step_is_chosen_and_of_those_that_cannot_be_told_from_it_the_last() -> None:
     measured = {
-        40: {"value": 0.90, "stderr": 0.02},
-        60: {"value": 0.91, "stderr": 0.02},
-        80: {"value": 0.95, "stderr": 0.02},
+        40: Number(0.90, 0.02),
+        60: Number(0.91, 0.02),
+        80: Number(0.95, 0.02),
     }
     assert nearest(measured, 0.86) == 60  # 0.05 away, the nearest 0.04, its standard error 0.02; 80 is 0.09 away
     assert nearest({40: measured[40], 80: measured[80]}, 0.86) == 40
     assert nearest(measured, 0.94) == 80
-    exact = {1: {"value": 3.0, "stderr": None}, 2: {"value": 3.1, "stderr": None}, 4: {"value": 3.0, "stderr": None}}
+    exact = {1: Number(3.0, None), 2: Number(3.1, None), 4: Number(3.0, None)}
     assert nearest(exact, 3.0) == 4
 
 
-def test_the_step_of_matching_utility_is_attacked(grid, ilu, tmp_path):
+def test_the_step_of_matching_utility_is_attacked(grid: dict[str, Any], ilu: Ilu, tmp_path: Path) -> None:
     matched = {"recipe": "base.yaml", "set": {"train.points": [1, 2]}}
     match = {"benchmark": "elements", "target": 0.25, "of": "value", "tolerance": 0.001, "keep": "chosen"}
     done = ilu("pipeline", save(grid | {"methods": {"GD": matched}, "match": match}), "--json")
@@ -148,7 +151,7 @@ def test_the_step_of_matching_utility_is_attacked(grid, ilu, tmp_path):
     assert "was deleted by a pipeline with match.keep: chosen (`ilu runs rm" in done.err
 
 
-def test_what_is_done_on_other_data_is_not_done(grid, ilu, tmp_path):
+def test_what_is_done_on_other_data_is_not_done(grid: dict[str, Any], ilu: Ilu, tmp_path: Path) -> None:
     """A file that was edited, and a dataset that has come into the data root."""
     rows = [{"prompt": f"{a} plus {b} is", "response": f"{a + b}"} for a in range(6) for b in range(6)]
     Path("sums.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
@@ -170,7 +173,7 @@ def test_what_is_done_on_other_data_is_not_done(grid, ilu, tmp_path):
     assert found["state"] == {"done": 3, "waiting": 4}
 
 
-def test_all_are_attacked_on_the_same_rows(grid, ilu, tmp_path):
+def test_all_are_attacked_on_the_same_rows(grid: dict[str, Any], ilu: Ilu, tmp_path: Path) -> None:
     """Those that were in nobody's environment."""
     done = ilu("pipeline", save(grid), "--json")
     rows = json.loads(done.out)["rows"]
@@ -181,7 +184,7 @@ def test_all_are_attacked_on_the_same_rows(grid, ilu, tmp_path):
     assert json.loads(plain.out)["data"][0]["fingerprint"] != attacked[0][0]
 
 
-def test_the_state_says_what_another_process_is_at(grid, ilu, tmp_path):
+def test_the_state_says_what_another_process_is_at(grid: dict[str, Any], ilu: Ilu, tmp_path: Path) -> None:
     name = save(grid)
     assert ilu("pipeline", name).code == 0
     path = tmp_path / "runs/grid/pipeline.json"
@@ -196,7 +199,7 @@ def test_the_state_says_what_another_process_is_at(grid, ilu, tmp_path):
         assert state(ilu, name)["state"] == {"done": 10, "running": 1}
 
 
-def test_ctrl_c_stops_and_the_next_call_goes_on(grid, tmp_path):
+def test_ctrl_c_stops_and_the_next_call_goes_on(grid: dict[str, Any], tmp_path: Path) -> None:
     slow = grid | {"methods": {"GD": {"recipe": "base.yaml", "set": {"train.steps": 4000}}}, "attacks": grid["attacks"]}
     args = [sys.executable, "-m", "ilu_cli", "pipeline", save(slow)]
     heard = functools.partial(
@@ -219,7 +222,7 @@ def test_ctrl_c_stops_and_the_next_call_goes_on(grid, tmp_path):
     assert int(state[0].stem[5:]) >= 400
 
 
-def test_kills_lose_nothing(tmp_path):
+def test_kills_lose_nothing(tmp_path: Path) -> None:
     """As many as there is time for; docs/bench/kill_pipeline.py does twenty."""
     script = Path(__file__).parents[3] / "docs" / "bench" / "kill_pipeline.py"
     done = subprocess.run([sys.executable, script, "--kills", "3"], capture_output=True, text=True)
@@ -227,7 +230,7 @@ def test_kills_lose_nothing(tmp_path):
     assert "0 finished runs lost, 0 tables or weights differ" in done.stdout
 
 
-def test_a_killed_worker_fails_its_node_and_is_replaced(grid, tmp_path):
+def test_a_killed_worker_fails_its_node_and_is_replaced(grid: dict[str, Any], tmp_path: Path) -> None:
     """The out-of-memory killer takes one process; the pipeline goes on."""
     slow = {"recipe": "base.yaml", "set": {"train.steps": 4000}}
     args = [sys.executable, "-m", "ilu_cli", "pipeline"]
@@ -247,7 +250,7 @@ def test_a_killed_worker_fails_its_node_and_is_replaced(grid, tmp_path):
     assert "killed by SIGKILL" in found["failed"][0]["error"]
 
 
-def test_a_suite_reports_beside_the_original(grid, ilu, tiny, tmp_path):
+def test_a_suite_reports_beside_the_original(grid: dict[str, Any], ilu: Ilu, tiny: Path, tmp_path: Path) -> None:
     Path("base.yaml").write_text(yaml.safe_dump(BASE | {"model": {"ref": str(tiny)}}))
     suite = {"command": "suite", "attacks": grid["attacks"], "eval": grid["eval"]}
     Path("mine.yaml").write_text(yaml.safe_dump(suite))
@@ -271,7 +274,7 @@ def test_a_suite_reports_beside_the_original(grid, ilu, tiny, tmp_path):
     assert ilu("attack", run, "--seeds", 2).code == 2
 
 
-def test_what_is_wrong_in_a_grid_is_said_with_its_line(grid, ilu, tmp_path):
+def test_what_is_wrong_in_a_grid_is_said_with_its_line(grid: dict[str, Any], ilu: Ilu, tmp_path: Path) -> None:
     wrong = grid | {
         "methods": {"GD": {"recipe": "base.yaml", "set": {"train.lrr": 1}}, "X": {"recipe": "quickstart-rmo"}},
         "attacks": [{"attack": {"name": "finetun"}}, {"attack": ATTACK, "each": {"task": ["sst3"]}}],
@@ -308,7 +311,7 @@ def test_what_is_wrong_in_a_grid_is_said_with_its_line(grid, ilu, tmp_path):
 
 
 @pytest.mark.parametrize("name", [n for n in shipped() if n.startswith(("suite-", "grid-"))])
-def test_every_shipped_grid_makes_valid_recipes(name):
+def test_every_shipped_grid_makes_valid_recipes(name: str) -> None:
     if name.startswith("suite-"):
         assert load_suite(name)[1]
     else:
@@ -325,6 +328,6 @@ def test_every_shipped_grid_makes_valid_recipes(name):
         ([0.5], [], None, None),
     ],
 )
-def test_intervals(values, errors, low, high):
+def test_intervals(values: list[float], errors: Any, low: Any, high: Any) -> None:
     found = interval(values, errors, share=False)
     assert (found["low"], found["high"]) == (pytest.approx(low), pytest.approx(high))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from ilu_cli.report.numbers import Z
+from ilu_cli.runs.results import Point, Summary
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows.attack.protocol import result_of
 from ilu_cli.workflows.pipeline.graph import Graph, Node
@@ -22,7 +25,9 @@ def model(key: str, method: str, weights: str) -> Node:
     return Node(key, "select", {"method": method}, {}, "", status="done", result=result)
 
 
-def attack(parent: Node, seed: int, fq: list[float], choice: int = 0, fa: float | None = None, name="relearn") -> Node:
+def attack(
+    parent: Node, seed: int, fq: list[float], choice: int = 0, fa: float | None = None, name: str = "relearn"
+) -> Node:
     """An attack with FQ 0.7 before it; RA is the mean of `fq`."""
     points = [{"steps": i, "value": v, "stderr": 0.02} for i, v in enumerate([0.7, *fq])]
     result = {
@@ -34,11 +39,11 @@ def attack(parent: Node, seed: int, fq: list[float], choice: int = 0, fa: float 
     return Node(key, "attack", tags | {"random": True}, {}, "", [parent.key], status="done", run=key, result=result)
 
 
-def table(*nodes: Node) -> list[dict]:
+def table(*nodes: Node) -> list[dict[str, Any]]:
     return rows(Graph("g", list(nodes), {}, Store(), {}))
 
 
-def test_the_worst_case_is_that_of_all_choices_and_the_row_that_of_the_lowest_ra():
+def test_the_worst_case_is_that_of_all_choices_and_the_row_that_of_the_lowest_ra() -> None:
     m = model("m0", "RMU", "a")
     (row,) = table(m, attack(m, 0, [0.4, 0.5], 1), attack(m, 0, [0.3, 0.7], 2))
     assert row["choice"] == {"lr": 1}
@@ -48,7 +53,7 @@ def test_the_worst_case_is_that_of_all_choices_and_the_row_that_of_the_lowest_ra
     assert {c["choice"]["lr"]: c["worst"] for c in row["choices"]} == {1: 0.4, 2: 0.3}
 
 
-def test_one_model_under_several_seeds_has_one_value_before_the_attack():
+def test_one_model_under_several_seeds_has_one_value_before_the_attack() -> None:
     m = model("m", "RMU", "a")
     (row,) = table(m, attack(m, 0, [0.5]), attack(m, 1, [0.6]))
     assert (row["before"]["values"], row["before"]["how"]) == ([0.7], "normal over the questions")
@@ -59,7 +64,7 @@ def test_one_model_under_several_seeds_has_one_value_before_the_attack():
     assert row["before"]["values"] == [0.7, 0.7]
 
 
-def test_one_seed_has_intervals_over_the_questions_everywhere():
+def test_one_seed_has_intervals_over_the_questions_everywhere() -> None:
     m = model("m", "RMU", "a")
     found = table(m, attack(m, 0, [0.5], fa=0.8), attack(m, 0, [0.6], name="prune"))
     assert found[0]["fa"]["low"] == pytest.approx(0.8 - Z * 0.05)
@@ -68,7 +73,7 @@ def test_one_seed_has_intervals_over_the_questions_everywhere():
     assert both["ra"]["high"] == pytest.approx(0.55 + Z * 0.02)
 
 
-def test_the_worst_attack_is_that_of_the_lowest_mean_and_the_lowest_value_may_be_anothers():
+def test_the_worst_attack_is_that_of_the_lowest_mean_and_the_lowest_value_may_be_anothers() -> None:
     two = [model("m0", "RMU", "a"), model("m1", "RMU", "b")]
     nodes = [attack(m, s, [v], name="A") for s, (m, v) in enumerate(zip(two, [0.6, 0.3]))]
     nodes += [attack(m, s, [0.35], name="B") for s, m in enumerate(two)]
@@ -76,7 +81,7 @@ def test_the_worst_attack_is_that_of_the_lowest_mean_and_the_lowest_value_may_be
     assert (both["worst"]["attack"], both["worst"]["mean"], both["lowest"]) == ("B", pytest.approx(0.35), 0.3)
 
 
-def test_an_interval_by_hand():
+def test_an_interval_by_hand() -> None:
     """Seeds 0.4, 0.5, 0.6: s²/3 = 1/300, and 0.15 over the questions."""
     found = interval([0.4, 0.5, 0.6], [0.15, 0.15, 0.15])
     variance, seeds = 1 / 300 + 0.0225, 1 / 300
@@ -94,27 +99,27 @@ def test_an_interval_by_hand():
     assert interval([9.0, 11.0], [1.0, 1.0], share=False)["high"] > 11
 
 
-def test_the_error_of_several_forget_benchmarks_is_that_of_their_mean():
+def test_the_error_of_several_forget_benchmarks_is_that_of_their_mean() -> None:
     numbers = {"a": (0.2, 0.03), "b": (0.4, 0.04)}
-    scores = {n: {"role": "forget", "metric": "acc", "value": v, "stderr": e} for n, (v, e) in numbers.items()}
-    found = result_of([{"steps": 0, "eval": scores}], None, 0, quarters=True)
-    assert found["fq"] == [{"steps": 0, "value": pytest.approx(0.7), "stderr": pytest.approx(0.025)}]
+    scores = {n: Summary(n, "acc", "share", "forget", v, e) for n, (v, e) in numbers.items()}
+    (fq,) = result_of([Point("steps", 0, scores)], None, 0, quarters=True).fq
+    assert (fq.strength, fq.value, fq.stderr) == (0, pytest.approx(0.7), pytest.approx(0.025))
 
 
-def kept(folder, answers: dict[int, np.ndarray], bench: str = "capitals") -> list[dict]:
+def kept(folder: Path, answers: dict[int, np.ndarray], bench: str = "capitals") -> list[dict[str, Any]]:
     """Write the rows of an attack's points as the attack does; returns their FQ."""
     found = []
     for step, right in answers.items():
         point = folder / "eval" / f"steps-{step:07d}"
         point.mkdir(parents=True, exist_ok=True)
-        summary = {"benchmark": bench, "role": "forget", "metric": "acc"}
+        summary = {"benchmark": bench, "role": "forget", "metric": "acc", "value": float(np.mean(right))}
         (point / f"{bench}.json").write_text(json.dumps(summary))
         (point / f"{bench}.rows.jsonl").write_text("".join(json.dumps({"value": float(r)}) + "\n" for r in right))
         found.append({"steps": step, "value": 1 - float(np.mean(right)), "stderr": 0.02})
     return found
 
 
-def grid(tmp_path, attacks: int, seeds: int, questions: int, rng) -> Graph:
+def grid(tmp_path: Path, attacks: int, seeds: int, questions: int, rng: Any) -> Graph:
     """Equal attacks, each with two points of FQ 0.5 on average, and their rows."""
     store, m, nodes = Store(tmp_path), model("m", "RMU", "a"), []
     for i in range(attacks):
@@ -128,7 +133,7 @@ def grid(tmp_path, attacks: int, seeds: int, questions: int, rng) -> Graph:
     return Graph("g", [m, *nodes], {}, store, {})
 
 
-def test_the_worst_case_is_also_chosen_on_other_questions(tmp_path):
+def test_the_worst_case_is_also_chosen_on_other_questions(tmp_path: Path) -> None:
     found = collect(grid(tmp_path, attacks=3, seeds=2, questions=200, rng=np.random.default_rng(0)))
     (both,) = found["methods"]
     assert both["worst"]["mean"] < 0.49  # the luckiest of six equal points
@@ -141,7 +146,7 @@ def test_the_worst_case_is_also_chosen_on_other_questions(tmp_path):
         assert row["ra"]["low"] < row["ra"]["mean"] < row["ra"]["high"]
 
 
-def test_without_rows_nothing_is_chosen_elsewhere(tmp_path):
+def test_without_rows_nothing_is_chosen_elsewhere(tmp_path: Path) -> None:
     graph = grid(tmp_path, attacks=2, seeds=1, questions=20, rng=np.random.default_rng(1))
     next(n for n in graph if n.command == "attack").result["fq"][1]["value"] += 0.1  # other rows than were counted
     found = collect(graph)
@@ -150,7 +155,7 @@ def test_without_rows_nothing_is_chosen_elsewhere(tmp_path):
     assert found["rows"][1]["worst_elsewhere"] is not None
 
 
-def test_several_forget_benchmarks_count_equally_whatever_their_size(tmp_path):
+def test_several_forget_benchmarks_count_equally_whatever_their_size(tmp_path: Path) -> None:
     graph = grid(tmp_path, attacks=1, seeds=1, questions=20, rng=np.random.default_rng(2))
     node = next(n for n in graph if n.command == "attack")
     more = kept(tmp_path / node.run, {s: np.arange(8) < 6 for s in (0, 4, 8)}, "elements")  # FQ 0.25
@@ -162,7 +167,7 @@ def test_several_forget_benchmarks_count_equally_whatever_their_size(tmp_path):
     assert row["before"]["how"] == "t over 28 questions"
 
 
-def test_a_seed_that_only_one_attack_has_chooses_no_worst_attack():
+def test_a_seed_that_only_one_attack_has_chooses_no_worst_attack() -> None:
     two = [model("m0", "RMU", "a"), model("m1", "RMU", "b")]
     nodes = [attack(m, s, [v], name="A") for s, (m, v) in enumerate(zip(two, [0.6, 0.1]))]
     nodes += [attack(two[0], 0, [0.5], name="B")]

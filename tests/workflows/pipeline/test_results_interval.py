@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,19 +13,20 @@ from scipy import stats
 from test_results import attack, grid, model, table
 
 from ilu_cli.runs.store import Store
+from ilu_cli.workflows.pipeline.figures import figures
 from ilu_cli.workflows.pipeline.graph import Graph
-from ilu_cli.workflows.pipeline.table import collect, figures, interval, save, summaries, utility
+from ilu_cli.workflows.pipeline.table import collect, interval, save, summaries, utility
 from ilu_cli.workflows.pipeline.worst import elsewhere, tried
 
 
-def test_an_infinite_seed_leaves_no_mean():
+def test_an_infinite_seed_leaves_no_mean() -> None:
     assert interval([1.5, math.inf, math.inf], [0.1, None, None]) == {
         "mean": None, "low": None, "high": None, "values": [1.5, None, None], "error": None,
         "how": "none: infinite for 2 of 3 seeds",
     }  # fmt: skip
 
 
-def test_an_interval_in_full():
+def test_an_interval_in_full() -> None:
     assert interval([0.5], [0.02]) == {
         "mean": 0.5, "low": pytest.approx(0.5 - 0.0391993), "high": pytest.approx(0.5 + 0.0391993), "values": [0.5],
         "error": pytest.approx(0.02), "how": "normal over the questions",
@@ -35,7 +38,7 @@ def test_an_interval_in_full():
     assert (both["error"], both["how"]) == (pytest.approx(math.sqrt(0.00125)), "t over 2 seeds and the questions")
 
 
-def test_rows_count_where_every_seed_has_as_many_and_more_than_one():
+def test_rows_count_where_every_seed_has_as_many_and_more_than_one() -> None:
     rows = [np.array([0.2, 0.4, 0.9]), np.array([0.1, 0.8, 0.9])]
     assert interval([0.5, 0.6], rows=rows)["how"] == "t over 2 seeds and 3 questions"
     assert interval([0.5, 0.6], rows=[r[:2] for r in rows])["how"] == "t over 2 seeds and 2 questions"
@@ -48,7 +51,7 @@ def test_rows_count_where_every_seed_has_as_many_and_more_than_one():
         assert interval([0.5, 0.6], rows=other)["how"] == "t over 2 seeds"
 
 
-def test_only_the_marks_count_in_the_rows_of_ra():
+def test_only_the_marks_count_in_the_rows_of_ra() -> None:
     node = attack(model("m", "RMU", "a"), 0, [0.5, 0.4, 0.3])
     known = {step: np.array([step / 10, step / 10 + 0.01]) for step in range(4)}
     assert figures(node, known)["rows"]["ra"] == pytest.approx([0.2, 0.21])  # without marks all three points
@@ -60,14 +63,14 @@ def test_only_the_marks_count_in_the_rows_of_ra():
     assert figures(node, known)["rows"]["ra"] is None
 
 
-def test_an_accuracy_ends_at_1_and_a_perplexity_does_not():
+def test_an_accuracy_ends_at_1_and_a_perplexity_does_not() -> None:
     scores = {n: {"role": "utility", "metric": n, "value": 0.99, "stderr": 0.1} for n in ("acc", "perplexity")}
     found = utility([{"weights": {}, "eval": scores}])
     assert found["acc"]["high"] == 1
     assert found["perplexity"]["high"] == pytest.approx(0.99 + 0.195996)
 
 
-def test_an_original_under_one_seed_is_once():
+def test_an_original_under_one_seed_is_once() -> None:
     m = model("m", "original", "a")
     node = attack(m, 0, [0.5])
     node.tags["random"] = False
@@ -75,19 +78,19 @@ def test_an_original_under_one_seed_is_once():
     assert [row["once"] for row in found] == [False, True]
 
 
-def _rows_of_subject(*nodes) -> dict:
+def _rows_of_subject(*nodes: Any) -> dict[str, Any]:
     from ilu_cli.workflows.pipeline.table import rows
 
     return rows(Graph("g", list(nodes), {"original": None}, Store(), {}))[0]  # type: ignore[dict-item]
 
 
-def test_attacks_without_a_common_seed_are_weighed_by_their_own_means():
+def test_attacks_without_a_common_seed_are_weighed_by_their_own_means() -> None:
     m = model("m", "RMU", "a")
     (both,) = summaries(table(m, attack(m, 0, [0.6], name="A"), attack(m, 1, [0.3], name="B")))
     assert (both["worst"]["attack"], both["worst"]["mean"], both["lowest"], both["ra"]) == ("B", 0.3, 0.3, None)
 
 
-def test_an_attack_that_still_runs_has_no_worst_case(tmp_path):
+def test_an_attack_that_still_runs_has_no_worst_case(tmp_path: Path) -> None:
     graph = grid(tmp_path, attacks=1, seeds=2, questions=8, rng=np.random.default_rng(0))
     asked = [{"attack 0": 0}, {"attack 0": 1}]
     assert [len(v) for v in elsewhere(graph, "RMU", asked)] == [8, 8]
@@ -97,7 +100,7 @@ def test_an_attack_that_still_runs_has_no_worst_case(tmp_path):
     assert elsewhere(graph, "RMU", asked) is None
 
 
-def test_attacks_that_asked_different_numbers_of_questions_have_no_common_worst(tmp_path):
+def test_attacks_that_asked_different_numbers_of_questions_have_no_common_worst(tmp_path: Path) -> None:
     one = grid(tmp_path / "one", attacks=1, seeds=1, questions=8, rng=np.random.default_rng(0))
     two = grid(tmp_path, attacks=2, seeds=1, questions=6, rng=np.random.default_rng(0))
     (tmp_path / "one" / "run-0-0").rename(tmp_path / "other")
@@ -109,7 +112,7 @@ def test_attacks_that_asked_different_numbers_of_questions_have_no_common_worst(
     assert tried(two, "RMU", {}) is None
 
 
-def test_an_attack_without_points_has_no_lowest_and_its_method_does_not_hide_the_next():
+def test_an_attack_without_points_has_no_lowest_and_its_method_does_not_hide_the_next() -> None:
     lost, fine = model("m", "RMU", "a"), model("n", "NPO", "b")
     none, some = attack(lost, 0, [0.5]), attack(fine, 0, [0.6])
     none.result["fq"], none.result["ra"] = none.result["fq"][:1], None
@@ -118,7 +121,7 @@ def test_an_attack_without_points_has_no_lowest_and_its_method_does_not_hide_the
     assert [row["method"] for row in summaries(found)] == ["NPO"]
 
 
-def test_each_seed_has_its_own_worst_case_elsewhere(tmp_path):
+def test_each_seed_has_its_own_worst_case_elsewhere(tmp_path: Path) -> None:
     graph = grid(tmp_path, attacks=2, seeds=2, questions=30, rng=np.random.default_rng(4))
     values = [float(v.mean()) for v in elsewhere(graph, "RMU", [{"attack 0": s, "attack 1": s} for s in (0, 1)])]
     assert values[0] != values[1]
@@ -126,7 +129,7 @@ def test_each_seed_has_its_own_worst_case_elsewhere(tmp_path):
     assert both["worst_elsewhere"]["values"] == pytest.approx(values)
 
 
-def test_what_is_the_same_for_all_seeds_is_taken_from_the_one_that_is_there(tmp_path):
+def test_what_is_the_same_for_all_seeds_is_taken_from_the_one_that_is_there(tmp_path: Path) -> None:
     """A quantised original under seed 0 alone, beside a relearned one under both."""
     made = grid(tmp_path, attacks=2, seeds=2, questions=30, rng=np.random.default_rng(5))
     graph = Graph("g", list(made), {"RMU": None}, made.store, {})  # type: ignore[dict-item]
@@ -140,7 +143,7 @@ def test_what_is_the_same_for_all_seeds_is_taken_from_the_one_that_is_there(tmp_
     assert both["worst_elsewhere"]["values"] == pytest.approx(values)
 
 
-def test_what_is_saved_is_what_is_collected(tmp_path):
+def test_what_is_saved_is_what_is_collected(tmp_path: Path) -> None:
     graph = grid(tmp_path, attacks=1, seeds=1, questions=8, rng=np.random.default_rng(6))
     graph.folder.mkdir(parents=True, exist_ok=True)
     assert save(graph) == collect(graph) == json.loads((graph.folder / "results.json").read_text())

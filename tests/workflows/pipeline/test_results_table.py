@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ilu_cli.runs.store import Store
+from ilu_cli.workflows.pipeline.figures import figures
 from ilu_cli.workflows.pipeline.graph import Graph, Node
-from ilu_cli.workflows.pipeline.table import collect, figures, off_target, rows, save, summaries
+from ilu_cli.workflows.pipeline.table import collect, off_target, rows, save, summaries
 
 
 def score(value: float, role: str = "utility", metric: str = "acc") -> dict[str, Any]:
@@ -43,7 +45,7 @@ def graph(*nodes: Node, subjects: tuple[str, ...] = (), store: Store | None = No
     return Graph("grid", list(nodes), dict.fromkeys(subjects), store or Store(), {})  # type: ignore[arg-type]
 
 
-def test_the_figures_of_one_attack():
+def test_the_figures_of_one_attack() -> None:
     found = figures(attack(None, [0.5, 0.2, 0.4], fa=0.8))
     assert [found[k] for k in ("before", "fq", "worst", "fa")] == [0.7, 0.4, 0.2, 0.8]
     assert found["ra"] == pytest.approx(1.1 / 3)
@@ -56,7 +58,7 @@ def test_the_figures_of_one_attack():
     assert found["stderr"]["ra"] == pytest.approx(0.03)  # the mean of 0.02, 0.03 and 0.04
 
 
-def test_the_figures_of_an_attack_without_points_after_or_before():
+def test_the_figures_of_an_attack_without_points_after_or_before() -> None:
     node = attack(None, [0.5])
     node.result["fq"] = node.result["fq"][:1]
     only = figures(node)
@@ -68,7 +70,7 @@ def test_the_figures_of_an_attack_without_points_after_or_before():
     assert figures(node)["fq"] == 0.7
 
 
-def test_a_row_in_full():
+def test_a_row_in_full() -> None:
     models = [model(f"m{s}", "RMU", s, within=s == 0, distance=0.25) for s in (0, 1)]
     nodes = [attack(m, [0.5, 0.3], s, source="hub", env="gsm8k") for s, m in enumerate(models)]
     (row,) = rows(graph(*models, *nodes))
@@ -89,13 +91,13 @@ def test_a_row_in_full():
     assert (row["utility"]["elements"]["role"], row["utility"]["elements"]["metric"]) == ("utility", "acc")
 
 
-def test_builtin_data_mark_a_row_in_any_seed():
+def test_builtin_data_mark_a_row_in_any_seed() -> None:
     m = model("m", "RMU")
     nodes = [attack(m, [0.5], s, source=source) for s, source in enumerate(("hub", "builtin"))]
     assert rows(graph(m, *nodes))[0]["builtin"] is True
 
 
-def test_a_row_is_of_the_seeds_that_all_choices_have():
+def test_a_row_is_of_the_seeds_that_all_choices_have() -> None:
     m = model("m", "RMU")
     done = [attack(m, [0.4], s, choice=1) for s in (0, 1, 2)] + [attack(m, [0.5], s, choice=2) for s in (0, 2)]
     running = attack(m, [0.0], 1, choice=2)
@@ -109,7 +111,7 @@ def test_a_row_is_of_the_seeds_that_all_choices_have():
     assert rows(graph(m, *done, running)) == []
 
 
-def test_the_choice_is_the_attackers_and_the_worst_case_that_of_all():
+def test_the_choice_is_the_attackers_and_the_worst_case_that_of_all() -> None:
     m = model("m", "RMU")
     one, two = [0.30, 0.50], [0.45, 0.10]  # RA 0.40 and 0.275, by seed: the second choice has the lower mean
     nodes = [attack(m, [v], s, choice=c) for c, vs in ((1, one), (2, two)) for s, v in enumerate(vs)]
@@ -121,7 +123,7 @@ def test_the_choice_is_the_attackers_and_the_worst_case_that_of_all():
     assert row["runs"] == ["run RMU/relearn/2/0", "run RMU/relearn/2/1"]
 
 
-def test_a_choice_without_an_ra_is_nobodys_choice():
+def test_a_choice_without_an_ra_is_nobodys_choice() -> None:
     m = model("m", "RMU")
     none, some = attack(m, [0.1], choice=1), attack(m, [0.9], choice=2)
     none.result["ra"] = None
@@ -131,7 +133,7 @@ def test_a_choice_without_an_ra_is_nobodys_choice():
     assert row["worst"]["values"] == [0.9]
 
 
-def test_one_model_under_an_attack_without_chance_is_one_run():
+def test_one_model_under_an_attack_without_chance_is_one_run() -> None:
     """The original, quantised under three seeds, is the same model three times."""
     nodes = [attack(None, [0.5], s, method="original", random=False, name="quantize") for s in (0, 1, 2)]
     model_of = model("o", "original")
@@ -148,7 +150,7 @@ def test_one_model_under_an_attack_without_chance_is_one_run():
     assert rows(graph(model_of, *nodes))[0]["once"] is False  # unlearned anew under every seed
 
 
-def test_methods_are_summed_up_in_their_order():
+def test_methods_are_summed_up_in_their_order() -> None:
     a, b = model("a", "RMU"), model("b", "NPO")
     nodes = [attack(b, [0.6], name="x"), attack(a, [0.5, 0.3], name="x"), attack(a, [0.7, 0.5], name="y")]
     first, second = summaries(rows(graph(a, b, *nodes)))
@@ -159,7 +161,7 @@ def test_methods_are_summed_up_in_their_order():
     assert second["utility"]["elements"]["mean"] == pytest.approx(0.9)
 
 
-def test_a_mean_over_attacks_is_of_the_seeds_that_all_have():
+def test_a_mean_over_attacks_is_of_the_seeds_that_all_have() -> None:
     models = [model(f"m{s}", "RMU", s) for s in (0, 1)]
     nodes = [attack(m, [v], s, name="x") for s, (m, v) in enumerate(zip(models, (0.2, 0.4)))]
     nodes.append(attack(models[1], [0.8], 1, name="y"))
@@ -167,7 +169,7 @@ def test_a_mean_over_attacks_is_of_the_seeds_that_all_have():
     assert both["ra"]["values"] == [pytest.approx(0.6)]  # of seed 1 alone: 0.4 and 0.8
 
 
-def test_what_is_the_same_for_all_seeds_counts_in_each():
+def test_what_is_the_same_for_all_seeds_counts_in_each() -> None:
     """A quantised original has one value; the relearned one has two."""
     o = model("o", "original")
     nodes = [attack(o, [0.5], s, name="quantize", random=False) for s in (3, 4)]
@@ -178,14 +180,14 @@ def test_what_is_the_same_for_all_seeds_counts_in_each():
     assert only[0]["ra"]["values"] == [0.5]
 
 
-def test_a_method_without_an_ra_has_no_summary():
+def test_a_method_without_an_ra_has_no_summary() -> None:
     m = model("m", "RMU")
     node = attack(m, [0.5])
     node.result["ra"] = None
     assert summaries(rows(graph(m, node))) == []
 
 
-def test_results_in_full(tmp_path):
+def test_results_in_full(tmp_path: Path) -> None:
     m = model("m", "RMU", within=False, target=0.8, distance=0.1, candidates=[1])
     fine = model("n", "NPO")
     done = attack(m, [0.5])
@@ -203,7 +205,7 @@ def test_results_in_full(tmp_path):
     assert save(g) == json.loads((g.folder / "results.json").read_text())
 
 
-def test_one_model_has_one_utility_with_the_interval_of_its_questions():
+def test_one_model_has_one_utility_with_the_interval_of_its_questions() -> None:
     """The same weights, whatever the order in which their files are named."""
     models = [model(f"m{s}", "RMU", s) for s in (0, 1)]
     for m, names in zip(models, (("a", "b"), ("b", "a"))):

@@ -1,0 +1,72 @@
+"""What one finished attack of a graph comes to: its figures, their errors and their values by question."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, TypedDict
+
+import numpy as np
+
+from ilu_cli.report.answers import Answers
+from ilu_cli.runs.results import AttackResult, Forgotten
+from ilu_cli.workflows.pipeline.graph import Node
+from ilu_cli.workflows.pipeline.worst import result_of
+
+
+class Figures(TypedDict):
+    """Of one attack: FQ before it, at its end and at its lowest, RA and FA; their errors and values by question."""
+
+    before: float | None
+    fq: float | None
+    worst: float | None
+    ra: float | None
+    fa: float | None
+    stderr: dict[str, float | None]
+    rows: dict[str, np.ndarray | None]
+
+
+Measure = Literal["before", "fq", "ra", "fa", "worst"]
+Measured = tuple[float | None, float | None, np.ndarray | None]  # a value, its standard error, its rows
+NOTHING: Measured = (None, None, None)
+
+
+def figures(node: Node, known: Answers | None = None) -> Figures:
+    """FQ before, after, its mean (RA) and lowest value over the attack's points, and FA, of one finished attack.
+
+    `stderr` are their standard errors over the questions; that of RA is the mean over the points, an upper bound as the
+    points share the questions. `rows` are their values by question, from `known`.
+    """
+    result, known = result_of(node), known or {}
+    after, fa = result.after, result.fa
+    before = _of_point(next((f for f in result.fq if f.strength == result.unattacked), None), known)
+    last = _of_point(after[-1] if after else None, known)
+    worst = _of_point(min(after, key=lambda f: f.value, default=None), known)
+    ra = result.ra, mean([f.stderr for f in after]), _of_marks(result, known)
+    learned = (fa.value, fa.stderr, None) if fa else NOTHING
+    found = {"before": before, "fq": last, "worst": worst, "ra": ra, "fa": learned}
+    return {
+        "before": before[0], "fq": last[0], "worst": worst[0], "ra": ra[0], "fa": learned[0],
+        "stderr": {name: error for name, (_, error, _) in found.items()},
+        "rows": {name: by_question for name, (*_, by_question) in found.items()},
+    }  # fmt: skip
+
+
+def _of_point(f: Forgotten | None, known: Answers) -> Measured:
+    return NOTHING if f is None else (f.value, f.stderr, known.get(f.strength))
+
+
+def _of_marks(result: AttackResult, known: Answers) -> np.ndarray | None:
+    """RA by question; None unless every point that it is the mean over has rows."""
+    marks = result.marks or [f.strength for f in result.after]
+    return np.mean([known[m] for m in marks], axis=0) if marks and all(m in known for m in marks) else None
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Of what is known; None if nothing is."""
+    known = known_of(values)
+    return sum(known) / len(known) if known else None
+
+
+def known_of(values: Iterable[float | None]) -> list[float]:
+    """The values that are not None."""
+    return [v for v in values if v is not None]
