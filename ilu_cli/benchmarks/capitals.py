@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 from ilu_cli.benchmarks import Row
-from ilu_cli.harness.task import HarnessTask, Split, as_test_split
+from ilu_cli.harness.task import HarnessTask, as_test_split
 from ilu_cli.registry import benchmark
 from ilu_cli.tasks.capitals import Country, countries
 
@@ -40,7 +41,7 @@ class Capitals(HarnessTask):
         }
 
 
-def dataset(**_: object) -> Split:
+def dataset(**_: object) -> dict[str, Any]:
     """The questions, as capitals.yaml asks for them."""
     found: list[Row] = []
     for country in countries():
