@@ -36,7 +36,7 @@ from ilu_cli.workflows.attack.attempt import Attempted
 from ilu_cli.workflows.attack.others import check_others, newest_finetune
 from ilu_cli.workflows.attack.protocol import Follow, copy_results
 from ilu_cli.workflows.attack.rehearsal import Priced, price
-from ilu_cli.workflows.attack.seen import Environments, Written, forget_data, unlearning_recipes
+from ilu_cli.workflows.attack.seen import Seen, Written, forget_data, unlearning_recipes
 from ilu_cli.workflows.needs.inputs import inputs_of, other_models
 from ilu_cli.workflows.plan import Plan, check_disk, check_ids, check_memory, peak_memory, state_bytes
 
@@ -52,7 +52,7 @@ class AttackPlan(Plan):
     filled: AttackRecipe = field(kw_only=True)
     subject: Subject = field(kw_only=True)
     original: Subject = field(kw_only=True)
-    environments: Environments = field(kw_only=True)
+    environments: Seen = field(kw_only=True)
     fingerprints: list[str] = field(kw_only=True)
     disk: int = field(kw_only=True)
 
@@ -72,7 +72,7 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[Written] = ())
     """
     backend().check_trackers(recipe.track)
     lineage = unlearning_recipes(subject)
-    filled, environments = fill(recipe, lineage, subject), Environments([*lineage, *beside])
+    filled, environments = fill(recipe, lineage, subject), Seen([*lineage, *beside])
     model = checked_model(subject)
     total = sum(p.numel() for p in model.parameters())
     facts: dict[str, Any] = {
