@@ -173,6 +173,27 @@ def test_training_keeps_the_last_weights_within_the_budget() -> None:
     assert t.budget.facts() == {"kl": t.budget.spent, "limit": 0.05, "beyond": t.budget.over}
 
 
+def test_a_budget_is_measured_in_float32_and_leaves_no_gradient() -> None:
+    model, text = tiny_model(), items_of([9, 7], seed=5)
+    t = trainer(model, [Term("x", stream(items_of([5, 8])), lambda v: -v.nll, "token")], [], precision="bf16")
+    budget = Budget.of(stream(text, name="budget"), 0.5, t.grads)
+    assert budget.facts() == {"kl": 0.0, "limit": 0.5, "beyond": None}
+    batch = collate(text)
+
+    def logp() -> torch.Tensor:
+        with torch.no_grad():
+            return model(input_ids=batch.ids, attention_mask=batch.mask).logits[:, :-1].log_softmax(-1)
+
+    start = logp()[batch.scored[:, 1:]]
+    with torch.no_grad():
+        for p in t.params.values():
+            p.mul_(1.01)
+    exact = float((start.exp() * (start - logp()[batch.scored[:, 1:]])).sum(-1).mean())
+    assert budget.admits(t.grads, budget.before(t.grads))
+    assert budget.spent == pytest.approx(exact, rel=1e-4)
+    assert all(p.grad is None for p in t.params.values())
+
+
 def test_a_first_step_beyond_the_budget_is_named() -> None:
     t = trainer(tiny_model(), [Term("x", stream(items_of([5, 8])), lambda v: -v.nll, "token")], [], lr=10.0, steps=2,
                 optimizer="sgd")  # fmt: skip

@@ -27,6 +27,8 @@ from ilu_cli.runs.store import Store
 from ilu_cli.workflows.attack.attempt import Attempted
 from ilu_cli.workflows.attack.seen import Seen
 
+pytestmark = pytest.mark.slow
+
 UNLEARN = ["--method", "rmu", "--set", "objective.layer=1", "--steps", 1, "--set", "forget.batch=2", "--set",
            "forget.max_length=32", "--set", "retain.batch=2", "--set", "retain.max_length=32", "--set",
            "train.params=null", "--set", "train.precision=fp32", "--set", "retain.data=[elements]"]  # fmt: skip

@@ -13,6 +13,8 @@ from conftest import Ilu
 from ilu_cli.runs.store import open_run
 from ilu_cli.workflows.compare import sentence
 
+pytestmark = pytest.mark.slow
+
 LIMIT = ("--limit", 12)
 SMALL = ("--set", "forget.batch=4", "--set", "forget.max_length=24")
 

@@ -17,6 +17,8 @@ from conftest import Ilu
 
 from ilu_cli.runs.store import open_run
 
+pytestmark = pytest.mark.slow
+
 FIGURES = {"lineage", "tradeoff", "recovery-1", "losses", "invariance", "plane", "cosines-1", "cosines-2"}
 # Of every figure: what is shown of it, and the smallest text in it, in pixels of the screen.
 SEEN = """[...document.querySelectorAll("figure")].map(f => {
