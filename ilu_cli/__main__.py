@@ -12,7 +12,12 @@ def main() -> None:
         if stopping.asked.is_set():
             stopping.end_at_once()
         raise
-    run()
+    try:
+        run()
+    except SystemExit as end:
+        if end.code == stopping.CODE:
+            stopping.leave()
+        raise
 
 
 if __name__ == "__main__":

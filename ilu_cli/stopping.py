@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from types import FrameType
+
+CODE = 130  # the exit code of what a user has stopped
 
 asked = threading.Event()  # libraries that are being imported may turn an interruption into an error of their own
 
@@ -32,4 +35,14 @@ def install() -> None:
 def end_at_once() -> None:
     """Say that nothing was begun, and end: for what comes before there is a command line."""
     os.write(2, b"error: interrupted before anything was begun\n")
-    os._exit(130)
+    os._exit(CODE)
+
+
+def leave() -> None:
+    """End with the code of an interruption, now that all is said.
+
+    Where the interruption hit code that Python runs on behalf of C, Python would end itself by SIGINT instead.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(CODE)
