@@ -17,6 +17,7 @@ def main() -> None:
     except SystemExit as end:
         if end.code == stopping.CODE:
             stopping.leave()
+        stopping.too_late()
         raise
 
 

@@ -46,3 +46,9 @@ def leave() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(CODE)
+
+
+def too_late() -> None:
+    """All is done and said: a signal while Python takes itself apart changes no exit code."""
+    for number in stopping_signals():
+        signal.signal(number, signal.SIG_IGN)
