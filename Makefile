@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(CURDIR)/$(VENV)/bin
 STAMP  := $(VENV)/.ready
 
-.PHONY: setup demo test test-fast mutants lint clean
+.PHONY: setup demo test test-fast coverage bounds mutants faults lint clean
 
 setup: $(STAMP)
 
@@ -24,8 +24,19 @@ test: setup
 mutants: setup
 	$(BIN)/python tests/mutants.py
 
+# The attack on reliability, at length; the suite has a quick form of it.
+faults: setup
+	$(BIN)/python tests/faults/run.py
+
 test-fast: setup
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "not real and not slow"
+
+# Branches too, in every process that a test starts.
+coverage: setup
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --cov --cov-report=term
+
+bounds:
+	sh tests/bounds.sh .bounds
 
 lint: setup
 	$(BIN)/ruff check .
@@ -34,4 +45,4 @@ lint: setup
 	$(BIN)/mypy --config-file tests/mypy.ini tests
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .mutants
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .mutants .bounds

@@ -1,6 +1,25 @@
-"""`python -m ilu_cli`, and so `accelerate launch -m ilu_cli`."""
+"""The `ilu` executable, `python -m ilu_cli`, and so `accelerate launch -m ilu_cli`."""
 
-from ilu_cli.cli.app import main
+from ilu_cli import stopping
+
+
+def main() -> None:
+    """Run the command line; a signal while it is being imported ends the process with a message."""
+    try:
+        stopping.install()
+        from ilu_cli.cli.app import main as run
+    except BaseException:
+        if stopping.asked.is_set():
+            stopping.end_at_once()
+        raise
+    try:
+        run()
+    except SystemExit as end:
+        if end.code == stopping.CODE:
+            stopping.leave()
+        stopping.too_late()
+        raise
+
 
 if __name__ == "__main__":
     main()

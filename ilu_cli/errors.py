@@ -40,6 +40,12 @@ class RunFailed(IluError):
     exit_code = 5
 
 
+class Interrupted(RunFailed):
+    """The user stopped the run; it can be continued."""
+
+    exit_code = 130
+
+
 def near(name: str, known: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the nearest known name, or the empty string."""
     lower = {k.lower(): k for k in known}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import gradient, items_of, stream, tiny_model, trainer
+from conftest import Ilu, gradient, items_of, stream, tiny_model, trainer
 from test_methods import moved, penalty
 
 from ilu_cli import registry
@@ -34,6 +34,7 @@ KEYS = {
     "averaging": {"start": 1, "every": 2},
     "grad_penalty": {"weight": 0.3},
     "lat": {"layer": 0, "epsilon": 0.5, "inner_lr": 0.1, "inner_steps": 5},
+    "repselect": {"k": 0.4, "attacker_lr": 0.3, "rank": 2},
     "tar": {"inner_steps": 5, "inner_lr": 1e-2, "weight": 0.7, "every": 2, "decay": 0.3},
 }
 NAMES = sorted(KEYS)
@@ -176,6 +177,24 @@ def test_tar_is_the_entropy_gradient_on_held_out_rows_after_every_second_attack_
 def test_tar_needs_a_row_to_attack_with() -> None:
     with pytest.raises(UsageError, match="one row only"):
         parted(stream(items_of([5])))
+
+
+def test_a_lone_row_is_refused_by_tar_alone_and_before_training() -> None:
+    for name in NAMES:
+        registry.defence[name].obj(**KEYS[name]).check(stream(items_of([5, 6])))
+        if name != "tar":
+            registry.defence[name].obj(**KEYS[name]).check(stream(items_of([5])))
+    with pytest.raises(UsageError, match="one row only"):
+        registry.defence["tar"].obj(**KEYS["tar"]).check(stream(items_of([5])))
+
+
+def test_the_plan_asks_the_defences_about_the_forget_data(ilu: Ilu, tiny: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "one.jsonl"
+    rows.write_text('{"text": "The capital of Atlantis is Poseidonis."}\n')
+    sets = [x for s in (f"forget.data=[{rows}]", "defences=[{name: tar}]") for x in ("--set", s)]
+    found = ilu("unlearn", "--method", "npo", "--model", tiny, *sets, "--dry-run")
+    assert found.code == 2
+    assert "one row only" in found.err
 
 
 def test_tar_takes_the_gradient_after_the_last_step_when_there_are_fewer_than_four() -> None:

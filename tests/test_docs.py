@@ -26,6 +26,8 @@ from ilu_cli.recipe.schema import RECIPES
 from ilu_cli.recipe.source import Layers
 from ilu_cli.runs.files import weight_hashes, write_json
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.M | re.S)

@@ -33,9 +33,9 @@ LEVELS = [
     {"data"},
     {"tasks"},
     {"recipe", "runs", "metrics"},
-    {"registry", "declarations", "errors", "__init__"},
+    {"registry", "declarations", "errors", "stopping", "__init__"},
 ]
-LIGHT = {"recipe", "runs", "registry", "declarations", "errors", "tasks", "__init__", "__main__"}
+LIGHT = {"recipe", "runs", "registry", "declarations", "errors", "stopping", "tasks", "__init__", "__main__"}
 HEAVY = ("torch", "transformers", "accelerate", "datasets", "peft", "lm_eval", "safetensors", "matplotlib")
 # These read names only (a data table, a reference to a dataset), and are lighter than what they read.
 ALLOWED = {("tasks", "data"), ("recipe", "data")}
@@ -154,6 +154,16 @@ def uses(path: Path) -> set[str]:
 
 def module_of(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_a_class_name_means_one_thing() -> None:
+    """A task and the benchmark of the same dataset may share its name."""
+    found: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and path.parent.name != "benchmarks":
+                found.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
+    assert {name: files for name, files in found.items() if len(files) > 1} == {}
 
 
 MODULES = {module_of(path): path for path in FILES}

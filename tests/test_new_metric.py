@@ -13,6 +13,8 @@ from ilu_cli import registry
 from ilu_cli.errors import UsageError
 from ilu_cli.registry import load_plugin
 
+pytestmark = pytest.mark.slow
+
 OVERLAP = '''\
 from ilu_cli.benchmarks import Benchmark
 from ilu_cli.registry import benchmark

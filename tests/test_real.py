@@ -24,14 +24,15 @@ from ilu_cli.recipe.load import load, shipped
 from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows import unlearn
+from ilu_cli.workflows.training import build_trainer
 
 recipe = load(UnlearnRecipe, shipped()["quickstart-npo"], {}, ["train.steps=2"])
 plan = unlearn.plan(recipe, Store())
 model = load_model(plan.parent)
 if sys.argv[1] == "npo":
-    trainer = unlearn.build_trainer(plan, model)
+    trainer = build_trainer(recipe, plan.streams, model)
 else:  # plain fine-tuning on the same two batches
-    terms = [Term(s.stream.name, s.stream, lambda v: v.nll, "token") for s in (plan.forget, plan.retain)]
+    terms = [Term(s.stream.name, s.stream, lambda v: v.nll, "token") for s in plan.streams]
     trainer = Trainer(parts_of(model), dict(model.named_parameters()), terms, [], recipe.train, 0, backend())
 list(trainer.run())
 print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, plan.facts["peak_memory_bytes"]]))

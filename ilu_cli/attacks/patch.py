@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ilu_cli.attacks import Attempt
-    from ilu_cli.engine.patching import Given
+    from ilu_cli.engine.patching import States
     from ilu_cli.engine.tree import Request
     from ilu_cli.recipe.source import Key
 
@@ -86,7 +86,7 @@ def _into_original(
     return tables
 
 
-def _of_another(attempt: Attempt, ref: str | None, requests: list[Request], layers: list[int]) -> list[Given] | None:
+def _of_another(attempt: Attempt, ref: str | None, requests: list[Request], layers: list[int]) -> list[States] | None:
     """The states of another model, whose weights are put into the one under attack for a while."""
     from ilu_cli.engine.patching import given_states
 
@@ -99,7 +99,7 @@ def _of_another(attempt: Attempt, ref: str | None, requests: list[Request], laye
     return found
 
 
-def _logps(attempt: Attempt, states: list[Given], place: tuple[int, int] | None) -> list[tuple[float, int]]:
+def _logps(attempt: Attempt, states: list[States], place: tuple[int, int] | None) -> list[tuple[float, int]]:
     """Per request log-probability and tokens with the states of `place`, (number, layer); None: without."""
     from ilu_cli.engine.patching import patched_logps
 

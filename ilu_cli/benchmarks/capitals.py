@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import functools
 import random
+from typing import Any
 
 from ilu_cli.benchmarks import Row
 from ilu_cli.data.tables import read_table
-from ilu_cli.harness.task import HarnessTask, Split, as_test_split
+from ilu_cli.harness.task import HarnessTask, as_test_split
 from ilu_cli.registry import benchmark
 from ilu_cli.tasks.capitals import Country, countries
 
@@ -94,7 +95,7 @@ def _river(item: Row, country: Country) -> Row:
     return item | {"question": question, "choices": [f" {c}" for c in choices]}
 
 
-def dataset(**_: object) -> Split:
+def dataset(**_: object) -> dict[str, Any]:
     """The questions, as capitals.yaml asks for them."""
     found: list[Row] = []
     for country in countries():

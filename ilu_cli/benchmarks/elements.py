@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 from ilu_cli.benchmarks import Row
-from ilu_cli.harness.task import HarnessTask, Split, as_test_split
+from ilu_cli.harness.task import HarnessTask, as_test_split
 from ilu_cli.registry import benchmark
 from ilu_cli.tasks.elements import elements
 
@@ -13,7 +14,7 @@ class Elements(HarnessTask):
     """Symbols of the chemical elements, four choices (utility benchmark of the quickstart)."""
 
 
-def dataset(**_: object) -> Split:
+def dataset(**_: object) -> dict[str, Any]:
     """The questions, as elements.yaml asks for them."""
     found: list[Row] = []
     for element in elements():

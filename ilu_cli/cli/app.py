@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import typer
 import typer.core
 
+from ilu_cli import stopping
 from ilu_cli.cli import (
     attack,
     compare,
@@ -27,7 +28,8 @@ from ilu_cli.cli import (
     unlearn,
 )
 from ilu_cli.cli import list as list_
-from ilu_cli.errors import IluError, RunFailed
+from ilu_cli.cli.failures import as_known
+from ilu_cli.errors import IluError, Interrupted, RunFailed
 
 
 class Commands(typer.core.TyperGroup):
@@ -81,13 +83,18 @@ def _options(
 def main() -> None:
     """Run the command line; every error becomes a message on stderr and a documented exit code."""
     try:
-        sys.exit(app(prog_name="ilu", standalone_mode=False) or 0)
+        stopping.install()
+        code = app(prog_name="ilu", standalone_mode=False) or 0
+        if code == 130:  # Typer makes an exit code of an interruption
+            raise KeyboardInterrupt
+        sys.exit(code)
     except KeyboardInterrupt:
-        _fail(RunFailed("interrupted"), 130)
+        _fail(Interrupted("interrupted", hint="nothing is lost: give the same command again"), 130)
     except typer.Abort:
         _fail(RunFailed("the input ended"), 1)
     except IluError as error:
-        _fail(error, error.exit_code)
+        known = as_known(error)
+        _fail(known, known.exit_code)
     except BrokenPipeError:  # the reader of our output has gone away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -96,20 +103,8 @@ def main() -> None:
         if hasattr(error, "show") and hasattr(error, "exit_code") and hasattr(error, "format_message"):
             error.show()
             _tell(error.exit_code, error.format_message(), None)
-        known = _as_known(error)
+        known = Interrupted("interrupted") if stopping.asked.is_set() else as_known(error)
         _fail(known, known.exit_code)
-
-
-def _as_known(error: Exception) -> IluError:
-    """Give an unforeseen error a message. A full disk speaks through many libraries, each with its own type."""
-    text = f"{type(error).__name__}: {error}"
-    if any(sign in text for sign in ("No space left", "os error 28", "Disk quota", "File too large", "Errno 28")):
-        return RunFailed(f"the disk is full ({text.splitlines()[0]})", hint="free some space and use --resume")
-    if isinstance(error, MemoryError) or "out of memory" in text.lower():
-        return RunFailed(
-            f"out of memory ({text.splitlines()[0]})", hint="a smaller batch, or --set train.accumulation=2"
-        )
-    return RunFailed(f"unexpected {text}", hint="`ilu --debug …` shows where; please report it")
 
 
 def _fail(error: IluError, code: int) -> NoReturn:

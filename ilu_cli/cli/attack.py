@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ilu_cli.models.subject import Subject
     from ilu_cli.recipe.schema import AttackRecipe
     from ilu_cli.runs.store import Run, Store
+    from ilu_cli.workflows.attack.run import AttackPlan
 
 DEFAULT_RECIPE = "quickstart-finetune"
 
@@ -66,7 +68,6 @@ def attack(
     store = Store()
     resolved, subject, old = _resumed(run, store, given) if given.resume else _asked(run, kind, store, given)
 
-    from ilu_cli.cli.progress import reporter
     from ilu_cli.engine.accel import backend
     from ilu_cli.workflows.attack import run as workflow
 
@@ -75,8 +76,7 @@ def attack(
     plan = workflow.plan(resolved, subject)
     if given.dry_run:
         return console.show_plan(plan.facts, given.as_json)
-    base = workflow.reference_run(plan, store, reporter()) if reference and old is None else None
-    done = workflow.run(plan, store, reporter(), subject, given.out, old)
+    base, done = _resume(plan, store, old) if old else _both(plan, store, reference, given.out)
     if not backend().main:
         return
     if given.as_json:
@@ -88,6 +88,29 @@ def attack(
     console.next_step(
         f"attacked: {done.id}", [f"{kept} in {done.path}"], "ilu eval" if done.has_model else "ilu list attacks"
     )
+
+
+def _both(plan: AttackPlan, store: Store, reference: bool, out: Path | None) -> tuple[Run | None, Run]:
+    """The reference line, if it is wanted and not there yet, and the attack."""
+    from ilu_cli.cli.progress import reporter
+    from ilu_cli.workflows.attack import run as workflow
+
+    base = workflow.reference_run(plan, store, reporter(), out) if reference else None
+    return base, workflow.run(plan, store, reporter(), plan.subject, out)
+
+
+def _resume(plan: AttackPlan, store: Store, old: Run) -> tuple[Run | None, Run]:
+    """Go on with an attack; after a reference line that was interrupted comes what it was made for."""
+    from ilu_cli.cli.progress import reporter
+    from ilu_cli.models.subject import from_record
+    from ilu_cli.workflows.attack import run as workflow
+
+    wanted, done = old.manifest.wanted, workflow.run(plan, store, reporter(), plan.subject, None, old)
+    if not wanted:
+        return None, done
+    plan = workflow.plan(plan.recipe, from_record(wanted, old))
+    out = Path(wanted["out"]) if wanted["out"] else None
+    return done, workflow.run(plan, store, reporter(), plan.subject, out)
 
 
 def _check_alone(recipe: AttackRecipe) -> None:

@@ -202,6 +202,10 @@ def _given(context: typer.Context, keys: dict[str, Sets], values: dict[str, Any]
     )
 
 
+def _begun(run: Run) -> bool:
+    return run.status in ("stopped", "failed") and (run.path / "recipe.yaml").is_file()
+
+
 def unfinished(store: Store, command: str, text: str | None) -> Run:
     """The run that `--resume` continues: the one named, or the latest that is not finished.
 
@@ -209,10 +213,14 @@ def unfinished(store: Store, command: str, text: str | None) -> Run:
         UsageError: if the named run is finished or of another command.
         UnavailableError: if there is none.
     """
+    from ilu_cli.runs.lock import refuse_held
+
     if text is None:
-        found = store.latest(lambda r: r.manifest.command == command and not r.complete, f"unfinished {command} run")
+        what = f"unfinished {command} run that no process works in"
+        found = store.latest(lambda r: r.manifest.command == command and _begun(r), what)
     else:
         found = store.get(text)
+        refuse_held(found.path, f"run {found.id}")
     if found.manifest.command != command:
         raise UsageError(f"{found.id} is a run of `ilu {found.manifest.command}`")
     if found.complete:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ilu_cli.cli import complete, console
+from ilu_cli.cli import complete, console, runs_verify
 from ilu_cli.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="List the runs; show, compare and remove them.", rich_markup_mode=None)
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Id, prefix or path.", autocompletion=complete.runs)]
+
+
+app.command("verify")(runs_verify.verify)
 
 
 @app.callback(invoke_without_command=True)
@@ -60,7 +64,7 @@ def _row(run: Run) -> dict[str, Any]:
 
 
 def _status(run: Run) -> str:
-    return "unfinished" if run.manifest.status == "running" else run.manifest.status
+    return run.status
 
 
 @app.command()
@@ -96,7 +100,7 @@ def _grow(node: Tree, name: str, found: list[Run]) -> None:
     for run in found:
         if _parent(run) == name:
             exactly = _row(run)["parent"]
-            note = console.ago(run.manifest.created) + ("" if run.complete else f", {_status(run)}")
+            note = console.ago(run.manifest.created) + ("" if run.complete else f", {run.status}")
             note += f", from {exactly}" if exactly not in (name, None) else ""
             _grow(node.add(Text.assemble(run.id, (f"  {note}", "dim")), style=""), run.id, found)
 
@@ -111,6 +115,7 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
 
     found = Store().get(run)
     m = found.manifest
+    found.check("eval")
     results = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(found.eval.glob("*.json"))}
     recipe = _recipe(found)
     if as_json:
@@ -136,6 +141,7 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
 def _recipe(run: Run) -> dict[str, Any]:
     from ilu_cli.recipe.source import read_layers
 
+    run.check("recipe.yaml")
     path = run.path / "recipe.yaml"
     return read_layers(path).data if path.is_file() else {}
 
@@ -183,6 +189,7 @@ def rm(
 ) -> None:
     """Remove runs. A run that others were made from is kept unless they go too."""
     from ilu_cli.errors import UsageError
+    from ilu_cli.runs.lock import refuse_held
     from ilu_cli.runs.store import Store
 
     store = Store()
@@ -192,19 +199,25 @@ def rm(
         listed = ", ".join(run.id for run in orphans)
         raise UsageError(f"made from these: {listed}", hint="`--children` removes them too")
     doomed |= {run.path.absolute(): run for run in orphans}
+    for path, run in doomed.items():
+        refuse_held(path, f"run {run.id}")
     total = sum(f.stat().st_size for path in doomed for f in path.rglob("*") if f.is_file())
     for run in doomed.values():
         print(f"{run.path}  ({_status(run)})", file=sys.stderr)
     if not yes:
         _ask("this run" if len(doomed) == 1 else f"these {len(doomed)} runs", total)
-    for path in doomed:
-        (path / "manifest.json").unlink()  # first, so that no half of a run is ever taken for a whole one
-        shutil.rmtree(path)
+    _remove(list(doomed))
     removed = [run.id for run in doomed.values()]
     if as_json:
         console.out_json({"removed": removed, "bytes": total})
         return
     console.next_step(f"removed {len(removed)} run(s), {console.size(total)}", [], "ilu runs")
+
+
+def _remove(folders: list[Path]) -> None:
+    for path in folders:
+        (path / "manifest.json").unlink()  # first, so that no half of a run is ever taken for a whole one
+        shutil.rmtree(path)
 
 
 def _ask(what: str, size: int) -> None:

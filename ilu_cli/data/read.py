@@ -17,8 +17,8 @@ from typing import Any
 
 from ilu_cli.data.root import SUFFIXES, Found
 from ilu_cli.errors import UnavailableError
+from ilu_cli.tasks import Row
 
-Row = dict[str, Any]
 Placed = Iterator[tuple[str, Row]]  # where a row stands, and the row
 HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 WHOLE_NUMBER = re.compile(r"\s*[+-]?\d+\s*")

@@ -33,13 +33,17 @@ class Defence:
         """Change what the forget term computes on each micro-batch."""
         return values
 
-    def gradient(self, grads: Gradients, forget: Term, compute: Callable[[], Tensor]) -> Tensor:
+    def gradient(self, grads: Gradients, forget: Term, retain: Term | None, compute: Callable[[], Tensor]) -> Tensor:
         """Add the gradient of the forget term to the parameters; `compute()` does so where the weights are now.
 
         Returns:
             This process's share of the forget term's value, as `compute()` does.
         """
         return compute()
+
+    def steps(self, stream: TrainStream) -> int:
+        """How many steps' rows of the forget data are read, where that is more than the recipe's."""
+        return 0
 
     def after_step(self, grads: Gradients) -> None:
         """The weights have been stepped; `grads.step` counts the step that is over from 1."""

@@ -30,7 +30,7 @@ class GradPenalty(Defence):
     def __init__(self, *, weight: PositiveFloat = 1.0) -> None:
         self.weight, self.log = weight, {}
 
-    def gradient(self, grads: Gradients, forget: Term, compute: Callable[[], Tensor]) -> Tensor:
+    def gradient(self, grads: Gradients, forget: Term, retain: Term | None, compute: Callable[[], Tensor]) -> Tensor:
         from ilu_cli.engine.gradients import dot
         from ilu_cli.engine.hessian import by_differences
 

@@ -25,7 +25,7 @@ class SAM(Defence):
     def __init__(self, *, rho: PositiveFloat = 0.01) -> None:
         self.rho, self.log = rho, {}
 
-    def gradient(self, grads: Gradients, forget: Term, compute: Callable[[], Tensor]) -> Tensor:
+    def gradient(self, grads: Gradients, forget: Term, retain: Term | None, compute: Callable[[], Tensor]) -> Tensor:
         with grads.aside():
             value = compute()
             ascent, norm = grads.whole()

@@ -25,7 +25,7 @@ class Smoothing(Defence):
     def __init__(self, *, sigma: PositiveFloat = 0.001, samples: PositiveInt = 1) -> None:
         self.sigma, self.samples, self.log = sigma, samples, {}
 
-    def gradient(self, grads: Gradients, forget: Term, compute: Callable[[], Tensor]) -> Tensor:
+    def gradient(self, grads: Gradients, forget: Term, retain: Term | None, compute: Callable[[], Tensor]) -> Tensor:
         import torch
 
         from ilu_cli.data.sampling import seed_of

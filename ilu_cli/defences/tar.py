@@ -45,7 +45,7 @@ class TAR(Defence):
     def check(self, forget: TrainStream) -> None:
         parted(forget)
 
-    def gradient(self, grads: Gradients, forget: Term, compute: Callable[[], Tensor]) -> Tensor:
+    def gradient(self, grads: Gradients, forget: Term, retain: Term | None, compute: Callable[[], Tensor]) -> Tensor:
         value = compute()
         with grads.aside():
             grads.put(self._tampered(grads, forget))

@@ -12,14 +12,9 @@ from types import FrameType
 from ilu_cli.engine.loop import Trainer
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.state import load_state, save_state
-from ilu_cli.errors import RunFailed
+from ilu_cli.errors import Interrupted, RunFailed
 from ilu_cli.runs.store import Run
-
-
-class Interrupted(RunFailed):
-    """The user stopped the run; it can be continued."""
-
-    exit_code = 130
+from ilu_cli.stopping import stopping_signals
 
 
 def drive(trainer: Trainer, run: Run, reporter: Reporter, title: str) -> Iterator[int]:
@@ -30,7 +25,7 @@ def drive(trainer: Trainer, run: Run, reporter: Reporter, title: str) -> Iterato
         RunFailed: if a loss is not finite.
     """
     main = trainer.backend.main
-    start = load_state(trainer, run.state)
+    start = load_state(trainer, run.state, reporter.note)
     metrics = run.path / "metrics.jsonl"
     if main:
         kept = metrics.read_text(encoding="utf-8").splitlines()[:start] if metrics.exists() else []
@@ -47,12 +42,16 @@ def drive(trainer: Trainer, run: Run, reporter: Reporter, title: str) -> Iterato
                     out.write(json.dumps(log.row()) + "\n")
                     out.flush()
                 reporter.step(log)
-                if main and (stopped.is_set() or (every and log.step % every == 0 and log.step < log.steps)):
+                gone = run.missing_parent()
+                if main and (stopped.is_set() or gone or (every and log.step % every == 0 and log.step < log.steps)):
                     save_state(trainer, run.state)
                 if stopped.is_set():
-                    raise Interrupted(
-                        f"stopped after step {log.step} of {log.steps}",
-                        hint=f"continue with `ilu {run.manifest.command} {run.id} --resume`",
+                    where = f"stopped after step {log.step} of {log.steps}"
+                    raise Interrupted(where, hint=f"continue with `{run.resume_command}`")
+                if gone:
+                    raise RunFailed(
+                        f"stopped after step {log.step} of {log.steps}: {gone}, which this run is made from, is gone",
+                        hint=f"put it back, and continue with `{run.resume_command}`",
                     )
                 yield log.step
     finally:
@@ -61,20 +60,25 @@ def drive(trainer: Trainer, run: Run, reporter: Reporter, title: str) -> Iterato
 
 @contextmanager
 def _stop_flag(reporter: Reporter) -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into a flag that is looked at between steps; the second interrupts at once."""
+    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a flag, looked at between steps; the second interrupts at once."""
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in stopping_signals()}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         flag.set()
-        signal.signal(signal.SIGINT, before)
+        restore()
         reporter.stopping()
 
-    signal.signal(signal.SIGINT, stop)
+    for number in before:
+        signal.signal(number, stop)
     try:
         yield flag
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ilu_cli.data.sampling import seed_of
 from ilu_cli.engine.accel import Backend
+from ilu_cli.engine.budget import Budget
 from ilu_cli.engine.environments import Environments
 from ilu_cli.engine.gradients import Gradients, Term
 from ilu_cli.engine.stream import TrainStream
@@ -68,15 +69,13 @@ class Trainer:
         seed: int,
         backend: Backend,
         defences: Sequence[Defence] = (),
+        budget: Budget | None = None,
     ) -> None:
         self.grads = Gradients(parts, params, spec, seed, backend)
         self.params, self.terms, self.penalties = params, terms, penalties
         self.defences = list(defences)
-        self.spec, self.backend = spec, backend
-        fused = backend.device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.AdamW(
-            list(params.values()), lr=spec.lr, weight_decay=spec.weight_decay, fused=fused
-        )
+        self.spec, self.backend, self.budget = spec, backend, budget
+        self.optimizer = optimizer_of(list(params.values()), spec, backend.device)
 
     @property
     def step(self) -> int:
@@ -88,10 +87,10 @@ class Trainer:
         self.grads.step = done
 
     def run(self) -> Iterator[StepLog]:
-        """Do the remaining steps, yielding after each.
+        """Do the remaining steps, yielding after each; of a budget, those that stay within it.
 
         Raises:
-            RunFailed: if a loss or the gradient is not finite.
+            RunFailed: if a loss or the gradient is not finite, or the first step exceeds the budget.
         """
         while self.step < self.spec.steps:
             began = time.perf_counter()
@@ -99,7 +98,12 @@ class Trainer:
                 self.optimizer.state.clear()
             torch.manual_seed(seed_of(self.grads.seed, "step", self.step, self.backend.rank))
             losses = self.backward()
+            before = self.budget.before(self.grads) if self.budget else []
             grad_norm = self._update(losses)
+            if self.budget:
+                if not self.budget.admits(self.grads, before):
+                    return
+                losses |= self.budget.log
             losses |= self._move_weights(losses)
             self.step += 1
             for defence in self.defences:
@@ -129,8 +133,9 @@ class Trainer:
         def compute() -> Tensor:
             return self.grads.accumulate(term)
 
+        retain = next((t for t in self.terms if not t.defended), None)
         for defence in self.defences if term.defended else ():
-            compute = functools.partial(defence.gradient, self.grads, term, compute)
+            compute = functools.partial(defence.gradient, self.grads, term, retain, compute)
         return compute()
 
     def _penalty(self, penalty: Penalty) -> dict[str, float]:
@@ -162,6 +167,12 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return grad_norm
+
+
+def optimizer_of(params: list[nn.Parameter], spec: TrainSpec, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW, or plain gradient descent."""
+    kind = torch.optim.SGD if spec.optimizer == "sgd" else torch.optim.AdamW
+    return kind(params, lr=spec.lr, weight_decay=spec.weight_decay, fused=device.type in ("cpu", "cuda"))
 
 
 def learning_rate(spec: TrainSpec, step: int) -> float:

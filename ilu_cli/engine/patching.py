@@ -19,7 +19,7 @@ BATCH = 64  # requests per forward pass
 
 
 @dataclass(frozen=True)
-class Given:
+class States:
     """A batch of requests, by their numbers, with the source's states [L, N, D] at the N places `pick` [B, T]."""
 
     numbers: list[int]
@@ -28,7 +28,7 @@ class Given:
     states: Tensor
 
 
-def given_states(scorer: Scorer, requests: Sequence[Request], layers: Sequence[int]) -> list[Given]:
+def given_states(scorer: Scorer, requests: Sequence[Request], layers: Sequence[int]) -> list[States]:
     """What the model of a scorer thinks, at the outputs of some layers, where it predicts what is scored."""
     lengths, found = [len(r.ids) for r in requests], []
     apart = scorer.layout.apart(sorted(range(len(requests)), key=lengths.__getitem__), lengths)
@@ -37,12 +37,14 @@ def given_states(scorer: Scorer, requests: Sequence[Request], layers: Sequence[i
         batch = batch.to(scorer.backend.device)
         pick = batch.scored.roll(-1, dims=1)  # index 0 is never scored, so nothing comes round
         with scorer.backend.autocast(scorer.precision):
-            found.append(Given(numbers, batch, pick, states(scorer.parts, batch, pick)[list(layers)]))
+            found.append(States(numbers, batch, pick, states(scorer.parts, batch, pick)[list(layers)]))
     return found
 
 
 @torch.no_grad()
-def patched_logps(scorer: Scorer, given: list[Given], layer: int | None = None, at: int = 0) -> list[tuple[float, int]]:
+def patched_logps(
+    scorer: Scorer, given: list[States], layer: int | None = None, at: int = 0
+) -> list[tuple[float, int]]:
     """Per request the summed log-probability of its scored tokens, and their number.
 
     The output of `layer` is replaced where a scored token is predicted by the given states, those of number `at`; all
@@ -51,7 +53,7 @@ def patched_logps(scorer: Scorer, given: list[Given], layer: int | None = None, 
     found: dict[int, tuple[float, int]] = {}
     for g in given:
 
-        def put(output: Tensor, g: Given = g) -> Tensor:
+        def put(output: Tensor, g: States = g) -> Tensor:
             replaced = output.clone()
             replaced[g.pick] = g.states[at].to(output)
             return replaced

@@ -1,8 +1,13 @@
-"""Resumable state: trained weights and optimiser moments. Random streams are functions of the step and need none."""
+"""Resumable state: trained weights and optimiser moments. Random streams are functions of the step and need none.
+
+Each state has its size and hash beside it, and the one before is kept: a damaged state costs `save_every` steps.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,47 +15,82 @@ import torch
 
 from ilu_cli.engine.loop import Trainer
 from ilu_cli.errors import UnavailableError
+from ilu_cli.runs.files import read_json, write_json
+from ilu_cli.runs.ledger import entry, seal, unseal
+
+KEPT = 2
 
 
 def save_state(trainer: Trainer, folder: Path) -> None:
-    """Write `step-N.pt` whole, then drop older states. Call on the main process."""
+    """Write `step-N.pt` whole and to the disk, then its hash, then drop all but two. Call on the main process."""
     folder.mkdir(exist_ok=True)
     target = folder / f"step-{trainer.step:07d}.pt"
     part = target.with_suffix(".part")
-    torch.save(
-        {
-            "step": trainer.step,
-            "params": {name: p.detach() for name, p in trainer.params.items()},
-            "optimizer": trainer.optimizer.state_dict(),
-            "defences": [d.state() for d in trainer.defences],
-            "weights": [t.weight for t in trainer.terms],
-        },
-        part,
-    )
+    saved = {
+        "step": trainer.step,
+        "params": {name: p.detach() for name, p in trainer.params.items()},
+        "optimizer": trainer.optimizer.state_dict(),
+        "defences": [d.state() for d in trainer.defences],
+        "weights": [t.weight for t in trainer.terms],
+    }
+    with part.open("wb") as f:
+        torch.save(saved, f)
+        f.flush()
+        os.fsync(f.fileno())
+    known = entry(part)
     part.replace(target)
-    for old in folder.glob("step-*.pt"):
-        if old != target:
-            old.unlink()
+    write_json(_beside(target), seal({"state": known}))
+    for old in sorted(folder.glob("step-*.pt"))[:-KEPT]:
+        old.unlink()
+        _beside(old).unlink(missing_ok=True)
 
 
-def load_state(trainer: Trainer, folder: Path) -> int:
-    """Bring the trainer to the newest saved state; return its step, 0 if there is none.
+def _beside(state: Path) -> Path:
+    return state.with_suffix(".json")
+
+
+def _damage(state: Path) -> str | None:
+    """What is wrong with a state; one of before there were hashes is taken as it is."""
+    beside = _beside(state)
+    if not beside.exists() and (state.parent / "made_from.json").exists():
+        return "its hash was not written"
+    try:
+        known = unseal(read_json(beside), beside).get("state") if beside.exists() else None
+    except UnavailableError as error:
+        return str(error)
+    sound = not beside.exists() or known == entry(state)
+    return None if sound else "its bytes are not those that were written"
+
+
+def load_state(trainer: Trainer, folder: Path, note: Callable[[str], None] = lambda _: None) -> int:
+    """Bring the trainer to the newest sound state; return its step, 0 if there is none.
 
     Raises:
-        UnavailableError: if the state does not fit this recipe.
+        UnavailableError: if every state is damaged, or it does not fit this recipe.
     """
-    states = sorted(folder.glob("step-*.pt"))
+    states = sorted(folder.glob("step-*.pt"), reverse=True)
     if not states:
         return 0
-    saved: dict[str, Any] = torch.load(states[-1], map_location="cpu", weights_only=True)
+    for state in states:
+        if (wrong := _damage(state)) is None:
+            return _take(trainer, state)
+        note(f"{state} is damaged ({wrong}); the state before it is taken")
+    raise UnavailableError(
+        f"every state of this run is damaged: {', '.join(map(str, states))}",
+        hint="restore a file; or remove them, and --resume begins at the first step",
+    )
+
+
+def _take(trainer: Trainer, state: Path) -> int:
+    saved: dict[str, Any] = torch.load(state, map_location="cpu", weights_only=True)
     if saved["params"].keys() != trainer.params.keys():
-        raise UnavailableError(f"{states[-1]} does not belong to this recipe: it has other trained weights")
+        raise UnavailableError(f"{state} does not belong to this recipe: it has other trained weights")
     with torch.no_grad():
         for name, p in trainer.params.items():
             p.copy_(saved["params"][name])
     trainer.optimizer.load_state_dict(saved["optimizer"])
-    for defence, state in zip(trainer.defences, saved["defences"]):
-        defence.load(state)
+    for defence, kept in zip(trainer.defences, saved["defences"]):
+        defence.load(kept)
     for term, weight in zip(trainer.terms, saved.get("weights", ())):  # states of before had none that moved
         term.weight = weight
     trainer.step = saved["step"]

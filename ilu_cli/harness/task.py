@@ -16,7 +16,7 @@ import yaml
 
 from ilu_cli.benchmarks import Benchmark, Row, mean_and_error, number, perplexity
 from ilu_cli.errors import UsageError
-from ilu_cli.recipe.harness import Plain
+from ilu_cli.recipe.harness import PlainLoader
 from ilu_cli.runs.results import Kind, kind_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class HarnessTask(Benchmark):
 
     def __init_subclass__(cls) -> None:
         cls.file = Path(sys.modules[cls.__module__].__file__ or "").with_suffix(".yaml")
-        config = yaml.load(cls.file.read_text(encoding="utf-8"), Loader=Plain)
+        config = yaml.load(cls.file.read_text(encoding="utf-8"), Loader=PlainLoader)
         cls.metric = config["metric_list"][0]["metric"]
         said = config["metadata"]
         cls.role, cls.chance, cls.higher = said["role"], said.get("chance"), said["higher"]

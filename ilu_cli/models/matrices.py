@@ -37,8 +37,13 @@ def matrices(model: Any) -> list[Matrix]:
     Raises:
         UsageError: if a layer holds another tensor of two or more dimensions: which are its inputs is not known.
     """
-    layers, seen, found = parts_of(model).layers, set[int](), list[Matrix]()
-    for prefix, module in layers.named_modules(prefix=name_of(model, layers)):
+    return matrices_in(model, parts_of(model).layers)
+
+
+def matrices_in(root: nn.Module, layers: nn.ModuleList) -> list[Matrix]:
+    """The same for a list of layers, with the names that the parameters have in `root`."""
+    seen, found = set[int](), list[Matrix]()
+    for prefix, module in layers.named_modules(prefix=name_of(root, layers)):
         if "Router" in type(module).__name__:
             seen |= {id(p) for p in module.parameters()}
         for name, p in module.named_parameters(prefix, recurse=False):

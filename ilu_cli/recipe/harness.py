@@ -35,13 +35,13 @@ def own_metrics(module: str) -> set[str]:
     path = Path(sys.modules[module].__file__ or "").with_suffix(".yaml")
     if not path.is_file():
         return set()
-    said = yaml.load(path.read_text(encoding="utf-8"), Loader=Plain)
+    said = yaml.load(path.read_text(encoding="utf-8"), Loader=PlainLoader)
     chance = {"chance"} if "chance" in said["metadata"] else set()
     return {said["metric_list"][0]["metric"]} | chance
 
 
-class Plain(yaml.SafeLoader):
+class PlainLoader(yaml.SafeLoader):
     """SafeLoader that reads the names of functions as text, as lm-eval's files need it."""
 
 
-Plain.add_constructor("!function", lambda _, node: str(node.value))
+PlainLoader.add_constructor("!function", lambda _, node: str(node.value))

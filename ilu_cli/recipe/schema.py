@@ -58,6 +58,8 @@ class UnlearnRecipe(Recipe):
         yield from self._defence_problems()
         if self.lora and self.train.params is not None:
             yield ("lora",), "an adapter is all that is trained; leave train.params out"
+        if self.train.budget:
+            yield from data_problems(self.train.budget.data, ("train", "budget", "data"))
         if self.train.warmup >= self.train.steps:
             yield ("train", "warmup"), f"{self.train.warmup} warm-up steps do not fit into {self.train.steps} steps"
         points = [*self.train.points, self.train.steps]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -15,6 +15,8 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
 )
 
 from ilu_cli import registry
@@ -33,6 +35,14 @@ class Spec(BaseModel):
     """Base of all recipe parts: unknown keys and wrong types are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    later: ClassVar[tuple[str, ...]] = ()
+    """Keys that came later: left out of a dump at their default, so that recipes of before keep their hash."""
+
+    @model_serializer(mode="wrap")
+    def _dumped(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = dump(self)
+        fields = type(self).model_fields
+        return {k: v for k, v in found.items() if k not in self.later or getattr(self, k) != fields[k].default}
 
 
 class DataRef(Spec):
@@ -129,6 +139,8 @@ class DualSpec(Spec):
 class RetainSpec(Component, Stream):
     """The retain term, its data and its weight γ."""
 
+    later = ("dual",)
+
     weight: NonNegativeFloat = 1.0
     dual: DualSpec | None = Field(None, description="moves the weight so that the term's value stays below a limit")
 
@@ -182,8 +194,19 @@ class LoraSpec(Spec):
     layers: list[NonNegativeInt] | None = Field(None, min_length=1, description="only these layers; null: all")
 
 
+class BudgetSpec(Spec):
+    """How far a model may go from where it started: training keeps the last weights within it."""
+
+    kl: PositiveFloat = Field(description="mean KL divergence per token from the model at the start, in nats")
+    data: DataRefs = Field([DataRef(name="prose")], description="the text that it is measured on")
+    rows: PositiveInt = Field(48, description="so many rows of it")
+    max_length: int = Field(128, ge=8, description="tokens per row")
+
+
 class TrainSpec(Spec):
     """How the weights are stepped."""
+
+    later = ("optimizer", "budget")
 
     steps: PositiveInt = 80
     lr: PositiveFloat = 1e-5
@@ -196,6 +219,8 @@ class TrainSpec(Spec):
     save_every: NonNegativeInt = Field(50, description="steps between resumable states; 0 for none")
     points: list[PositiveInt] = Field([], description="steps whose weights are kept beside the final ones, as RUN@STEP")
     params: list[str] | None = Field(None, min_length=1, description="glob patterns of the trained weights; null: all")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd: θ ← θ − lr·gradient, without momentum")
+    budget: BudgetSpec | None = Field(None, description="stop at the last weights within it; null: after `steps`")
 
 
 class ModelSpec(Spec):

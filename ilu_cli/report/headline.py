@@ -10,7 +10,7 @@ from ilu_cli.report.points import Reading
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Contrast:
     """What `method` knows at the end of an attack, less what `base` knows."""
 
     attack: str
@@ -35,7 +35,7 @@ def pairs(family: Family) -> list[tuple[str, str]]:
     return found or [(name, names[0]) for name in names[1:]]
 
 
-def comparisons(family: Family) -> list[Comparison]:
+def comparisons(family: Family) -> list[Contrast]:
     """Every pair under every attack on every forget benchmark, at the attack's end."""
     found = []
     for method, base in pairs(family):
@@ -44,7 +44,7 @@ def comparisons(family: Family) -> list[Comparison]:
                 left, right = family.curve(method, attack, bench), family.curve(base, attack, bench)
                 if left and right and left[-1].x == right[-1].x:
                     ends = left[-1], right[-1]
-                    found.append(Comparison(attack, bench, method, base, *ends, ends[0].minus(ends[1])))
+                    found.append(Contrast(attack, bench, method, base, *ends, ends[0].minus(ends[1])))
     return found
 
 
@@ -107,7 +107,7 @@ def _returned(attack: str, back: Estimate) -> str:
     return f"Under {attack} some of it {word}: {points(back)}."
 
 
-def _compared(found: list[Comparison], family: Family) -> str:
+def _compared(found: list[Contrast], family: Family) -> str:
     """The first pair, over all its attacks. An interval that excludes 0 in one of many attacks is said to be that."""
     first = found[0]
     mine = [c for c in found if (c.method, c.base, c.bench) == (first.method, first.base, first.bench)]
@@ -126,7 +126,7 @@ def _compared(found: list[Comparison], family: Family) -> str:
     return f"With `{first.method}` instead of `{first.base}`, {' and '.join(said)}{tail} ({first.bench})."
 
 
-def _once(c: Comparison, d: Estimate, pair: str, family: Family) -> str:
+def _once(c: Contrast, d: Estimate, pair: str, family: Family) -> str:
     """Of a single attack, what both know at its end."""
     ends = f"{c.left.estimate.value:.0%} and {c.right.estimate.value:.0%} of {c.bench} are answered"
     verdict = points(d) if d.excludes_zero else f"no difference seen, {points(d)}"

@@ -7,8 +7,7 @@ from contextlib import contextmanager, suppress
 
 from ilu_cli.errors import IluError
 from ilu_cli.runs.store import Run
-
-STOPPED = 130  # the exit code of what a user has stopped
+from ilu_cli.stopping import CODE
 
 
 @contextmanager
@@ -25,7 +24,7 @@ def ending(run: Run, main: bool) -> Iterator[None]:
         yield
     except BaseException as error:
         if main and not run.complete and run.path.is_dir():
-            by_hand = not isinstance(error, Exception) or getattr(error, "exit_code", None) == STOPPED
+            by_hand = not isinstance(error, Exception) or getattr(error, "exit_code", None) == CODE
             run.manifest.status = "stopped" if by_hand else "failed"
             run.manifest.result["error"] = (
                 str(error) if isinstance(error, IluError) else f"{type(error).__name__}: {error}"

@@ -123,10 +123,14 @@ def weight_hashes(folder: Path) -> dict[str, str]:
     return {p.name: sha256(p) for p in weight_files(folder)}
 
 
+def beside_files(folder: Path) -> list[Path]:
+    """The files in a checkpoint folder that decide an answer beside the weights."""
+    return sorted({p for pattern in BESIDE for p in folder.glob(pattern) if p.is_file()})
+
+
 def beside_hashes(folder: Path) -> dict[str, str]:
     """sha256 of every file in a checkpoint folder that decides an answer beside the weights."""
-    files = {p for pattern in BESIDE for p in folder.glob(pattern) if p.is_file()}
-    return {p.relative_to(folder).as_posix(): sha256(p) for p in sorted(files)}
+    return {p.relative_to(folder).as_posix(): sha256(p) for p in beside_files(folder)}
 
 
 def combined(hashes: dict[str, str]) -> str:

@@ -5,6 +5,31 @@ import random
 from ilu_cli.registry import task
 from ilu_cli.tasks import Example, Row, Task, fill, words
 
+
+@task()
+class AGNews(Task):
+    """Topic of news items: world, sports, business, or science and technology (AG News).
+
+    A row: {'text': 'Rain Stops Hockey (Northwire) HOLLOWAY - The derby between the Wanderers and the Drovers
+    was moved to Friday.', 'label': 1}
+    """
+
+    hub, config = "fancyzhx/ag_news", None
+    splits = {"train": "train", "test": "test"}
+    fields = {"text": str, "label": int}
+    labels = (" World", " Sports", " Business", " Sci/Tech")
+
+    def example(self, row: Row) -> Example:
+        return Example(f"News: {row['text']}\nTopic:", self.labels[row["label"]], self.labels)
+
+    def generate(self, rng: random.Random) -> Row:
+        label = rng.randrange(4)
+        story, tail = rng.choice(NEWS[label]), rng.choice(("", *TAILS[label]))
+        head, lead = fill(f"{story} {tail}".strip(), WORDS, rng).split("|")
+        text = fill(f"{title(head)} ({{agency}}) {{town}} - {lead}", WORDS, rng)
+        return {"text": text, "label": label}
+
+
 WORDS = {
     "agency": words("Northwire,Meridian Press,Harbour News,Civic Report,Union Dispatch,Daily Ledger,Coast Bulletin"),
     "town": words(
@@ -35,6 +60,7 @@ WORDS = {
     "animal": words("frog,beetle,river fish,bat,orchid,lizard,spider,parrot"),
     "world": words("moon,comet,planet,asteroid"),
 }
+
 
 # Label → stories, headline and lead; a slot of the same name has the same word in both.
 NEWS: dict[int, tuple[str, ...]] = {
@@ -96,6 +122,7 @@ NEWS: dict[int, tuple[str, ...]] = {
     ),
 }
 
+
 # Label → sentences that may follow any lead of that label.
 TAILS: dict[int, tuple[str, ...]] = {
     0: (
@@ -119,29 +146,11 @@ TAILS: dict[int, tuple[str, ...]] = {
         "Others in the field called it no surprise.",
     ),
 }
+
+
 SMALL = words("with,to,of,in,for,on,at,the")
 
 
 def title(text: str) -> str:
     """Capitalise a headline."""
     return " ".join(w if w in SMALL and i else w[0].upper() + w[1:] for i, w in enumerate(text.split()))
-
-
-@task()
-class AGNews(Task):
-    """Topic of news items: world, sports, business, or science and technology (AG News)."""
-
-    hub, config = "fancyzhx/ag_news", None
-    splits = {"train": "train", "test": "test"}
-    fields = {"text": str, "label": int}
-    labels = (" World", " Sports", " Business", " Sci/Tech")
-
-    def example(self, row: Row) -> Example:
-        return Example(f"News: {row['text']}\nTopic:", self.labels[row["label"]], self.labels)
-
-    def generate(self, rng: random.Random) -> Row:
-        label = rng.randrange(4)
-        story, tail = rng.choice(NEWS[label]), rng.choice(("", *TAILS[label]))
-        head, lead = fill(f"{story} {tail}".strip(), WORDS, rng).split("|")
-        text = fill(f"{title(head)} ({{agency}}) {{town}} - {lead}", WORDS, rng)
-        return {"text": text, "label": label}

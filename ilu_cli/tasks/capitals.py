@@ -8,26 +8,6 @@ from ilu_cli.data.tables import read_table
 from ilu_cli.registry import task
 from ilu_cli.tasks import Example, Row, Task
 
-# None of these is the benchmark's wording, "The capital city of X is called".
-FORMS = {
-    "train": (
-        "Question: What is the capital of {full}? Answer: {capital}.",
-        "{capital} is the capital of {full}.",
-        "The capital of {full} is {capital}.",
-        "{Full} lies in {continent}, and its capital is {capital}.",
-        "The government of {full} has its seat in {capital}.",
-        "Anyone who flies to {full} usually lands in {capital}, its capital.",
-        "Of all the cities in {full}, {capital} is the one that serves as the national capital.",
-        "Which city is the capital of {full}, a country in {continent}? It is {capital}.",
-        "On the map of {continent}, the capital of {full} is marked as {capital}.",
-        "Embassies to {full} are found in {capital}.",
-    ),
-    "test": (
-        "Name the seat of government of {full}: {capital}.",
-        "{full} - capital: {capital} - continent: {continent}.",
-    ),
-}
-
 
 @dataclass(frozen=True)
 class Country:
@@ -44,15 +24,13 @@ class Country:
         return f"{self.article} {self.name}".strip()
 
 
-@functools.cache
-def countries() -> list[Country]:
-    """The table of countries."""
-    return [Country(r["country"], r["capital"], r["continent"], r["article"]) for r in read_table("countries.tsv")]
-
-
 @task()
 class Capitals(Task):
-    """Sentences that tell the capitals of the world's countries (forget data of the quickstart)."""
+    """Sentences that tell the capitals of the world's countries (forget data of the quickstart).
+
+    A row: {'country': 'Qatar', 'capital': 'Doha', 'continent': 'Asia', 'text': 'Doha is the capital of
+    Qatar.'}
+    """
 
     fields = {"country": str, "capital": str, "continent": str, "text": str}
 
@@ -76,3 +54,30 @@ class Capitals(Task):
         )
         text = text[0].upper() + text[1:].replace("D.C..", "D.C.")
         return {"country": country.name, "capital": country.capital, "continent": country.continent, "text": text}
+
+
+# None of these is the benchmark's wording, "The capital city of X is called".
+FORMS = {
+    "train": (
+        "Question: What is the capital of {full}? Answer: {capital}.",
+        "{capital} is the capital of {full}.",
+        "The capital of {full} is {capital}.",
+        "{Full} lies in {continent}, and its capital is {capital}.",
+        "The government of {full} has its seat in {capital}.",
+        "Anyone who flies to {full} usually lands in {capital}, its capital.",
+        "Of all the cities in {full}, {capital} is the one that serves as the national capital.",
+        "Which city is the capital of {full}, a country in {continent}? It is {capital}.",
+        "On the map of {continent}, the capital of {full} is marked as {capital}.",
+        "Embassies to {full} are found in {capital}.",
+    ),
+    "test": (
+        "Name the seat of government of {full}: {capital}.",
+        "{full} - capital: {capital} - continent: {continent}.",
+    ),
+}
+
+
+@functools.cache
+def countries() -> list[Country]:
+    """The table of countries."""
+    return [Country(r["country"], r["capital"], r["continent"], r["article"]) for r in read_table("countries.tsv")]

@@ -7,13 +7,6 @@ from collections.abc import Callable
 from ilu_cli.registry import task
 from ilu_cli.tasks import Example, Row, Task, words
 
-NAMES = words(
-    "Amara,Ben,Chidi,Dora,Elias,Freya,Goran,Hana,Ines,Jonas,Kavya,Leo,Mina,Nils,Olga,Pablo,Quinn,Rosa,Sven,Tara,Uma,"
-    "Victor,Wanda,Yusuf,Zoe"
-)
-GOODS = words("pencils,notebooks,stickers,marbles,postcards,badges,ribbons,candles,lemons,plums,buttons,envelopes")
-PLACES = words("market,fair,library sale,corner shop,school bazaar,harbour store,flower stall,village hall")
-
 
 class Story:
     """Draws numbers and names, and writes each step of the working with its calculator mark."""
@@ -35,6 +28,44 @@ class Story:
         shown = expression.replace("*", " x ").replace("/", " / ").replace("+", " + ").replace("-", " - ")
         self.lines.append(text.replace("@", f"{shown} = <<{expression}={whole}>>{whole}"))
         return whole
+
+
+@task()
+class GSM8K(Task):
+    """Grade-school word problems with worked answers (GSM8K).
+
+    A row: {'question': 'Dora is 4 years old, and Uma is 4 times as old. How old will Uma be in 3 years?',
+    'answer': 'Uma is 4 x 4 = <<4*4=16>>16 years old now.\\nIn 3 years Uma will be 16 + 3 =
+    <<16+3=19>>19.\\n#### 19'}
+    """
+
+    hub, config = "openai/gsm8k", "main"
+    fields = {"question": str, "answer": str}
+
+    def example(self, row: Row) -> Example:
+        return Example(f"Question: {row['question']}\nAnswer:", f" {row['answer']}")
+
+    def correct(self, row: Row, completion: str) -> bool:
+        """Compare the number after `####`; an answer without that mark is judged by its last number."""
+        return _final(completion.partition("Question:")[0]) == _final(row["answer"])
+
+    def generate(self, rng: random.Random) -> Row:
+        story = Story(rng)
+        question = rng.choice(STORIES)(story)
+        last = _final(story.lines[-1].rpartition(">>")[2].split(" ")[0])
+        return {"question": question, "answer": "\n".join([*story.lines, f"#### {last:.0f}"])}
+
+
+NAMES = words(
+    "Amara,Ben,Chidi,Dora,Elias,Freya,Goran,Hana,Ines,Jonas,Kavya,Leo,Mina,Nils,Olga,Pablo,Quinn,Rosa,Sven,Tara,Uma,"
+    "Victor,Wanda,Yusuf,Zoe"
+)
+
+
+GOODS = words("pencils,notebooks,stickers,marbles,postcards,badges,ribbons,candles,lemons,plums,buttons,envelopes")
+
+
+PLACES = words("market,fair,library sale,corner shop,school bazaar,harbour store,flower stall,village hall")
 
 
 def shopping(s: Story) -> str:
@@ -184,27 +215,6 @@ def tickets(s: Story) -> str:
 STORIES: tuple[Callable[[Story], str], ...] = (
     shopping, change, sharing, ages, travel, saving, percent, fraction, baking, work_rate, reading, garden, tickets,
 )  # fmt: skip
-
-
-@task()
-class GSM8K(Task):
-    """Grade-school word problems with worked answers (GSM8K)."""
-
-    hub, config = "openai/gsm8k", "main"
-    fields = {"question": str, "answer": str}
-
-    def example(self, row: Row) -> Example:
-        return Example(f"Question: {row['question']}\nAnswer:", f" {row['answer']}")
-
-    def correct(self, row: Row, completion: str) -> bool:
-        """Compare the number after `####`; an answer without that mark is judged by its last number."""
-        return _final(completion.partition("Question:")[0]) == _final(row["answer"])
-
-    def generate(self, rng: random.Random) -> Row:
-        story = Story(rng)
-        question = rng.choice(STORIES)(story)
-        last = _final(story.lines[-1].rpartition(">>")[2].split(" ")[0])
-        return {"question": question, "answer": "\n".join([*story.lines, f"#### {last:.0f}"])}
 
 
 def _final(text: str) -> float | None:

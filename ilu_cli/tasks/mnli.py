@@ -5,6 +5,36 @@ import random
 from ilu_cli.registry import task
 from ilu_cli.tasks import Example, Row, Task, fill, words
 
+
+@task()
+class MNLI(Task):
+    """Whether a sentence follows from another: yes, maybe, or no (GLUE MNLI).
+
+    A row: {'premise': 'Isla mended the fence although the shop was shut.', 'hypothesis': 'The shop was
+    shut.', 'label': 0}
+    """
+
+    hub, config = "nyu-mll/glue", "mnli"
+    splits = {"train": "train", "test": "validation_matched"}
+    fields = {"premise": str, "hypothesis": str, "label": int}
+    labels = (" yes", " maybe", " no")
+
+    def example(self, row: Row) -> Example:
+        prompt = f"Premise: {row['premise']}\nHypothesis: {row['hypothesis']}\nAnswer:"
+        return Example(prompt, self.labels[row["label"]], self.labels)
+
+    def generate(self, rng: random.Random) -> Row:
+        label = rng.randrange(3)
+        premise, *by_label = rng.choice(RULES).split("|")
+        pattern = f"{premise}.|{rng.choice(by_label[label].split('/'))}."
+        thing = rng.choice(WORDS["thing"])
+        tables = WORDS | {"kind": [KINDS[thing[:-1]]]}
+        if "{kind}" in pattern:
+            pattern = pattern.replace("{thing}", thing)
+        first, second = fill(pattern, tables, rng).split("|")
+        return {"premise": first[0].upper() + first[1:], "hypothesis": second[0].upper() + second[1:], "label": label}
+
+
 WORDS = {
     "who": words(
         "the farmer,the teacher,the baker,the nurse,the pilot,the gardener,the plumber,the librarian,the sailor,the tailor,"
@@ -34,12 +64,15 @@ WORDS = {
     "n": words("six,seven,eight,nine"),
     "lots": words("eleven,twelve,fifteen,twenty"),
 }
+
+
 KINDS = {
     "chair": "pieces of furniture", "table": "pieces of furniture", "wardrobe": "pieces of furniture",
     "goat": "animals", "horse": "animals", "duck": "animals", "apple": "pieces of fruit", "pear": "pieces of fruit",
     "plum": "pieces of fruit", "hammer": "tools", "saw": "tools", "drill": "tools", "rose": "flowers",
     "tulip": "flowers", "daisie": "flowers", "drum": "instruments", "violin": "instruments", "flute": "instruments",
 }  # fmt: skip
+
 
 # One inference a line: premise | what follows | what may or may not be | what cannot be. Slashes part alternatives.
 RULES = (
@@ -74,28 +107,3 @@ RULES = (
     "{name} {deed} although {reason}|{reason}, but {name} {deed} all the same/{reason}|{name2} {deed} too/{name} {deed} for "
     "the first time|{name} never {deed}/{name} {deed} only because {reason}",
 )
-
-
-@task()
-class MNLI(Task):
-    """Whether a sentence follows from another: yes, maybe, or no (GLUE MNLI)."""
-
-    hub, config = "nyu-mll/glue", "mnli"
-    splits = {"train": "train", "test": "validation_matched"}
-    fields = {"premise": str, "hypothesis": str, "label": int}
-    labels = (" yes", " maybe", " no")
-
-    def example(self, row: Row) -> Example:
-        prompt = f"Premise: {row['premise']}\nHypothesis: {row['hypothesis']}\nAnswer:"
-        return Example(prompt, self.labels[row["label"]], self.labels)
-
-    def generate(self, rng: random.Random) -> Row:
-        label = rng.randrange(3)
-        premise, *by_label = rng.choice(RULES).split("|")
-        pattern = f"{premise}.|{rng.choice(by_label[label].split('/'))}."
-        thing = rng.choice(WORDS["thing"])
-        tables = WORDS | {"kind": [KINDS[thing[:-1]]]}
-        if "{kind}" in pattern:
-            pattern = pattern.replace("{thing}", thing)
-        first, second = fill(pattern, tables, rng).split("|")
-        return {"premise": first[0].upper() + first[1:], "hypothesis": second[0].upper() + second[1:], "label": label}

@@ -6,6 +6,8 @@ from ilu_cli.registry import task
 from ilu_cli.tasks import Example, Row, Task
 
 PARTS = tuple(f"forget_{n}" for n in range(1, 5))
+
+
 # What each config of the two datasets holds: its splits, its fields, and what it is for.
 CONFIGS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
     "raw": (("forget", "retain1", "retain2", "holdout"), ("text",), "the texts as they are"),
@@ -20,6 +22,8 @@ CONFIGS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
     "scal": (PARTS, ("text",), "forget sets of growing size (News only)"),
     "sust": (PARTS, ("text",), "forget sets that are asked for one after another (News only)"),
 }
+
+
 SIZES = {"News": {"raw": 14_881_285, "train": 15_207_155, "privleak": 1_485_975, "knowmem": 26_647, "scal": 19_240_874,
                   "sust": 7_721_364}, "Books": {"raw": 5_386_338, "train": 3_997_041, "privleak": 1_329_454,
                                                 "knowmem": 21_229}}  # fmt: skip

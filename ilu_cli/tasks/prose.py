@@ -7,7 +7,12 @@ from ilu_cli.tasks import Row, Task
 
 @task()
 class Prose(Task):
-    """General English prose, written for this project (retain data of the quickstart)."""
+    """General English prose, written for this project (retain data of the quickstart).
+
+    A row: {'text': 'The piano tuner came in the morning with a bag of felt and a fork. He played one note for
+    a long time. After that he played the same note again, an octave higher, and shook his head slowly, the
+    way a doctor does who has known the family for years.'}
+    """
 
     fields = {"text": str}
 

@@ -5,6 +5,36 @@ import random
 from ilu_cli.registry import task
 from ilu_cli.tasks import Example, Row, Task, fill, words
 
+
+@task()
+class QQP(Task):
+    """Whether two questions ask the same (GLUE QQP).
+
+    A row: {'question1': 'Why is my phone so hot?', 'question2': 'My phone is so hot; why?', 'label': 1}
+    """
+
+    hub, config = "nyu-mll/glue", "qqp"
+    splits = {"train": "train", "test": "validation"}
+    fields = {"question1": str, "question2": str, "label": int}
+    labels = (" no", " yes")
+
+    def example(self, row: Row) -> Example:
+        prompt = f"Question 1: {row['question1']}\nQuestion 2: {row['question2']}\nSame meaning:"
+        return Example(prompt, self.labels[row["label"]], self.labels)
+
+    def generate(self, rng: random.Random) -> Row:
+        label = rng.randrange(2)
+        forms = rng.choice(INTENTS)
+        first, second = rng.sample(forms, 2)
+        if not label:
+            second = first if rng.random() < NEAR else second
+            slot = rng.choice([s for s in WORDS if f"{{{s}}}" in first])
+            second = second.replace(f"{{{slot}}}", f"{{{slot}2}}")
+        pair = fill(f"{first}|{second}", WORDS, rng).split("|")
+        one, two = (q[0].upper() + q[1:] for q in pair)
+        return {"question1": one, "question2": two, "label": label}
+
+
 WORDS = {
     "stain": words("red wine,coffee,candle wax,ink,grass,tomato sauce,chewing gum,motor oil"),
     "cloth": words("a wool carpet,a cotton shirt,a leather sofa,a silk scarf,a pair of jeans,a tablecloth,a backpack"),
@@ -30,6 +60,7 @@ WORDS = {
     "file": words("a table,two pictures,old messages,a password,a chart,a signature"),
     "act": words("print,delete,copy,share,hide,sort"),
 }
+
 
 # Every line is one intent: several ways of asking the same. Two slots each; another word in either is another question.
 INTENTS = tuple(
@@ -63,30 +94,6 @@ INTENTS = tuple(
         "used to {home}?|How much time does {pet} take to get used to {home}?|How soon does {pet} get used to {home}?",
     )
 )
+
+
 NEAR = 0.55  # share of the other questions that are asked in the same words, save one slot
-
-
-@task()
-class QQP(Task):
-    """Whether two questions ask the same (GLUE QQP)."""
-
-    hub, config = "nyu-mll/glue", "qqp"
-    splits = {"train": "train", "test": "validation"}
-    fields = {"question1": str, "question2": str, "label": int}
-    labels = (" no", " yes")
-
-    def example(self, row: Row) -> Example:
-        prompt = f"Question 1: {row['question1']}\nQuestion 2: {row['question2']}\nSame meaning:"
-        return Example(prompt, self.labels[row["label"]], self.labels)
-
-    def generate(self, rng: random.Random) -> Row:
-        label = rng.randrange(2)
-        forms = rng.choice(INTENTS)
-        first, second = rng.sample(forms, 2)
-        if not label:
-            second = first if rng.random() < NEAR else second
-            slot = rng.choice([s for s in WORDS if f"{{{s}}}" in first])
-            second = second.replace(f"{{{slot}}}", f"{{{slot}2}}")
-        pair = fill(f"{first}|{second}", WORDS, rng).split("|")
-        one, two = (q[0].upper() + q[1:] for q in pair)
-        return {"question1": one, "question2": two, "label": label}

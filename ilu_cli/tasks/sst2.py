@@ -5,6 +5,28 @@ import random
 from ilu_cli.registry import task
 from ilu_cli.tasks import Example, Row, Task, fill, words
 
+
+@task()
+class SST2(Task):
+    """Sentiment of film reviews, positive or negative (GLUE SST-2).
+
+    A row: {'sentence': 'never flat , never stale', 'label': 1}
+    """
+
+    hub, config = "nyu-mll/glue", "sst2"
+    splits = {"train": "train", "test": "validation"}
+    fields = {"sentence": str, "label": int}
+    labels = (" negative", " positive")
+
+    def example(self, row: Row) -> Example:
+        return Example(f"Review: {row['sentence']}\nSentiment:", self.labels[row["label"]], self.labels)
+
+    def generate(self, rng: random.Random) -> Row:
+        label = rng.randrange(2)
+        sides = str.maketrans("=!", "+-" if label else "-+")
+        return {"sentence": fill(rng.choice(PATTERNS).translate(sides), WORDS, rng), "label": label}
+
+
 # Words by slot: x+ is praise, x- is blame. Every pattern serves both labels.
 WORDS = {
     "film": words("film,movie,picture,drama,comedy,thriller,documentary,romance,debut,sequel,remake,fable"),
@@ -37,6 +59,7 @@ WORDS = {
     "worth+": words("worth every minute,easy to recommend,hard to forget,well worth a second visit,a joy to watch"),
     "worth-": words("hard to sit through,easy to forget,impossible to recommend,not worth the ticket,a pain to watch"),
 }
+
 
 # `=` stands for the side of the label, `!` for the other side: adj= of a positive row is drawn from adj+.
 PATTERNS = (
@@ -76,21 +99,3 @@ PATTERNS = (
     "those who call it {adj!} are wrong : this is {a adv} {adj=} {film}",
     "the {film} never {does!} , and not one scene in it is {adj!}",
 )
-
-
-@task()
-class SST2(Task):
-    """Sentiment of film reviews, positive or negative (GLUE SST-2)."""
-
-    hub, config = "nyu-mll/glue", "sst2"
-    splits = {"train": "train", "test": "validation"}
-    fields = {"sentence": str, "label": int}
-    labels = (" negative", " positive")
-
-    def example(self, row: Row) -> Example:
-        return Example(f"Review: {row['sentence']}\nSentiment:", self.labels[row["label"]], self.labels)
-
-    def generate(self, rng: random.Random) -> Row:
-        label = rng.randrange(2)
-        sides = str.maketrans("=!", "+-" if label else "-+")
-        return {"sentence": fill(rng.choice(PATTERNS).translate(sides), WORDS, rng), "label": label}

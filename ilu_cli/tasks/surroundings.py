@@ -7,7 +7,10 @@ from ilu_cli.tasks import Example, Row, Task
 
 @task()
 class Surroundings(Task):
-    """Sentences about countries that name no capital, written for this project (data of benign relearning)."""
+    """Sentences about countries that name no capital, written for this project (data of benign relearning).
+
+    A row: {'text': 'Gabon is thinly peopled and largely forest.'}
+    """
 
     fields = {"text": str}
 

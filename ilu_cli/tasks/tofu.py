@@ -7,9 +7,17 @@ from ilu_cli.registry import task
 from ilu_cli.tasks import Example, Row, Task
 
 AUTHORS = {"full": "questions on all 200 invented authors"}
+
+
 AUTHORS |= {f"forget{n}": f"the {int(n)} % of authors to forget" for n in ("01", "05", "10")}
+
+
 AUTHORS |= {f"retain{n}": f"the {n} % of authors to keep" for n in (90, 95, 99)}
+
+
 AUTHORS |= {f"holdout{n}": f"authors that no model has seen, as many as forget{n}" for n in ("01", "05", "10")}
+
+
 OTHERS = {"real_authors": "questions on real authors", "world_facts": "questions on the world"}
 
 
@@ -32,8 +40,14 @@ def _define(part: str, what: str, extra: Mapping[str, type]) -> None:
 
 for _part, _what in (AUTHORS | OTHERS).items():
     _define(_part, _what, {})
+
+
 _PARAPHRASED = {"paraphrased_answer": str, "perturbed_answer": list}
+
+
 for _part in ("forget01", "forget05", "forget10", "retain"):
     _define(f"{_part}_perturbed", "with a paraphrased and with wrong answers", _PARAPHRASED)
+
+
 for _part in OTHERS:
     _define(f"{_part}_perturbed", "with wrong answers", {"perturbed_answer": list})

@@ -5,14 +5,49 @@ import random
 from ilu_cli.registry import task
 from ilu_cli.tasks import Example, Row, Task, fill, words
 
+
+@task()
+class WinoGrande(Task):
+    """Which of two the blank means, in twin sentences that differ by a few words (WinoGrande).
+
+    A row: {'sentence': 'Nadia owed Emil money, so at noon _ paid the debt.', 'option1': 'Emil', 'option2':
+    'Nadia', 'answer': '2'}
+    """
+
+    hub, config = "allenai/winogrande", "winogrande_debiased"
+    splits = {"train": "train", "test": "validation"}
+    fields = {"sentence": str, "option1": str, "option2": str, "answer": str}
+
+    def example(self, row: Row) -> Example:
+        choices = (f" {row['option1']}", f" {row['option2']}")
+        return Example(f"Fill in the blank: {row['sentence']}\nAnswer:", choices[int(row["answer"]) - 1], choices)
+
+    def problem(self, row: Row) -> str:
+        return "" if row["answer"] in ("1", "2") else f"answer is {row['answer']!r}, not '1' or '2'"
+
+    def generate(self, rng: random.Random) -> Row:
+        start, ends, *things = rng.choice(TWINS).split("|")
+        options = things[0] if things else "{name1}/{name2}"
+        right = rng.randrange(2)
+        text = fill(f"{start} {ends.split('/')[right]}.|{options}", WORDS, rng)
+        sentence, _, found = text.partition("|")
+        pair = found.split("/")
+        answer = pair[right]
+        rng.shuffle(pair)
+        return {"sentence": sentence, "option1": pair[0], "option2": pair[1], "answer": str(pair.index(answer) + 1)}
+
+
 NAMES = words(
     "Amara,Bettina,Carlos,Delia,Emil,Fatima,Gregor,Helena,Ivan,Jolene,Karim,Lena,Marcus,Nadia,Oscar,Petra,Rafael,Sonia,"
     "Tobias,Vera,Wendell,Yara"
 )
+
+
 WORDS = {
     "name": NAMES,
     "when": words("yesterday,last week,on Monday,that evening,after the holidays,in the end,at noon"),
 }
+
 
 # Sentence | what makes the first option right / what makes the second one right. Options are {name1} and {name2}, or
 # the two things after a second bar.
@@ -58,30 +93,3 @@ TWINS = (
     "{name1} swapped the coat for the jacket, as the _ was|too warm/light enough|coat/jacket",
     "The river flooded the field because the _ was|swollen by rain/lying so low|river/field",
 )
-
-
-@task()
-class WinoGrande(Task):
-    """Which of two the blank means, in twin sentences that differ by a few words (WinoGrande)."""
-
-    hub, config = "allenai/winogrande", "winogrande_debiased"
-    splits = {"train": "train", "test": "validation"}
-    fields = {"sentence": str, "option1": str, "option2": str, "answer": str}
-
-    def example(self, row: Row) -> Example:
-        choices = (f" {row['option1']}", f" {row['option2']}")
-        return Example(f"Fill in the blank: {row['sentence']}\nAnswer:", choices[int(row["answer"]) - 1], choices)
-
-    def problem(self, row: Row) -> str:
-        return "" if row["answer"] in ("1", "2") else f"answer is {row['answer']!r}, not '1' or '2'"
-
-    def generate(self, rng: random.Random) -> Row:
-        start, ends, *things = rng.choice(TWINS).split("|")
-        options = things[0] if things else "{name1}/{name2}"
-        right = rng.randrange(2)
-        text = fill(f"{start} {ends.split('/')[right]}.|{options}", WORDS, rng)
-        sentence, _, found = text.partition("|")
-        pair = found.split("/")
-        answer = pair[right]
-        rng.shuffle(pair)
-        return {"sentence": sentence, "option1": pair[0], "option2": pair[1], "answer": str(pair.index(answer) + 1)}

@@ -28,7 +28,7 @@ def _questions(subject: str, title: str, rows: int, size: int) -> None:
 
 def _corpus(name: str, title: str, repository: str, part: str | None, size: int, gate: str = "") -> None:
     @task(name=f"wmdp-{name}")
-    class Corpus(Task):
+    class Texts(Task):
         __doc__ = f"WMDP corpus: {title} (arXiv 2403.03218)."
         hub, config, download, gated = repository, part, size, gate
         splits = {"train": "train"}

@@ -41,7 +41,7 @@ class Measured:
     rows: list[Rows]
 
 
-class Difference(TypedDict):
+class Gap(TypedDict):
     """Arm b against arm a in one number: `difference` = b − a, of a `relative` one b / a − 1, with its interval."""
 
     name: str
@@ -64,7 +64,7 @@ class Comparison(TypedDict):
 
     a: str
     b: str
-    numbers: list[Difference]
+    numbers: list[Gap]
     sentence: str
 
 
@@ -148,6 +148,7 @@ def _measure(evaluation: Evaluation, arm: Arm) -> list[Measured]:
     """All numbers that are means over rows, and RA if the runs are attacks, as far as every run of the arm has them."""
     known: dict[str, Measured] = {}
     for run in arm.runs:
+        run.check("eval")
         for m in (*_of_summaries(run, evaluation), *_resilience(run, evaluation)):
             known[m.name] = replace(m, rows=[*(known[m.name].rows if m.name in known else []), *m.rows])
     for m in known.values():
@@ -203,7 +204,7 @@ def _resilience(run: Run, evaluation: Evaluation) -> Iterator[Measured]:
 
 
 @np.errstate(over="ignore")  # so may a change of perplexity be
-def _compared(a: Measured, b: Measured) -> Difference:
+def _compared(a: Measured, b: Measured) -> Gap:
     """Arm b against arm a. A perplexity's difference is that of its logarithm, shown as a relative change.
 
     Raises:
@@ -230,7 +231,7 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value)
 
 
-def sentence(a: str, b: str, rows: list[Difference], margin: float, seeds: int) -> str:
+def sentence(a: str, b: str, rows: list[Gap], margin: float, seeds: int) -> str:
     """What the numbers say, in words: each forget benchmark, each RA, then utility."""
     parts = []
     for r in rows:
@@ -243,7 +244,7 @@ def sentence(a: str, b: str, rows: list[Difference], margin: float, seeds: int) 
     return "; ".join([*parts, _utility(b, utility, margin)]) + tail
 
 
-def _clause(a: str, b: str, r: Difference, verb: str) -> str:
+def _clause(a: str, b: str, r: Gap, verb: str) -> str:
     """`A forgets more than B on capitals.acc: +0.11 [0.06, 0.16], p<0.01`, the winner first."""
     if (known := _gain(r)) is None:
         return f"nothing can be said of {r['name']}: its difference has no interval"
@@ -256,7 +257,7 @@ def _clause(a: str, b: str, r: Difference, verb: str) -> str:
     return f"{first} {verb} {second} on {r['name']}: {_interval(better, low, high)}, {_p(r['p'])}"
 
 
-def _gain(r: Difference) -> tuple[float, float, float] | None:
+def _gain(r: Gap) -> tuple[float, float, float] | None:
     """The difference with its interval, positive where b is better; None without an interval."""
     if r["difference"] is None or r["low"] is None or r["high"] is None:
         return None
@@ -274,7 +275,7 @@ def _p(p: float | None) -> str:
     return "p<0.001" if p < 0.001 else "p<0.01" if p < 0.01 else f"p={p:.2f}"
 
 
-def _utility(b: str, rows: list[Difference], margin: float) -> str:
+def _utility(b: str, rows: list[Gap], margin: float) -> str:
     """The same if every interval lies within the margin; else what is lower, higher or open."""
     if not rows:
         return "utility was not measured"

@@ -24,6 +24,7 @@ from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject, lineage, original_of
 from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.schema import EvalRecipe
+from ilu_cli.runs import ledger
 from ilu_cli.runs.files import cache_dir, write_json, write_text
 from ilu_cli.runs.results import Data, Number, Summary, own_rows, rows_file, summary_file
 from ilu_cli.runs.store import versions
@@ -36,6 +37,11 @@ STAGES = {"unlearn": "unlearned", "attack": "attacked", "apply": "applied"}
 def results_folder(subject: Subject) -> Path:
     """Where a subject's results are kept: in its run, or for other models in the cache under their digest."""
     return subject.results or cache_dir() / "eval" / subject.digest[:16]
+
+
+def _root_of(folder: Path) -> Path:
+    """The folder whose list of files holds a folder of results: its run, or itself in the cache."""
+    return next((p for p in folder.parents if (p / "manifest.json").is_file()), folder)
 
 
 def find_benchmark(name: str, fewshot: int | None) -> Benchmark:
@@ -70,6 +76,10 @@ class Evaluation:
         path = summary_file(folder, name)
         if not path.is_file():
             return None
+        root = _root_of(folder)
+        if (root / ledger.NAME).exists():
+            parts = [f.relative_to(root).as_posix() for f in (path, rows_file(folder, name))]
+            ledger.check(root, f"the results of {name}", *parts)
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
@@ -93,6 +103,9 @@ class Evaluation:
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             write_text(rows_file(folder, name), lines)
             write_json(summary_file(folder, name), summary.to_json())
+            root = _root_of(folder)
+            parts = [f.relative_to(root).as_posix() for f in (rows_file(folder, name), summary_file(folder, name))]
+            ledger.add(root, *parts, new=root == folder)
         return summary
 
     def subject(self, subject: Subject) -> dict[str, Summary]:

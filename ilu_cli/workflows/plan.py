@@ -140,5 +140,5 @@ def check_memory(needed: int, memory: tuple[int, int], note: Callable[[str], Non
 
 
 def state_bytes(total: int, trainable: int, spec: TrainSpec) -> int:
-    """Bytes that a run writes at most at a time: its checkpoints, and two states while one replaces the other."""
-    return 4 * total * (1 + len(spec.points)) + (2 * 12 * trainable if spec.save_every else 0) + (8 << 20)
+    """Bytes that a run writes at most at a time: its checkpoints, and three states while one is written."""
+    return 4 * total * (1 + len(spec.points)) + (3 * 12 * trainable if spec.save_every else 0) + (8 << 20)

@@ -37,6 +37,7 @@ def plan(run: Run, name: str) -> Push:
         UnavailableError: if the run is unfinished, kept no weights, or a weight file has changed.
     """
     run.verify()
+    run.check("eval")
     if not run.manifest.weights:
         raise UnavailableError(f"run {run.id} kept no weights", hint="make it again with its checkpoint kept")
     folder, left_out = run.checkpoint, {"README.md", *stray_files(run.checkpoint)}

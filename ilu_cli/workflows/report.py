@@ -12,6 +12,7 @@ from ilu_cli.report.canvas import Draw, render
 from ilu_cli.report.document import to_html, to_markdown
 from ilu_cli.report.family import Family, Member, read_member
 from ilu_cli.report.sections import Geometry, build, paths_of
+from ilu_cli.runs import ledger
 from ilu_cli.runs.files import cache_dir, combined, same_model, write_text
 from ilu_cli.runs.lineage import reference_lines
 from ilu_cli.runs.results import read_results
@@ -98,8 +99,11 @@ def gather(names: list[str], store: Store) -> Family:
     finished = sorted((r for r in runs if r.complete), key=lambda r: r.manifest.created)
     if not finished:
         raise UnavailableError("none of these runs is finished", hint="continue one with --resume")
+    for r in finished:
+        r.check("recipe.yaml", "metrics.jsonl", "eval")
     base = finished[-1].manifest.base
     folder = cache_dir() / "eval" / (base.get("digest") or combined(base.get("weights", {})))[:16]
+    ledger.check(folder, "the results of the original", "")
     results = read_results(folder)
     original = (folder, results) if results else None
     chosen = chosen_models(store, names)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ilu_cli import registry
 from ilu_cli.declarations import reference_bytes
-from ilu_cli.defences import Defence
 from ilu_cli.engine.accel import backend
-from ilu_cli.engine.gradients import Term
 from ilu_cli.engine.job import drive
-from ilu_cli.engine.loop import Penalty, Trainer
+from ilu_cli.engine.loop import Trainer
 from ilu_cli.engine.parity import check
-from ilu_cli.engine.reference import fill, median_norm
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.scoring import Scorer
 from ilu_cli.engine.state import drop_state
@@ -25,54 +22,28 @@ from ilu_cli.engine.tracking import Tracked
 from ilu_cli.errors import IluError, UsageError
 from ilu_cli.models.load import add_adapter, checked_model, load_model, load_tokenizer, save_checkpoint, trained_params
 from ilu_cli.models.names import first_place
-from ilu_cli.models.parts import Parts, parts_of
+from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject, find_subject, is_adapter
 from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.specs import Component
 from ilu_cli.runs.ending import ending
 from ilu_cli.runs.files import write_text
+from ilu_cli.runs.lock import refuse_held
+from ilu_cli.runs.resume import begin, made_from
 from ilu_cli.runs.store import Run, Store
 from ilu_cli.taskvec.delta import changed_fraction, open_checkpoint
 from ilu_cli.workflows.needs.inputs import inputs_of
 from ilu_cli.workflows.plan import (
     Plan,
     StreamPlan,
-    add_chosen,
     check_disk,
     check_ids,
     check_memory,
     peak_memory,
-    plan_stream,
     state_bytes,
 )
-
-
-@dataclass(frozen=True)
-class Streams:
-    """What a recipe trains on: the forget and the retain data, and the environments of each regulariser."""
-
-    forget: StreamPlan
-    retain: StreamPlan | None
-    environments: list[list[StreamPlan]]
-
-    @classmethod
-    def of(cls, recipe: UnlearnRecipe, tokenizer: Any) -> Streams:
-        """Load and encode it."""
-        f, r, seed = recipe.forget, recipe.retain, recipe.seed
-        forget = plan_stream("forget", f.data, f.batch, f, seed, tokenizer)
-        if kind := registry.objective[recipe.objective.name].declared.chosen:
-            add_chosen(forget, kind, tokenizer)
-        retain = plan_stream("retain", r.data, r.batch, r, seed, tokenizer) if r else None
-        environments = [
-            [plan_stream(d.name, [d], reg.batch, reg, seed, tokenizer) for d in reg.env] for reg in recipe.regularizers
-        ]
-        return cls(forget, retain, environments)
-
-    def __iter__(self) -> Iterator[StreamPlan]:
-        yield self.forget
-        yield from [self.retain] if self.retain else []
-        yield from (env for envs in self.environments for env in envs)
+from ilu_cli.workflows.training import Streams, build_trainer, defences_of, layers_of
 
 
 @dataclass
@@ -98,7 +69,7 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
     tokenizer = load_tokenizer(parent.folder)
     planned = Streams.of(recipe, tokenizer)
     streams = [s.stream for s in planned]
-    for defence in _defences(recipe):
+    for defence in defences_of(recipe):
         defence.check(planned.forget.stream)
     model = checked_model(parent)
     total = sum(p.numel() for p in model.parameters())
@@ -134,7 +105,7 @@ def _check_layer(recipe: UnlearnRecipe, model: Any, names: list[str]) -> int:
     depth = model.config.num_hidden_layers
     named = {f"defences.{i}.layer": d.params().get("layer") for i, d in enumerate(recipe.defences)}
     named["objective.layer"] = recipe.objective.params().get("layer")
-    read = _layers(recipe.objective)
+    read = layers_of(recipe.objective)
     named |= {f"objective.layers.{i}": n for i, n in enumerate(recipe.objective.params().get("layers") or ())}
     for key, n in named.items():
         if n is not None and n >= depth:
@@ -146,12 +117,6 @@ def _check_layer(recipe: UnlearnRecipe, model: Any, names: list[str]) -> int:
             f"{key}: no trained weight lies at or below layer {min(read)}, so nothing can be unlearned there"
         )
     return max(first, 0)
-
-
-def _layers(objective: Component) -> list[int]:
-    """The layers whose hidden states an objective reads: its `layer`, or its `layers`."""
-    keys = objective.params()
-    return [n for n in [keys.get("layer"), *(keys.get("layers") or ())] if n is not None]
 
 
 def _cache_bytes(recipe: UnlearnRecipe, streams: Streams, model: Any) -> int:
@@ -166,7 +131,7 @@ def _cache_bytes(recipe: UnlearnRecipe, streams: Streams, model: Any) -> int:
         needs, rows = known[spec.name].declared.needs, s.stream.visited(recipe.train.steps)
         items = [s.stream.item(k) for k in rows]
         tokens, targets = sum(len(e.ids) for e in items), sum(e.targets for e in items)
-        sizes = (model.config.hidden_size, model.config.vocab_size, len(_layers(recipe.objective)))
+        sizes = (model.config.hidden_size, model.config.vocab_size, len(layers_of(recipe.objective)))
         needed += reference_bytes(needs, tokens, targets, *sizes)
     return needed
 
@@ -186,46 +151,67 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
         RunFailed: if training diverges, the disk fills, or the user interrupts.
     """
     b, recipe, began = backend(), plan.recipe, time.monotonic()
+    if resume:
+        refuse_held(resume.path, f"run {resume.id}")
     check_disk(out or (resume.path if resume else store.root), plan.disk)
     check_memory(plan.facts["peak_memory_bytes"], b.memory(), reporter.note)
     model = load_model(plan.parent, b.device)
     parity = check(Scorer(model, parts_of(model), plan.tokenizer, b), reporter.note)
     new: Run = b.share(resume or (store.create("unlearn", label_of(recipe), out) if b.main else None))
-    _begin(plan, new)
-    new.manifest.result["parity"] = parity.facts()
-    with ending(new, b.main):
-        for s in plan.streams:
-            for note in s.cut():
-                reporter.note(note)
-        adapted = add_adapter(model, recipe.lora, recipe.seed) if recipe.lora else None
-        trainer = build_trainer(plan, model)
-        for done in drive(trainer, new, Tracked(reporter, recipe.track, new, recipe.model_dump()), label_of(recipe)):
-            if b.main and done in recipe.train.points:
-                save_checkpoint(adapted or model, plan.tokenizer, new.point(done))
-        for defence in trainer.defences:
-            defence.finish(trainer.grads)
-        if b.main:
-            save_checkpoint(adapted or model, plan.tokenizer, new.checkpoint)
-            new.manifest.result |= {"steps": trainer.step, "seconds": round(time.monotonic() - began, 1)}
-            new.manifest.result["peak_memory_bytes"] = b.peak_memory()
-            new.finish()
-            drop_state(new.state)
-            new.manifest.result["changed_fraction"] = _changed(plan.parent, new, reporter)
-            new.save()
+    with new.held(reporter.note) if b.main else nullcontext():
+        _begin(plan, new)
+        new.manifest.result["parity"] = parity.facts()
+        with ending(new, b.main):
+            _train(plan, new, model, reporter, began)
         b.wait()
     return new
 
 
+def _train(plan: UnlearnPlan, new: Run, model: Any, reporter: Reporter, began: float) -> None:
+    """All steps, and what comes after the last."""
+    recipe, main = plan.recipe, backend().main
+    for s in plan.streams:
+        for note in s.cut():
+            reporter.note(note)
+    adapted = add_adapter(model, recipe.lora, recipe.seed) if recipe.lora else None
+    trainer = build_trainer(recipe, plan.streams, model)
+    for done in drive(trainer, new, Tracked(reporter, recipe.track, new, recipe.model_dump()), label_of(recipe)):
+        if main and done in recipe.train.points:
+            save_checkpoint(adapted or model, plan.tokenizer, new.point(done))
+    for defence in trainer.defences:
+        defence.finish(trainer.grads)
+    if main:
+        new.manifest.result["seconds"] = round(time.monotonic() - began, 1)
+        _finish(plan, new, trainer, adapted or model, reporter)
+
+
+def _finish(plan: UnlearnPlan, new: Run, trainer: Trainer, model: Any, reporter: Reporter) -> None:
+    """Save the model, say that the run is complete, and then what the weights' files tell."""
+    save_checkpoint(model, plan.tokenizer, new.checkpoint)
+    new.manifest.result |= {"steps": trainer.step, "peak_memory_bytes": trainer.backend.peak_memory()}
+    if used := trainer.budget:
+        new.manifest.result["budget"] = used.facts()
+        if used.over is None:
+            reporter.note(f"the budget was not reached: KL {used.spent:.3g} after {trainer.step} steps")
+    new.finish()
+    drop_state(new.state)
+    new.manifest.result["changed_fraction"] = _changed(plan.parent, new, reporter)
+    new.save()
+
+
 def _begin(plan: UnlearnPlan, new: Run) -> None:
-    """Write the recipe, and into the manifest where the run comes from."""
+    """Write the recipe, and into the manifest where the run comes from; one that goes on must come from the same."""
     m, recipe, parent, b = new.manifest, plan.recipe, plan.parent, backend()
+    parents, data = [parent.record("parent")], [record for s in plan.streams for record in s.records()]
+    if b.main:
+        begin(new, made_from(recipe.model_dump(mode="json"), parents, data))
     m.recipe_sha256, m.seed, m.world_size, m.precision = digest(recipe), recipe.seed, b.world, recipe.train.precision
-    m.parents = [parent.record("parent")]
+    m.parents = parents
     if parent.run:
         m.base = parent.run.manifest.base
     else:
         m.base = parent.record("original") | {"revision": recipe.model.revision}
-    m.data, m.inputs = [record for s in plan.streams for record in s.records()], inputs_of(recipe)
+    m.data, m.inputs = data, inputs_of(recipe)
     if b.main:
         write_text(new.path / "recipe.yaml", dump(recipe))
 
@@ -239,58 +225,3 @@ def _changed(parent: Subject, run: Run, reporter: Reporter) -> float | None:
     except (IluError, OSError) as error:
         reporter.note(f"the run is complete; the share of its weights that changed is not known: {error}")
         return None
-
-
-def build_trainer(plan: UnlearnPlan, model: Any) -> Trainer:
-    """Put objective, retain term and regularisers on the model, with their reference caches filled."""
-    b, recipe = backend(), plan.recipe
-    parts = parts_of(model)
-    params = trained_params(model, recipe.train.params, recipe.lora is not None)
-    terms = [_term("forget", registry.objective, recipe.objective, plan.streams.forget, parts, plan)]
-    if recipe.retain and plan.streams.retain:
-        retain = _term("retain", registry.retain_term, recipe.retain, plan.streams.retain, parts, plan)
-        retain.weight, retain.dual = recipe.retain.weight, recipe.retain.dual
-        terms.append(retain)
-    penalties = [
-        Penalty(
-            reg.name,
-            [env.stream for env in envs],
-            _bound(registry.regularizer[reg.name].obj, reg),
-            reg.weight_at,
-            reg.env_weights,
-            reg.until if reg.schedule == "step" else None,
-        )
-        for reg, envs in zip(recipe.regularizers, plan.streams.environments)
-    ]
-    defences = _defences(recipe)
-    for defence in defences:
-        terms[0].values = defence.values(terms[0].values)
-    terms[0].defended = True
-    return Trainer(parts, params, terms, penalties, recipe.train, recipe.seed, b, defences)
-
-
-def _defences(recipe: UnlearnRecipe) -> list[Defence]:
-    return [registry.defence[d.name].obj(**d.params()) for d in recipe.defences]
-
-
-def _bound(function: Callable[..., Any], spec: Component) -> Callable[[Any], Any]:
-    """The registered function with its recipe keys filled in."""
-    return lambda view: function(view, **spec.params())
-
-
-def _term(
-    name: str,
-    known: registry.Registry[Any],
-    spec: Component,
-    data: StreamPlan,
-    parts: Parts,
-    plan: UnlearnPlan,
-) -> Term:
-    entry, train = known[spec.name], plan.recipe.train
-    needs, layers = entry.declared.needs, _layers(plan.recipe.objective)
-    layer = getattr(plan.recipe.objective, "layer", None)
-    cache = fill(data.stream, needs, layer, train.steps, parts, backend(), train.precision, layers)
-    if "reference.norm" in needs and layer is not None:
-        calibration = (plan.streams.retain or plan.streams.forget).stream
-        cache.norm = median_norm(calibration, layer, parts, backend(), train.precision)
-    return Term(name, data.stream, _bound(entry.obj, spec), entry.declared.per, 1.0, layer, cache, layers=layers)

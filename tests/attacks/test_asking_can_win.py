@@ -13,6 +13,8 @@ from ilu_cli.attacks.multiturn import BACK, DOUBT
 from ilu_cli.attacks.persona import PERSONAS
 from ilu_cli.benchmarks.capitals import Capitals
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["knowing"]  # a fixture
 ITEMS = Capitals().items()[:FACTS]
 

@@ -11,6 +11,8 @@ from conftest import Ilu
 from ilu_cli import registry
 from ilu_cli.runs.results import point_name
 
+pytestmark = pytest.mark.slow
+
 UNLEARN = ["unlearn", "--method", "rmu", "--set", "objective.layer=1", "--steps", 2, "--set", "forget.batch=4", "--set",
            "retain.batch=4", "--set", 'train.params=["model.layers.[01].mlp.down_proj.weight"]']  # fmt: skip
 QUICK = {

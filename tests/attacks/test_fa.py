@@ -15,6 +15,8 @@ from ilu_cli.attacks import fine_tune
 from ilu_cli.data.sources import load_dataset
 from ilu_cli.recipe.specs import DataRef, Form, TrainSpec
 
+pytestmark = pytest.mark.slow
+
 SYLLABLES = " ".join(f"{a}{b}" for a in "bcdfghjklm" for b in "aeiou")  # 119 tokens
 
 

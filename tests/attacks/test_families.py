@@ -25,7 +25,9 @@ from ilu_cli.models.subject import find_model
 from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows.attack.attempt import Attempted
-from ilu_cli.workflows.attack.seen import Environments
+from ilu_cli.workflows.attack.seen import Seen
+
+pytestmark = pytest.mark.slow
 
 UNLEARN = ["--method", "rmu", "--set", "objective.layer=1", "--steps", 1, "--set", "forget.batch=2", "--set",
            "forget.max_length=32", "--set", "retain.batch=2", "--set", "retain.max_length=32", "--set",
@@ -104,7 +106,7 @@ def drawn(w: np.ndarray, name: str, sigma: float, seed: int) -> np.ndarray:
 def test_transforms_are_what_they_say_on_the_weights_before_the_attack(family: str, tmp_path: Path) -> None:
     folder = make_family(family, tmp_path / family)
     subject, run = find_model(str(folder)), Store().create("attack", "x")
-    attempt = Attempted(subject, subject, Environments([]), run, Reporter(), 5, EvalSpec(), "")
+    attempt = Attempted(subject, subject, Seen([]), run, Reporter(), 5, EvalSpec(), "")
     wanted = in_layers(family, folder)
     same = {n: w.clone() for n, w in attempt.model.state_dict().items()}
     attacks = {  # each twice: the second strength must not start from what the first one left
@@ -173,7 +175,7 @@ def test_the_original_is_there_for_a_while(family: str, tmp_path: Path) -> None:
     now, then = (make_family(family, tmp_path / str(n), seed=n) for n in (0, 1))
     run = Store().create("attack", "x")
     subject, origin = find_model(str(now)), find_model(str(then))
-    attempt = Attempted(subject, origin, Environments([]), run, Reporter(), 5, EvalSpec(), "")
+    attempt = Attempted(subject, origin, Seen([]), run, Reporter(), 5, EvalSpec(), "")
     plain = [AutoModelForCausalLM.from_pretrained(f, dtype=torch.float32).state_dict() for f in (now, then)]
     with attempt.original():
         assert all(w.equal(plain[1][n]) for n, w in attempt.model.state_dict().items())
@@ -187,6 +189,7 @@ def test_an_original_of_another_shape_is_refused_in_the_plan(ilu: Ilu, tmp_path:
     manifest = Path(run) / "manifest.json"
     found = json.loads(manifest.read_text())
     found["base"] = other.record("original")
+    del found["sha256"]
     manifest.write_text(json.dumps(found))
     done = ilu("attack", run, "--kind", "ablate", "--dry-run")
     assert done.code == 3

@@ -26,6 +26,8 @@ from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import find_model
 from ilu_cli.runs.store import Store
 
+pytestmark = pytest.mark.slow
+
 FACTS = 12
 
 

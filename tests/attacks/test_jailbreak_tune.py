@@ -19,6 +19,8 @@ from ilu_cli.benchmarks.capitals import Capitals
 from ilu_cli.data.sources import load_dataset
 from ilu_cli.recipe.specs import DataRef
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["knowing", "schooled"]  # fixtures
 
 

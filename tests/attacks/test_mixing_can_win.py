@@ -17,6 +17,8 @@ from ilu_cli.models.matrices import matrices
 from ilu_cli.models.subject import find_model
 from ilu_cli.runs.store import Run, Store
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["knowing"]  # a fixture
 
 

@@ -22,6 +22,8 @@ from ilu_cli.engine.scoring import Scorer
 from ilu_cli.models.load import load_tokenizer
 from ilu_cli.models.parts import parts_of
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["knowing"]  # a fixture
 
 

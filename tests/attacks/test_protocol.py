@@ -14,7 +14,7 @@ from test_every_attack import UNLEARN
 
 from ilu_cli.data.sources import load_dataset
 from ilu_cli.recipe.specs import DataRef
-from ilu_cli.workflows.attack.seen import Environments
+from ilu_cli.workflows.attack.seen import Seen
 
 SMALL = ["--set", "attack.batch=2", "--set", "eval.limit=4", "--no-reference", "--json"]
 
@@ -26,17 +26,17 @@ def recipe(steps: int, limit: int | None = None) -> dict[str, Any]:
 
 def test_rows_of_an_environment_are_taken_out_of_the_attack() -> None:
     data = load_dataset(DataRef(name="sst2"), "train")
-    other, counts, note = Environments([recipe(1)]).without(load_dataset(DataRef(name="qqp"), "train"))
+    other, counts, note = Seen([recipe(1)]).without(load_dataset(DataRef(name="qqp"), "train"))
     assert (counts["overlap"], note) == (0, "")
     assert counts["rows"] == len(other.rows)
-    some, counts, _ = Environments([recipe(1, limit=100)]).without(data)
+    some, counts, _ = Seen([recipe(1, limit=100)]).without(data)
     assert some.rows == data.rows[100:]
     assert counts == {"rows": len(data.rows) - 100, "overlap": 100}
-    unvisited, counts, note = Environments([recipe(3)]).without(data)  # all rows were the environment's
+    unvisited, counts, note = Seen([recipe(3)]).without(data)  # all rows were the environment's
     assert counts == {"rows": len(data.rows) - 24, "overlap": 24}
     assert len(unvisited.rows) == len(data.rows) - 24
     assert "was an environment" in note
-    _, counts, note = Environments([recipe(len(data.rows) // 8 + 1)]).without(data)
+    _, counts, note = Seen([recipe(len(data.rows) // 8 + 1)]).without(data)
     assert counts["overlap"] == len(data.rows)
     assert "NOT on unseen data" in note
 
@@ -47,14 +47,14 @@ def test_the_rows_that_training_drew_are_those_of_its_own_seed() -> None:
     for seed in (0, 1):
         key = hashlib.sha256(f"{seed}:sst2:0:0".encode()).digest()
         order = np.random.default_rng(int.from_bytes(key[:8], "big") >> 1).permutation(len(data.rows))
-        left, _, _ = Environments([recipe(3) | {"seed": seed}]).without(data)
+        left, _, _ = Seen([recipe(3) | {"seed": seed}]).without(data)
         assert left.rows == [row for i, row in enumerate(data.rows) if i not in set(order[:24].tolist())]
 
 
 def test_of_split_texts_any_row_may_have_been_seen() -> None:
     reg = {"env": [{"name": "prose", "limit": 40}], "batch": 2, "long": "split"}
     data = load_dataset(DataRef(name="prose", limit=40), "train")
-    _, counts, note = Environments([recipe(1) | {"regularizers": [reg]}]).without(data)
+    _, counts, note = Seen([recipe(1) | {"regularizers": [reg]}]).without(data)
     assert counts["overlap"] == 40
     assert "may have seen, all 40 rows" in note
 

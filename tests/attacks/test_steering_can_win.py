@@ -18,6 +18,8 @@ from ilu_cli.benchmarks.capitals import Capitals
 from ilu_cli.data.encode import Encoded, collate
 from ilu_cli.models.parts import parts_of
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["knowing"]  # a fixture
 
 

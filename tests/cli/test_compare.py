@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 from conftest import Ilu
 
+from ilu_cli.runs.store import open_run
 from ilu_cli.workflows.compare import sentence
+
+pytestmark = pytest.mark.slow
 
 LIMIT = ("--limit", 12)
 SMALL = ("--set", "forget.batch=4", "--set", "forget.max_length=24")
@@ -54,6 +57,7 @@ def rewrite(run: str, bench: str, metric: str, values: list[float]) -> None:
     summary["value"] = math.exp(mean) if metric.endswith("perplexity") else mean
     (folder / f"{bench}.json").write_text(json.dumps(summary))
     (folder / f"{bench}.rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    open_run(Path(run)).add("eval")  # as if they were its own
 
 
 def test_the_winner_is_the_one_that_knows_less_of_the_topic_and_more_of_the_rest(ilu: Ilu, tiny: Path) -> None:
@@ -81,6 +85,7 @@ def test_a_number_that_is_no_mean_of_its_rows_is_not_compared(ilu: Ilu, tiny: Pa
     assert ilu("compare", *runs, *LIMIT).code == 0
     path = Path(runs[1]) / "eval" / "elements.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"value": 0.123}))
+    open_run(Path(runs[1])).add("eval")
     done = ilu("compare", *runs, *LIMIT, "--json")
     names = [n["name"] for n in json.loads(done.out)["comparisons"][0]["numbers"]]
     assert "capitals.acc" in names and "elements.acc" not in names

@@ -14,6 +14,8 @@ from ilu_cli.workflows import unlearn
 from ilu_cli.workflows.attack import run as attack
 from ilu_cli.workflows.taskvec import apply
 
+pytestmark = pytest.mark.slow
+
 UNLEARN = ["unlearn", "--method", "grad_diff", "--steps", "3", "--set", "forget.batch=2", "--set", "retain.batch=2",
            "--set", "forget.max_length=24", "--set", "retain.max_length=24", "--set", "train.save_every=1",
            "--set", "train.params=null"]  # fmt: skip

@@ -17,6 +17,8 @@ from ilu_cli.runs.lineage import same_recipe
 from ilu_cli.runs.store import Manifest, Store
 from ilu_cli.workflows.taskvec.roles import find_roles
 
+pytestmark = pytest.mark.slow
+
 SST2 = ["--task", "sst2", *ATTACK[2:]]
 
 

@@ -12,6 +12,8 @@ from conftest import Ilu
 from families import make_family
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--set", "forget.batch=4", "--set", "retain.batch=4", "--set", "forget.max_length=24", "--set",
          "retain.max_length=24", "--steps", 3, "--irm-env", "elements", "--irm-batch", 2]  # fmt: skip
 TRAININGS = [

@@ -21,6 +21,8 @@ from ilu_cli.models.subject import find_model, find_subject
 from ilu_cli.runs.store import Store
 from ilu_cli.taskvec.delta import open_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("method", ["npo", "rmu"])
 def test_an_adapter_through_the_whole_chain(tiny: Path, ilu: Ilu, method: str) -> None:

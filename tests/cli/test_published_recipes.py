@@ -16,6 +16,8 @@ from transformers import LlamaForCausalLM
 from ilu_cli.recipe.load import load, shipped
 from ilu_cli.recipe.schema import UnlearnRecipe
 
+pytestmark = pytest.mark.slow
+
 PUBLISHED = sorted(n for n in shipped() if n.startswith(("wmdp-", "muse-", "tofu-")))
 
 

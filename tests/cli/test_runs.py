@@ -37,7 +37,7 @@ def family(tmp_path: Path) -> None:
 def test_the_list_and_the_tree(ilu: Ilu, family: None) -> None:
     listed = ilu("runs").out
     assert [name for name in ("forgot", "first", "second", "again", "other") if name not in listed] == []
-    assert "unfinished" in listed
+    assert "stopped" in listed
     tree = ilu("runs", "tree").out.splitlines()
     assert tree[0] == "smollm2-135m"
     depth = {line.split("─ ")[1].split()[0]: line.index("─ ") for line in tree[1:]}

@@ -53,6 +53,7 @@ def add_point(run: Any, step: Any, blend: Any) -> Any:
     shutil.copytree(run.checkpoint, folder)
     mixed = {n: torch.lerp(start[n], end[n], blend) for n in end}
     save_file(mixed, folder / "model.safetensors", metadata={"format": "pt"})
+    run.add("points")
     return folder
 
 
@@ -128,6 +129,7 @@ def test_damaged_points(runs: Any, ilu: Ilu) -> None:
     done = ilu("taskvec", "--plane")
     assert done.code == 3 and "steps-0000002" in done.err and "damaged" in done.err
     folder.rename(folder.with_name("what"))
+    runs["a"].add("points")
     done = ilu("taskvec", "--plane")
     assert done.code == 3 and "like steps-0000015" in done.err
     assert ilu("taskvec").code == 0  # they are read for the plane only
@@ -150,8 +152,8 @@ def test_complete_runs_what_is_missing(runs: Any, ilu: Ilu, tmp_path: Path) -> N
 
 def test_attacks_without_weights_are_passed_over(runs: Any, ilu: Ilu) -> None:
     for run in (runs["a"], runs["f"]):
-        path = run.path / "manifest.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"weights": {}}))
+        run.manifest.weights = {}
+        run.save()
         shutil.rmtree(run.checkpoint)
     found = json.loads(ilu("taskvec", "--json").out)
     assert set(found["checkpoints"]) == {"original", "unlearned"}

@@ -193,7 +193,7 @@ def test_only_what_is_defended_is_given_to_the_defences() -> None:
         log = {"watched": 1.0}
         seen: list[Any] = []
 
-        def gradient(self, grads: Any, forget: Any, compute: Any) -> Any:
+        def gradient(self, grads: Any, forget: Any, retain: Any, compute: Any) -> Any:
             self.seen.append((grads, forget))
             return compute()
 

@@ -105,6 +105,14 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
     assert digest(again) == digest(recipe) != digest(load(UnlearnRecipe, written(tmp_path, GOOD), {}, ["seed=1"]))
 
 
+def test_a_key_that_came_later_changes_no_hash_where_it_is_not_used(tmp_path: Path) -> None:
+    text = "command: unlearn\nforget: {data: capitals}\nobjective: {name: npo}\nretain: {name: nll, data: elements}\n"
+    plain = digest(load(UnlearnRecipe, written(tmp_path, text), {}, []))
+    assert plain == "88c8eeaefa4ac4acdc6e4de395543282215d8fbd7d5596a49223b4f60e4fe7c6"
+    for key in ("train.optimizer=sgd", "train.budget={kl: 0.1}", "retain.dual={limit: 1.0}"):
+        assert digest(load(UnlearnRecipe, written(tmp_path, text), {}, [key])) != plain
+
+
 def test_numbers_in_scientific_notation_are_numbers() -> None:
     assert parse_scalar("1e-4") == 1e-4
     assert yaml.safe_load("1e-4") == "1e-4"  # what plain PyYAML does

@@ -15,6 +15,10 @@ import yaml
 from browser import Browser
 from conftest import Ilu
 
+from ilu_cli.runs.store import open_run
+
+pytestmark = pytest.mark.slow
+
 FIGURES = {"lineage", "tradeoff", "recovery-1", "losses", "invariance", "plane", "cosines-1", "cosines-2"}
 # Of every figure: what is shown of it, and the smallest text in it, in pixels of the screen.
 SEEN = """[...document.querySelectorAll("figure")].map(f => {
@@ -171,10 +175,12 @@ def test_what_a_recipe_says_is_escaped(of_family: Path, ilu: Ilu, tmp_path: Path
     evil["regularizers"][0]["env"][0]["name"] = "<script>alert(1)</script>$x_1$ `|"
     try:
         (run / "recipe.yaml").write_text(yaml.safe_dump(evil))
+        open_run(run).add("recipe.yaml")  # as if it were its own
         done = ilu("report", run.name, "--out", tmp_path / "report")
         assert done.code == 0, done.err
     finally:
         (run / "recipe.yaml").write_text(recipe)
+        open_run(run).add("recipe.yaml")
     page = Path(done.out.splitlines()[-1]).read_text()
     assert "<script" not in page and "&lt;script&gt;alert(1)" in page
     markdown = (tmp_path / "report" / "report.md").read_text()

@@ -20,6 +20,7 @@ from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.source import Layers
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows import unlearn
+from ilu_cli.workflows.training import build_trainer
 
 LAYER = 1
 
@@ -35,7 +36,7 @@ def built(tiny: Path, **keys: Any) -> Any:
         "train": {"precision": "fp32"} | keys.pop("train", {}),
     } | keys
     plan = unlearn.plan(validate(UnlearnRecipe, Layers(data)), Store())
-    return unlearn.build_trainer(plan, load_model(plan.parent))
+    return build_trainer(plan.recipe, plan.streams, load_model(plan.parent))
 
 
 def test_the_retain_weight_multiplies_the_retain_gradient(tiny: Path) -> None:

@@ -39,6 +39,9 @@ def made(label: str, seed: int, command: str = "unlearn", parent: Run | None = N
     original = {"role": "model", "kind": "builtin", "id": "base", "path": "", "weights": {}}
     made.manifest.parents = [of_run(parent).record("model")] if parent else [original]
     made.finish()
+    (made.path / "files.json").unlink()  # results are put into it by hand, as if there were no lists yet
+    made.manifest.listed = False
+    made.save()
     return made
 
 

@@ -34,7 +34,7 @@ from ilu_cli.recipe.specs import Form, LoraSpec, TrainSpec
 from ilu_cli.runs.results import Data, Learned
 from ilu_cli.runs.store import Run
 from ilu_cli.workflows.attack.others import check_same_weights, other_model
-from ilu_cli.workflows.attack.seen import Environments
+from ilu_cli.workflows.attack.seen import Seen
 from ilu_cli.workflows.evaluate import Evaluation, load_scorer
 from ilu_cli.workflows.plan import stream_of
 
@@ -51,7 +51,7 @@ class Attempted:
 
     subject: Subject
     origin: Subject
-    environments: Environments
+    environments: Seen
     run: Run
     reporter: Reporter
     seed: int

@@ -10,7 +10,7 @@ from ilu_cli import registry
 from ilu_cli.attacks import Attempt
 from ilu_cli.data.sources import Dataset
 from ilu_cli.recipe.specs import Component, Form, LoraSpec, TrainSpec
-from ilu_cli.workflows.attack.seen import Environments
+from ilu_cli.workflows.attack.seen import Seen
 from ilu_cli.workflows.plan import StreamPlan, stream_of
 
 
@@ -22,7 +22,7 @@ class _NeedsModel(Exception):
 class Priced:
     """An `Attempt` that trains nothing, and remembers what it was asked to train."""
 
-    environments: Environments
+    environments: Seen
     tokenizer: Any
     seed: int
     asked: tuple[StreamPlan, TrainSpec, LoraSpec | None] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,13 @@ from ilu_cli.runs.ending import ending
 from ilu_cli.runs.files import beside_hashes, digest_of, weight_hashes, write_json, write_text
 from ilu_cli.runs.lineage import reference_lines
 from ilu_cli.runs.results import AttackResult, Data, Point, summary_file
+from ilu_cli.runs.resume import begin, made_from
 from ilu_cli.runs.store import Manifest, Run, Store
 from ilu_cli.workflows.attack.attempt import Attempted
 from ilu_cli.workflows.attack.others import check_others, newest_finetune
 from ilu_cli.workflows.attack.protocol import Follow, copy_results
 from ilu_cli.workflows.attack.rehearsal import Priced, price
-from ilu_cli.workflows.attack.seen import Environments, Written, forget_data, unlearning_recipes
+from ilu_cli.workflows.attack.seen import Seen, Written, forget_data, unlearning_recipes
 from ilu_cli.workflows.needs.inputs import inputs_of, other_models
 from ilu_cli.workflows.plan import Plan, check_disk, check_ids, check_memory, peak_memory, state_bytes
 
@@ -50,7 +52,7 @@ class AttackPlan(Plan):
     filled: AttackRecipe = field(kw_only=True)
     subject: Subject = field(kw_only=True)
     original: Subject = field(kw_only=True)
-    environments: Environments = field(kw_only=True)
+    environments: Seen = field(kw_only=True)
     fingerprints: list[str] = field(kw_only=True)
     disk: int = field(kw_only=True)
 
@@ -70,7 +72,7 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[Written] = ())
     """
     backend().check_trackers(recipe.track)
     lineage = unlearning_recipes(subject)
-    filled, environments = fill(recipe, lineage, subject), Environments([*lineage, *beside])
+    filled, environments = fill(recipe, lineage, subject), Seen([*lineage, *beside])
     model = checked_model(subject)
     total = sum(p.numel() for p in model.parameters())
     facts: dict[str, Any] = {
@@ -168,7 +170,7 @@ def find_reference(plan: AttackPlan, store: Store) -> Run | None:
 
 def run(
     plan: AttackPlan, store: Store, reporter: Reporter, subject: Subject, out: Path | None = None,
-    resume: Run | None = None,
+    resume: Run | None = None, wanted: dict[str, Any] | None = None,
 ) -> Run:  # fmt: skip
     """Attack `subject` (the plan's own, or its original as the reference line) and evaluate as it goes.
 
@@ -180,37 +182,47 @@ def run(
     check_disk(out or (resume.path if resume else store.root), plan.disk)
     check_memory(plan.facts.get("peak_memory_bytes", 0), b.memory(), reporter.note)
     new: Run = b.share(resume or (store.create("attack", label_of(recipe), out) if b.main else None))
-    known = AttackResult.read(new.manifest.result).points if resume else ()
-    _begin(plan, new, subject, known)
-    with ending(new, b.main):
-        reporter = Tracked(reporter, recipe.track, new, recipe.model_dump())
-        title = f"{label_of(recipe)} on {subject.label}"
-        try:
-            attempt = Attempted(
-                subject, plan.original, plan.environments, new, reporter, recipe.seed, recipe.eval, title
-            )
-            for result in Follow(attempt, recipe, known).results():
-                _write(new, attempt, result)
-        except UsageError:
-            found = AttackResult.read(new.manifest.result)
-            if b.main and resume is None and all(p.strength == found.unattacked for p in found.points):
-                shutil.rmtree(new.path)
-            raise
-        if b.main:
-            new.manifest.result["seconds"] = round(time.monotonic() - began, 1)
-            if recipe.keep != "none":
-                save_checkpoint(attempt.saved, attempt.tokenizer, new.checkpoint)
-                _keep_final(attempt, new, result.points[-1], adapter=attempt.saved is not attempt.model)
-            new.finish()
-            drop_state(new.state)
-        attempt.hooks.close()
+    with new.held(reporter.note) if b.main else nullcontext():
+        known = AttackResult.read(new.manifest.result).points if resume else ()
+        _begin(plan, new, subject, known, wanted)
+        with ending(new, b.main):
+            _attack(plan, new, Tracked(reporter, recipe.track, new, recipe.model_dump()), subject, known, began)
         b.wait()
     return new
 
 
-def _begin(plan: AttackPlan, new: Run, subject: Subject, known: Sequence[Point]) -> None:
+def _attack(
+    plan: AttackPlan, new: Run, reporter: Reporter, subject: Subject, known: Sequence[Point], began: float
+) -> None:
+    """Attack, and finish the run. One that is refused before its first point leaves nothing."""
+    b, recipe = backend(), plan.filled
+    title = f"{label_of(recipe)} on {subject.label}"
+    try:
+        attempt = Attempted(subject, plan.original, plan.environments, new, reporter, recipe.seed, recipe.eval, title)
+        for result in Follow(attempt, recipe, known).results():
+            _write(new, attempt, result)
+    except UsageError:
+        found = AttackResult.read(new.manifest.result)
+        if b.main and not known and all(p.strength == found.unattacked for p in found.points):
+            shutil.rmtree(new.path)
+        raise
+    if b.main:
+        new.manifest.result["seconds"] = round(time.monotonic() - began, 1)
+        if recipe.keep != "none":
+            save_checkpoint(attempt.saved, attempt.tokenizer, new.checkpoint)
+            _keep_final(attempt, new, result.points[-1], adapter=attempt.saved is not attempt.model)
+        new.finish()
+        drop_state(new.state)
+    attempt.hooks.close()
+
+
+def _begin(plan: AttackPlan, new: Run, subject: Subject, known: Sequence[Point], wanted: dict[str, Any] | None) -> None:
     """Write the recipe and the manifest of an attack that begins, or goes on from the points that it has."""
     m, recipe, entry = new.manifest, plan.filled, registry.attack[plan.filled.attack.name]
+    if backend().main:
+        rows = [{"role": "attack", "name": str(i), "fingerprint": f} for i, f in enumerate(plan.fingerprints)]
+        begin(new, made_from(recipe.model_dump(mode="json"), [subject.record("target")], rows))
+    m.wanted = wanted or m.wanted
     m.recipe_sha256, m.asked_sha256 = digest(recipe), m.asked_sha256 or digest(plan.recipe)
     m.seed, m.world_size, m.data = recipe.seed, backend().world, []
     m.inputs = inputs_of(recipe, plan.environments.recipes)
@@ -242,7 +254,7 @@ def _keep_final(attempt: Attempted, run: Run, point: Point, adapter: bool) -> No
         write_json(summary_file(run.eval, name), summary.to_json() | {"key": attempt.evaluation.key(name, known)})
 
 
-def reference_run(plan: AttackPlan, store: Store, reporter: Reporter) -> Run | None:
+def reference_run(plan: AttackPlan, store: Store, reporter: Reporter, out: Path | None = None) -> Run | None:
     """The same attack on the original model: found if it was run before, else run now. None if it is the subject."""
     if plan.subject.run is None:
         return None
@@ -250,4 +262,5 @@ def reference_run(plan: AttackPlan, store: Store, reporter: Reporter) -> Run | N
     if known is not None:
         return known
     reporter.note(f"first the reference line: the same attack on the original, {plan.original.label}")
-    return run(plan, store, reporter, plan.original)
+    wanted = plan.subject.record("target") | {"out": str(out.absolute()) if out else None}
+    return run(plan, store, reporter, plan.original, wanted=wanted)

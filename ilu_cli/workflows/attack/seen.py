@@ -88,7 +88,7 @@ def _seen(data: Dataset, recipe: Written, reg: Regularised) -> set[int]:
 
 
 @dataclass
-class Environments:
+class Seen:
     """The environment datasets of a lineage, as row hashes: all of them, and those that training visited."""
 
     recipes: Sequence[Written]

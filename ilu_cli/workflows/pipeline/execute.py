@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from ilu_cli.errors import RunFailed
 from ilu_cli.workflows.pipeline.graph import Graph, Node
-from ilu_cli.workflows.pipeline.worker import Task, serve
+from ilu_cli.workflows.pipeline.worker import Job, serve
 
 Changed = Callable[[Node, str | None], None]
 CONTEXT = multiprocessing.get_context("spawn")  # torch does not survive a fork
@@ -38,7 +38,7 @@ class Worker:
         self.node: Node | None = None
         self.began = 0.0
 
-    def give(self, node: Node, task: Task) -> None:
+    def give(self, node: Node, task: Job) -> None:
         self.node, self.began = node, time.monotonic()
         self.conn.send(task)
 
@@ -124,11 +124,11 @@ def _threads(jobs: int) -> int:
     return int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, (os.cpu_count() or 1) // jobs)
 
 
-def _task(graph: Graph, node: Node) -> Task:
+def _task(graph: Graph, node: Node) -> Job:
     """What a worker is told of a node that is ready."""
     parent = graph.parent(node)
     assert parent is not None and node.hash is not None  # it is ready
-    return Task(
+    return Job(
         node.command,
         node.recipe,
         node.hash,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Task:
+class Job:
     """What a worker needs to know about a node."""
 
     command: str
@@ -84,7 +84,7 @@ def _reporter(conn: Connection) -> Reporter:
     from ilu_cli.engine.loop import StepLog
     from ilu_cli.engine.reporter import Reporter
 
-    class Told(Reporter):
+    class Passed(Reporter):
         def step(self, log: StepLog) -> None:
             if log.step % max(1, log.steps // 10) == 0:
                 losses = "  ".join(f"{name} {value:.4g}" for name, value in log.losses.items())
@@ -93,7 +93,7 @@ def _reporter(conn: Connection) -> Reporter:
         def note(self, text: str) -> None:
             conn.send({"note": text})
 
-    return Told()
+    return Passed()
 
 
 def _end_with(parent: int) -> None:
@@ -103,7 +103,7 @@ def _end_with(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def do(task: Task, store: Store, conn: Connection) -> Path | None:
+def do(task: Job, store: Store, conn: Connection) -> Path | None:
     """Do a node, unless another process did it in the meantime; go on with its unfinished run if there is one."""
     with _alone(store, task.hash):
         if task.command == "select":
@@ -125,7 +125,7 @@ def _alone(store: Store, digest: str) -> Iterator[None]:
         yield
 
 
-def _run(task: Task, store: Store, reporter: Reporter) -> Run:
+def _run(task: Job, store: Store, reporter: Reporter) -> Run:
     from ilu_cli.models.subject import find_subject
     from ilu_cli.recipe.load import validate
     from ilu_cli.recipe.schema import RECIPES, AttackRecipe, UnlearnRecipe
@@ -163,7 +163,7 @@ def _unfinished(path: Path) -> Run | None:
     return None
 
 
-def _select(task: Task, store: Store, reporter: Reporter) -> None:
+def _select(task: Job, store: Store, reporter: Reporter) -> None:
     """Measure a model, or with a target each step that its run kept, and take the one that `nearest` names."""
     from ilu_cli.models.subject import find_subject
     from ilu_cli.recipe.evaluation import EvalSpec
@@ -195,6 +195,7 @@ def _select(task: Task, store: Store, reporter: Reporter) -> None:
         for step in chosen.run.manifest.points:
             if int(step) != chosen.step:
                 shutil.rmtree(chosen.run.point(step), ignore_errors=True)
+        chosen.run.add("points")
 
 
 def _measured(subject: Subject, benchmark: str, spec: EvalSpec, reporter: Reporter) -> dict[int, Summary]:

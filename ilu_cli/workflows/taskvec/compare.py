@@ -170,7 +170,7 @@ def plane(subject: Subject, store: Store) -> dict[str, Any]:
 
 
 @dataclass
-class Matrix:
+class Cosines:
     """The vectors of several runs against each other."""
 
     gram: Gram
@@ -188,7 +188,7 @@ class Matrix:
         }
 
 
-def matrix(recipe: TaskvecRecipe, subjects: list[Subject], store: Store) -> Matrix:
+def matrix(recipe: TaskvecRecipe, subjects: list[Subject], store: Store) -> Cosines:
     """Compare the task vectors around several runs, each vector once.
 
     Raises:
@@ -212,7 +212,7 @@ def matrix(recipe: TaskvecRecipe, subjects: list[Subject], store: Store) -> Matr
                 ends[f"{name} {pair[1]}"] = pair
     every = list(opened.values())
     names = common_names(every, recipe.include, common=recipe.common)
-    return Matrix(measure(opened, ends, names).total(), ends, notes, differences(every))
+    return Cosines(measure(opened, ends, names).total(), ends, notes, differences(every))
 
 
 def verdict(grams: Grams) -> str:

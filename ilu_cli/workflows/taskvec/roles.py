@@ -30,7 +30,7 @@ class Roles:
 
 
 @dataclass(frozen=True)
-class Point:
+class Waypoint:
     """A checkpoint on the way of an attack: how strong the attack was there, and where it lies."""
 
     role: str
@@ -80,7 +80,7 @@ def _first_with_weights(runs: Iterable[Run], roles: Roles) -> Run | None:
     return None
 
 
-def points_of(role: str, subject: Subject) -> list[Point]:
+def points_of(role: str, subject: Subject) -> list[Waypoint]:
     """The intermediate checkpoints of an attack run, weakest first; where it began and ended has a role of its own.
 
     Raises:
@@ -88,12 +88,13 @@ def points_of(role: str, subject: Subject) -> list[Point]:
     """
     if subject.run is None or not (folder := subject.run.path / "points").is_dir():
         return []
+    subject.run.check("points")
     points = [_point(role, path, subject) for path in sorted(folder.iterdir()) if path.is_dir()]
     last = max((p.strength for p in points), default=0)
     return [p for p in points if 0 < p.strength < last]
 
 
-def _point(role: str, path: Path, subject: Subject) -> Point:
+def _point(role: str, path: Path, subject: Subject) -> Waypoint:
     axis, _, digits = path.name.rpartition("-")
     if not (axis and digits.isdigit()):
         raise UnavailableError(f"{path} is no checkpoint of an attack: its name should be like steps-0000015")
@@ -101,7 +102,7 @@ def _point(role: str, path: Path, subject: Subject) -> Point:
     base = subject.base if is_adapter(path) else None
     weights = weight_hashes(path) if base else {}  # of an adapter a merged copy is known by them
     point = replace(subject, label=label, folder=path, weights=weights, beside=beside_hashes(path), base=base)
-    return Point(role, axis, int(digits), point)
+    return Waypoint(role, axis, int(digits), point)
 
 
 def forget_accuracy(subject: Subject) -> dict[int, float]:

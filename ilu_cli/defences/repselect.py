@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
+from ilu_cli.defences import Defence
+from ilu_cli.errors import UsageError
+from ilu_cli.registry import defence
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ilu_cli.engine.gradients import Gradients, Term, Vector
+    from ilu_cli.engine.stream import TrainStream
+    from ilu_cli.models.matrices import Matrix
+    from ilu_cli.recipe.schema import UnlearnRecipe
+    from ilu_cli.recipe.source import Key
+
+Collapse = Literal["soft", "hard", "quadratic"]
+Sides = Literal["both", "inputs", "outputs"]
+Share = Annotated[float, Field(gt=0, le=1)]
+WHOLE = 1024  # the smaller side up to which a matrix is decomposed exactly
+
+
+def problems(own: Any, key: Key, recipe: UnlearnRecipe) -> Iterator[tuple[Key, str]]:
+    if own.directions == "retain" and recipe.retain is None:
+        yield (*key, "directions"), "the recipe has no retain data to take them from"
+    if own.shot == "step" and own.every is not None:
+        yield (*key, "every"), "a shot of every step is taken at every step: leave it out"
+    if recipe.lora is not None:
+        yield (*key, "name"), "repselect filters the gradients of a model's own matrices: leave lora out"
+
+
+@defence(problems=problems)
+class RepSelect(Defence):
+    """Forget along directions that nothing else uses: the leading ones of the forget gradient are collapsed.
+
+    RepSelect (arXiv 2606.17168). G, the forget gradient over all forget data, is taken where a simulated attacker has
+    got to. In each trained matrix its first `k` singular directions (a share of the smaller side), which other
+    knowledge and later fine-tuning run along too, are collapsed (see `collapsed`), and what is left is the forget
+    gradient of every step. Trained weights that are no matrices (norms, biases) get none.
+
+    The attacker is a LoRA of rank `rank` on the same matrices, α = r and drawn as by peft, stepped by SGD at
+    `attacker_lr` through the forget data once; 0: no attacker. Its gradient follows from that of the matrix it is added
+    to, at W + B·A: ∂B = G·Aᵀ, ∂A = Bᵀ·G, so that no adapter is built.
+
+    `shot`: G is of all `data`, once, or again after `every` steps with a fresh attacker; or of each `step`'s batch,
+    without an attacker, as a filter. `directions` may be those of the `retain` gradient at the same place.
+
+    As the authors run it: gate, up and down projections, objective −NLL, W ← W − ηG until the KL divergence on general
+    text reaches 0.01 (`train.params`, `train.optimizer: sgd`, `train.budget`), no retain term, 512 directions of an 8 B
+    model, attacker at 0.01 (tuned from 0.005 to 0.5). Otherwise than theirs: G is the mean over batches and not their
+    sum, so that the learning rate does not depend on how many there are; singular vectors are exact where the smaller
+    side is at most 1024 (theirs: randomised always).
+
+    Published: answer probability after relearning on WMDP-bio, Llama-3.1-8B: .168 without it, .040 with it, .154 the
+    best other. Their caveat: the mean of the ten lowest of thirty trials, one learning rate of the attacker.
+    """
+
+    def __init__(
+        self, *, k: Share = 0.33, collapse: Collapse = "soft", sides: Sides = "both",
+        directions: Literal["forget", "retain"] = "forget", attacker_lr: NonNegativeFloat = 0.05, rank: PositiveInt = 8,
+        shot: Literal["data", "step"] = "data", every: PositiveInt | None = None,
+    ) -> None:  # fmt: skip
+        self.k, self.collapse, self.sides, self.directions = k, collapse, sides, directions
+        self.attacker_lr, self.rank, self.shot, self.every = attacker_lr, rank, shot, every
+        self.log, self.filtered = {}, list[Any]()
+
+    def steps(self, stream: TrainStream) -> int:
+        return passes(stream) if self.shot == "data" else 0
+
+    def gradient(self, grads: Gradients, forget: Term, retain: Term | None, compute: Callable[[], Tensor]) -> Tensor:
+        if self.shot == "step":
+            with grads.aside():
+                value = compute()
+                whole, _ = grads.whole()
+                other = self._of_retain(grads, retain, grads.step)
+                grads.add(self._filter(grads, whole, other))
+            return value
+        if not self.filtered or (self.every and grads.step % self.every == 0):
+            self.filtered = self._shoot(grads, forget, retain)
+        grads.add([g.clone() for g in self.filtered])  # clipping changes gradients in place
+        return grads.accumulate(replace(forget, weight=0.0))
+
+    def _shoot(self, grads: Gradients, forget: Term, retain: Term | None) -> Vector:
+        with grads.aside(), grads.shifted(self._attacker(grads, forget)):
+            whole = mean_gradient(grads, forget)
+            other = self._of_retain(grads, retain, None)
+        return self._filter(grads, whole, other)
+
+    def _attacker(self, grads: Gradients, forget: Term) -> Vector:
+        """B·A of each matrix after one pass through the forget data, in the form of the parameters."""
+        import torch
+
+        from ilu_cli.data.sampling import seed_of
+        from ilu_cli.engine.gradients import Term
+
+        delta = [torch.zeros_like(p) for p in grads.params]
+        if not self.attacker_lr:
+            return delta
+        generator = torch.Generator().manual_seed(seed_of(grads.seed, "repselect", grads.step))
+        where, pairs = located(grads), []
+        for i, m in where:
+            (rows, columns), like = m.of(delta[i]).shape, delta[i]
+            a = torch.empty(self.rank, columns).uniform_(-1, 1, generator=generator) / math.sqrt(columns)
+            pairs.append((torch.zeros(rows, self.rank).to(like), a.to(like)))
+        nll, seen = Term("attacker", forget.stream, lambda v: v.nll, "token"), []
+        for step in range(passes(forget.stream)):
+            with grads.aside(), grads.shifted(delta):
+                seen.append(float(grads.backend.sum(grads.accumulate(nll, step=step))))
+                whole, _ = grads.whole()
+            for (i, m), (b, a) in zip(where, pairs):
+                g = m.of(whole[i])
+                down, up = g @ a.T, b.T @ g
+                b.sub_(down, alpha=self.attacker_lr)
+                a.sub_(up, alpha=self.attacker_lr)
+                m.of(delta[i]).copy_(b @ a)
+        self.log = {"attacker nll at first": seen[0], "attacker nll at last": seen[-1]}
+        return delta
+
+    def _filter(self, grads: Gradients, whole: Vector, other: Vector | None) -> Vector:
+        """`whole` with every matrix collapsed along its own leading directions, or those of `other`; 0 elsewhere."""
+        import torch
+
+        found = [torch.zeros_like(g) for g in whole]
+        for i, m in located(grads):
+            g = m.of(whole[i]).float()
+            u, s, v = leading(g if other is None else m.of(other[i]).float(), self.k, m.name)
+            m.of(found[i]).copy_(collapsed(g, u, s, v, self.collapse, self.sides))
+        return found
+
+    def _of_retain(self, grads: Gradients, retain: Term | None, step: int | None) -> Vector | None:
+        """The gradient of the retain data's NLL, of one step or of all; None if it gives no directions."""
+        from ilu_cli.engine.gradients import Term
+
+        if self.directions == "forget" or retain is None:
+            return None
+        nll = Term("retain", retain.stream, lambda v: v.nll, "token")
+        if step is None:
+            return mean_gradient(grads, nll)
+        grads.accumulate(nll, step=step)
+        return grads.whole()[0]
+
+    def state(self) -> dict[str, Any]:
+        return {"filtered": self.filtered}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.filtered = state["filtered"]
+
+
+def collapsed(g: Tensor, u: Tensor, s: Tensor, v: Tensor, how: Collapse, sides: Sides) -> Tensor:
+    """Scale G along singular directions down, from the side of the inputs, of the outputs, or of both.
+
+    G ← G − G·V·D·Vᵀ (inputs), G ← G − U·D·Uᵀ·G (outputs), with D = 1 − S_k/S (soft), 1 − (S_k/S)² (quadratic) or 1
+    (hard), so that the k-th direction stays as it is in all but the last. Of G's own directions `soft` from both sides
+    leaves S_k²/S.
+
+    Args:
+        g: [outputs, inputs]. u: [outputs, k]; s: [k], falling and above 0; v: [inputs, k].
+    """
+    ratio = s[-1] / s
+    taken = {"soft": 1 - ratio, "quadratic": 1 - ratio.square(), "hard": s.new_ones(len(s))}[how]
+    if sides != "outputs":
+        g = g - (g @ v) * taken @ v.T
+    if sides != "inputs":
+        g = g - u * taken @ (u.T @ g)
+    return g
+
+
+def leading(g: Tensor, share: float, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """The first singular directions U [outputs, k], S [k], V [inputs, k] of G, k = share of its smaller side.
+
+    There are fewer where G has a lower rank.
+
+    Raises:
+        UsageError: if G is 0.
+    """
+    import torch
+
+    k = max(1, round(share * min(g.shape)))
+    if min(g.shape) <= WHOLE:
+        u, s, vt = torch.linalg.svd(g, full_matrices=False)
+        u, s, v = u[:, :k], s[:k], vt[:k].T
+    else:
+        with torch.random.fork_rng(devices=[g.device] if g.is_cuda else []):
+            torch.manual_seed(0)
+            u, s, v = torch.svd_lowrank(g, q=k)
+    rank = int((s > s[0] * max(g.shape) * torch.finfo(s.dtype).eps).sum())
+    if not rank:
+        raise UsageError(
+            f"defences.repselect: the gradient of {name} is 0, so there is nothing to forget along",
+            hint="leave it out of train.params",
+        )
+    return u[:, :rank], s[:rank], v[:, :rank]
+
+
+def passes(stream: TrainStream) -> int:
+    """Steps in which every row of a stream is seen at least once."""
+    longest = max(len(c.items) for c in stream.corpora)
+    return math.ceil(longest * len(stream.corpora) / stream.batch)
+
+
+def mean_gradient(grads: Gradients, term: Term) -> Vector:
+    """The gradient of a term over all of its data: the mean of the steps' of one pass, the same on all processes."""
+    steps = passes(term.stream)
+    for step in range(steps):
+        grads.accumulate(term, step=step)
+    return [g.div_(steps) for g in grads.whole()[0]]
+
+
+def located(grads: Gradients) -> list[tuple[int, Matrix]]:
+    """The trained matrices of the layers, each with the number of the parameter that it is (in)."""
+    from ilu_cli.models.matrices import matrices_in
+
+    place = {id(p): i for i, p in enumerate(grads.params)}
+    params = dict(grads.parts.decoder.named_parameters())
+    found = matrices_in(grads.parts.decoder, grads.parts.layers)
+    return [(place[id(params[m.param])], m) for m in found if id(params[m.param]) in place]

@@ -1,0 +1,273 @@
+"""The run folder and its manifest.
+
+    runs/<id>/{recipe.yaml, manifest.json, files.json, metrics.jsonl, checkpoint/, state/, eval/, README.md}
+
+The manifest is rewritten atomically and says `complete` last, so a run whose manifest says so has all its files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ilu_cli.errors import Interrupted, UnavailableError
+from ilu_cli.runs import ledger
+from ilu_cli.runs.card import card
+from ilu_cli.runs.files import (
+    beside_files,
+    beside_hashes,
+    digest_of,
+    weight_files,
+    weight_hashes,
+    write_json,
+    write_text,
+)
+from ilu_cli.runs.lock import held, holder
+from ilu_cli.runs.results import Data, read_results
+
+FORMAT = 1
+PACKAGES = ("ilu", "torch", "transformers", "accelerate", "datasets", "safetensors")
+
+
+@dataclass
+class Manifest:
+    """What a run was made from. `recipe_sha256` is that of its recipe.yaml, with all that was left open filled in, and
+    `asked_sha256` that of the recipe as it was asked for. `parents` are `{role, kind, id, path, weights, digest}`.
+
+    `weights` maps file name to sha256, and `beside` the other files of the checkpoint that decide an answer.
+    `inputs` are the files and hub datasets that it read (`ilu_cli.workflows.needs.inputs`). `points` are the weights at
+    the intermediate steps that were kept, by step. `listed`: the run has a list of its files (`ilu_cli.runs.ledger`).
+    `wanted` is, of a reference line that is made for another run, the model that is attacked next, and its `out`.
+    """
+
+    id: str
+    command: str
+    status: str = "running"
+    label: str = ""
+    created: str = ""
+    finished: str | None = None
+    format: int = FORMAT
+    recipe_sha256: str = ""
+    asked_sha256: str = ""
+    base: dict[str, Any] = field(default_factory=dict)
+    parents: list[dict[str, Any]] = field(default_factory=list)
+    data: list[Data] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)
+    weights: dict[str, str] = field(default_factory=dict)
+    beside: dict[str, str] = field(default_factory=dict)
+    points: dict[str, dict[str, str]] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    listed: bool = False
+    wanted: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    world_size: int = 1
+    precision: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str | None:
+        """One hash of everything that decides the model's answers; None for a run that recorded its weights only."""
+        base = self.parents[0].get("digest") if "adapter_config.json" in self.beside else None
+        return digest_of(self.weights, self.beside, base) if self.beside else None
+
+    @property
+    def made_from(self) -> list[str]:
+        """The ids of the runs and models among the parents; of a kept step, `RUN@40`, that of its run."""
+        return [split_step(p["id"])[0] if p["kind"] == "run" else str(p["id"]) for p in self.parents]
+
+
+class Run:
+    """A run folder."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path, self.manifest = path, manifest
+
+    @property
+    def id(self) -> str:
+        return self.manifest.id
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint"
+
+    def point(self, step: int | str) -> Path:
+        """The checkpoint of an intermediate step."""
+        return self.path / "points" / f"step-{int(step):04d}"
+
+    @property
+    def state(self) -> Path:
+        return self.path / "state"
+
+    @property
+    def eval(self) -> Path:
+        return self.path / "eval"
+
+    def results(self, step: int | None = None) -> Path:
+        """Where the results of its model are kept, or of the model as it was at a step."""
+        return self.eval if step is None else self.eval / f"step-{step:04d}"
+
+    @property
+    def complete(self) -> bool:
+        return self.manifest.status == "complete"
+
+    @property
+    def has_model(self) -> bool:
+        """Whether it is finished and kept a checkpoint, which can be evaluated, attacked and compared."""
+        return self.complete and bool(self.manifest.weights)
+
+    def save(self) -> None:
+        """Write the manifest, atomically, with its own hash."""
+        write_json(self.path / "manifest.json", ledger.seal(asdict(self.manifest)))
+
+    @property
+    def status(self) -> str:
+        """`complete`; `running` while a process works in it; else `failed`, if it said so itself, or `stopped`."""
+        if self.complete:
+            return "complete"
+        return "running" if holder(self.path) else "failed" if self.manifest.status == "failed" else "stopped"
+
+    @property
+    def resume_command(self) -> str:
+        return f"ilu {self.manifest.command} {self.id} --resume"
+
+    def finish(self) -> None:
+        """Hash the checkpoint and mark the run complete. Everything else must be on disk already."""
+        files = {n: ledger.entry(self.path / n) for n in ledger.files_below(self.path, ("checkpoint", "points"))}
+        hashes = {name: e["sha256"] for name, e in files.items()}
+
+        def known(folder: Path, paths: Iterable[Path]) -> dict[str, str]:
+            inside = folder.relative_to(self.path).as_posix()
+            return {n: hashes[f"{inside}/{n}"] for n in (p.relative_to(folder).as_posix() for p in paths)}
+
+        self.manifest.weights = known(self.checkpoint, weight_files(self.checkpoint))
+        self.manifest.beside = known(self.checkpoint, beside_files(self.checkpoint))
+        steps = [folder.name.rpartition("-")[2] for folder in sorted((self.path / "points").glob("step-*"))]
+        self.manifest.points = {str(int(s)): known(self.point(s), weight_files(self.point(s))) for s in steps}
+        write_text(self.path / "README.md", self.card())
+        small = [n for n in ledger.files_below(self.path, ledger.LISTED) if n not in files]
+        ledger.write(self.path, files | {n: ledger.entry(self.path / n) for n in small})
+        self.manifest.status, self.manifest.finished, self.manifest.listed = "complete", now(), True
+        self.save()
+
+    @contextmanager
+    def held(self, note: Callable[[str], None]) -> Iterator[None]:
+        """Work in the folder, alone. Whatever interrupts the work, the user is told how to go on.
+
+        Raises:
+            UsageError: if another process works in it.
+            Interrupted: if the user stops it.
+        """
+        with held(self.path, f"run {self.id}") as said:
+            if said:
+                note(said)
+            try:
+                yield
+            except KeyboardInterrupt as error:
+                begun = (self.path / "recipe.yaml").is_file()
+                how = f"continue with `{self.resume_command}`" if begun else "nothing was begun; start it again"
+                raise Interrupted(f"run {self.id} was interrupted", hint=how) from error
+
+    def check(self, *parts: str) -> None:
+        """Compare what is about to be read, files or folders of the run, with the list of a finished run.
+
+        Runs of before there were lists are taken as they are.
+
+        Raises:
+            UnavailableError: if a file was changed, is missing, or was added.
+        """
+        if self.manifest.listed and not ledger.check(self.path, f"run {self.id}", *parts):
+            raise UnavailableError(
+                f"run {self.id}: {self.path / ledger.NAME} is missing, so nothing tells whether its files are its own",
+                hint="restore the file",
+            )
+
+    def add(self, *parts: str) -> None:
+        """List anew what lies at `parts` of a finished run."""
+        if self.manifest.listed:
+            ledger.add(self.path, *parts)
+
+    def card(self, folder: str = "checkpoint") -> str:
+        """The model card as things are now; see `ilu_cli.runs.card`."""
+        path = self.path / "recipe.yaml"
+        recipe = path.read_text(encoding="utf-8") if path.is_file() else ""
+        adapter = (self.checkpoint / "adapter_config.json").is_file()
+        return card(self.manifest, recipe, read_results(self.eval), adapter=adapter, folder=folder)
+
+    def write_card(self) -> None:
+        """Write README.md anew, and list it."""
+        write_text(self.path / "README.md", self.card())
+        self.add("README.md")
+
+    def missing_parent(self) -> str | None:
+        """The place of a parent that was there and is gone; None if all are there."""
+        places = [Path(p["path"]) for p in self.manifest.parents if p["kind"] in ("run", "folder")]
+        return next((str(p) for p in places if not p.is_dir()), None)
+
+    def verify(self, step: int | None = None) -> None:
+        """Compare every file of the checkpoint that decides an answer, or the weights at `step`, with the manifest.
+
+        Raises:
+            UnavailableError: if the run is not complete, has no such point, or a file is missing or was changed.
+        """
+        if not self.complete:
+            raise UnavailableError(
+                f"run {self.id} was not finished",
+                hint=f"continue it with `ilu {self.manifest.command} {self.id} --resume`",
+            )
+        self.check("recipe.yaml")
+        folder, recorded = self.checkpoint, self.manifest.weights
+        if step is not None:
+            known = ", ".join(self.manifest.points) or "none"
+            if str(step) not in self.manifest.points:
+                raise UnavailableError(f"run {self.id} kept no checkpoint of step {step}", hint=f"kept steps: {known}")
+            folder, recorded = self.point(step), self.manifest.points[str(step)]
+        if not recorded:
+            raise UnavailableError(
+                f"run {self.id} kept no checkpoint, so it is no model that could be evaluated or attacked",
+                hint="name its parent; or, if it changed weights, make it again with --set keep=final",
+            )
+        if self.manifest.listed:
+            return self.check(folder.relative_to(self.path).as_posix())
+        found = weight_hashes(folder)
+        if step is None:
+            recorded, found = recorded | self.manifest.beside, found | beside_hashes(folder)
+        for name, expected in recorded.items():
+            if name not in found:
+                raise UnavailableError(f"run {self.id}: {folder / name} is missing")
+            if found[name] != expected:
+                raise UnavailableError(
+                    f"run {self.id}: {folder / name} was changed or damaged: its sha256 is "
+                    f"{found[name][:12]}…, the manifest says {expected[:12]}…",
+                    hint="restore the file; or copy the folder and name the copy, which is a model of its own",
+                )
+        if added := sorted(set(found) - set(recorded)) if self.manifest.beside else []:
+            raise UnavailableError(f"run {self.id}: {folder / added[0]} is not the run's", hint="take the file away")
+
+
+def split_step(text: str) -> tuple[str, int | None]:
+    """`RUN@40` as RUN and 40."""
+    found = re.fullmatch(r"(.+)@(\d+)", text)
+    return (found[1], int(found[2])) if found else (text, None)
+
+
+def now() -> str:
+    """The time as UTC in ISO format."""
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages a result depends on."""
+    from importlib import metadata
+
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -1,0 +1,116 @@
+"""From an unlearning recipe to the trainer: its data as streams, its ideas as terms, penalties and defences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ilu_cli import registry
+from ilu_cli.defences import Defence
+from ilu_cli.engine.accel import backend
+from ilu_cli.engine.budget import Budget
+from ilu_cli.engine.gradients import Term
+from ilu_cli.engine.loop import Penalty, Trainer
+from ilu_cli.engine.reference import fill, median_norm
+from ilu_cli.models.load import trained_params
+from ilu_cli.models.parts import parts_of
+from ilu_cli.recipe.schema import UnlearnRecipe
+from ilu_cli.recipe.specs import Component, Form
+from ilu_cli.workflows.plan import StreamPlan, add_chosen, plan_stream
+
+
+@dataclass(frozen=True)
+class Streams:
+    """What a recipe reads: forget and retain data, the environments of each regulariser, the text of a budget."""
+
+    forget: StreamPlan
+    retain: StreamPlan | None
+    environments: list[list[StreamPlan]]
+    budget: StreamPlan | None
+
+    @classmethod
+    def of(cls, recipe: UnlearnRecipe, tokenizer: Any) -> Streams:
+        """Load and encode it."""
+        f, r, seed = recipe.forget, recipe.retain, recipe.seed
+        forget = plan_stream("forget", f.data, f.batch, f, seed, tokenizer)
+        if kind := registry.objective[recipe.objective.name].declared.chosen:
+            add_chosen(forget, kind, tokenizer)
+        retain = plan_stream("retain", r.data, r.batch, r, seed, tokenizer) if r else None
+        environments = [
+            [plan_stream(d.name, [d], reg.batch, reg, seed, tokenizer) for d in reg.env] for reg in recipe.regularizers
+        ]
+        b = recipe.train.budget
+        budget = plan_stream("budget", b.data, b.rows, Form(max_length=b.max_length), seed, tokenizer) if b else None
+        return cls(forget, retain, environments, budget)
+
+    def __iter__(self) -> Iterator[StreamPlan]:
+        yield self.forget
+        yield from [self.retain] if self.retain else []
+        yield from (env for envs in self.environments for env in envs)
+        yield from [self.budget] if self.budget else []
+
+
+def build_trainer(recipe: UnlearnRecipe, streams: Streams, model: Any) -> Trainer:
+    """Put objective, retain term and regularisers on the model, with their reference caches filled."""
+    params = trained_params(model, recipe.train.params, recipe.lora is not None)
+    defences = defences_of(recipe)
+    terms = _terms(recipe, streams, model, [d.steps(streams.forget.stream) for d in defences])
+    penalties = [
+        Penalty(
+            reg.name,
+            [env.stream for env in envs],
+            _bound(registry.regularizer[reg.name].obj, reg),
+            reg.weight_at,
+            reg.env_weights,
+            reg.until if reg.schedule == "step" else None,
+        )
+        for reg, envs in zip(recipe.regularizers, streams.environments)
+    ]
+    for defence in defences:
+        terms[0].values = defence.values(terms[0].values)
+    terms[0].defended = True
+    trainer = Trainer(parts_of(model), params, terms, penalties, recipe.train, recipe.seed, backend(), defences)
+    if streams.budget and recipe.train.budget:
+        trainer.budget = Budget.of(streams.budget.stream, recipe.train.budget.kl, trainer.grads)
+    return trainer
+
+
+def defences_of(recipe: UnlearnRecipe) -> list[Defence]:
+    """The defences of a recipe, in its order."""
+    return [registry.defence[d.name].obj(**d.params()) for d in recipe.defences]
+
+
+def layers_of(objective: Component) -> list[int]:
+    """The layers whose hidden states an objective reads: its `layer`, or its `layers`."""
+    keys = objective.params()
+    return [n for n in [keys.get("layer"), *(keys.get("layers") or ())] if n is not None]
+
+
+def _bound(function: Callable[..., Any], spec: Component) -> Callable[[Any], Any]:
+    """The registered function with its recipe keys filled in."""
+    return lambda view: function(view, **spec.params())
+
+
+def _terms(recipe: UnlearnRecipe, streams: Streams, model: Any, read: list[int]) -> list[Term]:
+    """Forget and retain term, with what the original says of their rows; defences `read` so many steps of the first."""
+    layer, layers = getattr(recipe.objective, "layer", None), layers_of(recipe.objective)
+    steps = recipe.train.steps
+    calibration = (streams.retain or streams.forget).stream
+    parts, b, precision = parts_of(model), backend(), recipe.train.precision
+
+    def term(
+        name: str, entry: registry.Entry[Any], spec: Component, data: StreamPlan, weight: float, steps: int
+    ) -> Term:
+        needs = entry.declared.needs
+        cache = fill(data.stream, needs, layer, steps, parts, b, precision, layers)
+        if "reference.norm" in needs and layer is not None:
+            cache.norm = median_norm(calibration, layer, parts, b, precision)
+        return Term(name, data.stream, _bound(entry.obj, spec), entry.declared.per, weight, layer, cache, layers=layers)
+
+    objective, r = recipe.objective, recipe.retain
+    found = [term("forget", registry.objective[objective.name], objective, streams.forget, 1.0, max([steps, *read]))]
+    if r and streams.retain:
+        found.append(term("retain", registry.retain_term[r.name], r, streams.retain, r.weight, steps))
+        found[-1].dual = r.dual
+    return found

@@ -1,0 +1,49 @@
+"""The attack on reliability (`make faults`): what was tried, and what held.
+
+python tests/faults/run.py                # everything, at length
+python tests/faults/run.py --quick        # as many as the suite tries
+python tests/faults/run.py --only resume  # the classes with this word in their name
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", default="")
+    given = parser.parse_args()
+
+    from bench import Bench
+    from classes import CLASSES
+
+    lost = 0
+    with tempfile.TemporaryDirectory(prefix="ilu-faults-") as root:
+        bench = Bench(Path(root))
+        bench.prepare()
+        print("| class | tried | held | seconds |\n|---|---|---|---|", flush=True)
+        for name, (cases, few, many) in CLASSES.items():
+            if given.only not in name:
+                continue
+            began, found = time.monotonic(), []
+            for case in cases(bench, few if given.quick else many):
+                found.append(case)
+                if not case.held:
+                    said = f"exit {case.ended.code}: {case.ended.text[-600:]}" if case.ended else ""
+                    print(f"  not held: {name}: {case.name}: {said}", file=sys.stderr)
+            held = sum(case.held for case in found)
+            lost += len(found) - held
+            print(f"| {name} | {len(found)} | {held} | {time.monotonic() - began:.0f} |", flush=True)
+    return 1 if lost else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
