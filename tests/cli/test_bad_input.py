@@ -162,8 +162,9 @@ def test_a_prompt_longer_than_the_context(
 ) -> None:
     """A benchmark question that does not fit is an error; training data is cut, and says so."""
     from ilu_cli.benchmarks import capitals
+    from ilu_cli.tasks.capitals import countries
 
-    long = [dataclasses.replace(c, name=c.name + " and so on" * 300) for c in capitals.countries()]
+    long = [dataclasses.replace(c, name=c.name + " and so on" * 300) for c in countries()]
     monkeypatch.setattr(capitals, "countries", lambda: long)
     done = ilu("eval", tiny, "--bench", "capitals")
     assert done.code == 2

@@ -134,8 +134,8 @@ def test_fetch_mirrors_what_the_doctor_finds_on_the_hub(ilu: Ilu, root: Path, tm
         assert by_hub(hub, tmp_path, "fetch", "tofu-npo", "--data-root", own).returncode == 0
         assert hub.served == []
     assert ilu("doctor", "tofu-npo", "--data-root", own).code == 0  # without the hub from here on
-    done = ilu("unlearn", "--recipe", "tofu-npo", "--data-root", own, *sets, "--set", "train.accumulation=1", "--json")
-    assert done.code == 0, done.err
+    made = ilu("unlearn", "--recipe", "tofu-npo", "--data-root", own, *sets, "--set", "train.accumulation=1", "--json")
+    assert made.code == 0, made.err
 
 
 def test_what_the_hub_does_not_give_is_named_and_the_rest_is_kept(root: Path, tmp_path: Path) -> None:

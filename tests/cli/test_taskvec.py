@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Ilu, tiny_model
+from conftest import Ilu, present, tiny_model
 from safetensors.torch import load_file, save_file
 from test_chain import ATTACK, npo, rmu
 from transformers import AutoModelForCausalLM
@@ -185,7 +185,7 @@ def test_negation_is_a_run_like_others(runs: Any, ilu: Ilu, tiny: Path) -> None:
     assert compared["groups"]["all"]["cosines"]["u·ft"] == pytest.approx(-1, abs=1e-6)  # −τ_ft against τ_ft
     again = ilu("taskvec-apply", "--recipe", path / "recipe.yaml", "--out", "again")
     assert again.code == 0, again.err
-    assert Store().find("again").manifest.weights == manifest["weights"]
+    assert present(Store().find("again")).manifest.weights == manifest["weights"]
 
 
 @pytest.mark.parametrize("merge", ["ties", "dare", "magnitude"])
@@ -201,7 +201,7 @@ def test_merges_of_several_vectors(runs: Any, ilu: Ilu, tiny: Path, merge: str) 
 
 def test_wrong_applications(runs: Any, ilu: Ilu, tiny: Path, tmp_path: Path) -> None:
     u = runs["u"].id
-    cases = [
+    cases: list[tuple[list[object], int, str]] = [
         (["--alpha", "much"], 2, "valid number"),
         (["--alpha", "nan"], 2, "finite number"),
         (["--alpha", 1, "--alpha", 2], 2, "2 --alpha for 1 runs"),
