@@ -54,7 +54,7 @@ def taskvec(
 ) -> None:
     """Compare task vectors: does fine-tuning walk back?"""
     from ilu_cli.models.subject import find_subject, of_run
-    from ilu_cli.recipe.load import digest, find, load
+    from ilu_cli.recipe.load import find, load
     from ilu_cli.recipe.schema import TaskvecRecipe
     from ilu_cli.runs.store import Store
 
@@ -70,8 +70,7 @@ def taskvec(
     else:
         subjects = [of_run(store.latest(lineage.comparable, "finished unlearning or attack run"))]
     if given.dry_run:
-        _dry(subjects, store, resolved, digest(resolved), given.as_json)
-        return
+        return console.show_plan(workflow.plan(resolved, subjects, store), given.as_json)
     if complete:
         for subject in subjects:
             workflow.complete(subject, store, reporter())
@@ -92,18 +91,6 @@ def taskvec(
         console.out(workflow.verdict(found.grams))
         _notes(found.roles.notes)
     console.next_step(f"compared: {title}", [], "ilu list   (other methods, tasks and attacks)")
-
-
-def _dry(subjects: list[Any], store: Any, recipe: Any, sha256: str, as_json: bool) -> None:
-    from ilu_cli.workflows.taskvec.roles import find_roles
-
-    roles = [(role, s) for subject in subjects for role, s in find_roles(subject, store).by_name.items()]
-    if as_json:
-        checkpoints = {role: {"id": s.label, "folder": str(s.folder)} for role, s in roles}
-        console.out_json({"recipe": recipe.model_dump(), "recipe_sha256": sha256, "checkpoints": checkpoints})
-        return
-    for role, s in roles:
-        console.out(f"{role:<10} {s.label}")
 
 
 def _notes(notes: list[str]) -> None:

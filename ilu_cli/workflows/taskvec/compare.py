@@ -8,8 +8,9 @@ from typing import Any
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.models.subject import Subject, parent_of
-from ilu_cli.recipe.load import load
+from ilu_cli.recipe.load import digest, load
 from ilu_cli.recipe.schema import AttackRecipe, TaskvecRecipe
+from ilu_cli.runs.results import Row
 from ilu_cli.runs.store import Store
 from ilu_cli.taskvec.angles import Gram, Grams, layer_of, measure, type_of
 from ilu_cli.taskvec.delta import Checkpoint, common_names, differences, open_checkpoint
@@ -57,6 +58,30 @@ class Vectors:
         return self.grams.total(set(self.grams.touched("u")).__contains__)
 
 
+@dataclass(frozen=True)
+class TaskvecPlan:
+    """The checkpoints that will be compared, with their roles."""
+
+    recipe: TaskvecRecipe
+    checkpoints: list[tuple[str, Subject]]
+
+    def to_json(self) -> Row:
+        found = {role: {"id": s.label, "folder": str(s.folder)} for role, s in self.checkpoints}
+        return {"recipe": self.recipe.model_dump(), "recipe_sha256": digest(self.recipe), "checkpoints": found}
+
+    def lines(self) -> list[str]:
+        return [f"{role:<10} {s.label}" for role, s in self.checkpoints]
+
+
+def plan(recipe: TaskvecRecipe, subjects: list[Subject], store: Store) -> TaskvecPlan:
+    """Find the checkpoints around the subjects.
+
+    Raises:
+        UnavailableError: if there is no unlearned model in a lineage.
+    """
+    return TaskvecPlan(recipe, [pair for s in subjects for pair in find_roles(s, store).by_name.items()])
+
+
 def complete(subject: Subject, store: Store, reporter: Reporter) -> None:
     """Run the attack of these roles on the original model, if that is missing.
 
@@ -75,9 +100,9 @@ def complete(subject: Subject, store: Store, reporter: Reporter) -> None:
     if target is None:
         raise UnavailableError(f"{attacked.label} has no parent")
     recipe = load(AttackRecipe, attacked.run.path / "recipe.yaml", {}, [])
-    plan = attack.plan(recipe, target)
-    reporter.note(f"the attack of {attacked.label} on the original, {plan.original.label}")
-    attack.run(plan, store, reporter, plan.original)
+    planned = attack.plan(recipe, target)
+    reporter.note(f"the attack of {attacked.label} on the original, {planned.original.label}")
+    attack.run(planned, store, reporter, planned.original)
 
 
 def run(recipe: TaskvecRecipe, subject: Subject, store: Store) -> Vectors:
