@@ -1,4 +1,4 @@
-"""`ilu taskvec-apply`."""
+"""`ilu taskvec apply`."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from ilu_cli.runs.store import versions
 from ilu_cli.workflows.plan import CHAT_KEYS, RunPlan
 
 SCORING = 2  # of what scores are; raise it when they change, so that no result of before is taken for one
-STAGES = {"unlearn": "unlearned", "attack": "attacked", "apply": "applied"}
+STAGES = {"unlearn": "unlearned", "attack": "attacked", "taskvec apply": "applied"}
 
 
 def results_folder(subject: Subject) -> Path:

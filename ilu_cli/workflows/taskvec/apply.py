@@ -1,4 +1,4 @@
-"""`ilu taskvec-apply`: θ = θo + Σ αᵢ τᵢ as a run with lineage, one file of weights at a time."""
+"""`ilu taskvec apply`: θ = θo + Σ αᵢ τᵢ as a run with lineage, one file of weights at a time."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def plan(recipe: ApplyRecipe, store: Store) -> ApplyPlan:
 
 
 def run(plan: ApplyPlan, store: Store, reporter: Reporter, out: Path | None = None) -> Run:
-    """Add the vectors up and write the model as a run of the command `apply`.
+    """Add the vectors up and write the model as a run of its own.
 
     Raises:
         RunFailed: if the disk is too full.
     """
     recipe, onto = plan.recipe, plan.subject
     check_disk(out or store.root, 4 * plan.parameters + (8 << 20))
-    new = store.create("apply", recipe.merge, out)
+    new = store.create(recipe.command, recipe.merge, out)
     m = new.manifest
     m.recipe_sha256, m.seed, m.parents = digest(recipe), recipe.seed, plan.parents
     m.base = onto.run.manifest.base if onto.run else onto.record("original")
