@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ilu_cli.cli import complete, console
 from ilu_cli.cli.options import Given, Sets, shares
+
+if TYPE_CHECKING:
+    from ilu_cli.taskvec.plane import Placed, Plane
 
 RunsArgument = Annotated[
     list[str] | None,
@@ -174,7 +177,7 @@ def _subspace(rows: list[Any]) -> None:
     console.out_table(table)
 
 
-def _plane(plane: dict[str, Any]) -> None:
+def _plane(plane: Plane) -> None:
     table = _table(f"plane: x along {plane['axes'][0]}, y along {plane['axes'][1]}", ["role", "checkpoint"],
                    ["step", "x", "y", "in the plane", "forget accuracy"])  # fmt: skip
     for p in plane["points"]:
@@ -192,7 +195,7 @@ def _plane(plane: dict[str, Any]) -> None:
         console.out(line)
 
 
-def _drawn(points: list[dict[str, Any]], width: int = 64, height: int = 16) -> list[str]:
+def _drawn(points: list[Placed], width: int = 64, height: int = 16) -> list[str]:
     """The points as a text plot: O original, U unlearned, F and f fine-tuned, A and a attacked and on the way there."""
     marks = {"original": "O", "unlearned": "U", "finetuned": "F", "attacked": "A"}
     last: dict[str, int] = {}

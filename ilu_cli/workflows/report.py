@@ -139,7 +139,7 @@ def vectors_of(family: Family, store: Store, reporter: Reporter) -> list[Geometr
             "method": a.method,
             "attack": a.attack,
             "run": a.id,
-            "points": (v.plane or {}).get("points", []),
+            "points": v.plane["points"] if v.plane else [],
             "groups": groups,
             "verdict": workflow.verdict(v.grams).partition("\n")[0],
         }

@@ -16,8 +16,9 @@ from test_chain import ATTACK, npo, rmu
 from transformers import AutoModelForCausalLM
 
 from ilu_cli.models.subject import find_subject
+from ilu_cli.recipe.schema import TaskvecRecipe
 from ilu_cli.runs.store import Store
-from ilu_cli.workflows.taskvec.compare import plane
+from ilu_cli.workflows.taskvec import compare
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +100,8 @@ def test_several_runs_give_a_matrix(runs: Any, ilu: Ilu, tiny: Path) -> None:
 def test_the_plane_with_intermediate_checkpoints(runs: Any, ilu: Ilu, tiny: Path) -> None:
     add_point(runs["a"], 2, 0.25)
     add_point(runs["a"], 4, 1.0)  # the end of the attack: it has a role of its own
-    found = plane(find_subject(runs["a"].id, Store()), Store())
-    by = {(p["role"], p["step"]): p for p in found["points"]}
+    found = compare.run(TaskvecRecipe(plane=True), find_subject(runs["a"].id, Store()), Store()).plane
+    by: Any = {(p["role"], p["step"]): p for p in found["points"]} if found else {}
     assert set(by) == {("original", None), ("unlearned", None), ("finetuned", 4), ("attacked", 2), ("attacked", 4)}
     o, u = weights(tiny), weights(runs["u"].checkpoint)
     plain = {"o": o, "u": u} | {k: weights(runs[k].checkpoint) for k in "fa"}

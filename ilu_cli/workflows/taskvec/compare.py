@@ -14,7 +14,7 @@ from ilu_cli.runs.results import Row
 from ilu_cli.runs.store import Store
 from ilu_cli.taskvec.angles import Gram, Grams, layer_of, measure, type_of
 from ilu_cli.taskvec.delta import Checkpoint, common_names, differences, open_checkpoint
-from ilu_cli.taskvec.plane import coordinates
+from ilu_cli.taskvec.plane import Drawn, Placed, Plane, coordinates
 from ilu_cli.taskvec.subspace import Overlap, overlaps
 from ilu_cli.workflows.taskvec.roles import Roles, find_roles, forget_accuracy, points_of
 
@@ -28,7 +28,7 @@ class Vectors:
     roles: Roles
     grams: Grams
     left_out: dict[str, str] = field(default_factory=dict)
-    plane: dict[str, Any] | None = None
+    plane: Plane | None = None
     subspace: list[Overlap] | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -141,32 +141,26 @@ def _compared(roles: Roles) -> tuple[str, str]:
     return "u", "u→ft"
 
 
-def _plane_points(roles: Roles) -> tuple[dict[str, Subject], dict[str, dict[str, Any]]]:
+def _plane_points(roles: Roles) -> tuple[dict[str, Subject], dict[str, Drawn]]:
     """Intermediate checkpoints, and everything that is drawn, with what is known of it before it is measured."""
     known, more = roles.by_name, dict[str, Subject]()
     attacks: list[str] = [role for role in ("finetuned", "attacked") if role in known]
     forget = {role: forget_accuracy(known[role]) for role in attacks}
-    labels: dict[str, dict[str, Any]] = {}
+    labels: dict[str, Drawn] = {}
     begins = {"original": "finetuned", "unlearned": "attacked"}
     for role, subject in known.items():
         at = forget.get(begins.get(role, role)) or {}
         step = None if role in begins else max(at, default=None)
-        labels[role] = {
-            "role": role,
-            "label": subject.label,
-            "step": step,
-            "forget": at.get(0 if step is None else step),
-        }
+        labels[role] = Drawn(role=role, label=subject.label, step=step, forget=at.get(step or 0))
     for role in forget:
         for p in points_of(role, known[role]):
             more[f"{role}@{p.strength}"] = p.subject
-            labels[f"{role}@{p.strength}"] = {
-                "role": role, "label": p.subject.label, "step": p.strength, "forget": forget[role].get(p.strength)
-            }  # fmt: skip
+            share = forget[role].get(p.strength)
+            labels[f"{role}@{p.strength}"] = Drawn(role=role, label=p.subject.label, step=p.strength, forget=share)
     return more, labels
 
 
-def _plane(roles: Roles, gram: Gram, labels: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _plane(roles: Roles, gram: Gram, labels: dict[str, Drawn]) -> Plane:
     """The checkpoints on the plane of τ_u and τ_ft, or of τ_u and τ_u→ft if the original was not fine-tuned.
 
     Raises:
@@ -178,20 +172,10 @@ def _plane(roles: Roles, gram: Gram, labels: dict[str, dict[str, Any]]) -> dict[
     if second != "ft":
         roles.notes.append("the original was not fine-tuned: the plane is that of τ_u and τ_u→ft (--complete runs it)")
     found = coordinates(gram, "u", second, [f"o→{role}" for role in labels])
-    points = [label | {"x": x, "y": y, "explained": e} for label, (x, y, e) in zip(labels.values(), found)]
+    points = [Placed(**drawn, x=x, y=y, explained=e) for drawn, (x, y, e) in zip(labels.values(), found)]
     order = {"original": 0, "unlearned": 1, "finetuned": 2, "attacked": 3}
     points.sort(key=lambda p: (order[p["role"]], p["step"] or 0))
     return {"axes": ["τ_u", f"τ_{second}, orthogonal to τ_u"], "points": points}
-
-
-def plane(subject: Subject, store: Store) -> dict[str, Any]:
-    """The plane around a run as data: `{axes, points: [{role, label, step, forget, x, y, explained}]}`.
-
-    Raises:
-        UnavailableError: see `run`.
-    """
-    found = run(TaskvecRecipe(plane=True), subject, store)
-    return (found.plane or {}) | {"notes": found.roles.notes}
 
 
 @dataclass
