@@ -194,9 +194,7 @@ def missing(family: Family, vectors: list[Geometry]) -> list[str]:
                 found.append(f"no invariance gap D: `ilu unlearn --recipe {m.run.path}/recipe.yaml --irm-env gsm8k`")
     if family.attacks and not vectors:
         found.append("no task vectors: `ilu attack` with its checkpoints kept, then `ilu report` again")
-    found += [
-        f"{r.id} is unfinished and left out: `ilu {r.manifest.command} {r.id} --resume`" for r in family.unfinished
-    ]
+    found += [f"{r.id} is unfinished and left out: `{r.resume_command}`" for r in family.unfinished]
     return found
 
 

@@ -44,6 +44,7 @@ def test_a_manifest_of_before_is_read(tmp_path: Path) -> None:
     run = store.create("taskvec apply", "linear")
     assert run.id.startswith("taskvec-apply-linear-")
     path = run.path / "manifest.json"
+    assert run.resume_command == f"ilu taskvec apply --recipe {run.path / 'recipe.yaml'}"  # it has no --resume
     written = json.loads(path.read_text())
     assert written["command"] == "taskvec apply"
     del written["sha256"]
