@@ -173,8 +173,8 @@ def options_of(words: list[str]) -> set[str]:
 
     command = get_command(app)
     known = {"--help", *options(command)}
-    if words[:2] == ["taskvec", "apply"]:
-        words = ["taskvec-apply", *words[2:]]
+    if " ".join(words[:2]) in command.commands:  # type: ignore[attr-defined]
+        words = [" ".join(words[:2]), *words[2:]]
     for word in words:
         if word.startswith("-") or not hasattr(command, "commands"):
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -55,7 +56,7 @@ def doctor(
         "hub_in_reach": online,
         "ready": not absent,
         "needs": [n.facts() for n in needs],
-        **{f"{name}_bytes": value for name, value in costs.items()},
+        **asdict(costs),
     }
     if as_json:
         console.out_json(facts)

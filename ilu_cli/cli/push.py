@@ -32,11 +32,8 @@ def push(
         if not sys.stdin.isatty():
             raise UsageError("pushing asks first, and there is no terminal to answer on", hint="confirm with --yes")
         where = "a private repository" if private else "a public repository, unless it is there and private"
-        print(f"{len(plan.files) + 1} files, {plan.bytes / 1e6:.1f} MB, to {name}: {where}. Push? [y/N] ",
-              end="", file=sys.stderr, flush=True)  # fmt: skip
+        print(f"{plan.lines()[0]}: {where}. Push? [y/N] ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise UsageError("not pushed")
     address = workflow.upload(plan, private=private)
-    console.out_json({"run": found.id, "url": address, "files": [*plan.files, "README.md"]}) if as_json else (
-        console.out(address)
-    )
+    console.out_json(plan.to_json() | {"url": address}) if as_json else console.out(address)

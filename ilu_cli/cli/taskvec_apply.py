@@ -1,4 +1,4 @@
-"""`ilu taskvec-apply`."""
+"""`ilu taskvec apply`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def taskvec_apply(
     store = Store()
     plan = workflow.plan(resolved, store)
     if given.dry_run:
-        return console.show_plan(plan.facts, given.as_json)
+        return console.show_plan(plan, given.as_json)
     done = workflow.run(plan, store, reporter(), given.out)
     console.out_json(workflow.describe(done)) if given.as_json else console.out(str(done.path))
     console.next_step(f"applied: {done.id}", [], f"ilu eval {done.id}")

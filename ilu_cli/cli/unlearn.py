@@ -111,7 +111,7 @@ def unlearn(
 
     plan = workflow.plan(resolved, store)
     if given.dry_run:
-        return console.show_plan(plan.facts, given.as_json)
+        return console.show_plan(plan, given.as_json)
     done = workflow.run(plan, store, reporter(), given.out, old)
     if not backend().main:
         return

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 import ilu_cli
 from ilu_cli.errors import UsageError, near
+from ilu_cli.recipe.command import hashed
 from ilu_cli.recipe.grid import AnyRecipe
 from ilu_cli.recipe.schema import Recipe, schema
 from ilu_cli.recipe.source import Key, Layers, Problem, RecipeError, dotted, parse_scalar, read_layers
@@ -112,7 +113,9 @@ def dump(recipe: Recipe) -> str:
 
 def digest(recipe: Recipe) -> str:
     """sha256 of the resolved recipe, without what changes no result (`track`)."""
-    return hashlib.sha256(json.dumps(recipe.model_dump(exclude={"track"}), sort_keys=True).encode()).hexdigest()
+    told = recipe.model_dump(exclude={"track"})
+    told["command"] = hashed(told["command"])
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _raw_key(data: Any, loc: tuple[int | str, ...]) -> Key:

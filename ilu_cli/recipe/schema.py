@@ -157,9 +157,9 @@ class VectorSpec(Spec):
 
 
 class ApplyRecipe(Recipe):
-    """What `ilu taskvec-apply` runs."""
+    """What `ilu taskvec apply` runs."""
 
-    command: Literal["apply"] = "apply"
+    command: Literal["taskvec apply"] = "taskvec apply"
     vectors: list[VectorSpec] = Field(min_length=1)
     onto: str | None = Field(None, description="what they are added to; null: their original")
     merge: Literal["linear", "ties", "dare", "magnitude"] = "linear"
@@ -192,7 +192,7 @@ RECIPES: dict[str, type[AnyRecipe]] = {
     "attack": AttackRecipe,
     "eval": EvalRecipe,
     "taskvec": TaskvecRecipe,
-    "apply": ApplyRecipe,
+    "taskvec apply": ApplyRecipe,
     "pipeline": PipelineRecipe,
     "suite": SuiteRecipe,
 }

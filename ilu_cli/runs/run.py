@@ -133,6 +133,9 @@ class Run:
 
     @property
     def resume_command(self) -> str:
+        """What goes on with the run; a sum of task vectors is made again."""
+        if self.manifest.command == "taskvec apply":
+            return f"ilu taskvec apply --recipe {self.path / 'recipe.yaml'}"
         return f"ilu {self.manifest.command} {self.id} --resume"
 
     def finish(self) -> None:
@@ -217,7 +220,7 @@ class Run:
         if not self.complete:
             raise UnavailableError(
                 f"run {self.id} was not finished",
-                hint=f"continue it with `ilu {self.manifest.command} {self.id} --resume`",
+                hint=f"continue it with `{self.resume_command}`",
             )
         self.check("recipe.yaml")
         folder, recorded = self.checkpoint, self.manifest.weights

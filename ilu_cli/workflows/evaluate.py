@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from ilu_cli import registry
 from ilu_cli.benchmarks import Benchmark, Row
@@ -28,10 +27,10 @@ from ilu_cli.runs import ledger
 from ilu_cli.runs.files import cache_dir, write_json, write_text
 from ilu_cli.runs.results import Data, Number, Summary, own_rows, rows_file, summary_file
 from ilu_cli.runs.store import versions
-from ilu_cli.workflows.plan import CHAT_KEYS
+from ilu_cli.workflows.plan import CHAT_KEYS, RunPlan
 
 SCORING = 2  # of what scores are; raise it when they change, so that no result of before is taken for one
-STAGES = {"unlearn": "unlearned", "attack": "attacked", "apply": "applied"}
+STAGES = {"unlearn": "unlearned", "attack": "attacked", "taskvec apply": "applied"}
 
 
 def results_folder(subject: Subject) -> Path:
@@ -184,28 +183,16 @@ def run(
     return found
 
 
-def plan_facts(recipe: EvalRecipe, subject: Subject, recipe_sha256: str, *, alone: bool = False) -> dict[str, Any]:
-    """What `ilu eval --dry-run` prints: the models, the benchmarks, and which results are known already."""
+def plan(recipe: EvalRecipe, subject: Subject, *, alone: bool = False) -> RunPlan:
+    """The models, the benchmarks, and which results are known already."""
     evaluation, chain = Evaluation(recipe.eval, Reporter()), stages(subject, alone=alone)
     if evaluation.chat is not None:
         check_template(load_tokenizer(subject.folder), evaluation.chat)
     total = [sum(p.numel() for p in checked_model(s).parameters()) for _, s in chain][-1]
-    return {
-        "command": "eval",
-        "recipe": recipe.model_dump(),
-        "recipe_sha256": recipe_sha256,
-        "model": {"ref": subject.label, "kind": subject.kind, "folder": str(subject.folder), "parameters": total},
-        "parents": [s.record(stage) for stage, s in chain[:-1]],
-        "data": [
-            {
-                "role": "benchmark, known"
-                if evaluation.known(n, subject.digest, results_folder(subject))
-                else "benchmark",
-                "name": n,
-                "source": b.source,
-                "rows": len(evaluation.items[n]),
-                "fingerprint": b.fingerprint(evaluation.items[n]),
-            }
-            for n, b in evaluation.benchmarks.items()
-        ],
-    }
+    data = []
+    for name, bench in evaluation.benchmarks.items():
+        known, items = evaluation.known(name, subject.digest, results_folder(subject)), evaluation.items[name]
+        fingerprint, role = bench.fingerprint(items), "benchmark, known" if known else "benchmark"
+        data.append(Data(role=role, name=name, source=bench.source, rows=len(items), fingerprint=fingerprint))
+    parents = [s.record(stage) for stage, s in chain[:-1]]
+    return RunPlan(recipe=recipe, subject=subject, parameters=total, parents=parents, data=data)

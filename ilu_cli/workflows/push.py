@@ -11,13 +11,14 @@ from typing import Any
 
 from ilu_cli.errors import UnavailableError
 from ilu_cli.runs.files import stray_files
+from ilu_cli.runs.results import Row
 from ilu_cli.runs.store import Run
 
 TIMEOUT = 8.0  # seconds to wait for the hub's first answer
 
 
 @dataclass(frozen=True)
-class Push:
+class PushPlan:
     """What will be uploaded: the files by their path in the repository, and the card."""
 
     run: Run
@@ -29,8 +30,14 @@ class Push:
     def bytes(self) -> int:
         return sum(p.stat().st_size for p in self.files.values())
 
+    def to_json(self) -> Row:
+        return {"run": self.run.id, "files": [*self.files, "README.md"]}
 
-def plan(run: Run, name: str) -> Push:
+    def lines(self) -> list[str]:
+        return [f"{len(self.files) + 1} files, {self.bytes / 1e6:.1f} MB, to {self.name}"]
+
+
+def plan(run: Run, name: str) -> PushPlan:
     """Verify the hashes and collect the files.
 
     Raises:
@@ -44,10 +51,10 @@ def plan(run: Run, name: str) -> Push:
     found = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
     files = {name: p for name, p in found.items() if name not in left_out}
     files["recipe.yaml"] = run.path / "recipe.yaml"
-    return Push(run, name, files, run.card(name))
+    return PushPlan(run, name, files, run.card(name))
 
 
-def upload(push: Push, *, private: bool) -> str:
+def upload(push: PushPlan, *, private: bool) -> str:
     """Create the repository if it is not there, and commit.
 
     Returns:

@@ -95,7 +95,7 @@ def chosen_models(store: Store, names: list[str]) -> dict[str, str]:
 
 def gather(names: list[str], store: Store) -> Family:
     """The family of the named runs, read from disk."""
-    runs = [r for r in find_runs(names, store) if r.manifest.command in ("unlearn", "apply", "attack")]
+    runs = [r for r in find_runs(names, store) if r.manifest.command in ("unlearn", "taskvec apply", "attack")]
     finished = sorted((r for r in runs if r.complete), key=lambda r: r.manifest.created)
     if not finished:
         raise UnavailableError("none of these runs is finished", hint="continue one with --resume")
@@ -139,7 +139,7 @@ def vectors_of(family: Family, store: Store, reporter: Reporter) -> list[Geometr
             "method": a.method,
             "attack": a.attack,
             "run": a.id,
-            "points": (v.plane or {}).get("points", []),
+            "points": v.plane["points"] if v.plane else [],
             "groups": groups,
             "verdict": workflow.verdict(v.grams).partition("\n")[0],
         }

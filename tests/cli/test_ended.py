@@ -71,8 +71,8 @@ def test_what_is_raised_is_recorded_until_the_run_is_continued(
         assert recorded(name) == ("complete", None)
     with monkeypatch.context() as patch:
         patch.setattr(apply, "_write", ends)
-        ilu("taskvec-apply", Store().runs()[0].id, "--alpha", "-0.5")
-    assert recorded("apply") == (status, why)
+        ilu("taskvec", "apply", Store().runs()[0].id, "--alpha", "-0.5")
+    assert recorded("taskvec apply") == (status, why)
 
 
 def test_a_run_that_is_whole_stays_so(ilu: Ilu, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ def built(tiny: Path, **keys: Any) -> Any:
         "train": {"precision": "fp32"} | keys.pop("train", {}),
     } | keys
     plan = unlearn.plan(validate(UnlearnRecipe, Layers(data)), Store())
-    return build_trainer(plan.recipe, plan.streams, load_model(plan.parent))
+    return build_trainer(plan.recipe, plan.streams, load_model(plan.subject))
 
 
 def test_the_retain_weight_multiplies_the_retain_gradient(tiny: Path) -> None:

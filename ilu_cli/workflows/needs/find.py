@@ -202,20 +202,27 @@ def hub_in_reach() -> bool:
     return bool(answered)
 
 
-def price(recipe: AnyRecipe, needs: list[Need]) -> dict[str, Any]:
-    """Bytes of memory and disk that a run takes, as far as it can be told without the data.
-
-    `memory` is an upper estimate, with every row of full length; None while the model is not here.
+@dataclass(frozen=True)
+class Price:
+    """What a run takes, as far as it can be told without the data. `memory_bytes` is an upper estimate, with every row
+    of full length; None while the model is not here.
     """
+
+    download_bytes: int
+    memory_bytes: int | None = None
+    disk_bytes: int | None = None
+
+
+def price(recipe: AnyRecipe, needs: list[Need]) -> Price:
+    """Count what a run takes."""
     download = sum(n.bytes or 0 for n in needs if n.state == "hub")
-    found: dict[str, Any] = {"download": download, "memory": None, "disk": None}
     folder = next(
         (_config_folder(n) for n in needs if n.kind == "model" and n.state in ("here", "builtin", "cached")), None
     )
     if not isinstance(recipe, UnlearnRecipe) or folder is None:
-        return found
+        return Price(download)
     memory, disk = _training(recipe, folder)
-    return found | {"memory": memory, "disk": disk + download}
+    return Price(download, memory, disk + download)
 
 
 def _training(recipe: UnlearnRecipe, folder: Path) -> tuple[int, int]:
