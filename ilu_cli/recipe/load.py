@@ -16,6 +16,7 @@ from ilu_cli.recipe.command import hashed
 from ilu_cli.recipe.grid import AnyRecipe
 from ilu_cli.recipe.schema import Recipe, schema
 from ilu_cli.recipe.source import Key, Layers, Problem, RecipeError, dotted, parse_scalar, read_layers
+from ilu_cli.recipe.specs import benchmark_tag
 
 R = TypeVar("R", bound=AnyRecipe)
 
@@ -159,11 +160,12 @@ def _problem(model: type[BaseModel], layers: Layers, error: Any) -> Problem:
         better = f" Did you mean {dotted((*key[:-1], below[0]))!r}?" if below else near(str(key[-1]), known)
         message = f"unknown key.{better} Known here: {', '.join(known)}"
     elif kind == "union_tag_invalid":
-        known = [t.strip(" '") for t in context["expected_tags"].split(",")]
+        known = [name for t in context["expected_tags"].split(",") if (name := t.strip(" '"))]
         key = (*key, "name")
         message = f"unknown name {context['tag']!r}.{near(context['tag'], known)} Known: {', '.join(known)}"
     elif kind == "union_tag_not_found":
-        message = "a mapping with a `name` is needed"
+        alone = "a name, or " if context["discriminator"] == f"{benchmark_tag.__name__}()" else ""
+        message = f"{alone}a mapping with a `name` is needed"
     elif kind == "missing":
         message = "is required"
     else:
@@ -188,6 +190,8 @@ def _keys_at(root: dict[str, Any], data: Any, key: Key) -> list[str]:
                 node = root["$defs"][node["$ref"].rpartition("/")[2]]
             elif "discriminator" in node and isinstance(data, dict):
                 node = {"$ref": node["discriminator"]["mapping"][data["name"]]}
+            elif "oneOf" in node and isinstance(data, dict):
+                node = next(n for n in node["oneOf"] if n.get("$ref", "").endswith(f"_{data['name']}"))
             elif "anyOf" in node:
                 wanted = ("array",) if isinstance(part, int) else (None, "object", "array")  # None: a reference
                 node = next((n for n in node["anyOf"] if n.get("type") in wanted), node["anyOf"][0])

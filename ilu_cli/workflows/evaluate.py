@@ -43,9 +43,10 @@ def _root_of(folder: Path) -> Path:
     return next((p for p in folder.parents if (p / "manifest.json").is_file()), folder)
 
 
-def find_benchmark(name: str, fewshot: int | None) -> Benchmark:
-    """A benchmark of ours, or a task of lm-eval."""
-    found = registry.benchmark[name].obj() if name in registry.benchmark else HarnessTask(name)
+def find_benchmark(name: str, fewshot: int | None, keys: dict[str, Any]) -> Benchmark:
+    """A benchmark of ours with its own keys, or a task of lm-eval."""
+    found = registry.benchmark[name].obj(**keys) if name in registry.benchmark else HarnessTask(name)
+    found.keys = keys
     if fewshot is not None:
         found.fewshot(fewshot)
     return found
@@ -56,9 +57,7 @@ class Evaluation:
 
     def __init__(self, spec: EvalSpec, reporter: Reporter) -> None:
         self.spec, self.reporter, self.chat = spec, reporter, chat_of(spec)
-        self.benchmarks = {name: find_benchmark(name, spec.fewshot) for name in spec.names}
-        for bench in self.benchmarks.values():
-            bench.configure(spec)
+        self.benchmarks = {name: find_benchmark(name, spec.fewshot, spec.keys_of(name)) for name in spec.names}
         self.items = {name: b.first(spec.limit) for name, b in self.benchmarks.items()}
 
     def key(self, name: str, digest: str) -> str:

@@ -87,7 +87,7 @@ def refs_of(recipe: AnyRecipe) -> Iterator[tuple[str, DataRef, str]]:
     if isinstance(recipe, AttackRecipe):
         yield from _refs_of_attack(recipe.attack)
     if isinstance(recipe, (AttackRecipe, EvalRecipe)):
-        for name in recipe.eval.benchmarks:
+        for name in recipe.eval.named:
             for task, split in registry.benchmark[name].obj.reads if name in registry.benchmark else ():
                 yield f"benchmark {name}", DataRef(name=task, source="hub"), split
 

@@ -179,10 +179,11 @@ def _select(task: Job, store: Store, reporter: Reporter) -> None:
     """Measure a model, or with a target each step that its run kept, and take the one that `nearest` names."""
     from ilu_cli.models.subject import find_subject
     from ilu_cli.recipe.evaluation import EvalSpec
+    from ilu_cli.recipe.schema import evaluation
     from ilu_cli.runs.files import write_json
     from ilu_cli.workflows.evaluate import Evaluation
 
-    spec = EvalSpec.model_validate(task.recipe["eval"])
+    spec = evaluation(EvalSpec).model_validate(task.recipe["eval"])
     chosen, match, found = find_subject(task.subject, store), task.recipe.get("match"), {}
     if match and chosen.run:
         measured = _measured(chosen, match["benchmark"], spec, reporter)
@@ -219,7 +220,7 @@ def _measured(subject: Subject, benchmark: str, spec: EvalSpec, reporter: Report
     from ilu_cli.workflows.evaluate import Evaluation
 
     run = cast(Run, subject.run)
-    utility, found = Evaluation(spec.model_copy(update={"benchmarks": [benchmark]}), reporter), {}
+    utility, found = Evaluation(spec.only(benchmark), reporter), {}
     for step, weights in run.manifest.points.items():
         known = utility.known(benchmark, replace(subject, weights=weights).digest, run.results(int(step)))
         found[int(step)] = known or utility.subject(_kept(run, int(step)))[benchmark]
