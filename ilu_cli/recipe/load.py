@@ -185,21 +185,26 @@ def _keys_at(root: dict[str, Any], data: Any, key: Key) -> list[str]:
     """The keys that the JSON schema knows at `key`."""
     node = root
     for part in (*key, None):
-        while True:
-            if "$ref" in node:
-                node = root["$defs"][node["$ref"].rpartition("/")[2]]
-            elif "discriminator" in node and isinstance(data, dict):
-                node = {"$ref": node["discriminator"]["mapping"][data["name"]]}
-            elif "oneOf" in node and isinstance(data, dict):
-                node = next(n for n in node["oneOf"] if n.get("$ref", "").endswith(f"_{data['name']}"))
-            elif "anyOf" in node:
-                wanted = ("array",) if isinstance(part, int) else (None, "object", "array")  # None: a reference
-                node = next((n for n in node["anyOf"] if n.get("type") in wanted), node["anyOf"][0])
-            else:
-                break
+        while (inner := _inner(root, node, data, part)) is not None:
+            node = inner
         if part is None:
             break
         node = node["items"] if isinstance(part, int) else node["properties"][part]
         fits = isinstance(data, (dict, list))
         data = (data.get(part) if isinstance(data, dict) else data[part]) if fits else None
     return list(node.get("properties", {}))
+
+
+def _inner(root: dict[str, Any], node: dict[str, Any], data: Any, part: str | int | None) -> dict[str, Any] | None:
+    """What a reference or a union stands for here; None: the node is neither."""
+    found: dict[str, Any] | None = None
+    if "$ref" in node:
+        found = root["$defs"][node["$ref"].rpartition("/")[2]]
+    elif "discriminator" in node and isinstance(data, dict):
+        found = {"$ref": node["discriminator"]["mapping"][data["name"]]}
+    elif "oneOf" in node and isinstance(data, dict):
+        found = next(n for n in node["oneOf"] if n.get("$ref", "").endswith(f"_{data['name']}"))
+    elif "anyOf" in node:
+        wanted = ("array",) if isinstance(part, int) else (None, "object", "array")  # None: a reference
+        found = next((n for n in node["anyOf"] if n.get("type") in wanted), node["anyOf"][0])
+    return found

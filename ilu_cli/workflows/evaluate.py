@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from ilu_cli import registry
 from ilu_cli.benchmarks import Benchmark, Row
