@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from ilu_cli.metrics.chosen import chosen_elsewhere
 from ilu_cli.report.answers import answers, attacked
@@ -217,9 +216,7 @@ def point_folder(attack: Member, x: float) -> Path:
 
 def read_member(run: Run, step: int | None = None) -> Member:
     """A run with its recipe."""
-    path = run.path / "recipe.yaml"
-    recipe = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return Member(run, recipe or {}, step)
+    return Member(run, run.recipe() if (run.path / "recipe.yaml").is_file() else {}, step)
 
 
 def environments(recipe: Row) -> list[Row]:
