@@ -34,10 +34,12 @@ class Member:
 
     @property
     def id(self) -> str:
+        """The run's id; of a kept step `RUN@STEP`."""
         return self.run.id if self.step is None else f"{self.run.id}@{self.step}"
 
     @property
     def seed(self) -> int:
+        """The seed of the run's own recipe."""
         return self.run.manifest.seed
 
     @property
@@ -46,6 +48,7 @@ class Member:
 
     @property
     def is_attack(self) -> bool:
+        """Whether the run is an attack, on the original or on an unlearned model."""
         return self.run.manifest.command == "attack"
 
     @cached_property
@@ -101,14 +104,17 @@ class Family:
 
     @property
     def original_name(self) -> str:
+        """The id of the model that the whole family came from."""
         return str(self.base.get("id", "the original"))
 
     @property
     def unlearned(self) -> list[Member]:
+        """The unlearned models, and sums of task vectors."""
         return [m for m in self.members if not m.is_attack]
 
     @property
     def attacks(self) -> list[Member]:
+        """The attacks, those on the original among them."""
         return [m for m in self.members if m.is_attack]
 
     @property
@@ -118,9 +124,11 @@ class Family:
 
     @property
     def attack_names(self) -> list[str]:
+        """The attacks by name, each once, in the order of the members."""
         return list(dict.fromkeys(m.attack for m in self.attacks))
 
     def of_method(self, method: str) -> list[Member]:
+        """The unlearned models of one method, as `method_name` tells it."""
         return [m for m in self.unlearned if m.method == method]
 
     def benchmarks(self, role: str) -> list[str]:

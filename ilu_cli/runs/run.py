@@ -95,6 +95,7 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
+        """The folder of the finished model: transformers or peft load it."""
         return self.path / "checkpoint"
 
     def point(self, step: int | str) -> Path:
@@ -107,6 +108,7 @@ class Run:
 
     @property
     def eval(self) -> Path:
+        """The folder of results of the finished model."""
         return self.path / "eval"
 
     def results(self, step: int | None = None) -> Path:
@@ -135,6 +137,7 @@ class Run:
 
     @property
     def resume_command(self) -> str:
+        """The command line that goes on with this run."""
         return f"ilu {self.manifest.command} {self.id} --resume"
 
     def finish(self) -> None:
