@@ -36,6 +36,7 @@ class Commands(typer.core.TyperGroup):
     """`ilu taskvec apply` is `ilu taskvec-apply`; any other word behind `taskvec` is a RUN."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Click's own, with the two words `taskvec apply` as one command."""
         return super().resolve_command(ctx, ["taskvec-apply", *args[2:]] if args[:2] == ["taskvec", "apply"] else args)
 
 

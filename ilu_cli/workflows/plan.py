@@ -38,6 +38,7 @@ class StreamPlan:
     form: Form
 
     def records(self) -> list[Data]:
+        """The manifest's record of each dataset: its fingerprint, form, and how many rows were cut short."""
         role, keys = self.stream.name, ("chat", "long", *(k for k in CHAT_KEYS if getattr(self.form, k) is not None))
         form = cast(Data, {k: getattr(self.form, k) for k in keys})
         return [

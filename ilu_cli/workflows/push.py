@@ -23,6 +23,7 @@ class Push:
 
     @property
     def bytes(self) -> int:
+        """The size of all files, without the card."""
         return sum(p.stat().st_size for p in self.files.values())
 
 

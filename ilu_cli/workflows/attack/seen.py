@@ -26,10 +26,14 @@ class Regularised(TypedDict, total=False):
 
 
 class Steps(TypedDict):
+    """The length of a training, as an unlearning recipe has it."""
+
     steps: int
 
 
 class Forget(TypedDict):
+    """The forget data, as an unlearning recipe has them."""
+
     data: list[Row]
 
 
@@ -94,6 +98,7 @@ class Seen:
 
     @functools.cached_property
     def hashes(self) -> tuple[set[str], set[str]]:
+        """Hashes of all rows of the environments, and of those that training can have drawn."""
         every, visited = set[str](), set[str]()
         for recipe in self.recipes:
             for reg in recipe["regularizers"]:
