@@ -166,6 +166,27 @@ def test_a_class_name_means_one_thing() -> None:
     assert {name: files for name, files in found.items() if len(files) > 1} == {}
 
 
+def undocumented() -> list[str]:
+    """Public functions, classes and methods without a docstring. A method is told once, by any class that has it."""
+    found: list[tuple[str, str | None]] = []
+    told = set()
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            inner = node.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_") else []
+            for outer, n in [("", node), *((f"{getattr(node, 'name', '')}.", n) for n in inner)]:
+                if not isinstance(n, (ast.FunctionDef, ast.ClassDef)) or n.name.startswith("_"):
+                    continue
+                if ast.get_docstring(n):
+                    told.add(n.name if outer else "")
+                else:
+                    found.append((f"{path.relative_to(PACKAGE)}: {outer}{n.name}", n.name if outer else None))
+    return [name for name, method in found if method not in told]
+
+
+def test_every_public_name_says_what_it_is() -> None:
+    assert undocumented() == []
+
+
 MODULES = {module_of(path): path for path in FILES}
 
 

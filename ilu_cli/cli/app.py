@@ -36,6 +36,7 @@ class Commands(typer.core.TyperGroup):
     """A command's name may be two words, as `taskvec apply`; any other word behind `taskvec` is a RUN."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Click's own, with two words as one command where there is one of that name."""
         two = " ".join(args[:2])
         return super().resolve_command(ctx, [two, *args[2:]] if two in self.commands else args)
 

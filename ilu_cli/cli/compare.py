@@ -18,6 +18,7 @@ class Compare(TyperCommand):
     """Lets `--with` take all names up to the next option: `A1 A2 --with B1 B2 --json`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Click's own, with several values after one `--with`."""
         found: list[str] = []
         within = False
         for word in args:

@@ -36,9 +36,10 @@ def doctor(
     Of a recipe also what it will take; exit code 3 if something is missing. Of a run or model: how far its losses and
     scores are from plain transformers'; exit code 3 if that is more than rounding.
     """
+    from ilu_cli.data.hub import why_silent
     from ilu_cli.data.root import data_root as root
     from ilu_cli.workflows.needs.checkup import model_named
-    from ilu_cli.workflows.needs.find import ABSENT, hub_in_reach, needs_of, price, read_recipe
+    from ilu_cli.workflows.needs.find import ABSENT, needs_of, price, read_recipe
 
     if (subject := model_named(recipe)) is not None:
         if set_:
@@ -46,7 +47,7 @@ def doctor(
         _check_model(subject, as_json)
         return
     resolved = read_recipe(recipe, set_ or [])
-    online = hub_in_reach()
+    online = not why_silent()
     needs = needs_of(resolved, online)
     costs, absent = price(resolved, needs), [n for n in needs if n.state in ABSENT]
     facts = {

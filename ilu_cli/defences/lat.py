@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 def problems(own: Any, key: Key, recipe: UnlearnRecipe) -> Iterator[tuple[Key, str]]:
+    """A perturbed layer that the objective's own layer does not come after, so that it would change nothing."""
     read = getattr(recipe.objective, "layer", None)
     if read is not None and own.layer >= read:
         message = f"{recipe.objective.name} reads layer {read}: a perturbation of layer {own.layer}"

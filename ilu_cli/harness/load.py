@@ -12,6 +12,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
+from ilu_cli.data.hub import why_silent
 from ilu_cli.data.read import library, read
 from ilu_cli.data.root import in_root
 from ilu_cli.errors import UnavailableError, UsageError
@@ -109,14 +110,9 @@ def _names(given: Any) -> list[str]:
 
 
 def _go_offline_if_unreachable() -> None:
-    """Ask the hub once; without an answer its client shall look at its cache only, and not try again for minutes."""
+    """Without an answer the hub's client shall look at its cache only, and not try again for minutes."""
     import datasets
     from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
 
-    if constants.HF_HUB_OFFLINE:
-        return
-    try:
-        get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception:  # whatever the http library raises
+    if why_silent():
         constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True

@@ -239,12 +239,17 @@ class ModelSpec(Spec):
 
 
 def unknown(known: registry.Registry[Any], name: str) -> str:
+    """What is said of a name that is not registered, with the nearest ones that are."""
     from ilu_cli.errors import near
 
     return f"unknown {known.kind} {name!r}.{near(name, known)}"
 
 
 def data_problems(refs: list[DataRef], key: Key, *, indexed: bool = True) -> Iterator[tuple[Key, str]]:
+    """What is wrong with references to datasets: an unknown name, or a source that the task does not have.
+
+    `key` is where they stand in the recipe; `indexed` adds each one's place in the list.
+    """
     for i, ref in enumerate(refs):
         here: Key = (*key, i) if indexed else key
         if ref.name not in registry.task:

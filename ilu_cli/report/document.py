@@ -59,12 +59,16 @@ Block = Union[Text, Table, Picture, Code, Notes]  # noqa: UP007
 
 @dataclass
 class Section:
+    """A heading and what stands under it, in order."""
+
     title: str
     blocks: list[Block] = field(default_factory=list)
 
 
 @dataclass
 class Document:
+    """A page: its title, the result in a sentence, what it was made from, and its sections."""
+
     title: str
     headline: str
     meta: str

@@ -68,6 +68,7 @@ def _difference(left: Reading, right: Reading) -> Estimate | None:
 
 
 def all_data(family: Family) -> list[Data]:
+    """The records of every dataset that a family was trained, attacked or scored on; the same one may come again."""
     records = [d for m in family.members for d in m.run.manifest.data]
     results = [s.data for m in family.members for s in m.results.values()]
     results += [s.data for m in family.attacks for p in m.points for s in p.eval.values()]

@@ -15,6 +15,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ilu_cli.errors import Interrupted, UnavailableError
 from ilu_cli.runs import ledger
 from ilu_cli.runs.card import card
@@ -93,6 +95,7 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
+        """The folder of the finished model: transformers or peft load it."""
         return self.path / "checkpoint"
 
     def point(self, step: int | str) -> Path:
@@ -105,6 +108,7 @@ class Run:
 
     @property
     def eval(self) -> Path:
+        """The folder of results of the finished model."""
         return self.path / "eval"
 
     def results(self, step: int | None = None) -> Path:
@@ -193,6 +197,18 @@ class Run:
         """List anew what lies at `parts` of a finished run."""
         if self.manifest.listed:
             ledger.add(self.path, *parts)
+
+    def recipe(self) -> dict[str, Any]:
+        """recipe.yaml as it was written: an idea that it names may come from a plugin that is not loaded now.
+
+        Raises:
+            UnavailableError: if it is missing.
+        """
+        try:
+            found = yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UnavailableError(f"run {self.id} has no recipe.yaml") from error
+        return found or {}
 
     def card(self, folder: str = "checkpoint") -> str:
         """The model card as things are now; see `ilu_cli.runs.card`."""

@@ -72,6 +72,11 @@ class Evaluation:
         return f"{digest}:{bench.fingerprint(self.items[name])}:{self.spec.precision}{chat}:{by}"
 
     def known(self, name: str, digest: str, folder: Path) -> Summary | None:
+        """A benchmark's summary in a folder, if it is of the weights with this digest, these rows and settings.
+
+        Raises:
+            UnavailableError: if a finished run's files of it are not as they were written.
+        """
         path = summary_file(folder, name)
         if not path.is_file():
             return None

@@ -28,9 +28,13 @@ CHAT_KEYS = ("chat_system", "chat_date")  # in a manifest if they are given
 class Plan(Protocol):
     """What a command is going to do, found out and checked. `--dry-run` prints one, as JSON or in words."""
 
-    def to_json(self) -> Row: ...
+    def to_json(self) -> Row:
+        """The object that `--json` prints."""
+        ...
 
-    def lines(self) -> list[str]: ...
+    def lines(self) -> list[str]:
+        """The same in words, a line each."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ class StreamPlan:
     form: Form
 
     def records(self) -> list[Data]:
+        """The manifest's record of each dataset: its fingerprint, form, and how many rows were cut short."""
         role, keys = self.stream.name, ("chat", "long", *(k for k in CHAT_KEYS if getattr(self.form, k) is not None))
         form = cast(Data, {k: getattr(self.form, k) for k in keys})
         return [

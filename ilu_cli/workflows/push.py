@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ilu_cli.data.hub import why_silent
 from ilu_cli.errors import UnavailableError
 from ilu_cli.runs.files import stray_files
 from ilu_cli.runs.results import Row
 from ilu_cli.runs.store import Run
-
-TIMEOUT = 8.0  # seconds to wait for the hub's first answer
 
 
 @dataclass(frozen=True)
@@ -28,6 +24,7 @@ class PushPlan:
 
     @property
     def bytes(self) -> int:
+        """The size of all files, without the card."""
         return sum(p.stat().st_size for p in self.files.values())
 
     def to_json(self) -> Row:
@@ -66,7 +63,10 @@ def upload(push: PushPlan, *, private: bool) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi()
-    reach(api.endpoint)
+    if why := why_silent():
+        raise UnavailableError(
+            f"nothing can be pushed: {why}", hint="check the network, HF_ENDPOINT and HF_HUB_OFFLINE"
+        )
     try:
         made = api.create_repo(push.name, private=private, exist_ok=True)
         operations: list[Any] = [CommitOperationAdd(k, str(p)) for k, p in push.files.items()]
@@ -79,22 +79,3 @@ def upload(push: PushPlan, *, private: bool) -> str:
             hint="check the name, and that HF_TOKEN or `hf auth login` gives write access",
         ) from error
     return str(made)
-
-
-def reach(endpoint: str) -> None:
-    """Ask the hub for its first page, so that a missing network is said at once and not after many tries.
-
-    Raises:
-        UnavailableError: if it does not answer within `TIMEOUT`, or the user works offline.
-    """
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        raise UnavailableError("HF_HUB_OFFLINE is set, so nothing can be pushed", hint="unset it")
-    try:
-        with urllib.request.urlopen(endpoint, timeout=TIMEOUT):
-            return
-    except urllib.error.HTTPError:  # it answers, whatever it says
-        return
-    except (OSError, ValueError) as error:
-        raise UnavailableError(
-            f"the hub at {endpoint} cannot be reached: {error}", hint="check the network, or HF_ENDPOINT"
-        ) from error

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 import importlib.util
-import os
-import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ilu_cli import registry
+from ilu_cli.data.hub import PATIENCE
 from ilu_cli.data.root import HUB_NAME
 from ilu_cli.data.sources import Origin, find_origin
 from ilu_cli.declarations import reference_bytes
@@ -27,7 +26,6 @@ from ilu_cli.runs.files import cache_dir
 
 State = Literal["here", "builtin", "cached", "hub", "gated", "missing"]
 PRESENT, ABSENT = ("here", "builtin", "cached"), ("gated", "missing")
-PATIENCE = 4.0  # seconds that the hub has for an answer
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.*")
 DATA_FILES = ("*.parquet", "*.jsonl", "*.json", "*.csv")
@@ -179,27 +177,6 @@ def _on_hub(need: Need, kind: str, online: bool, gated: str) -> Need:
         return replace(need, state="missing", where=where, todo=f"the hub does not answer: {type(error).__name__}")
     size = sum(f.size or 0 for f in info.siblings or [] if need.wants(f.rfilename))
     return replace(need, state="hub", where=where, bytes=size or need.bytes, todo="downloaded when it is needed")
-
-
-def hub_in_reach() -> bool:
-    """Whether the hub answers within a few seconds, whatever name resolution or a proxy does."""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        return False
-    from huggingface_hub import get_session
-    from huggingface_hub.constants import ENDPOINT
-
-    answered: list[int] = []
-
-    def ask() -> None:
-        try:
-            answered.append(get_session().head(ENDPOINT, timeout=PATIENCE).status_code)
-        except Exception:  # httpx has many; none of them matters here
-            return
-
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(PATIENCE)
-    return bool(answered)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ class Worker:
         self.began = 0.0
 
     def give(self, node: Node, task: Job) -> None:
+        """Start a node's job in this process."""
         self.node, self.began = node, time.monotonic()
         self.conn.send(task)
 
