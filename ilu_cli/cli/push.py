@@ -8,18 +8,24 @@ from typing import Annotated
 import typer
 
 from ilu_cli.cli import console
-from ilu_cli.cli.options import JsonOption
+from ilu_cli.cli.options import DryRunOption, JsonOption
 from ilu_cli.errors import UnavailableError, UsageError
 
 
 def push(
     run: Annotated[str, typer.Argument(help="Run (id, prefix, path).", show_default=False)],
     name: Annotated[str, typer.Argument(help="Repository on the hub: OWNER/NAME.", show_default=False)],
-    private: Annotated[bool, typer.Option("--private", help="Make the repository private if it is new.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private/--public", help="A new repository is private, unless --public is said.")
+    ] = True,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Upload a run's checkpoint, card and recipe to the hub."""
+    """Upload a run's checkpoint, card and recipe to the hub, to a private repository.
+
+    Shows the list of files first.
+    """
     from ilu_cli.runs.store import Store
     from ilu_cli.workflows import push as workflow
 
@@ -28,15 +34,22 @@ def push(
     if found is None:
         raise UnavailableError(f"there is no run {run!r}.{store.near(run)}", hint="`ilu runs` lists the runs")
     plan = workflow.plan(found, name)
+    listed = plan.sizes
+    if dry_run:
+        where = {"run": found.id, "repository": name, "private": private, "files": listed}
+        return console.out_json(where) if as_json else console.out("\n".join(_lines(listed)))
+    print("\n".join(_lines(listed)), file=sys.stderr)
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError("pushing asks first, and there is no terminal to answer on", hint="confirm with --yes")
-        where = "a private repository" if private else "a public repository, unless it is there and private"
-        print(f"{len(plan.files) + 1} files, {plan.bytes / 1e6:.1f} MB, to {name}: {where}. Push? [y/N] ",
+        whose = "a private repository" if private else "a public repository, which everybody can read"
+        print(f"{len(listed)} files, {sum(listed.values()) / 1e6:.1f} MB, to {name}: {whose}. Push? [y/N] ",
               end="", file=sys.stderr, flush=True)  # fmt: skip
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise UsageError("not pushed")
     address = workflow.upload(plan, private=private)
-    console.out_json({"run": found.id, "url": address, "files": [*plan.files, "README.md"]}) if as_json else (
-        console.out(address)
-    )
+    console.out_json({"run": found.id, "url": address, "files": [*listed]}) if as_json else (console.out(address))
+
+
+def _lines(listed: dict[str, int]) -> list[str]:
+    return [f"{size:>15,}  {name}" for name, size in listed.items()]

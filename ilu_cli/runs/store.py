@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from ilu_cli import trust
 from ilu_cli.errors import UnavailableError, UsageError, near
 from ilu_cli.runs import ledger
 from ilu_cli.runs.run import FORMAT, Manifest, Run, now, split_step, versions
@@ -57,7 +58,17 @@ class Store:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UsageError(f"{path} exists and is not empty", hint="choose another --out")
         path.mkdir(parents=True, exist_ok=True)
-        run = Run(path, Manifest(out.name if out else run_id, command, label=label, created=now(), versions=versions()))
+        run = Run(
+            path,
+            Manifest(
+                out.name if out else run_id,
+                command,
+                label=label,
+                created=now(),
+                versions=versions(),
+                trust=trust.record(),
+            ),
+        )
         run.save()
         return run
 
