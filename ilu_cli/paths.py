@@ -32,6 +32,11 @@ def problem_of_name(name: str) -> str:
     return ""
 
 
+def as_name(text: str) -> str:
+    """A text as a part of a file's name: whatever is neither a letter, a digit, nor one of `_.@=-` becomes `_`."""
+    return re.sub(r"[^\w.@=-]+", "_", text)
+
+
 def problem_of_path(text: str) -> str:
     """Why a text cannot be a path below a folder, as a README or an index names a file; "" if it can. Globs may be.
 

@@ -16,9 +16,9 @@ from conftest import Ilu
 
 import ilu_cli
 from ilu_cli import trust
-from ilu_cli.data.root import locate
+from ilu_cli.data.root import in_root, locate
 from ilu_cli.errors import UnavailableError, UsageError
-from ilu_cli.paths import is_hub_name, leads_out, problem_of_name, problem_of_path
+from ilu_cli.paths import as_name, is_hub_name, leads_out, problem_of_name, problem_of_path
 from ilu_cli.report.document import Code, Document, Notes, Section, Table, Text, to_html
 from ilu_cli.report.warnings import foreign_code
 from ilu_cli.runs.files import weight_files
@@ -296,6 +296,31 @@ GOOD_NAMES = ["a", "a.b", "console", "com", "com10", "nul_", ".hidden", "a" * 25
 def test_names_that_are_one_file() -> None:
     assert [n for n in BAD_NAMES if not problem_of_name(n)] == []
     assert [n for n in GOOD_NAMES if problem_of_name(n)] == []
+
+
+def test_names_made_of_others() -> None:
+    assert as_name("a/b\\..:c d\n") == "a_b_.._c_d_"
+    assert as_name("wmdp-bio@40") == "wmdp-bio@40"
+    run = Store().create("attack", "../x\\y: z")
+    assert run.path.parent == Store().root and run.id.startswith("attack-.._x_y_z-")
+
+
+def test_a_pipeline_is_not_called_what_is_no_folder(tmp_path: Path, ilu: Ilu) -> None:
+    for name in ("..", "con", "a."):
+        text = f"command: pipeline\nname: '{name}'\nmethods: {{m: {{recipe: quickstart-rmu}}}}\nsuite: quick\n"
+        (tmp_path / "p.yaml").write_text(text)
+        done = ilu("pipeline", "p.yaml", "--dry-run")
+        assert done.code == 2 and "folder would be called" in done.err, done.err
+
+
+def test_no_part_of_a_datasets_name_leaves_the_data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "root" / "set").mkdir(parents=True)
+    (tmp_path / "train.jsonl").write_text('{"text": "x"}\n')
+    monkeypatch.setenv("ILU_DATA", str(tmp_path / "root"))
+    assert in_root(["..", str(tmp_path)], None, "train") is None
+    for config, split in (("../..", "train"), (None, "../../train"), (str(tmp_path), "train")):
+        with pytest.raises(UnavailableError, match="no config or split"):
+            in_root(["set"], config, split)
 
 
 def test_paths_that_stay_below_a_folder() -> None:

@@ -72,6 +72,8 @@ def in_root(names: list[str], config: str | None, split: str) -> Found | None:
     root = data_root()
     for name in filter(None, names if root else []):
         assert root is not None
+        if problem_of_path(name):  # it is no place below the root
+            continue
         found = locate(root / name, config, split)
         if found:
             return found
@@ -82,10 +84,13 @@ def locate(folder: Path, config: str | None, split: str) -> Found | None:
     """Find the files of a split in a folder. A README that lists the config has the last word about it.
 
     Raises:
-        UnavailableError: if they are of several kinds, or not all shards are there.
+        UnavailableError: if they are of several kinds, not all shards are there, or a name leads out of the folder.
     """
     if not folder.is_dir():
         return None
+    for part in filter(None, (config, split)):
+        if problem := problem_of_path(part):
+            raise UnavailableError(f"{folder} has no config or split {part!r}, which {problem}")
     for saved in (folder, folder / split, *((folder / config, folder / config / split) if config else ())):
         if (saved / "state.json").is_file() and (saved / "dataset_info.json").is_file():
             return Found((saved,))

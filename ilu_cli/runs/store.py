@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ilu_cli import trust
 from ilu_cli.errors import UnavailableError, UsageError, near
+from ilu_cli.paths import as_name
 from ilu_cli.runs import ledger
 from ilu_cli.runs.run import FORMAT, Manifest, Run, now, split_step, versions
 
@@ -53,7 +54,7 @@ class Store:
         Raises:
             UsageError: if `out` exists and is not empty.
         """
-        run_id = f"{command}-{label}-{secrets.token_hex(3)}"
+        run_id = f"{command}-{as_name(label)}-{secrets.token_hex(3)}"
         path = out or self.root / run_id
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UsageError(f"{path} exists and is not empty", hint="choose another --out")
