@@ -33,9 +33,21 @@ LEVELS = [
     {"data"},
     {"tasks"},
     {"recipe", "runs", "metrics"},
-    {"registry", "declarations", "errors", "stopping", "__init__"},
+    {"registry", "declarations", "errors", "stopping", "trust", "paths", "__init__"},
 ]
-LIGHT = {"recipe", "runs", "registry", "declarations", "errors", "stopping", "tasks", "__init__", "__main__"}
+LIGHT = {
+    "recipe",
+    "runs",
+    "registry",
+    "declarations",
+    "errors",
+    "stopping",
+    "trust",
+    "paths",
+    "tasks",
+    "__init__",
+    "__main__",
+}
 HEAVY = ("torch", "transformers", "accelerate", "datasets", "peft", "lm_eval", "safetensors", "matplotlib")
 # These read names only (a data table, a reference to a dataset), and are lighter than what they read.
 ALLOWED = {("tasks", "data"), ("recipe", "data")}

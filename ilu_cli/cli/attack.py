@@ -45,7 +45,20 @@ ReferenceOption = Annotated[
 ]
 
 
-@shares("seed", "track", "data_root", "plugin", "recipe", "set_", "out", "dry_run", "as_json", "resume")
+@shares(
+    "seed",
+    "track",
+    "data_root",
+    "plugin",
+    "trust_remote_code",
+    "trust_code",
+    "recipe",
+    "set_",
+    "out",
+    "dry_run",
+    "as_json",
+    "resume",
+)
 def attack(
     run: RunArgument = None,
     kind: KindOption = None,

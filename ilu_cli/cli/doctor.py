@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ilu_cli.cli import complete, console
-from ilu_cli.cli.options import DataRootOption, JsonOption, PluginOption, SetOption
+from ilu_cli.cli.options import DataRootOption, JsonOption, PluginOption, SetOption, TrustCodeOption, TrustRemoteOption
 from ilu_cli.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ def doctor(
     ],
     data_root: DataRootOption = None,
     plugin: PluginOption = None,
+    trust_remote_code: TrustRemoteOption = False,
+    trust_code: TrustCodeOption = None,
     set_: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:

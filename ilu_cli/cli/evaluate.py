@@ -46,7 +46,7 @@ RetainOption = Annotated[
 AloneOption = Annotated[bool, typer.Option("--alone", help="Only this model, not what it came from.")]
 
 
-@shares("data_root", "plugin", "recipe", "set_", "dry_run", "as_json")
+@shares("data_root", "plugin", "trust_remote_code", "trust_code", "recipe", "set_", "dry_run", "as_json")
 def evaluate(
     run: RunArgument = None,
     bench: BenchOption = None,

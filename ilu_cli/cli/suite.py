@@ -33,13 +33,16 @@ MarkdownOption = Annotated[
 OPTIONS = ("--suite", "--seeds", "--jobs", "--markdown")
 
 
+KEPT = ("--data-root", "--plugin", "--trust-remote-code", "--trust-code", "--dry-run", "--json")  # change no suite
+
+
 def asked_for(suite: str | None, given: Given) -> str | None:
     """The suite that is asked for, if any.
 
     Raises:
         UsageError: if options of a single attack and of a suite are mixed.
     """
-    wrong = given.besides(*OPTIONS, "--data-root", "--plugin", "--dry-run", "--json")
+    wrong = given.besides(*OPTIONS, *KEPT)
     if suite and wrong:
         raise UsageError(
             f"{', '.join(wrong)} cannot change a suite", hint="write a suite of your own: docs/pipeline.md"

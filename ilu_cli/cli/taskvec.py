@@ -43,7 +43,7 @@ CompleteOption = Annotated[
 LayersOption = Annotated[bool, typer.Option("--layers", help="Show also the layers that unlearning left alone.")]
 
 
-@shares("data_root", "plugin", "recipe", "set_", "dry_run", "as_json")
+@shares("data_root", "plugin", "trust_remote_code", "trust_code", "recipe", "set_", "dry_run", "as_json")
 def taskvec(
     runs: RunsArgument = None,
     include: IncludeOption = None,

@@ -10,7 +10,7 @@ from ilu_cli.cli import console
 from ilu_cli.cli.options import Flags, Given, Sets, shares
 
 
-@shares("seed", "recipe", "set_", "out", "dry_run", "as_json")
+@shares("seed", "trust_remote_code", "recipe", "set_", "out", "dry_run", "as_json")
 def taskvec_apply(
     runs: Annotated[
         list[str] | None,

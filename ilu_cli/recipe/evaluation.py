@@ -142,7 +142,12 @@ def _benchmark_problem(name: str) -> str:
     if name in registry.benchmark:
         return ""
     if name.endswith(".yaml"):
-        return "" if Path(name).is_file() else f"there is no task file {name}"
+        from ilu_cli.paths import problem_of_name
+        from ilu_cli.recipe.taskfile import refusal
+
+        if problem := problem_of_name(stem(name)):
+            return f"its results are called after the task file, whose name {problem}"
+        return refusal(Path(name)) if Path(name).is_file() else f"there is no task file {name}"
     from ilu_cli.errors import near
     from ilu_cli.recipe.harness import harness_names
 

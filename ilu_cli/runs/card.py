@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from ilu_cli import trust
 from ilu_cli.metrics.figure import shown
 from ilu_cli.runs.results import AttackResult, Data, Row, Summary
 
@@ -41,6 +42,7 @@ def card(
         f"## Recipe\n\nThe same run again: `ilu {m.command} --recipe recipe.yaml`.\n\n{fenced(recipe)}",
         "## Data\n\n" + "\n".join(_data(d) for d in m.data),
         "## Weights\n\n" + "\n".join(f"- `{name}`: sha256 `{digest}`" for name, digest in m.weights.items()),
+        *(["## Code that was run\n\n" + "\n".join(f"- {line}" for line in trust.lines(m.trust))] if m.trust else []),
         "## Versions\n\n" + ", ".join(f"{name} {version}" for name, version in m.versions.items()),
     ]
     return "\n\n".join(sections) + "\n"

@@ -44,6 +44,7 @@ class Manifest:
     `weights` maps file name to sha256, and `beside` the other files of the checkpoint that decide an answer.
     `inputs` are the files and hub datasets that it read (`ilu_cli.workflows.needs.inputs`). `points` are the weights at
     the intermediate steps that were kept, by step. `listed`: the run has a list of its files (`ilu_cli.runs.ledger`).
+    `trust` is whose code could run (`ilu_cli.trust.record`).
     `wanted` is, of a reference line that is made for another run, the model that is attacked next, and its `out`.
     """
 
@@ -66,6 +67,7 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     listed: bool = False
     wanted: dict[str, Any] = field(default_factory=dict)
+    trust: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     world_size: int = 1
     precision: str = ""

@@ -10,7 +10,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from ilu_cli import trust
 from ilu_cli.errors import UnavailableError, UsageError, near
+from ilu_cli.paths import as_name
 from ilu_cli.recipe.command import today
 from ilu_cli.runs import ledger
 from ilu_cli.runs.run import FORMAT, Manifest, Run, now, split_step, versions
@@ -55,12 +57,22 @@ class Store:
         Raises:
             UsageError: if `out` exists and is not empty.
         """
-        run_id = f"{command.replace(' ', '-')}-{label}-{secrets.token_hex(3)}"
+        run_id = f"{command.replace(' ', '-')}-{as_name(label)}-{secrets.token_hex(3)}"
         path = out or self.root / run_id
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UsageError(f"{path} exists and is not empty", hint="choose another --out")
         path.mkdir(parents=True, exist_ok=True)
-        run = Run(path, Manifest(out.name if out else run_id, command, label=label, created=now(), versions=versions()))
+        run = Run(
+            path,
+            Manifest(
+                out.name if out else run_id,
+                command,
+                label=label,
+                created=now(),
+                versions=versions(),
+                trust=trust.record(),
+            ),
+        )
         run.save()
         return run
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ast
+import operator
 import random
 import re
 from collections.abc import Callable
@@ -22,13 +24,23 @@ class Story:
 
     def work(self, text: str, expression: str) -> int:
         """Append a line, with `@` standing for `expression=<<expression=value>>value`; return the value."""
-        value = eval(expression)
+        value = worked_out(ast.parse(expression, mode="eval").body)
         whole = int(value)
         if whole != value or whole <= 0:
             raise ValueError(f"{expression} = {value} is no positive whole number")
         shown = expression.replace("*", " x ").replace("/", " / ").replace("+", " + ").replace("-", " - ")
         self.lines.append(text.replace("@", f"{shown} = <<{expression}={whole}>>{whole}"))
         return whole
+
+
+SIGNS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+
+
+def worked_out(node: ast.expr) -> float:
+    """The value of an expression of numbers and + - * /."""
+    if isinstance(node, ast.BinOp):
+        return float(SIGNS[type(node.op)](worked_out(node.left), worked_out(node.right)))
+    return float(ast.literal_eval(node))
 
 
 @task()

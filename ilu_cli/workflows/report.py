@@ -8,6 +8,7 @@ from typing import Any
 
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import IluError, UnavailableError, UsageError
+from ilu_cli.paths import as_name
 from ilu_cli.report.canvas import Draw, render
 from ilu_cli.report.document import to_html, to_markdown
 from ilu_cli.report.family import Family, Member, read_member
@@ -156,7 +157,7 @@ def run(names: list[str], store: Store, reporter: Reporter, out: Path | None = N
         UnavailableError: if there is nothing to report.
     """
     family = gather(names, store)
-    folder = out or store.root / "reports" / "-".join(names or [family.members[-1].id]).replace("/", "_")[:120]
+    folder = out or store.root / "reports" / as_name("-".join(names or [family.members[-1].id]))[:120]
     paths = paths_of(folder)
     pictures = Path(paths["figures"])
     pictures.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,7 @@ KEYS = {
     "taskvec apply": {*RUN},
     "pipeline": {"command", "name", "state", "disk_bytes", "nodes"},
     "attack --suite": {"command", "name", "state", "disk_bytes", "nodes"},
+    "push": {"run", "repository", "private", "files"},
 }
 """As they are promised to scripts."""
 PARENT = {"role", "kind", "id", "path", "weights", "digest"}
@@ -42,6 +43,7 @@ def calls(run: str) -> dict[str, list[Any]]:
         "taskvec apply": ["taskvec", "apply", run, "--alpha", "-1"],
         "attack --suite": ["attack", run, "--suite", "suite.yaml"],
         "pipeline": ["pipeline", "grid.yaml"],
+        "push": ["push", run, "somebody/model"],
     }
 
 

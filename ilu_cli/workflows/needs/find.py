@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ilu_cli import registry
+from ilu_cli import registry, trust
 from ilu_cli.data.hub import PATIENCE
-from ilu_cli.data.root import HUB_NAME
 from ilu_cli.data.sources import Origin, find_origin
 from ilu_cli.declarations import reference_bytes
 from ilu_cli.errors import UnavailableError, UsageError, near
 from ilu_cli.models.builtin import MODELS
 from ilu_cli.models.subject import base_of, in_mirror
+from ilu_cli.paths import is_hub_name
 from ilu_cli.recipe.grid import AnyRecipe
 from ilu_cli.recipe.load import find, load
 from ilu_cli.recipe.schema import RECIPES, AttackRecipe, EvalRecipe, UnlearnRecipe
@@ -52,7 +52,7 @@ class Need:
     def patterns(self) -> list[str]:
         """The files of a hub repository to download: of a dataset its README and its configuration's."""
         if self.kind == "model":
-            return list(MODEL_FILES)
+            return [*MODEL_FILES, *(["*.py"] if trust.remote() else [])]
         if self.config is None:
             return ["README.md", *DATA_FILES]
         return ["README.md", f"{self.config}/*", f"{self.config}.*", f"data/{self.config}*"]
@@ -120,7 +120,7 @@ def model(ref: str, online: bool) -> Need:
         if any((folder / name).is_file() for name in ("config.json", "adapter_config.json", "manifest.json")):
             size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
             return replace(need, where=str(folder), bytes=size)
-    if not HUB_NAME.fullmatch(ref):
+    if not is_hub_name(ref):
         todo = "check the path" + near(ref, MODELS)
         return replace(need, state="missing", where="no such model or folder", todo=todo)
     from huggingface_hub import try_to_load_from_cache

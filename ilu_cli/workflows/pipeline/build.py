@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from ilu_cli.models.subject import Subject, find_subject, original_of
+from ilu_cli.paths import as_name
 from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.expand import Pipeline, Variant
 from ilu_cli.recipe.load import digest
@@ -67,7 +68,7 @@ def suite_graph(name: str, variants: list[Variant], evaluation: EvalSpec, subjec
     for seed in seeds:
         for base in bases:
             nodes += _attacks(variants, base.key, base.tags, seed, unlearned)
-    folder = f"suite-{name}-{subject.label.replace('/', '_')}"
+    folder = as_name(f"suite-{name}-{subject.label}")
     return Graph(folder, nodes, subjects, store, dict.fromkeys(seeds, unlearned))
 
 
