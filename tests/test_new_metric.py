@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from ilu_cli.errors import UsageError
 from ilu_cli.recipe.load import digest, dump, load
 from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.registry import load_plugin
+from ilu_cli.workflows.evaluate import find_benchmark
 
 pytestmark = pytest.mark.slow
 
@@ -234,3 +236,41 @@ def test_keys_at_their_default_change_no_hash_and_the_older_place_means_the_same
     assert own.eval.keys_of("capitals") == plain.eval.keys_of("tofu") == {}
     (tmp_path / "again.yaml").write_text(dump(own))
     assert load(EvalRecipe, tmp_path / "again.yaml", {}, []) == own
+
+
+def test_a_key_may_be_a_dataset_and_each_makes_results_of_its_own(tmp_path: Path) -> None:
+    source = KEYED.replace("words: int = 40", 'words: TaskRef = DataRef(name="prose")').replace(
+        "own.words > 50", "own.words.limit"
+    )
+    (tmp_path / "overlap.py").write_text("from ilu_cli.recipe.specs import DataRef, TaskRef\n" + source)
+    load_plugin(tmp_path / "overlap.py")
+    prints = []
+    for item in ("overlap", "{name: overlap, words: elements}", "{name: overlap, words: {name: capitals}}"):
+        keys = load(EvalRecipe, asked(tmp_path, item), {}, []).eval.keys_of("overlap")
+        prints.append(find_benchmark("overlap", None, keys).fingerprint([{"prompt": "a"}]))
+    assert len(set(prints)) == 3
+
+
+def test_results_with_a_retain_run_go_by_what_it_says_and_keep_their_fingerprint(tmp_path: Path) -> None:
+    """sha256 of the class, the items and the ratios: as before `retain_run` was a key, whatever the file is called."""
+    row = {"metric": "truth_ratio", "value": 0.5, "ratio": 0.5}
+    items = [{"prompt": "a"}]
+    for name, ratio in (("one", 0.25), ("two", 0.25), ("three", 0.75)):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row | {"ratio_geometric": ratio}) + "\n")
+        bench = find_benchmark("tofu", None, {"retain_run": str(tmp_path / f"{name}.jsonl")})
+        by_hand = f'["TOFU", [{{"prompt": "a"}}, {{"ratio_geometric": [{ratio}]}}]]'
+        assert bench.fingerprint(items) == hashlib.sha256(by_hand.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["first_overlap", "first overlap", "overlap"])
+def test_an_unknown_key_is_told_those_of_its_own_benchmark(tmp_path: Path, name: str) -> None:
+    """Also where one name ends as another does, or has a sign that a JSON schema writes otherwise."""
+    for key, named in (("letters", "first_overlap"), ("signs", "first overlap"), ("words", "overlap")):
+        file = tmp_path / f"{key}.py"
+        file.write_text(
+            KEYED.replace("words", key).replace("benchmark(problems", f"benchmark(name={named!r}, problems")
+        )
+        load_plugin(file)
+    own = {"first_overlap": "letters", "first overlap": "signs", "overlap": "words"}[name]
+    with pytest.raises(UsageError, match=f"Known here: name, {own}$"):
+        load(EvalRecipe, asked(tmp_path, f"{{name: {name}, zzz: 5}}"), {}, [])

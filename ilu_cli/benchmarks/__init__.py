@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
+from pydantic_core import to_jsonable_python
+
 from ilu_cli.errors import UsageError
 from ilu_cli.metrics.figure import Figure as Figure
 from ilu_cli.metrics.figure import number as number
@@ -35,6 +37,7 @@ class Benchmark:
     others: tuple[str, ...] = ()  # numbers that it yields beside `metric`
     kinds: Mapping[str, Kind] = {}  # of those
     keys: Mapping[str, Any] = {}  # its own keys that a recipe gives; its __init__ takes them
+    by_content: tuple[str, ...] = ()  # of those: what they point at is in its `fingerprint`, so that their text is not
 
     def __init_subclass__(cls) -> None:
         own = vars(cls)
@@ -101,8 +104,11 @@ class Benchmark:
 
     def fingerprint(self, items: list[Row]) -> str:
         """sha256 of the items, and of its own keys where a recipe gives any."""
-        told = [type(self).__name__, items, *([dict(self.keys)] if self.keys else [])]
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        keys = {k: v for k, v in self.keys.items() if k not in self.by_content}
+        told = json.dumps(
+            [type(self).__name__, items, *([keys] if keys else [])], sort_keys=True, default=to_jsonable_python
+        )
+        return hashlib.sha256(told.encode()).hexdigest()
 
 
 class MultipleChoice(Benchmark):

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from ilu_cli.benchmarks import Benchmark, Figure, Row, by_metric, estimate, interleave
 from ilu_cli.errors import UnavailableError
@@ -10,6 +12,7 @@ from ilu_cli.registry import benchmark
 if TYPE_CHECKING:
     from ilu_cli.engine.scoring import Scorer
 
+RetainRun = Annotated[str | None, Field(description="run or rows file of a model that never saw the forget set")]
 NEW = 128  # tokens of a generated answer
 KEPT = {"retain": "retain", "authors": "real_authors", "facts": "world_facts"}
 MEASURES = ("prob", "rouge", "truth_ratio")
@@ -33,9 +36,10 @@ def _define(name: str, forget: str) -> None:
         others = (
             "rouge", "truth_ratio", *(f"{part}_{m}" for part in KEPT for m in MEASURES), "utility", "forget_quality",
         )  # fmt: skip
+        by_content = ("retain_run",)
         reads = tuple((f"tofu-{d}_perturbed", "train") for d in (forget, *KEPT.values()))
 
-        def __init__(self, *, retain_run: str | None = None) -> None:
+        def __init__(self, *, retain_run: RetainRun = None) -> None:
             self.retain = retain_ratios(retain_run, name) if retain_run else None
 
         def fingerprint(self, items: list[Row]) -> str:

@@ -203,7 +203,8 @@ def _inner(root: dict[str, Any], node: dict[str, Any], data: Any, part: str | in
     elif "discriminator" in node and isinstance(data, dict):
         found = {"$ref": node["discriminator"]["mapping"][data["name"]]}
     elif "oneOf" in node and isinstance(data, dict):
-        found = next(n for n in node["oneOf"] if n.get("$ref", "").endswith(f"_{data['name']}"))
+        forms = [root["$defs"][n["$ref"].rpartition("/")[2]] for n in node["oneOf"] if "$ref" in n]
+        found = next((n for n in forms if n["properties"]["name"].get("const") == data["name"]), {})
     elif "anyOf" in node:
         wanted = ("array",) if isinstance(part, int) else (None, "object", "array")  # None: a reference
         found = next((n for n in node["anyOf"] if n.get("type") in wanted), node["anyOf"][0])
