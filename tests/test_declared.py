@@ -61,7 +61,7 @@ DEFENCES: dict[str, Any] = {
     "smoothing": ({}, {"sigma": 0.001, "samples": 1}),
     "tar": ({}, {"inner_steps": 4, "inner_lr": 5e-5, "weight": 1.0, "every": 4, "decay": 0.0625}),
 }
-ALL = [
+ALL: list[tuple[Any, dict[str, Any]]] = [
     (registry.objective, OBJECTIVES),
     (registry.retain_term, RETAIN),
     (registry.regularizer, REGULARIZERS),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import gradient, items_of, stream, tiny_model, trainer
+from conftest import gradient, items_of, noted, stream, tiny_model, trainer
 
 from ilu_cli import registry
 from ilu_cli.data.sampling import seed_of
@@ -54,8 +54,9 @@ def test_the_noise_is_of_the_weights_own_precision() -> None:
     """Normal numbers of a float64 weight are other numbers than those of a float32 one."""
     model = tiny_model().double()
     t = defended("smoothing", keys={"sigma": 0.1, "samples": 1}, model=model, precision="fp32")
-    before, seen = flat(t), []
-    t.terms[0].values = lambda view: seen.append(flat(t)) or view.logps
+    before = flat(t)
+    seen: list[torch.Tensor] = []
+    t.terms[0].values = lambda view: noted(seen, flat(t), view.logps)
     t.backward()
     generator = torch.Generator().manual_seed(seed_of(0, "smoothing", 0, 0))
     noise = torch.cat([torch.randn(p.shape, generator=generator, dtype=p.dtype).flatten() for p in t.params.values()])
@@ -85,7 +86,7 @@ def test_what_lat_adds_leaves_the_type_and_the_rest_of_what_a_layer_returns() ->
 
     layer, delta = Layer(), torch.tensor([[[1.0, 2], [3, 4]]])
     states = torch.ones(1, 3, 2, dtype=torch.bfloat16)
-    with _added([layer], 0, delta):
+    with _added(torch.nn.ModuleList([layer]), 0, delta):
         longer, *rest = layer(states)
         shorter, *_ = layer(states[:, :1])
     assert (longer.dtype, rest) == (torch.bfloat16, ["attention", "cache"])

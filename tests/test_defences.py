@@ -28,7 +28,7 @@ from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.source import Layers, RecipeError
 from ilu_cli.runs.store import Store
 
-KEYS = {
+KEYS: dict[str, dict[str, Any]] = {
     "sam": {"rho": 0.05},
     "smoothing": {"sigma": 0.02, "samples": 2},
     "averaging": {"start": 1, "every": 2},
@@ -136,7 +136,7 @@ def test_the_gradient_penalty_is_that_of_differentiating_twice(float64: None) ->
 def test_smoothing_is_a_mean_over_noise(float64: None) -> None:
     from ilu_cli.data.sampling import seed_of
 
-    expected = 0
+    expected = torch.zeros(())
     for k in range(2):
         model, g = moved(), torch.Generator().manual_seed(seed_of(0, "smoothing", 0, k))
         noise = torch.cat([torch.randn(p.shape, generator=g).flatten() for p in model.parameters()])

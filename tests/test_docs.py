@@ -22,6 +22,7 @@ from ilu_cli import registry
 from ilu_cli.cli.app import app
 from ilu_cli.models import builtin
 from ilu_cli.recipe import load
+from ilu_cli.recipe.grid import AnyRecipe
 from ilu_cli.recipe.schema import RECIPES
 from ilu_cli.recipe.source import Layers
 from ilu_cli.runs.files import weight_hashes, write_json
@@ -132,7 +133,7 @@ def small(built_in: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(builtin.MODELS, name, ("tiny_weights", "tiny.gguf", hub))
     validate = load.validate
 
-    def cut(kind: str, layers: Any) -> Any:
+    def cut(kind: type[AnyRecipe], layers: Any) -> Any:
         data, command = layers.data, kind.model_fields["command"].default
         if command == "unlearn":
             data["train"] = dict(data.get("train") or {}) | {"steps": 2, "save_every": 0}
@@ -162,7 +163,7 @@ def test_every_command_of_the_page_runs(page: Any, small: None, ilu: Ilu) -> Non
                 shell.run(line)
 
 
-def options(command: str) -> set[str]:
+def options(command: Any) -> set[str]:
     return {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
 
 
@@ -172,8 +173,8 @@ def options_of(words: list[str]) -> set[str]:
 
     command = get_command(app)
     known = {"--help", *options(command)}
-    if words[:2] == ["taskvec", "apply"]:
-        words = ["taskvec-apply", *words[2:]]
+    if " ".join(words[:2]) in command.commands:  # type: ignore[attr-defined]
+        words = [" ".join(words[:2]), *words[2:]]
     for word in words:
         if word.startswith("-") or not hasattr(command, "commands"):
             continue

@@ -33,9 +33,21 @@ LEVELS = [
     {"data"},
     {"tasks"},
     {"recipe", "runs", "metrics"},
-    {"registry", "declarations", "errors", "stopping", "__init__"},
+    {"registry", "declarations", "errors", "stopping", "trust", "paths", "__init__"},
 ]
-LIGHT = {"recipe", "runs", "registry", "declarations", "errors", "stopping", "tasks", "__init__", "__main__"}
+LIGHT = {
+    "recipe",
+    "runs",
+    "registry",
+    "declarations",
+    "errors",
+    "stopping",
+    "trust",
+    "paths",
+    "tasks",
+    "__init__",
+    "__main__",
+}
 HEAVY = ("torch", "transformers", "accelerate", "datasets", "peft", "lm_eval", "safetensors", "matplotlib")
 # These read names only (a data table, a reference to a dataset), and are lighter than what they read.
 ALLOWED = {("tasks", "data"), ("recipe", "data")}
@@ -166,6 +178,27 @@ def test_a_class_name_means_one_thing() -> None:
     assert {name: files for name, files in found.items() if len(files) > 1} == {}
 
 
+def undocumented() -> list[str]:
+    """Public functions, classes and methods without a docstring. A method is told once, by any class that has it."""
+    found: list[tuple[str, str | None]] = []
+    told = set()
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            inner = node.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_") else []
+            for outer, n in [("", node), *((f"{getattr(node, 'name', '')}.", n) for n in inner)]:
+                if not isinstance(n, (ast.FunctionDef, ast.ClassDef)) or n.name.startswith("_"):
+                    continue
+                if ast.get_docstring(n):
+                    told.add(n.name if outer else "")
+                else:
+                    found.append((f"{path.relative_to(PACKAGE)}: {outer}{n.name}", n.name if outer else None))
+    return [name for name, method in found if method not in told]
+
+
+def test_every_public_name_says_what_it_is() -> None:
+    assert undocumented() == []
+
+
 MODULES = {module_of(path): path for path in FILES}
 
 
@@ -189,7 +222,7 @@ def test_the_tools_are_rarely_silenced(mark: str) -> None:
 @pytest.mark.parametrize("name", sorted(shipped()))
 def test_every_shipped_recipe_parses(name: str) -> None:
     command = read_layers(shipped()[name]).data["command"]
-    assert load(RECIPES[command], shipped()[name], {}, []).command == command
+    assert load(RECIPES[command], shipped()[name], {}, []).model_dump()["command"] == command
 
 
 def test_every_registered_idea_says_what_it_is() -> None:

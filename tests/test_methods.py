@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import LAYERS, gradient, items_of, stream, tiny_model, trainer
+from conftest import LAYERS, gradient, items_of, noted, present, stream, tiny_model, trainer
 from torch.nn.functional import logsigmoid
 
 from ilu_cli import registry
@@ -21,7 +21,7 @@ from ilu_cli.models.parts import parts_of
 
 LAYER = 1
 SEVERAL = (0, 2)
-KINDS = {"objective": registry.objective, "retain": registry.retain_term}
+KINDS: dict[str, Any] = {"objective": registry.objective, "retain": registry.retain_term}
 
 
 class Plain:
@@ -90,7 +90,7 @@ def preference(now: Any, ref: Any) -> Any:
 
 
 # name → (recipe keys, definition over the current and the original model's Plain view)
-OBJECTIVES = {
+OBJECTIVES: dict[str, Any] = {
     "grad_diff": ({}, lambda now, ref: -now.token_mean(now.nll)),
     "grad_ascent": ({}, lambda now, ref: -now.token_mean(now.nll)),
     "wga": ({"alpha": 0.5}, lambda now, ref: -now.token_mean((-0.5 * now.nll).exp().detach() * now.nll)),
@@ -132,7 +132,7 @@ def moved(seed: int = 0) -> Any:
     g = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for p in model.parameters():
-            p += 0.05 * torch.randn(p.shape, generator=g)
+            p.add_(0.05 * torch.randn(p.shape, generator=g))
     return model
 
 
@@ -207,7 +207,7 @@ def test_what_is_not_scored_is_not_learned(float64: None, kind: str, name: str) 
         view = View(parts_of(moved()), batch, 0, LAYER, t.cache.of(keys, torch.device("cpu")), layers=SEVERAL)
         if t.stream.chosen is not None:
             view.chosen = View(view.parts, collate([t.stream.chosen.item(k) for k in keys], pad), 0)
-            view.chosen.reference = t.cache.chosen.of(keys, torch.device("cpu"))
+            view.chosen.reference = present(t.cache.chosen).of(keys, torch.device("cpu"))
         found.append(t.values(view))
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
 
@@ -276,7 +276,7 @@ def gap(e: Any) -> Any:
 
 
 # case → (regulariser, recipe keys, definition over the model, its Plain views of the environments and their weights)
-PENALTIES = {
+PENALTIES: dict[str, tuple[str, dict[str, Any], Any]] = {
     "irm": ("irm", {}, lambda m, envs, a: sum(w * gap(e) ** 2 for e, w in zip(envs, a))),
     "irm-param_scale": ("irm", {"variant": "param_scale"}, param_scale),
     "irm-grad_norm": ("irm", {"variant": "grad_norm"}, grad_norm),
@@ -305,7 +305,7 @@ def test_penalty_value_and_gradient_are_those_of_the_definition(float64: None, c
     model = moved()
     t = trainer(model, [], [penalty(case, 0.5)])
     value = t.backward()[case]
-    found = torch.cat([p.grad.flatten() for p in t.params.values()])
+    found = torch.cat([present(p.grad).flatten() for p in t.params.values()])
     model.zero_grad()
     expected = PENALTIES[case][2](model, [Plain(model, e.corpora[0].items) for e in environments()], WEIGHTS)
     (0.5 * expected).backward()
@@ -350,9 +350,9 @@ def test_cross_halves_multiplies_the_gaps_of_two_disjoint_halves(float64: None) 
     model, envs = moved(), environments()
     t = trainer(model, [], [penalty("irm", estimator="cross_halves")])
     value = t.backward()["irm"]
-    found = torch.cat([p.grad.flatten() for p in t.params.values()])
+    found = torch.cat([present(p.grad).flatten() for p in t.params.values()])
     model.zero_grad()
-    expected = 0
+    expected: Any = 0
     for e, w in zip(envs, WEIGHTS):
         rows = [e.item(k) for k in e.keys(0)]
         expected = expected + w * gap(Plain(model, rows[::2])) * gap(Plain(model, rows[1::2]))
@@ -402,7 +402,7 @@ def test_d_of_each_environment_is_logged() -> None:
 # -- what is not computed -------------------------------------------------------------------------------------------
 
 
-def test_rmu_runs_no_layer_above_its_own_and_no_head() -> None:
+def test_rmu_runs_no_layer_above_its_own_and_no_head(monkeypatch: pytest.MonkeyPatch) -> None:
     model, calls = moved(), dict.fromkeys(range(LAYERS), 0) | {"head": 0, "norm": 0}
     for i, layer in enumerate(model.model.layers):
         layer.register_forward_hook(lambda *_, i=i: calls.__setitem__(i, calls[i] + 1))
@@ -413,13 +413,10 @@ def test_rmu_runs_no_layer_above_its_own_and_no_head() -> None:
     calls.update(dict.fromkeys(calls, 0))  # to take a model apart is to try it on a short text
     from ilu_cli.engine import head
 
-    used = []
-    original = head._TokenStats.apply
-    head._TokenStats.apply = lambda *a: used.append(1) or original(*a)  # the fused head, if anybody used it
-    try:
-        t.backward()
-    finally:
-        head._TokenStats.apply = original
+    used: list[int] = []
+    original: Any = head._TokenStats.apply  # the fused head
+    monkeypatch.setattr(head._TokenStats, "apply", lambda *a: noted(used, 1, original(*a)))
+    t.backward()
     assert len(parts.layers) == LAYERS
     assert calls == {0: 2, 1: 2, 2: 0, "head": 0, "norm": 0}
     assert not used

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Ilu
 
 from ilu_cli import registry
 from ilu_cli.errors import UsageError
+from ilu_cli.recipe.load import digest, dump, load
+from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.registry import load_plugin
+from ilu_cli.workflows.evaluate import find_benchmark
 
 pytestmark = pytest.mark.slow
 
@@ -150,3 +155,122 @@ def test_a_loss_is_a_perplexity_without_a_line_more(tiny: Path, ilu: Ilu, tmp_pa
     found = json.loads(done.out)["results"]["overlap"]
     assert (found["kind"], found["value"], found["stderr"]) == ("loss", pytest.approx(4.4816890703), 0.0)
     assert registry.benchmark["overlap"].obj.higher == "reads worse"
+
+
+KEYED = (
+    OVERLAP.replace(
+        "from ilu_cli.registry import benchmark\n",
+        "from ilu_cli.registry import benchmark\n\n\n"
+        "def problems(own, key, recipe):\n"
+        "    if own.words > 50:\n"
+        "        yield (*key, 'words'), 'fifty are enough'\n",
+    )
+    .replace("@benchmark()", "@benchmark(problems=problems)")
+    .replace(
+        "    def items", "    def __init__(self, *, words: int = 40):\n        self.words = words\n\n    def items"
+    )
+    .replace(", 40)", ", self.words)")
+)
+
+
+def asked(tmp_path: Path, item: str) -> Path:
+    path = tmp_path / "asked.yaml"
+    path.write_text(f"command: eval\neval:\n  benchmarks: [{item}]\n")
+    return path
+
+
+def test_a_benchmark_has_keys_and_rules_of_its_own(tiny: Path, ilu: Ilu, tmp_path: Path) -> None:
+    (tmp_path / "overlap.py").write_text(KEYED)
+
+    def evaluated(item: str) -> dict[str, Any]:
+        done = ilu("eval", tiny, "--plugin", "overlap.py", "--recipe", asked(tmp_path, item), "--json")
+        assert done.code == 0, done.err
+        found: dict[str, Any] = json.loads(done.out)["results"]["overlap"]
+        return found
+
+    forty, five, again = (evaluated(item) for item in ("overlap", "{name: overlap, words: 5}", "overlap"))
+    assert five["also"]["length"]["value"] < forty["also"]["length"]["value"] == again["also"]["length"]["value"]
+    assert five["key"] != forty["key"]
+
+    for item, said in (
+        ("{name: overlap, words: 51}", "asked.yaml:3: eval.benchmarks.0.words: fifty are enough"),
+        ("{name: overlap, word: 5}", "asked.yaml:3: eval.benchmarks.0.word: unknown key. Did you mean 'words'?"),
+        ("{name: overlap, words: many}", "eval.benchmarks.0.words: input should be a valid integer"),
+        ("{name: overlap, words: 5}, overlap", "eval.benchmarks.1: 'overlap' is named twice"),
+        ("{name: overlop, words: 5}", "unknown name 'overlop'. Did you mean 'overlap'?"),
+        ("{words: 5}", "eval.benchmarks.0: a name, or a mapping with a `name` is needed"),
+    ):
+        done = ilu("eval", tiny, "--plugin", "overlap.py", "--recipe", asked(tmp_path, item), "--dry-run")
+        assert done.code == 2 and said in done.err, (item, done.err)
+
+
+def test_a_benchmark_that_needs_a_key_is_not_run_by_its_name_alone(tiny: Path, ilu: Ilu, tmp_path: Path) -> None:
+    (tmp_path / "overlap.py").write_text(KEYED.replace("words: int = 40", "words: int"))
+    for wrong in (("--bench", "overlap"), ("--require", "overlap.letter_overlap >= 0")):
+        done = ilu("eval", tiny, "--plugin", "overlap.py", *wrong)
+        assert done.code == 2
+        assert "'overlap' needs keys of its own: in eval.benchmarks, {name: overlap, words: …}" in done.err
+
+
+def test_a_key_without_annotation_is_refused_with_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "overlap.py"
+    file.write_text(KEYED.replace("words: int = 40", "words=40"))
+    line = file.read_text().splitlines().index("@benchmark(problems=problems)") + 1
+    with pytest.raises(UsageError, match=f"overlap.py:{line}: the parameter 'words' has no annotation"):
+        load_plugin(file)
+
+
+def test_keys_at_their_default_change_no_hash_and_the_older_place_means_the_same(tmp_path: Path) -> None:
+    def recipe(item: str, more: str = "") -> EvalRecipe:
+        path = asked(tmp_path, item)
+        path.write_text(path.read_text() + more)
+        return load(EvalRecipe, path, {}, [])
+
+    plain = recipe("tofu, capitals")
+    for same in ("{name: tofu}, capitals", "{name: tofu, retain_run: null}, {name: capitals}"):
+        assert digest(recipe(same)) == digest(plain)
+    own = recipe("{name: tofu, retain_run: mine}, capitals", "  retain_run: theirs\n")
+    assert digest(own) != digest(plain)
+    assert own.eval.keys_of("tofu") == {"retain_run": "mine"}
+    assert recipe("tofu, capitals", "  retain_run: theirs\n").eval.keys_of("tofu") == {"retain_run": "theirs"}
+    assert own.eval.keys_of("capitals") == plain.eval.keys_of("tofu") == {}
+    (tmp_path / "again.yaml").write_text(dump(own))
+    assert load(EvalRecipe, tmp_path / "again.yaml", {}, []) == own
+
+
+def test_a_key_may_be_a_dataset_and_each_makes_results_of_its_own(tmp_path: Path) -> None:
+    source = KEYED.replace("words: int = 40", 'words: TaskRef = DataRef(name="prose")').replace(
+        "own.words > 50", "own.words.limit"
+    )
+    (tmp_path / "overlap.py").write_text("from ilu_cli.recipe.specs import DataRef, TaskRef\n" + source)
+    load_plugin(tmp_path / "overlap.py")
+    prints = []
+    for item in ("overlap", "{name: overlap, words: elements}", "{name: overlap, words: {name: capitals}}"):
+        keys = load(EvalRecipe, asked(tmp_path, item), {}, []).eval.keys_of("overlap")
+        prints.append(find_benchmark("overlap", None, keys).fingerprint([{"prompt": "a"}]))
+    assert len(set(prints)) == 3
+
+
+def test_results_with_a_retain_run_go_by_what_it_says_and_keep_their_fingerprint(tmp_path: Path) -> None:
+    """sha256 of the class, the items and the ratios: as before `retain_run` was a key, whatever the file is called."""
+    row = {"metric": "truth_ratio", "value": 0.5, "ratio": 0.5}
+    items = [{"prompt": "a"}]
+    for name, ratio in (("one", 0.25), ("two", 0.25), ("three", 0.75)):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row | {"ratio_geometric": ratio}) + "\n")
+        bench = find_benchmark("tofu", None, {"retain_run": str(tmp_path / f"{name}.jsonl")})
+        by_hand = f'["TOFU", [{{"prompt": "a"}}, {{"ratio_geometric": [{ratio}]}}]]'
+        assert bench.fingerprint(items) == hashlib.sha256(by_hand.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["first_overlap", "first overlap", "overlap"])
+def test_an_unknown_key_is_told_those_of_its_own_benchmark(tmp_path: Path, name: str) -> None:
+    """Also where one name ends as another does, or has a sign that a JSON schema writes otherwise."""
+    for key, named in (("letters", "first_overlap"), ("signs", "first overlap"), ("words", "overlap")):
+        file = tmp_path / f"{key}.py"
+        file.write_text(
+            KEYED.replace("words", key).replace("benchmark(problems", f"benchmark(name={named!r}, problems")
+        )
+        load_plugin(file)
+    own = {"first_overlap": "letters", "first overlap": "signs", "overlap": "words"}[name]
+    with pytest.raises(UsageError, match=f"Known here: name, {own}$"):
+        load(EvalRecipe, asked(tmp_path, f"{{name: {name}, zzz: 5}}"), {}, [])

@@ -28,14 +28,14 @@ from ilu_cli.workflows.training import build_trainer
 
 recipe = load(UnlearnRecipe, shipped()["quickstart-npo"], {}, ["train.steps=2"])
 plan = unlearn.plan(recipe, Store())
-model = load_model(plan.parent)
+model = load_model(plan.subject)
 if sys.argv[1] == "npo":
     trainer = build_trainer(recipe, plan.streams, model)
 else:  # plain fine-tuning on the same two batches
     terms = [Term(s.stream.name, s.stream, lambda v: v.nll, "token") for s in plan.streams]
     trainer = Trainer(parts_of(model), dict(model.named_parameters()), terms, [], recipe.train, 0, backend())
 list(trainer.run())
-print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, plan.facts["peak_memory_bytes"]]))
+print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, plan.peak_memory]))
 """
 
 

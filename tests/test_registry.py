@@ -7,6 +7,7 @@ from importlib import metadata
 from typing import Any, get_args
 
 import pytest
+from conftest import noted
 from pydantic import PositiveFloat
 
 from ilu_cli import registry
@@ -15,6 +16,7 @@ from ilu_cli.engine.view import Reference, View
 from ilu_cli.errors import UsageError
 from ilu_cli.recipe.load import load
 from ilu_cli.recipe.schema import UnlearnRecipe, schema
+from ilu_cli.recipe.source import Key
 from ilu_cli.recipe.specs import Component, DefenceSpec, RegularizerSpec, RetainSpec
 
 
@@ -140,7 +142,10 @@ def test_an_idea_brings_its_own_rules() -> None:
         return -scale * forget.nll
 
     registry.objective(name="ruled", needs="nll", per="token", problems=rules)(ruled)
-    given = {"--method": (("objective", "name"), "ruled"), "--forget": (("forget", "data"), "capitals")}
+    given: dict[str, tuple[Key, Any]] = {
+        "--method": (("objective", "name"), "ruled"),
+        "--forget": (("forget", "data"), "capitals"),
+    }
     with pytest.raises(UsageError, match=r"objective\.scale: is above the learning rate"):
         load(UnlearnRecipe, None, given, [])
     assert schema(UnlearnRecipe).model_fields["objective"] is not None
@@ -159,8 +164,8 @@ def test_installed_packages_add_ideas(monkeypatch: pytest.MonkeyPatch) -> None:
     def announce() -> None:
         registry.retain_term(name="installed", needs="nll", per="token")(loss)
 
-    asked = []
-    monkeypatch.setattr(metadata, "entry_points", lambda group: asked.append(group) or [Point(announce)])
+    asked: list[str] = []
+    monkeypatch.setattr(metadata, "entry_points", lambda group: noted(asked, group, [Point(announce)]))
     registry.load_installed.cache_clear()
     monkeypatch.setattr(registry.retain_term, "_loaded", False)
     assert "installed" in registry.retain_term

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Ilu, gradient, items_of, stream, tiny_model, trainer
+from conftest import Ilu, gradient, items_of, present, stream, tiny_model, trainer
 from torch.func import functional_call
 
 from ilu_cli.data.encode import Encoded, collate
@@ -46,7 +46,7 @@ def test_directions_of_another_matrix_are_taken_out_from_their_side_only() -> No
     g, other = drawn(5, 7), drawn(7, 5).T
     u, s, v = leading(other, 0.4, "w")
     assert s.shape == (2,)
-    inputs, outputs = (collapsed(g, u, s, v, "hard", side) for side in ("inputs", "outputs"))  # type: ignore[arg-type]
+    inputs, outputs = (collapsed(g, u, s, v, "hard", side) for side in ("inputs", "outputs"))
     torch.testing.assert_close(inputs @ v, torch.zeros(5, 2, dtype=g.dtype), rtol=0, atol=1e-12)
     torch.testing.assert_close(u.T @ outputs, torch.zeros(2, 7, dtype=g.dtype), rtol=0, atol=1e-12)
     assert (u.T @ inputs).norm() > 0.1
@@ -63,7 +63,8 @@ def nll(model: Any, weights: dict[str, torch.Tensor], items: list[Encoded]) -> t
     batch = collate(items)
     out = functional_call(model, weights, (batch.ids,), {"attention_mask": batch.mask})
     logp = out.logits[:, :-1].log_softmax(-1).gather(-1, batch.ids[:, 1:, None])[..., 0]
-    return -logp[batch.scored[:, 1:]].mean()
+    found: torch.Tensor = -logp[batch.scored[:, 1:]].mean()
+    return found
 
 
 def test_the_attacker_is_a_lora_that_was_trained(float64: None) -> None:
@@ -107,7 +108,7 @@ def test_a_shot_is_the_filtered_gradient_of_all_data_at_the_attackers_weights(fl
     gradient(t)
     there = {n: (p + d).detach().requires_grad_() for (n, p), d in zip(t.params.items(), delta)}
     batches = [[data.item(k) for k in data.keys(step)] for step in range(2)]
-    loss = -sum(nll(model, there, batch) for batch in batches) / 2
+    loss = -torch.stack([nll(model, there, batch) for batch in batches]).sum() / 2
     slopes = dict(zip(there, torch.autograd.grad(loss, list(there.values()))))
     places = {list(t.params)[i] for i, _ in located(t.grads)}
     for name, p in t.params.items():
@@ -157,7 +158,8 @@ def test_training_keeps_the_last_weights_within_the_budget() -> None:
         batch = collate(text)
         with torch.no_grad():
             found = model(input_ids=batch.ids, attention_mask=batch.mask).logits[:, :-1].log_softmax(-1)
-        return found[batch.scored[:, 1:]]
+        out: torch.Tensor = found[batch.scored[:, 1:]]
+        return out
 
     start, seen = logp(), [0.0]
     terms = [Term("x", stream(items_of([5, 8])), lambda v: -v.nll, "token")]
@@ -168,7 +170,7 @@ def test_training_keeps_the_last_weights_within_the_budget() -> None:
         seen.append(float((start.exp() * (start - now)).sum(-1).mean()))
         assert log.losses["budget kl"] == pytest.approx(seen[-1], rel=1e-3, abs=1e-6)
     assert 0 < t.step < 60
-    assert seen[-1] <= 0.05 < t.budget.over
+    assert seen[-1] <= 0.05 < present(t.budget.over)
     assert float((start.exp() * (start - logp())).sum(-1).mean()) == pytest.approx(seen[-1], rel=1e-5)
     assert t.budget.facts() == {"kl": t.budget.spent, "limit": 0.05, "beyond": t.budget.over}
 
@@ -182,7 +184,8 @@ def test_a_budget_is_measured_in_float32_and_leaves_no_gradient() -> None:
 
     def logp() -> torch.Tensor:
         with torch.no_grad():
-            return model(input_ids=batch.ids, attention_mask=batch.mask).logits[:, :-1].log_softmax(-1)
+            found: torch.Tensor = model(input_ids=batch.ids, attention_mask=batch.mask).logits[:, :-1].log_softmax(-1)
+            return found
 
     start = logp()[batch.scored[:, 1:]]
     with torch.no_grad():

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import present
 
 from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.runs.store import Store, open_run
@@ -24,7 +25,7 @@ def finished(store: Store, label: str = "rmu", command: str = "unlearn") -> Any:
 def test_a_finished_run_is_found_by_id_prefix_and_path(store: Store) -> None:
     run = finished(store)
     for text in (run.id, run.id[:-2], str(run.path)):
-        assert store.find(text).id == run.id
+        assert present(store.find(text)).id == run.id
     assert store.find("nothing-like-it") is None
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 def problems(own: Any, key: Key, _recipe: Any) -> Iterator[tuple[Key, str]]:
+    """Keys that choose layers twice, or belong to the other readout."""
     if own.layers is not None and own.every > 1:
         yield (*key, "every"), "chooses among all layers; attack.layers names them"
     for name in ("folds", "l2"):

@@ -19,6 +19,7 @@ WAYS = ("average", "ties")
 
 
 def problems(own: Any, key: Key, _recipe: Any) -> Iterator[tuple[Key, str]]:
+    """Keys of TIES where only averages are asked for."""
     for name in ("density", "scale"):
         if "ties" not in own.ways and getattr(own, name) != type(own).model_fields[name].default:
             yield (*key, name), "belongs to `ways: [ties]`; an average keeps all, halved"

@@ -19,6 +19,7 @@ BACK = "\nLet us come back to what was asked.\n"
 
 
 def problems(own: Any, key: Key, _recipe: Any) -> Iterator[tuple[Key, str]]:
+    """A length of the model's own turn where it takes none."""
     if own.turn == "doubt" and own.tokens != type(own).model_fields["tokens"].default:
         yield (*key, "tokens"), "belongs to `turn: follow_up`, in which the model writes freely"
 

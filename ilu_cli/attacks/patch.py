@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def problems(own: Any, key: Key, _recipe: Any) -> Iterator[tuple[Key, str]]:
+    """Keys that choose layers twice, or need the retained model that is not named or not compared with."""
     if own.layers is not None and own.every > 1:
         yield (*key, "every"), "chooses among all layers; attack.layers names them"
     if own.retain is not None and own.into == "unlearned":

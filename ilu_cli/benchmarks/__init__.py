@@ -6,7 +6,9 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic_core import to_jsonable_python
 
 from ilu_cli.errors import UsageError
 from ilu_cli.metrics.figure import Figure as Figure
@@ -16,7 +18,6 @@ from ilu_cli.runs.results import Row as Row
 
 if TYPE_CHECKING:
     from ilu_cli.engine.scoring import Scorer
-    from ilu_cli.recipe.evaluation import EvalSpec
 
 
 class Benchmark:
@@ -35,7 +36,8 @@ class Benchmark:
     reads: tuple[tuple[str, str], ...] = ()  # (task, split) on the hub that `items` loads
     others: tuple[str, ...] = ()  # numbers that it yields beside `metric`
     kinds: Mapping[str, Kind] = {}  # of those
-    takes_retain_run: bool = False
+    keys: Mapping[str, Any] = {}  # its own keys that a recipe gives; its __init__ takes them
+    by_content: tuple[str, ...] = ()  # of those: what they point at is in its `fingerprint`, so that their text is not
 
     def __init_subclass__(cls) -> None:
         own = vars(cls)
@@ -48,9 +50,6 @@ class Benchmark:
                 f"{cls.__qualname__}: the metric {cls.metric!r} has no kind",
                 hint="kind = 'share' for a mean of values from 0 to 1, 'ratio' for another, 'loss' for a perplexity",
             )
-
-    def configure(self, spec: EvalSpec) -> None:
-        """Take what the recipe says about it."""
 
     def items(self) -> list[Row]:
         """The examples, each with all that scoring needs."""
@@ -104,8 +103,12 @@ class Benchmark:
         return {}
 
     def fingerprint(self, items: list[Row]) -> str:
-        """sha256 of the items."""
-        return hashlib.sha256(json.dumps([type(self).__name__, items], sort_keys=True).encode()).hexdigest()
+        """sha256 of the items, and of its own keys where a recipe gives any."""
+        keys = {k: v for k, v in self.keys.items() if k not in self.by_content}
+        told = json.dumps(
+            [type(self).__name__, items, *([keys] if keys else [])], sort_keys=True, default=to_jsonable_python
+        )
+        return hashlib.sha256(told.encode()).hexdigest()
 
 
 class MultipleChoice(Benchmark):

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from ilu_cli.benchmarks import Benchmark, Figure, Row, by_metric, estimate, interleave
 from ilu_cli.errors import UnavailableError
@@ -9,8 +11,8 @@ from ilu_cli.registry import benchmark
 
 if TYPE_CHECKING:
     from ilu_cli.engine.scoring import Scorer
-    from ilu_cli.recipe.evaluation import EvalSpec
 
+RetainRun = Annotated[str | None, Field(description="run or rows file of a model that never saw the forget set")]
 NEW = 128  # tokens of a generated answer
 KEPT = {"retain": "retain", "authors": "real_authors", "facts": "world_facts"}
 MEASURES = ("prob", "rouge", "truth_ratio")
@@ -22,7 +24,7 @@ def _define(name: str, forget: str) -> None:
     class TOFU(Benchmark):
         __doc__ = f"""TOFU {forget}: probability, ROUGE-L recall, truth ratio, model utility (arXiv 2401.06121).
 
-        The headline is the mean P(answer|question)^(1/tokens) on the forget set. `eval.retain_run` names a run of a
+        The headline is the mean P(answer|question)^(1/tokens) on the forget set. `retain_run` names a run of a
         model that never saw it, evaluated with the same benchmark, or its rows file; with it comes forget quality, the
         p-value of a Kolmogorov-Smirnov test between the truth ratios: there with the geometric mean of the wrong
         answers' probabilities, elsewhere with the arithmetic one, as in the authors' code. The prompt is `Question: …
@@ -34,12 +36,11 @@ def _define(name: str, forget: str) -> None:
         others = (
             "rouge", "truth_ratio", *(f"{part}_{m}" for part in KEPT for m in MEASURES), "utility", "forget_quality",
         )  # fmt: skip
-        takes_retain_run = True
+        by_content = ("retain_run",)
         reads = tuple((f"tofu-{d}_perturbed", "train") for d in (forget, *KEPT.values()))
-        retain: list[float] | None = None
 
-        def configure(self, spec: EvalSpec) -> None:
-            self.retain = retain_ratios(spec.retain_run, name) if spec.retain_run else None
+        def __init__(self, *, retain_run: RetainRun = None) -> None:
+            self.retain = retain_ratios(retain_run, name) if retain_run else None
 
         def fingerprint(self, items: list[Row]) -> str:
             kept = {RANKED: self.retain or []}  # rows without the geometric ratio are of another kind
@@ -137,20 +138,20 @@ def retain_ratios(text: str, bench: str) -> list[float]:
     if not path.is_file():
         run = Store().find(text)
         if run is None:
-            raise UnavailableError(f"eval.retain_run: there is no run or rows file {text!r}.{Store().near(text)}")
+            raise UnavailableError(f"retain_run: there is no run or rows file {text!r}.{Store().near(text)}")
         path = rows_file(run.eval, bench)
     hint = f"`ilu eval {text} --bench {bench} --alone` writes it"
     try:
         rows = [r for r in read_rows(path, needed=True) if r.get("metric") == "truth_ratio"]
         if any("ratio" in r and RANKED not in r for r in rows):
-            raise UnavailableError(f"eval.retain_run: {path} has arithmetic truth ratios only", hint=hint)
+            raise UnavailableError(f"retain_run: {path} has arithmetic truth ratios only", hint=hint)
         ratios = [float(r[RANKED]) for r in rows]
     except UnavailableError as error:
-        raise error if error.hint == hint else UnavailableError(f"eval.retain_run: {error}", hint=hint) from error
+        raise error if error.hint == hint else UnavailableError(f"retain_run: {error}", hint=hint) from error
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UnavailableError(f"eval.retain_run: {path} cannot be read: {error}", hint=hint) from error
+        raise UnavailableError(f"retain_run: {path} cannot be read: {error}", hint=hint) from error
     if not ratios:
-        raise UnavailableError(f"eval.retain_run: {path} has no truth ratios")
+        raise UnavailableError(f"retain_run: {path} has no truth ratios")
     return ratios
 
 

@@ -33,10 +33,12 @@ from ilu_cli.errors import IluError, Interrupted, RunFailed
 
 
 class Commands(typer.core.TyperGroup):
-    """`ilu taskvec apply` is `ilu taskvec-apply`; any other word behind `taskvec` is a RUN."""
+    """A command's name may be two words, as `taskvec apply`; any other word behind `taskvec` is a RUN."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        return super().resolve_command(ctx, ["taskvec-apply", *args[2:]] if args[:2] == ["taskvec", "apply"] else args)
+        """Click's own, with two words as one command where there is one of that name."""
+        two = " ".join(args[:2])
+        return super().resolve_command(ctx, [two, *args[2:]] if two in self.commands else args)
 
 
 app = typer.Typer(
@@ -53,7 +55,8 @@ app.command("attack")(attack.attack)
 app.command("eval")(evaluate.evaluate)
 app.command("compare", cls=compare.Compare)(compare.compare)
 app.command("taskvec")(taskvec.taskvec)
-app.command("taskvec-apply")(taskvec_apply.taskvec_apply)
+app.command("taskvec apply")(taskvec_apply.taskvec_apply)
+app.command("taskvec-apply", hidden=True)(taskvec_apply.taskvec_apply)
 app.command("pipeline")(pipeline.pipeline)
 app.command("fetch")(fetch.fetch)
 app.command("doctor")(doctor.doctor)

@@ -45,7 +45,20 @@ ReferenceOption = Annotated[
 ]
 
 
-@shares("seed", "track", "data_root", "plugin", "recipe", "set_", "out", "dry_run", "as_json", "resume")
+@shares(
+    "seed",
+    "track",
+    "data_root",
+    "plugin",
+    "trust_remote_code",
+    "trust_code",
+    "recipe",
+    "set_",
+    "out",
+    "dry_run",
+    "as_json",
+    "resume",
+)
 def attack(
     run: RunArgument = None,
     kind: KindOption = None,
@@ -75,7 +88,7 @@ def attack(
         _check_alone(resolved)
     plan = workflow.plan(resolved, subject)
     if given.dry_run:
-        return console.show_plan(plan.facts, given.as_json)
+        return console.show_plan(plan, given.as_json)
     base, done = _resume(plan, store, old) if old else _both(plan, store, reference, given.out)
     if not backend().main:
         return
@@ -108,7 +121,7 @@ def _resume(plan: AttackPlan, store: Store, old: Run) -> tuple[Run | None, Run]:
     wanted, done = old.manifest.wanted, workflow.run(plan, store, reporter(), plan.subject, None, old)
     if not wanted:
         return None, done
-    plan = workflow.plan(plan.recipe, from_record(wanted, old))
+    plan = workflow.plan(plan.asked, from_record(wanted, old))
     out = Path(wanted["out"]) if wanted["out"] else None
     return done, workflow.run(plan, store, reporter(), plan.subject, out)
 

@@ -18,6 +18,7 @@ class Compare(TyperCommand):
     """Lets `--with` take all names up to the next option: `A1 A2 --with B1 B2 --json`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Click's own, with several values after one `--with`."""
         found: list[str] = []
         within = False
         for word in args:
@@ -31,7 +32,7 @@ class Compare(TyperCommand):
         return super().parse_args(ctx, found)
 
 
-@shares("data_root", "plugin", "set_", "as_json")
+@shares("data_root", "plugin", "trust_remote_code", "trust_code", "set_", "as_json")
 def compare(
     runs: Annotated[
         list[str], typer.Argument(metavar="RUN…", help="Runs (id, prefix, path).", autocompletion=complete.runs)

@@ -9,12 +9,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ilu_cli.metrics.figure import shown, strict
+from ilu_cli.metrics.figure import size as size
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
     from ilu_cli.runs.results import Number, Summary
+    from ilu_cli.workflows.plan import Plan
 
 WIDEST = 100  # columns of a panel
 PIPE = 140  # columns of a table without a terminal
@@ -105,39 +107,9 @@ def next_step(title: str, lines: list[str], command: str, *, done: bool = True) 
     console.print(Panel(body, title=heading, title_align="left", width=min(console.width, WIDEST), border_style="dim"))
 
 
-def show_plan(facts: dict[str, Any], as_json: bool) -> None:
+def show_plan(plan: Plan, as_json: bool) -> None:
     """What `--dry-run` prints."""
-    out_json(facts) if as_json else out(plan_text(facts))
-
-
-def plan_text(facts: dict[str, Any]) -> str:
-    """A plan in words."""
-    import yaml
-
-    lines = [yaml.safe_dump(facts["recipe"], sort_keys=False, allow_unicode=True).rstrip(), ""]
-    model = facts["model"]
-    lines.append(f"model       {model['ref']} ({model['kind']}), {model['parameters']:,} parameters")
-    if "steps" in facts:
-        lines.append(f"steps       {facts['steps']}")
-        lines.append(f"trainable   {facts['trainable_parameters']:,} parameters")
-        peak, there = size(facts["peak_memory_bytes"]), size(facts["memory_bytes"])
-        lines.append(f"memory      about {peak} at the peak (estimate); this machine has {there}")
-    if "unpriced" in facts:
-        lines.append(f"not priced  {facts['unpriced']}")
-    for d in facts["data"]:
-        cut = f", {d['truncated']} cut" if d.get("truncated") else ""
-        lines.append(f"data        {d['role']}: {d['name']} ({d['source']}), {d['rows']} rows{cut}")
-    lines += [f"parent      {p['role']}: {p['id']} ({p['kind']})" for p in facts["parents"]]
-    lines.append(f"recipe      sha256 {facts['recipe_sha256'][:16]}")
-    return "\n".join(lines)
-
-
-def size(count: float) -> str:
-    """Bytes in the unit that reads best."""
-    for unit, unit_size in (("GB", 1e9), ("MB", 1e6)):
-        if count >= unit_size:
-            return f"{count / unit_size:.1f} {unit}"
-    return f"{count / 1e3:.0f} kB"
+    out_json(plan.to_json()) if as_json else out("\n".join(plan.lines()))
 
 
 def clock(seconds: float) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ilu_cli.cli import complete, console
-from ilu_cli.cli.options import DataRootOption, JsonOption, PluginOption, SetOption
+from ilu_cli.cli.options import DataRootOption, JsonOption, PluginOption, SetOption, TrustCodeOption, TrustRemoteOption
 from ilu_cli.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ def doctor(
     ],
     data_root: DataRootOption = None,
     plugin: PluginOption = None,
+    trust_remote_code: TrustRemoteOption = False,
+    trust_code: TrustCodeOption = None,
     set_: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -35,9 +38,10 @@ def doctor(
     Of a recipe also what it will take; exit code 3 if something is missing. Of a run or model: how far its losses and
     scores are from plain transformers'; exit code 3 if that is more than rounding.
     """
+    from ilu_cli.data.hub import why_silent
     from ilu_cli.data.root import data_root as root
     from ilu_cli.workflows.needs.checkup import model_named
-    from ilu_cli.workflows.needs.find import ABSENT, hub_in_reach, needs_of, price, read_recipe
+    from ilu_cli.workflows.needs.find import ABSENT, needs_of, price, read_recipe
 
     if (subject := model_named(recipe)) is not None:
         if set_:
@@ -45,7 +49,7 @@ def doctor(
         _check_model(subject, as_json)
         return
     resolved = read_recipe(recipe, set_ or [])
-    online = hub_in_reach()
+    online = not why_silent()
     needs = needs_of(resolved, online)
     costs, absent = price(resolved, needs), [n for n in needs if n.state in ABSENT]
     facts = {
@@ -55,7 +59,7 @@ def doctor(
         "hub_in_reach": online,
         "ready": not absent,
         "needs": [n.facts() for n in needs],
-        **{f"{name}_bytes": value for name, value in costs.items()},
+        **asdict(costs),
     }
     if as_json:
         console.out_json(facts)

@@ -46,7 +46,7 @@ RetainOption = Annotated[
 AloneOption = Annotated[bool, typer.Option("--alone", help="Only this model, not what it came from.")]
 
 
-@shares("data_root", "plugin", "recipe", "set_", "dry_run", "as_json")
+@shares("data_root", "plugin", "trust_remote_code", "trust_code", "recipe", "set_", "dry_run", "as_json")
 def evaluate(
     run: RunArgument = None,
     bench: BenchOption = None,
@@ -63,7 +63,7 @@ def evaluate(
     Along the lineage of a run: original, unlearned, attacked.
     """
     from ilu_cli.models.subject import find_subject, of_run
-    from ilu_cli.recipe.load import digest, find, load
+    from ilu_cli.recipe.load import find, load
     from ilu_cli.recipe.schema import EvalRecipe
     from ilu_cli.runs.store import Store
 
@@ -78,10 +78,9 @@ def evaluate(
 
     check_possible(spec, subject, alone)
     if given.dry_run:
-        from ilu_cli.workflows.evaluate import plan_facts
+        from ilu_cli.workflows.evaluate import plan
 
-        facts = plan_facts(resolved, subject, digest(resolved), alone=alone)
-        return console.show_plan(facts, given.as_json)
+        return console.show_plan(plan(resolved, subject, alone=alone), given.as_json)
 
     from ilu_cli.cli.progress import reporter
     from ilu_cli.engine.accel import backend

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from ilu_cli.cli import console
-from ilu_cli.cli.options import DataRootOption, JsonOption, PluginOption, RecipeArgument, SetOption
+from ilu_cli.cli.options import (
+    DataRootOption,
+    JsonOption,
+    PluginOption,
+    RecipeArgument,
+    SetOption,
+    TrustCodeOption,
+    TrustRemoteOption,
+)
 
 
 def fetch(
     recipe: RecipeArgument,
     data_root: DataRootOption = None,
     plugin: PluginOption = None,
+    trust_remote_code: TrustRemoteOption = False,
+    trust_code: TrustCodeOption = None,
     set_: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ilu_cli import trust
 from ilu_cli.cli import complete
 from ilu_cli.errors import UsageError
 
@@ -73,6 +74,7 @@ DataRootOption = Annotated[
 def _load_plugins(paths: list[Path] | None) -> list[Path] | None:
     from ilu_cli.registry import load_plugin
 
+    trust.RAN.clear()
     for path in paths or []:
         load_plugin(path)
     return paths
@@ -86,6 +88,44 @@ PluginOption = Annotated[
     ),
 ]  # fmt: skip
 
+
+def _said(ctx: typer.Context, name: str, value: str | None) -> None:
+    """Put what was said where everything finds it, for as long as this command runs; else nothing is said."""
+    import os
+
+    ctx.call_on_close(lambda: os.environ.pop(name, None))
+    os.environ.pop(name, None)
+    os.environ |= {name: value} if value else {}
+
+
+def _trust_remote(ctx: typer.Context, given: bool) -> bool:
+    _said(ctx, trust.REMOTE, "1" if given else None)
+    return given
+
+
+def _trust_code(ctx: typer.Context, files: list[Path] | None) -> list[Path] | None:
+    import os
+
+    if lost := next((f for f in files or [] if not f.is_file()), None):
+        raise UsageError(f"--trust-code {lost}: there is no such file")
+    _said(ctx, trust.FILES, os.pathsep.join(str(f.absolute()) for f in files or []))
+    return files
+
+
+TrustRemoteOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code", callback=_trust_remote, is_eager=True,
+        help="Run Python code that a model brings along. For this command only; recorded.",
+    ),
+]  # fmt: skip
+TrustCodeOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--trust-code", metavar="FILE", callback=_trust_code, is_eager=True,
+        help="Take this task file though it runs code. For this command only; recorded. Repeatable.",
+    ),
+]  # fmt: skip
 Flags = dict[str, "tuple[Key, Any]"]
 
 
@@ -125,7 +165,9 @@ class Given:
         Raises:
             UsageError: if one is given.
         """
-        if ignored := self.besides("--resume", "--json", "--plugin", "--data-root"):
+        if ignored := self.besides(
+            "--resume", "--json", "--plugin", "--data-root", "--trust-remote-code", "--trust-code"
+        ):
             raise UsageError(f"--resume continues a run with its own recipe; {', '.join(ignored)} cannot change it")
 
 
@@ -142,6 +184,8 @@ SHARED: dict[str, tuple[Any, Any]] = {
     "track": (TrackOption, None),
     "data_root": (DataRootOption, None),
     "plugin": (PluginOption, None),
+    "trust_remote_code": (TrustRemoteOption, False),
+    "trust_code": (TrustCodeOption, None),
     "recipe": (RecipeOption, None),
     "set_": (SetOption, None),
     "out": (OutOption, None),
@@ -227,4 +271,5 @@ def unfinished(store: Store, command: str, text: str | None) -> Run:
         raise UsageError(f"{found.id} is finished; there is nothing to resume")
     if not (found.path / "recipe.yaml").is_file():
         raise UsageError(f"{found.id} stopped before it began", hint="start it again without --resume")
+    trust.check_same(found.manifest.trust, f"run {found.id}")
     return found

@@ -12,7 +12,7 @@ from ilu_cli.cli.options import PluginOption
 
 def schema(
     command: Annotated[
-        str | None,
+        list[str] | None,
         typer.Argument(
             help="Whose recipe: unlearn, attack, ...; default: any, told apart by `command`.", show_default=False
         ),
@@ -21,10 +21,10 @@ def schema(
 ) -> None:
     """Print the JSON Schema of recipes, for editors."""
     from ilu_cli.errors import UsageError, near
+    from ilu_cli.recipe.command import today
     from ilu_cli.recipe.schema import RECIPES, json_schema
 
-    if command is not None and command not in RECIPES:
-        raise UsageError(
-            f"there is no recipe for {command!r}.{near(command, RECIPES)}", hint=f"one of {', '.join(RECIPES)}"
-        )
-    console.out_json(json_schema(command), indent=2)
+    name = today(" ".join(command)) if command else None
+    if name is not None and name not in RECIPES:
+        raise UsageError(f"there is no recipe for {name!r}.{near(name, RECIPES)}", hint=f"one of {', '.join(RECIPES)}")
+    console.out_json(json_schema(name), indent=2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -33,13 +33,16 @@ MarkdownOption = Annotated[
 OPTIONS = ("--suite", "--seeds", "--jobs", "--markdown")
 
 
+KEPT = ("--data-root", "--plugin", "--trust-remote-code", "--trust-code", "--dry-run", "--json")  # change no suite
+
+
 def asked_for(suite: str | None, given: Given) -> str | None:
     """The suite that is asked for, if any.
 
     Raises:
         UsageError: if options of a single attack and of a suite are mixed.
     """
-    wrong = given.besides(*OPTIONS, "--data-root", "--plugin", "--dry-run", "--json")
+    wrong = given.besides(*OPTIONS, *KEPT)
     if suite and wrong:
         raise UsageError(
             f"{', '.join(wrong)} cannot change a suite", hint="write a suite of your own: docs/pipeline.md"
@@ -81,8 +84,9 @@ def show(graph: Graph, jobs: int, given: Given, markdown: Path | None, *, state:
     if markdown:
         markdown.parent.mkdir(parents=True, exist_ok=True)
     if given.dry_run:
-        console.out_json(_plan(graph, jobs)) if given.as_json else _print_plan(graph, jobs)
-        return
+        from ilu_cli.workflows.pipeline.build import plan
+
+        return console.show_plan(plan(graph, jobs), given.as_json)
     if not state:
         _run(graph, jobs, given.plugins)
     found: Told = {**results.collect(graph), "state": graph.counts(), "folder": str(graph.folder)}
@@ -128,27 +132,6 @@ def _run(graph: Graph, jobs: int, plugins: list[Path]) -> None:
 
     execute.run(graph, jobs, plugins, changed)
     results.save(graph)
-
-
-def _plan(graph: Graph, jobs: int) -> dict[str, Any]:
-    from ilu_cli.workflows.pipeline.build import bytes_needed
-
-    nodes = [{"key": n.key, "command": n.command, "status": n.status, "run": n.run, "tags": n.tags} for n in graph]
-    return {
-        "command": "pipeline",
-        "name": graph.name,
-        "state": graph.counts(),
-        "disk_bytes": bytes_needed(graph, jobs),
-        "nodes": nodes,
-    }
-
-
-def _print_plan(graph: Graph, jobs: int) -> None:
-    plan = _plan(graph, jobs)
-    for node in graph:
-        console.out(f"{node.status:<8} {node.command:<8} {node.key}")
-    counts = ", ".join(f"{n} {status}" for status, n in plan["state"].items())
-    console.out(f"{len(graph.nodes)} nodes: {counts}; up to {plan['disk_bytes'] / 1e9:.1f} GB of disk for what is left")
 
 
 def _print(graph: Graph, found: Told) -> None:

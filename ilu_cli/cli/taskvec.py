@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ilu_cli.cli import complete, console
 from ilu_cli.cli.options import Given, Sets, shares
+
+if TYPE_CHECKING:
+    from ilu_cli.taskvec.plane import Placed, Plane
 
 RunsArgument = Annotated[
     list[str] | None,
@@ -40,7 +43,7 @@ CompleteOption = Annotated[
 LayersOption = Annotated[bool, typer.Option("--layers", help="Show also the layers that unlearning left alone.")]
 
 
-@shares("data_root", "plugin", "recipe", "set_", "dry_run", "as_json")
+@shares("data_root", "plugin", "trust_remote_code", "trust_code", "recipe", "set_", "dry_run", "as_json")
 def taskvec(
     runs: RunsArgument = None,
     include: IncludeOption = None,
@@ -54,7 +57,7 @@ def taskvec(
 ) -> None:
     """Compare task vectors: does fine-tuning walk back?"""
     from ilu_cli.models.subject import find_subject, of_run
-    from ilu_cli.recipe.load import digest, find, load
+    from ilu_cli.recipe.load import find, load
     from ilu_cli.recipe.schema import TaskvecRecipe
     from ilu_cli.runs.store import Store
 
@@ -70,8 +73,7 @@ def taskvec(
     else:
         subjects = [of_run(store.latest(lineage.comparable, "finished unlearning or attack run"))]
     if given.dry_run:
-        _dry(subjects, store, resolved, digest(resolved), given.as_json)
-        return
+        return console.show_plan(workflow.plan(resolved, subjects, store), given.as_json)
     if complete:
         for subject in subjects:
             workflow.complete(subject, store, reporter())
@@ -92,18 +94,6 @@ def taskvec(
         console.out(workflow.verdict(found.grams))
         _notes(found.roles.notes)
     console.next_step(f"compared: {title}", [], "ilu list   (other methods, tasks and attacks)")
-
-
-def _dry(subjects: list[Any], store: Any, recipe: Any, sha256: str, as_json: bool) -> None:
-    from ilu_cli.workflows.taskvec.roles import find_roles
-
-    roles = [(role, s) for subject in subjects for role, s in find_roles(subject, store).by_name.items()]
-    if as_json:
-        checkpoints = {role: {"id": s.label, "folder": str(s.folder)} for role, s in roles}
-        console.out_json({"recipe": recipe.model_dump(), "recipe_sha256": sha256, "checkpoints": checkpoints})
-        return
-    for role, s in roles:
-        console.out(f"{role:<10} {s.label}")
 
 
 def _notes(notes: list[str]) -> None:
@@ -187,7 +177,7 @@ def _subspace(rows: list[Any]) -> None:
     console.out_table(table)
 
 
-def _plane(plane: dict[str, Any]) -> None:
+def _plane(plane: Plane) -> None:
     table = _table(f"plane: x along {plane['axes'][0]}, y along {plane['axes'][1]}", ["role", "checkpoint"],
                    ["step", "x", "y", "in the plane", "forget accuracy"])  # fmt: skip
     for p in plane["points"]:
@@ -205,7 +195,7 @@ def _plane(plane: dict[str, Any]) -> None:
         console.out(line)
 
 
-def _drawn(points: list[dict[str, Any]], width: int = 64, height: int = 16) -> list[str]:
+def _drawn(points: list[Placed], width: int = 64, height: int = 16) -> list[str]:
     """The points as a text plot: O original, U unlearned, F and f fine-tuned, A and a attacked and on the way there."""
     marks = {"original": "O", "unlearned": "U", "finetuned": "F", "attacked": "A"}
     last: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""`ilu taskvec-apply`."""
+"""`ilu taskvec apply`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ilu_cli.cli import console
 from ilu_cli.cli.options import Flags, Given, Sets, shares
 
 
-@shares("seed", "recipe", "set_", "out", "dry_run", "as_json")
+@shares("seed", "trust_remote_code", "recipe", "set_", "out", "dry_run", "as_json")
 def taskvec_apply(
     runs: Annotated[
         list[str] | None,
@@ -53,7 +53,7 @@ def taskvec_apply(
     store = Store()
     plan = workflow.plan(resolved, store)
     if given.dry_run:
-        return console.show_plan(plan.facts, given.as_json)
+        return console.show_plan(plan, given.as_json)
     done = workflow.run(plan, store, reporter(), given.out)
     console.out_json(workflow.describe(done)) if given.as_json else console.out(str(done.path))
     console.next_step(f"applied: {done.id}", [], f"ilu eval {done.id}")

@@ -68,7 +68,20 @@ StepsOption = Annotated[int | None, typer.Option("--steps", help="Optimiser step
 RateOption = Annotated[float | None, typer.Option("--lr", help="Learning rate."), Sets(("train", "lr"))]
 
 
-@shares("seed", "track", "data_root", "plugin", "recipe", "set_", "out", "dry_run", "as_json", "resume")
+@shares(
+    "seed",
+    "track",
+    "data_root",
+    "plugin",
+    "trust_remote_code",
+    "trust_code",
+    "recipe",
+    "set_",
+    "out",
+    "dry_run",
+    "as_json",
+    "resume",
+)
 def unlearn(
     run: RunArgument = None,
     method: MethodOption = None,
@@ -111,7 +124,7 @@ def unlearn(
 
     plan = workflow.plan(resolved, store)
     if given.dry_run:
-        return console.show_plan(plan.facts, given.as_json)
+        return console.show_plan(plan, given.as_json)
     done = workflow.run(plan, store, reporter(), given.out, old)
     if not backend().main:
         return

@@ -166,6 +166,7 @@ class Batch:
     scored: Tensor
 
     def to(self, device: torch.device | str) -> Batch:
+        """The same batch on a device."""
         return Batch(self.ids.to(device), self.mask.to(device), self.scored.to(device))
 
 

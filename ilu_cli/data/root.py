@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ilu_cli.errors import UnavailableError
+from ilu_cli.paths import leads_out, problem_of_path
 
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)\.\w+")
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 
@@ -72,6 +72,8 @@ def in_root(names: list[str], config: str | None, split: str) -> Found | None:
     root = data_root()
     for name in filter(None, names if root else []):
         assert root is not None
+        if problem_of_path(name):  # it is no place below the root
+            continue
         found = locate(root / name, config, split)
         if found:
             return found
@@ -82,10 +84,13 @@ def locate(folder: Path, config: str | None, split: str) -> Found | None:
     """Find the files of a split in a folder. A README that lists the config has the last word about it.
 
     Raises:
-        UnavailableError: if they are of several kinds, or not all shards are there.
+        UnavailableError: if they are of several kinds, not all shards are there, or a name leads out of the folder.
     """
     if not folder.is_dir():
         return None
+    for part in filter(None, (config, split)):
+        if problem := problem_of_path(part):
+            raise UnavailableError(f"{folder} has no config or split {part!r}, which {problem}")
     for saved in (folder, folder / split, *((folder / config, folder / config / split) if config else ())):
         if (saved / "state.json").is_file() and (saved / "dataset_info.json").is_file():
             return Found((saved,))
@@ -107,9 +112,20 @@ def _files(folder: Path, pattern: str) -> list[Path]:
 
 
 def _all_of(folder: Path, listed: list[str]) -> Found | None:
-    """The files of all patterns that a README lists, in its order; None if it has none of them."""
+    """The files of all patterns that a README lists, in its order; None if it has none of them.
+
+    Raises:
+        UnavailableError: if a pattern, or a link that it finds, leads out of the folder.
+    """
+    for pattern in listed:
+        if problem := problem_of_path(pattern):
+            raise UnavailableError(
+                f"{folder}/README.md lists {pattern!r}, which {problem}", hint="mend data_files there"
+            )
     by_pattern = {pattern: _files(folder, pattern) for pattern in listed}
     paths = list(dict.fromkeys(p for paths in by_pattern.values() for p in paths))
+    if out := next((p for p in paths if leads_out(p, folder)), None):
+        raise UnavailableError(f"{out} is a link to what lies outside of {folder}", hint="copy the file there")
     if not paths:
         return None
     if lost := [pattern for pattern, found in by_pattern.items() if not found]:

@@ -13,8 +13,9 @@ from typing import ClassVar, cast
 
 from ilu_cli import registry
 from ilu_cli.data.read import library, read
-from ilu_cli.data.root import HUB_NAME, SUFFIXES, Found, data_root, in_root, locate
+from ilu_cli.data.root import SUFFIXES, Found, data_root, in_root, locate
 from ilu_cli.errors import UnavailableError, UsageError
+from ilu_cli.paths import is_hub_name
 from ilu_cli.recipe.specs import DataRef
 from ilu_cli.runs.files import cache_dir
 from ilu_cli.runs.results import Data
@@ -155,7 +156,7 @@ def _users_own(ref: DataRef, split: str) -> Origin:
     if path.is_dir():
         hint = f"name a file, or put {split}.jsonl (parquet, csv) into it"
         raise UnavailableError(f"the folder {path} has no split {split!r}", hint=hint)
-    if ref.source != "path" and HUB_NAME.fullmatch(ref.name) and not ref.name.endswith(SUFFIXES):
+    if ref.source != "path" and is_hub_name(ref.name) and not ref.name.endswith(SUFFIXES):
         return Origin("hub", task, split, ref.name, ref.config)
     raise UnavailableError(f"there is no dataset file or folder {path}")
 
@@ -205,7 +206,11 @@ def _checked(name: str, task: Task, rows: Iterator[Row]) -> Iterator[Row]:
 def _from_hub(origin: Origin) -> Iterator[Row]:
     try:
         folder = str(cache_dir() / "datasets")
-        return iter(library().load_dataset(origin.hub, origin.config, split=origin.split, cache_dir=folder))
+        return iter(
+            library().load_dataset(
+                origin.hub, origin.config, split=origin.split, cache_dir=folder, trust_remote_code=False
+            )
+        )
     except Exception as error:  # datasets, the hub client and httpx each raise their own
         first = (str(error).splitlines() or [""])[0]
         hint = origin.task.gated or "check the network and access rights"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def problems(own: Any, key: Key, recipe: UnlearnRecipe) -> Iterator[tuple[Key, str]]:
+    """A mean that would begin after the last step."""
     if own.start + own.every > recipe.train.steps:
         yield (*key, "start"), f"there is nothing to average within {recipe.train.steps} steps"
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 def problems(own: Any, key: Key, recipe: UnlearnRecipe) -> Iterator[tuple[Key, str]]:
+    """A perturbed layer that the objective's own layer does not come after, so that it would change nothing."""
     objective = recipe.objective
     read = max(getattr(objective, "layers", None) or [getattr(objective, "layer", None)])
     if read is not None and own.layer >= read:

@@ -27,6 +27,7 @@ WHOLE = 1024  # the smaller side up to which a matrix is decomposed exactly
 
 
 def problems(own: Any, key: Key, recipe: UnlearnRecipe) -> Iterator[tuple[Key, str]]:
+    """Directions of retain data that the recipe lacks, an interval beside a shot of every step, and adapters."""
     if own.directions == "retain" and recipe.retain is None:
         yield (*key, "directions"), "the recipe has no retain data to take them from"
     if own.shot == "step" and own.every is not None:

@@ -38,6 +38,7 @@ class Layout:
 
     @property
     def trees(self) -> bool:
+        """Whether requests that begin alike are run as one packed tree."""
         return bool(self.kinds)
 
     def rows(self, requests: list[Request]) -> Iterator[list[Row]]:

@@ -72,6 +72,7 @@ class Scorer:
 
     @property
     def context_length(self) -> int:
+        """How many tokens the model takes at once."""
         return context_of(self.model.config.get_text_config())
 
     @functools.cached_property

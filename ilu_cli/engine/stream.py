@@ -27,6 +27,7 @@ class TrainStream:
         self.sampler = Sampler([len(c.items) for c in self.corpora], self.seed, self.name)
 
     def item(self, key: RowKey) -> Encoded:
+        """The encoded row of a key, (corpus, place in it)."""
         return self.corpora[key[0]].items[key[1]]
 
     def keys(self, step: int) -> list[RowKey]:

@@ -60,6 +60,7 @@ class IluLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int | None:
+        """The token before a text without context; None if the tokenizer has none."""
         token: int | None = self.scorer.tokenizer.eos_token_id
         return token
 
@@ -70,9 +71,11 @@ class IluLM(TemplateLM):
 
     @property
     def tokenizer_name(self) -> str:
+        """The name by which lm-eval keeps what it cached."""
         return str(self.scorer.tokenizer.name_or_path).replace("/", "__")
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The conversation as ilu writes it; see `ilu_cli.data.chat`."""
         check_template(self.tokenizer, self.template)
         return render(
             self.tokenizer,
@@ -83,9 +86,11 @@ class IluLM(TemplateLM):
         )
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: object) -> list[int]:
+        """Token ids of a text, with the tokenizer's own special tokens unless told otherwise."""
         return self.scorer.encode(string, special=add_special_tokens is not False)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """(Σ log p of the continuation in nats, whether it is the greedy one) for each (context, continuation)."""
         pairs = [self.scorer.pair(*r.args) for r in requests]
         return self._loglikelihood_tokens(
             [(r.args, list(p.ids[: p.start]), list(p.ids[p.start :])) for r, p in zip(requests, pairs)]

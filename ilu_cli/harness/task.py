@@ -17,6 +17,7 @@ import yaml
 from ilu_cli.benchmarks import Benchmark, Row, mean_and_error, number, perplexity
 from ilu_cli.errors import UsageError
 from ilu_cli.recipe.harness import PlainLoader
+from ilu_cli.recipe.taskfile import code_of
 from ilu_cli.runs.results import Kind, kind_of
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class HarnessTask(Benchmark):
         """lm-eval's task objects by name."""
         from ilu_cli.harness.load import load_tasks
 
-        found = load_tasks(self.name)
+        found = load_tasks(self.name, own=self.file is not None)
         for name, task in found.items():
             own = task.get_config("num_fewshot")
             if (self.shots and own == 0) or (self.shots and task.OUTPUT_TYPE == "loglikelihood_rolling"):
@@ -156,6 +157,8 @@ class HarnessTask(Benchmark):
             "fewshot_seed": FEWSHOT_SEED,
             "template": said,
         }
+        if self.source == "path" and (code := code_of(Path(self.name))):
+            found["code"] = code
         if len(self.tasks) > 1:
             by = {name: [r for r in rows if r["task"] == name] for name in self.tasks}
             found["tasks"] = {n: number(*self.summarise(r)) for n, r in by.items() if r}

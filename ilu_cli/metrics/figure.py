@@ -36,6 +36,14 @@ def shown(value: float, form: str = ".3f") -> str:
     return "∞" if math.isinf(value) else format(value, form if abs(value) < 1e6 else ".3g")
 
 
+def size(count: float) -> str:
+    """Bytes in the unit that reads best."""
+    for unit, unit_size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= unit_size:
+            return f"{count / unit_size:.1f} {unit}"
+    return f"{count / 1e3:.0f} kB"
+
+
 def strict(value: Any) -> Any:
     """The same with null for infinite numbers, as JSON needs it. A NaN stays: it is a mistake, and writing it fails."""
     if isinstance(value, Mapping):

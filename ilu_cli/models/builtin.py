@@ -64,9 +64,11 @@ def _convert(gguf: Path, folder: Path) -> None:
     from ilu_cli.models.quiet import quiet_transformers
 
     quiet_transformers()
-    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+    )
     plain = {k: v for k, v in loaded.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
-    model = AutoModelForCausalLM.from_config(type(loaded.config)(**plain))
+    model = AutoModelForCausalLM.from_config(type(loaded.config)(**plain), trust_remote_code=False)
     model.load_state_dict(loaded.state_dict())
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False).save_pretrained(folder)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ilu_cli import trust
 from ilu_cli.errors import UnavailableError
 from ilu_cli.runs.files import tensors_of, weight_files
 
@@ -67,7 +68,7 @@ def check_stored(folder: Path, empty: nn.Module) -> None:
     standing_in = {name: torch.empty(shape, device="meta") for name, shape in stored.items()}
     _, report = type(model).from_pretrained(
         None, config=model.config, state_dict=standing_in, device_map={"": "meta"}, dtype=torch.float32,
-        output_loading_info=True, ignore_mismatched_sizes=True,
+        output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=trust.remote(),
     )  # fmt: skip
     check_report(folder, report)
 

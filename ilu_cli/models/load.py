@@ -15,9 +15,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
+from ilu_cli import trust
 from ilu_cli.data.sampling import seed_of
-from ilu_cli.errors import UnavailableError, UsageError
+from ilu_cli.errors import IluError, UnavailableError, UsageError
 from ilu_cli.models.checking import check_adapter, check_finite, check_report, check_stored, tell
+from ilu_cli.models.code import failed
 from ilu_cli.models.names import name_of
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.quiet import quiet_transformers
@@ -67,8 +69,9 @@ def _load_folder(folder: Path, device: torch.device | str) -> Any:
     quiet_transformers()
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
-        )
+            folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True,
+            trust_remote_code=trust.remote(),
+        )  # fmt: skip
     except FAILURES as error:
         raise _failed(folder, error) from error
     check_report(folder, report)
@@ -76,11 +79,12 @@ def _load_folder(folder: Path, device: torch.device | str) -> Any:
     return model.to(device)
 
 
-def _failed(folder: Path, error: Exception) -> UnavailableError:
-    why = str(error)
-    if "CONVERSION" in why:  # it speaks of a table that it has logged
-        why = "weights that the model merges, as those of its experts, are incomplete or of different shapes"
-    return UnavailableError(f"{folder} does not load as a causal language model: {why}")
+def _failed(folder: Path, error: Exception) -> IluError:
+    if "CONVERSION" in str(error):  # it speaks of a table that it has logged
+        error = ValueError(
+            "weights that the model merges, as those of its experts, are incomplete or of different shapes"
+        )
+    return failed(folder, "does not load as a causal language model", error)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -91,9 +95,9 @@ def load_tokenizer(folder: Path) -> Any:
     """
     quiet_transformers()
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust.remote())
     except FAILURES as error:
-        raise UnavailableError(f"{folder} has no tokenizer that loads: {error}") from error
+        raise failed(folder, "has no tokenizer that loads", error) from error
 
 
 def empty_model(folder: Path) -> Any:
@@ -101,9 +105,10 @@ def empty_model(folder: Path) -> Any:
     quiet_transformers()
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust.remote())
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust.remote())
     except FAILURES as error:
-        raise UnavailableError(f"{folder} is not a causal language model: {error}") from error
+        raise failed(folder, "is not a causal language model", error) from error
 
 
 def checked_model(subject: Subject) -> Any:

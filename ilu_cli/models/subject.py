@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ilu_cli.data.root import HUB_NAME, data_root
+from ilu_cli import trust
+from ilu_cli.data.root import data_root
 from ilu_cli.errors import UnavailableError, near
 from ilu_cli.models import builtin
+from ilu_cli.models.code import check_code
+from ilu_cli.paths import is_hub_name
 from ilu_cli.runs.files import beside_hashes, digest_of, read_json, same_model, stray_files, weight_hashes
 from ilu_cli.runs.store import Run, Store, open_run, split_step
 
@@ -65,6 +68,7 @@ def of_run(run: Run, step: int | None = None) -> Subject:
     Raises:
         UnavailableError: if the run is unfinished or its files are not what its manifest says.
     """
+    trust.check_again(run.manifest.trust, f"run {run.id}")
     run.verify(step)
     folder = run.checkpoint if step is None else run.point(step)
     weights = run.manifest.weights if step is None else run.manifest.points[str(step)]
@@ -100,7 +104,7 @@ def find_model(text: str, revision: str | None = None, hint: str = "") -> Subjec
         folder, kind = path, "folder"
     elif mirrored:
         folder, kind = mirrored, "folder"
-    elif HUB_NAME.fullmatch(text) and not path.parent.is_dir():
+    elif is_hub_name(text) and not path.parent.is_dir():
         folder, kind = _snapshot(text, revision), "hub"
     else:
         hint = hint or near(text, builtin.MODELS)
@@ -110,6 +114,7 @@ def find_model(text: str, revision: str | None = None, hint: str = "") -> Subjec
         base = find_model(base_of(folder), read_json(folder / "adapter_config.json").get("revision"))
     elif not (folder / "config.json").is_file():
         raise UnavailableError(f"{folder} is neither a run (manifest.json) nor a model (config.json)")
+    check_code(folder)
     weights = weight_hashes(folder)
     if not weights:
         lies = ", ".join(sorted(p.name for p in (*folder.glob("*.bin"), *folder.glob("*.safetensors"))))
@@ -151,7 +156,7 @@ def tell_stray(folder: Path) -> None:
 def in_mirror(name: str) -> Path | None:
     """The folder of a hub model under the data root, if it is there."""
     root = data_root()
-    folder = root / name if root and HUB_NAME.fullmatch(name) else None
+    folder = root / name if root and is_hub_name(name) else None
     return folder if folder and any((folder / f).is_file() for f in ("config.json", "adapter_config.json")) else None
 
 
@@ -185,6 +190,7 @@ def from_record(record: dict[str, Any], child: Run) -> Subject:
     Raises:
         UnavailableError: if it is gone, or is not what was recorded.
     """
+    trust.check_again(child.manifest.trust, f"run {child.id}")
     name, step = split_step(record["id"])
     places = [Path(record["path"])] + ([child.path.parent / name] if record["kind"] == "run" else [])
     path = next((p for p in places if p.is_dir()), None)
@@ -211,6 +217,7 @@ def _snapshot(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.*"]
+    patterns += ["*.py"] if trust.remote() else []
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except Exception as error:  # the hub client raises its own errors, httpx's and OSError

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def problems(own: Any, key: Key, _recipe: Any) -> Iterator[tuple[Key, str]]:
+    """A layer that is named twice."""
     if len(set(own.layers)) < len(own.layers):
         yield (*key, "layers"), "a layer is named twice"
 

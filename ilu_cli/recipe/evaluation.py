@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
+from typing_extensions import Self
 
 from ilu_cli import registry
 from ilu_cli.errors import UsageError
 from ilu_cli.recipe.chat import ChatDate, ChatSystem
 from ilu_cli.recipe.requirement import Requirement, benches_of, parse
 from ilu_cli.recipe.source import Key
-from ilu_cli.recipe.specs import Precision, Spec
+from ilu_cli.recipe.specs import BenchmarkSpec, Precision, Spec
 from ilu_cli.runs.results import stem
 
 
 class EvalSpec(Spec):
     """Which benchmarks, and how they are scored."""
 
-    benchmarks: list[str] = Field(["capitals", "elements", "prose"], min_length=1)
+    benchmarks: list[str | BenchmarkSpec] = Field(
+        ["capitals", "elements", "prose"],
+        min_length=1,
+        description="by name, or with keys of its own as `{name: …, key: …}`",
+    )
     precision: Precision = "fp32"
     chat: bool = Field(False, description="put every prompt into the tokenizer's chat template")
     chat_system: ChatSystem = None
@@ -28,24 +33,43 @@ class EvalSpec(Spec):
     limit: PositiveInt | None = Field(None, description="score only the first rows of each benchmark")
     fewshot: NonNegativeInt | None = Field(None, description="solved examples before each question; null: the task's")
     retain_run: str | None = Field(
-        None, description="run or rows file of a model that never saw the forget set, for TOFU's forget quality"
+        None, description="the key of that name of every benchmark that has it and is not given its own"
     )
+
+    @property
+    def named(self) -> list[str]:
+        """The names that `benchmarks` lists."""
+        return [b if isinstance(b, str) else b.name for b in self.benchmarks]
 
     @property
     def names(self) -> list[str]:
         """The benchmarks that are run."""
-        return self.benchmarks
+        return self.named
 
-    def problems(self, key: Key) -> Iterator[tuple[Key, str]]:
-        for i, name in enumerate(self.benchmarks):
+    def keys_of(self, name: str) -> dict[str, Any]:
+        """The own keys of a benchmark that the recipe gives, without those at their default."""
+        own = next((b.given() for b in self.benchmarks if isinstance(b, BenchmarkSpec) and b.name == name), {})
+        shared = {"retain_run": self.retain_run} if self.retain_run and "retain_run" in _keys(name) else {}
+        return shared | own
+
+    def only(self, name: str) -> Self:
+        """This, with one of its benchmarks alone."""
+        return self.model_copy(update={"benchmarks": [b for b, n in zip(self.benchmarks, self.named) if n == name]})
+
+    def problems(self, key: Key, recipe: Any) -> Iterator[tuple[Key, str]]:
+        for i, (item, name) in enumerate(zip(self.benchmarks, self.named)):
+            here: Key = (*key, "benchmarks", i)
             if problem := _benchmark_problem(name):
-                yield (*key, "benchmarks", i), problem
-            elif name in self.benchmarks[:i]:
-                yield (*key, "benchmarks", i), f"{name!r} is named twice"
-            elif other := next((n for n in self.benchmarks[:i] if stem(n) == stem(name)), None):
-                yield (*key, "benchmarks", i), f"its results would lie in the files of {other!r}; rename one of the two"
-        known = [registry.benchmark[n].obj for n in self.names if n in registry.benchmark]
-        if self.retain_run and not any(bench.takes_retain_run for bench in known):
+                yield here, problem
+            elif name in self.named[:i]:
+                yield here, f"{name!r} is named twice"
+            elif other := next((n for n in self.named[:i] if stem(n) == stem(name)), None):
+                yield here, f"its results would lie in the files of {other!r}; rename one of the two"
+            elif isinstance(item, str):
+                yield from _without_keys(name, here)
+            elif name in registry.benchmark:
+                yield from item.problems(registry.benchmark, here, recipe)
+        if self.retain_run and not any("retain_run" in _keys(name) for name in self.names):
             yield (*key, "retain_run"), "none of the benchmarks compares with a retain model"
 
 
@@ -57,7 +81,7 @@ class GateSpec(EvalSpec):
     @property
     def names(self) -> list[str]:
         """The benchmarks, and those that only a requirement names."""
-        return list(dict.fromkeys([*self.benchmarks, *(b for text in self.require for b in benches_of(text))]))
+        return list(dict.fromkeys([*self.named, *(b for text in self.require for b in benches_of(text))]))
 
     @property
     def requirements(self) -> list[Requirement]:
@@ -68,10 +92,13 @@ class GateSpec(EvalSpec):
         """
         return [parse(text, metrics(text)) for text in self.require]
 
-    def problems(self, key: Key) -> Iterator[tuple[Key, str]]:
-        yield from super().problems(key)
+    def problems(self, key: Key, recipe: Any) -> Iterator[tuple[Key, str]]:
+        yield from super().problems(key, recipe)
         for i, text in enumerate(self.require):
             try:
+                for name in benches_of(text):
+                    if name not in self.named:
+                        yield from _without_keys(name, (*key, "require", i))
                 parse(text, metrics(text))
             except UsageError as error:
                 yield (*key, "require", i), str(error)
@@ -99,12 +126,28 @@ class AttackEvalSpec(EvalSpec):
     )
 
 
+def _keys(name: str) -> dict[str, tuple[Any, Any]]:
+    return registry.benchmark[name].keys() if name in registry.benchmark else {}
+
+
+def _without_keys(name: str, key: Key) -> Iterator[tuple[Key, str]]:
+    """What is wrong with a benchmark that stands there by its name alone."""
+    if needed := [k for k, (_, default) in _keys(name).items() if default is ...]:
+        told = ", ".join(f"{k}: …" for k in needed)
+        yield key, f"{name!r} needs keys of its own: in eval.benchmarks, {{name: {name}, {told}}}"
+
+
 def _benchmark_problem(name: str) -> str:
     """What is wrong with the name of a benchmark: ours, a YAML file, or a task of lm-eval."""
     if name in registry.benchmark:
         return ""
     if name.endswith(".yaml"):
-        return "" if Path(name).is_file() else f"there is no task file {name}"
+        from ilu_cli.paths import problem_of_name
+        from ilu_cli.recipe.taskfile import refusal
+
+        if problem := problem_of_name(stem(name)):
+            return f"its results are called after the task file, whose name {problem}"
+        return refusal(Path(name)) if Path(name).is_file() else f"there is no task file {name}"
     from ilu_cli.errors import near
     from ilu_cli.recipe.harness import harness_names
 

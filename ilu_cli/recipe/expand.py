@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ilu_cli.errors import UsageError
+from ilu_cli.paths import problem_of_name
 from ilu_cli.recipe.grid import AttackGrid, PipelineRecipe, SuiteRecipe
 from ilu_cli.recipe.load import find, load, validate
 from ilu_cli.recipe.schema import AttackRecipe, UnlearnRecipe
@@ -117,7 +118,12 @@ def load_pipeline(name: str, sets: list[str], flags: dict[str, tuple[Key, Any]] 
     variants += _variants(recipe.attacks, layers, recipe.eval.model_dump(), problems)
     _check_rows(variants, problems)
     problems.raise_any()
-    return Pipeline(recipe.name or path.stem, recipe, methods, variants)
+    called = recipe.name or path.stem
+    if problem := problem_of_name(called):
+        raise UsageError(
+            f"{path}: the pipeline's folder would be called {called!r}, which {problem}", hint="set `name`"
+        )
+    return Pipeline(called, recipe, methods, variants)
 
 
 def _check_rows(variants: list[Variant], problems: _Problems) -> None:

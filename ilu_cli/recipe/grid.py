@@ -43,7 +43,7 @@ class SuiteRecipe(AnyRecipe):
 
     def problems(self) -> Iterator[tuple[Key, str]]:
         """Yield what is impossible although every key is right by itself. See `ilu_cli.recipe.expand` for the parts."""
-        yield from self.eval.problems(("eval",))
+        yield from self.eval.problems(("eval",), self)
 
 
 class MethodSpec(Spec):
@@ -82,10 +82,10 @@ class PipelineRecipe(AnyRecipe):
 
     def problems(self) -> Iterator[tuple[Key, str]]:
         """Yield what is impossible although every key is right by itself."""
-        yield from self.eval.problems(("eval",))
+        yield from self.eval.problems(("eval",), self)
         if self.suite is None and not self.attacks:
             yield ("suite",), "there is nothing to attack with: name a suite, or list attacks"
-        if self.match and self.match.benchmark not in self.eval.benchmarks:
+        if self.match and self.match.benchmark not in self.eval.named:
             yield ("match", "benchmark"), f"{self.match.benchmark!r} is not among eval.benchmarks"
         bench = self.match.benchmark if self.match else ""
         if bench in registry.benchmark and registry.benchmark[bench].obj.role == "forget":

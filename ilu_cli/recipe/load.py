@@ -12,9 +12,11 @@ from pydantic import BaseModel, ValidationError
 
 import ilu_cli
 from ilu_cli.errors import UsageError, near
+from ilu_cli.recipe.command import hashed
 from ilu_cli.recipe.grid import AnyRecipe
 from ilu_cli.recipe.schema import Recipe, schema
 from ilu_cli.recipe.source import Key, Layers, Problem, RecipeError, dotted, parse_scalar, read_layers
+from ilu_cli.recipe.specs import benchmark_tag
 
 R = TypeVar("R", bound=AnyRecipe)
 
@@ -112,7 +114,9 @@ def dump(recipe: Recipe) -> str:
 
 def digest(recipe: Recipe) -> str:
     """sha256 of the resolved recipe, without what changes no result (`track`)."""
-    return hashlib.sha256(json.dumps(recipe.model_dump(exclude={"track"}), sort_keys=True).encode()).hexdigest()
+    told = recipe.model_dump(exclude={"track"})
+    told["command"] = hashed(told["command"])
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _raw_key(data: Any, loc: tuple[int | str, ...]) -> Key:
@@ -156,11 +160,12 @@ def _problem(model: type[BaseModel], layers: Layers, error: Any) -> Problem:
         better = f" Did you mean {dotted((*key[:-1], below[0]))!r}?" if below else near(str(key[-1]), known)
         message = f"unknown key.{better} Known here: {', '.join(known)}"
     elif kind == "union_tag_invalid":
-        known = [t.strip(" '") for t in context["expected_tags"].split(",")]
+        known = [name for t in context["expected_tags"].split(",") if (name := t.strip(" '"))]
         key = (*key, "name")
         message = f"unknown name {context['tag']!r}.{near(context['tag'], known)} Known: {', '.join(known)}"
     elif kind == "union_tag_not_found":
-        message = "a mapping with a `name` is needed"
+        alone = "a name, or " if context["discriminator"] == f"{benchmark_tag.__name__}()" else ""
+        message = f"{alone}a mapping with a `name` is needed"
     elif kind == "missing":
         message = "is required"
     else:
@@ -180,19 +185,27 @@ def _keys_at(root: dict[str, Any], data: Any, key: Key) -> list[str]:
     """The keys that the JSON schema knows at `key`."""
     node = root
     for part in (*key, None):
-        while True:
-            if "$ref" in node:
-                node = root["$defs"][node["$ref"].rpartition("/")[2]]
-            elif "discriminator" in node and isinstance(data, dict):
-                node = {"$ref": node["discriminator"]["mapping"][data["name"]]}
-            elif "anyOf" in node:
-                wanted = ("array",) if isinstance(part, int) else (None, "object", "array")  # None: a reference
-                node = next((n for n in node["anyOf"] if n.get("type") in wanted), node["anyOf"][0])
-            else:
-                break
+        while (inner := _inner(root, node, data, part)) is not None:
+            node = inner
         if part is None:
             break
         node = node["items"] if isinstance(part, int) else node["properties"][part]
         fits = isinstance(data, (dict, list))
         data = (data.get(part) if isinstance(data, dict) else data[part]) if fits else None
     return list(node.get("properties", {}))
+
+
+def _inner(root: dict[str, Any], node: dict[str, Any], data: Any, part: str | int | None) -> dict[str, Any] | None:
+    """What a reference or a union stands for here; None: the node is neither."""
+    found: dict[str, Any] | None = None
+    if "$ref" in node:
+        found = root["$defs"][node["$ref"].rpartition("/")[2]]
+    elif "discriminator" in node and isinstance(data, dict):
+        found = {"$ref": node["discriminator"]["mapping"][data["name"]]}
+    elif "oneOf" in node and isinstance(data, dict):
+        forms = [root["$defs"][n["$ref"].rpartition("/")[2]] for n in node["oneOf"] if "$ref" in n]
+        found = next((n for n in forms if n["properties"]["name"].get("const") == data["name"]), {})
+    elif "anyOf" in node:
+        wanted = ("array",) if isinstance(part, int) else (None, "object", "array")  # None: a reference
+        found = next((n for n in node["anyOf"] if n.get("type") in wanted), node["anyOf"][0])
+    return found

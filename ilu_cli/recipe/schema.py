@@ -6,13 +6,14 @@ import functools
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeVar, Union
 
-from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, create_model
+from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, PositiveInt, Tag, TypeAdapter, create_model
 
 from ilu_cli import registry
-from ilu_cli.recipe.evaluation import AttackEvalSpec, GateSpec
+from ilu_cli.recipe.evaluation import AttackEvalSpec, EvalSpec, GateSpec
 from ilu_cli.recipe.grid import AnyRecipe, PipelineRecipe, SuiteRecipe
 from ilu_cli.recipe.source import Key
 from ilu_cli.recipe.specs import (
+    BenchmarkSpec,
     Component,
     DefenceSpec,
     LoraSpec,
@@ -23,10 +24,13 @@ from ilu_cli.recipe.specs import (
     Stream,
     Tracker,
     TrainSpec,
+    benchmark_tag,
     data_problems,
+    plain_name,
 )
 
 R = TypeVar("R", bound=AnyRecipe)
+E = TypeVar("E", bound=EvalSpec)
 TRACK = "where steps are reported to, besides metrics.jsonl; not part of the recipe's sha256"
 
 
@@ -115,7 +119,7 @@ class AttackRecipe(Recipe):
     track: list[Tracker] = Field([], description=TRACK)
 
     def problems(self) -> Iterator[tuple[Key, str]]:
-        yield from self.eval.problems(("eval",))
+        yield from self.eval.problems(("eval",), self)
         keys = self.attack.params()
         for key in ("task", "text", "contrast", "around"):
             if keys.get(key) is not None:
@@ -136,7 +140,7 @@ class EvalRecipe(Recipe):
     eval: GateSpec = GateSpec()
 
     def problems(self) -> Iterator[tuple[Key, str]]:
-        yield from self.eval.problems(("eval",))
+        yield from self.eval.problems(("eval",), self)
 
 
 class TaskvecRecipe(Recipe):
@@ -159,9 +163,9 @@ class VectorSpec(Spec):
 
 
 class ApplyRecipe(Recipe):
-    """What `ilu taskvec-apply` runs."""
+    """What `ilu taskvec apply` runs."""
 
-    command: Literal["apply"] = "apply"
+    command: Literal["taskvec apply"] = "taskvec apply"
     vectors: list[VectorSpec] = Field(min_length=1)
     onto: str | None = Field(None, description="what they are added to; null: their original")
     merge: Literal["linear", "ties", "dare", "magnitude"] = "linear"
@@ -174,8 +178,16 @@ class ApplyRecipe(Recipe):
 
 def _component(known: registry.Registry[Any], base: type[Component]) -> Any:
     """The union of all registered ideas of one kind, told apart by `name`."""
-    specs = [
-        create_model(
+    specs = _specs(known, base)
+    if len(specs) == 1:
+        return next(iter(specs.values()))
+    return Annotated[Union[tuple(specs.values())], Field(discriminator="name")]  # noqa: UP007
+
+
+def _specs(known: registry.Registry[Any], base: type[Component]) -> dict[str, type[Component]]:
+    """The recipe part of each registered idea of one kind."""
+    return {
+        name: create_model(
             f"{known.kind.title().replace(' ', '')}_{name}",
             __base__=base,
             __doc__=known[name].doc,
@@ -183,10 +195,7 @@ def _component(known: registry.Registry[Any], base: type[Component]) -> Any:
             **known[name].keys(),  # type: ignore[call-overload]
         )
         for name in known
-    ]
-    if len(specs) == 1:
-        return specs[0]
-    return Annotated[Union[tuple(specs)], Field(discriminator="name")]  # noqa: UP007
+    }
 
 
 RECIPES: dict[str, type[AnyRecipe]] = {
@@ -194,7 +203,7 @@ RECIPES: dict[str, type[AnyRecipe]] = {
     "attack": AttackRecipe,
     "eval": EvalRecipe,
     "taskvec": TaskvecRecipe,
-    "apply": ApplyRecipe,
+    "taskvec apply": ApplyRecipe,
     "pipeline": PipelineRecipe,
     "suite": SuiteRecipe,
 }
@@ -203,11 +212,11 @@ RECIPES: dict[str, type[AnyRecipe]] = {
 
 def schema(kind: type[R]) -> type[R]:
     """The schema of a kind of recipe, with the keys of all ideas that are registered now."""
-    return _schema(kind, tuple(name for known in registry.ALL for name in known))
+    return _schema(kind, tuple(known[name].obj for known in registry.ALL for name in known))
 
 
 @functools.cache
-def _schema(kind: type[Any], _registered: tuple[str, ...]) -> type[Any]:
+def _schema(kind: type[Any], _registered: tuple[Any, ...]) -> type[Any]:
     if kind is UnlearnRecipe:
         defence: Any = _component(registry.defence, DefenceSpec)
         regularizer: Any = _component(registry.regularizer, RegularizerSpec)
@@ -220,14 +229,27 @@ def _schema(kind: type[Any], _registered: tuple[str, ...]) -> type[Any]:
             regularizers=(list[regularizer], []),
             defences=(list[defence], []),
         )
+    own: dict[str, Any] = {}
     if kind is AttackRecipe:
-        return create_model(
-            "AttackRecipe",
-            __base__=AttackRecipe,
-            __doc__=AttackRecipe.__doc__,
-            attack=(_component(registry.attack, Component), ...),
-        )
-    return kind
+        own["attack"] = (_component(registry.attack, Component), ...)
+    if found := kind.model_fields.get("eval"):
+        spec = evaluation(type(found.default))
+        own["eval"] = (spec, Field(spec(), description=found.description))
+    return create_model(kind.__name__, __base__=kind, __doc__=kind.__doc__, **own) if own else kind
+
+
+def evaluation(kind: type[E]) -> type[E]:
+    """The schema of a part of a recipe that names benchmarks, with the keys of all that are registered now."""
+    return _evaluation(kind, tuple(entry.obj for entry in registry.benchmark.values()))
+
+
+@functools.cache
+def _evaluation(kind: type[Any], _registered: tuple[Any, ...]) -> type[Any]:
+    forms: dict[str, type[Any]] = {"": str, **_specs(registry.benchmark, BenchmarkSpec)}
+    item: Any = Union[tuple(Annotated[form, Tag(tag)] for tag, form in forms.items())]  # noqa: UP007
+    items: Any = list[Annotated[item, Discriminator(benchmark_tag), BeforeValidator(plain_name)]]
+    field = kind.model_fields["benchmarks"]
+    return create_model(kind.__name__, __base__=kind, __doc__=kind.__doc__, benchmarks=(items, field))
 
 
 def json_schema(command: str | None = None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from ilu_cli.errors import UsageError
+from ilu_cli.recipe.command import today
 
 Key = tuple[str | int, ...]
 
@@ -146,6 +147,8 @@ def read_layers(path: Path) -> Layers:
         loader.dispose()
     if not isinstance(data, dict):
         raise RecipeError([Problem(f"{path.name}:1", "", "a recipe is a mapping of keys to values")])
+    if isinstance(command := data.get("command"), str):
+        data["command"] = today(command)
     layers.data = data
     return layers
 

@@ -39,7 +39,7 @@ class Spec(BaseModel):
     """Keys that came later: left out of a dump at their default, so that recipes of before keep their hash."""
 
     @model_serializer(mode="wrap")
-    def _dumped(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _dumped(self, dump: SerializerFunctionWrapHandler) -> Any:
         found: dict[str, Any] = dump(self)
         fields = type(self).model_fields
         return {k: v for k, v in found.items() if k not in self.later or getattr(self, k) != fields[k].default}
@@ -181,6 +181,34 @@ class RegularizerSpec(Component, Form):
             yield (*key, "initial"), "a constant schedule has no initial weight"
 
 
+class BenchmarkSpec(Component):
+    """A benchmark with keys of its own; a name alone stands for one with its defaults, and is what is dumped then."""
+
+    def given(self) -> dict[str, Any]:
+        """The keys that are not at their default."""
+        fields = type(self).model_fields
+        return {k: v for k, v in self.params().items() if v != fields[k].get_default(call_default_factory=True)}
+
+    @model_serializer(mode="wrap")
+    def _dumped(self, dump: SerializerFunctionWrapHandler) -> Any:
+        found: dict[str, Any] = dump(self)
+        given = self.given()
+        return {k: v for k, v in found.items() if k == "name" or k in given} if given else self.name
+
+
+def plain_name(item: Any) -> Any:
+    """A mapping of nothing but a name is that name."""
+    return item["name"] if isinstance(item, dict) and set(item) == {"name"} and isinstance(item["name"], str) else item
+
+
+def benchmark_tag(item: Any) -> str | None:
+    """Which form an item of `eval.benchmarks` has: "" for a name alone, else the name of the benchmark with keys."""
+    if isinstance(item, str):
+        return ""
+    name = item.get("name") if isinstance(item, dict) else getattr(item, "name", None)
+    return name if isinstance(name, str) else None
+
+
 class DefenceSpec(Component):
     """A way to take the forget gradient that makes forgetting robust."""
 
@@ -231,12 +259,17 @@ class ModelSpec(Spec):
 
 
 def unknown(known: registry.Registry[Any], name: str) -> str:
+    """What is said of a name that is not registered, with the nearest ones that are."""
     from ilu_cli.errors import near
 
     return f"unknown {known.kind} {name!r}.{near(name, known)}"
 
 
 def data_problems(refs: list[DataRef], key: Key, *, indexed: bool = True) -> Iterator[tuple[Key, str]]:
+    """What is wrong with references to datasets: an unknown name, or a source that the task does not have.
+
+    `key` is where they stand in the recipe; `indexed` adds each one's place in the list.
+    """
     for i, ref in enumerate(refs):
         here: Key = (*key, i) if indexed else key
         if ref.name not in registry.task:

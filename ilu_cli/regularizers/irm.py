@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 
 def problems(own: Any, key: Key, _recipe: Any) -> Iterator[tuple[Key, str]]:
+    """Halves of a batch where the variant has no such estimator, or one sequence that cannot be halved."""
     if own.estimator == "cross_halves" and own.variant != "logit":
         yield (*key, "estimator"), "cross_halves is for the logit variant"
     if own.estimator == "cross_halves" and own.batch < 2:

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Union
 
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+"""What the page may load and run: its own style and pictures; no script, nothing from elsewhere."""
+
 
 @dataclass(frozen=True)
 class Text:
@@ -59,12 +62,16 @@ Block = Union[Text, Table, Picture, Code, Notes]  # noqa: UP007
 
 @dataclass
 class Section:
+    """A heading and what stands under it, in order."""
+
     title: str
     blocks: list[Block] = field(default_factory=list)
 
 
 @dataclass
 class Document:
+    """A page: its title, the result in a sentence, what it was made from, and its sections."""
+
     title: str
     headline: str
     meta: str
@@ -79,6 +86,8 @@ def to_html(document: Document) -> str:
     )
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta name="referrer" content="no-referrer">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
         f"<title>{html.escape(document.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from ilu_cli.metrics.chosen import chosen_elsewhere
 from ilu_cli.report.answers import answers, attacked
@@ -35,10 +34,12 @@ class Member:
 
     @property
     def id(self) -> str:
+        """The run's id; of a kept step `RUN@STEP`."""
         return self.run.id if self.step is None else f"{self.run.id}@{self.step}"
 
     @property
     def seed(self) -> int:
+        """The seed of the run's own recipe."""
         return self.run.manifest.seed
 
     @property
@@ -47,6 +48,7 @@ class Member:
 
     @property
     def is_attack(self) -> bool:
+        """Whether the run is an attack, on the original or on an unlearned model."""
         return self.run.manifest.command == "attack"
 
     @cached_property
@@ -102,14 +104,17 @@ class Family:
 
     @property
     def original_name(self) -> str:
+        """The id of the model that the whole family came from."""
         return str(self.base.get("id", "the original"))
 
     @property
     def unlearned(self) -> list[Member]:
+        """The unlearned models, and sums of task vectors."""
         return [m for m in self.members if not m.is_attack]
 
     @property
     def attacks(self) -> list[Member]:
+        """The attacks, those on the original among them."""
         return [m for m in self.members if m.is_attack]
 
     @property
@@ -119,9 +124,11 @@ class Family:
 
     @property
     def attack_names(self) -> list[str]:
+        """The attacks by name, each once, in the order of the members."""
         return list(dict.fromkeys(m.attack for m in self.attacks))
 
     def of_method(self, method: str) -> list[Member]:
+        """The unlearned models of one method, as `method_name` tells it."""
         return [m for m in self.unlearned if m.method == method]
 
     def benchmarks(self, role: str) -> list[str]:
@@ -217,9 +224,7 @@ def point_folder(attack: Member, x: float) -> Path:
 
 def read_member(run: Run, step: int | None = None) -> Member:
     """A run with its recipe."""
-    path = run.path / "recipe.yaml"
-    recipe = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return Member(run, recipe or {}, step)
+    return Member(run, run.recipe() if (run.path / "recipe.yaml").is_file() else {}, step)
 
 
 def environments(recipe: Row) -> list[Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from ilu_cli.report.canvas import COLOURS, INK, LINE, NARROW, SOFT, figure, label, legend, panels, shortened
 from ilu_cli.report.numbers import Estimate
@@ -12,6 +12,8 @@ from ilu_cli.report.numbers import Estimate
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from ilu_cli.taskvec.plane import Placed
 
 MARKERS = "osD^vP"
 NAMES = {"original": "θo", "unlearned": "θu", "finetuned": "θft", "attacked": "θu,ft"}  # of the models in the plane
@@ -174,17 +176,6 @@ def smooth(values: list[float]) -> list[float]:
 
     reach = max(1, len(values) // 20)
     return [median(values[max(0, i - reach) : i + reach + 1]) for i in range(len(values))]
-
-
-class Placed(TypedDict):
-    """A model in the plane of two task vectors; `explained` is the share of its squared length that lies in it."""
-
-    role: str
-    label: str
-    step: int | None
-    x: float
-    y: float
-    explained: float | None
 
 
 def plane(found: list[tuple[str, list[Placed]]], width: int) -> Figure:

@@ -52,6 +52,7 @@ def of_summary(summary: Summary | Learned) -> Estimate:
 
 
 def of_interval(found: Interval, over: str) -> Estimate:
+    """An interval of `metrics.crossed` as the report shows it; `over` is what was sampled."""
     return Estimate(found.value, found.low, found.high, over if found.low is not None else "")
 
 

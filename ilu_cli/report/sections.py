@@ -6,7 +6,7 @@ import functools
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import yaml
 
@@ -21,6 +21,9 @@ from ilu_cli.report.numbers import Estimate
 from ilu_cli.report.outcomes import returned, traded
 from ilu_cli.report.warnings import all_data, all_warnings
 
+if TYPE_CHECKING:
+    from ilu_cli.taskvec.plane import Placed
+
 TERMS = {"forget": "objective", "retain": "retain"}  # the terms of a step, and the parts of the recipe that they are
 TREE = 40  # runs that the lineage shows one by one
 
@@ -31,7 +34,7 @@ class Geometry(TypedDict):
     run: str
     method: str
     attack: str
-    points: list[figures.Placed]
+    points: list[Placed]
     groups: dict[str, dict[str, float | None]]
     verdict: str
 
@@ -191,9 +194,7 @@ def missing(family: Family, vectors: list[Geometry]) -> list[str]:
                 found.append(f"no invariance gap D: `ilu unlearn --recipe {m.run.path}/recipe.yaml --irm-env gsm8k`")
     if family.attacks and not vectors:
         found.append("no task vectors: `ilu attack` with its checkpoints kept, then `ilu report` again")
-    found += [
-        f"{r.id} is unfinished and left out: `ilu {r.manifest.command} {r.id} --resume`" for r in family.unfinished
-    ]
+    found += [f"{r.id} is unfinished and left out: `{r.resume_command}`" for r in family.unfinished]
     return found
 
 

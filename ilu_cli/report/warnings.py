@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean, stdev
 
+from ilu_cli import trust
 from ilu_cli.metrics.figure import shown
 from ilu_cli.report.family import Family, environments
 from ilu_cli.report.headline import pairs
@@ -21,6 +22,7 @@ def all_warnings(family: Family) -> list[str]:
     there = {a.attack for a in family.attacks if a.method == ""}
     found = [
         builtin_data(all_data(family)),
+        *(foreign_code(m.run.id, m.run.manifest.trust) for m in family.members),
         *_of_models(family),
         *_of_pairs(family),
         *_of_attacks(family),
@@ -68,6 +70,7 @@ def _difference(left: Reading, right: Reading) -> Estimate | None:
 
 
 def all_data(family: Family) -> list[Data]:
+    """The records of every dataset that a family was trained, attacked or scored on; the same one may come again."""
     records = [d for m in family.members for d in m.run.manifest.data]
     results = [s.data for m in family.members for s in m.results.values()]
     results += [s.data for m in family.attacks for p in m.points for s in p.eval.values()]
@@ -81,6 +84,12 @@ def builtin_data(records: Iterable[Data]) -> str | None:
         return None
     which = ", ".join(names)
     return f"Built-in data: {which}. They stand in for published sets and are easier; no published number compares."
+
+
+def foreign_code(run: str, recorded: Row) -> str | None:
+    """A run ran code that is none of ilu's: a model's own, a plug-in, or what a task file names."""
+    which = trust.lines(recorded)
+    return f"Code of others ran in {run}: {'; '.join(which)}." if which else None
 
 
 def over_unlearned(what: str, forget: Summary) -> str | None:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from ilu_cli import trust
 from ilu_cli.metrics.figure import shown
 from ilu_cli.runs.results import AttackResult, Data, Row, Summary
 
 if TYPE_CHECKING:
     from ilu_cli.runs.store import Manifest
 
-TITLES = {"unlearn": "Unlearned model", "attack": "Attacked model", "apply": "Sum of task vectors"}
+TITLES = {"unlearn": "Unlearned model", "attack": "Attacked model", "taskvec apply": "Sum of task vectors"}
 # The models that ship as packages, on the hub, and their licences.
 KNOWN = {"smollm2-135m": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
 
@@ -31,17 +32,17 @@ def card(
         folder: where the checkpoint lies as seen from the card: a path, or a name on the hub.
     """
     front = yaml.safe_dump(front_matter(m, recipe, results, adapter), sort_keys=False, allow_unicode=True)
-    called = {"apply": "taskvec-apply"}.get(m.command, m.command)
     sections = [
         f"---\n{front}---\n\n# {TITLES.get(m.command, 'Model')} `{m.id}`",
-        f"Made by `ilu {called}` ({m.created[:19]} UTC, seed {m.seed}, {m.world_size} process(es)).",
+        f"Made by `ilu {m.command}` ({m.created[:19]} UTC, seed {m.seed}, {m.world_size} process(es)).",
         "## Use\n\n" + _use(adapter, folder),
         "## Made from\n\n" + "\n".join(f"- {p['role']}: `{p['id']}` ({p['kind']})" for p in m.parents),
         "## Results\n\n" + (_results(results) or "Not evaluated yet: `ilu eval` fills this in."),
         *([_attack(AttackResult.read(m.result))] if m.result.get("points") else []),
-        "## Recipe\n\nThe same run again: `ilu " + called + f" --recipe recipe.yaml`.\n\n{fenced(recipe)}",
+        f"## Recipe\n\nThe same run again: `ilu {m.command} --recipe recipe.yaml`.\n\n{fenced(recipe)}",
         "## Data\n\n" + "\n".join(_data(d) for d in m.data),
         "## Weights\n\n" + "\n".join(f"- `{name}`: sha256 `{digest}`" for name, digest in m.weights.items()),
+        *(["## Code that was run\n\n" + "\n".join(f"- {line}" for line in trust.lines(m.trust))] if m.trust else []),
         "## Versions\n\n" + ", ".join(f"{name} {version}" for name, version in m.versions.items()),
     ]
     return "\n\n".join(sections) + "\n"

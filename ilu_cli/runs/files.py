@@ -11,7 +11,9 @@ from typing import Any
 
 import platformdirs
 
+from ilu_cli import trust
 from ilu_cli.errors import RunFailed, UnavailableError
+from ilu_cli.paths import leads_out, problem_of_path
 
 WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 BESIDE = (
@@ -66,13 +68,28 @@ def weight_files(folder: Path) -> list[Path]:
     first = next((folder / n for n in filter(None, (named, WEIGHTS, INDEX)) if (folder / n).is_file()), None)
     if first is None or first.suffix != ".json":
         return [first] if first else []
-    shards = [folder / name for name in sorted(set(read_json(first).get("weight_map", {}).values()))]
+    shards = [_shard(folder, str(name)) for name in sorted(set(read_json(first).get("weight_map", {}).values()))]
     if lost := [p.name for p in shards if not p.is_file()]:
         raise UnavailableError(
             f"{folder} lacks {', '.join(lost)}: {first.name} names {len(shards)} files of weights, {len(lost)} missing",
             hint="copy or download the missing files",
         )
     return shards
+
+
+def _shard(folder: Path, name: str) -> Path:
+    """A file that an index names, which lies in its folder.
+
+    Raises:
+        UnavailableError: if it does not.
+    """
+    if problem := problem_of_path(name):
+        raise UnavailableError(f"{folder}: the index of the weights names {name!r}, which {problem}")
+    if leads_out(folder / name, folder):
+        raise UnavailableError(
+            f"{folder / name} is a link to what lies outside of {folder}", hint="copy the file there"
+        )
+    return folder / name
 
 
 def stray_files(folder: Path) -> list[str]:
@@ -124,8 +141,9 @@ def weight_hashes(folder: Path) -> dict[str, str]:
 
 
 def beside_files(folder: Path) -> list[Path]:
-    """The files in a checkpoint folder that decide an answer beside the weights."""
-    return sorted({p for pattern in BESIDE for p in folder.glob(pattern) if p.is_file()})
+    """The files in a checkpoint folder that decide an answer beside the weights; its Python code too, where it runs."""
+    patterns = (*BESIDE, "*.py") if trust.remote() else BESIDE
+    return sorted({p for pattern in patterns for p in folder.glob(pattern) if p.is_file()})
 
 
 def beside_hashes(folder: Path) -> dict[str, str]:

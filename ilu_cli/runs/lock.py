@@ -36,6 +36,7 @@ class Holder:
 
     @property
     def here(self) -> bool:
+        """Whether the process that holds the run is one of this machine."""
         return self.host == socket.gethostname()
 
     @property

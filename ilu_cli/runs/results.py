@@ -64,6 +64,7 @@ class Number:
         return cls(value_of(found), found.get("stderr"), found.get("kind") or kind_of(metric))
 
     def to_json(self) -> Row:
+        """The record as it stands in a file; `read` reads it."""
         return {**_figure(self.value, self.stderr), "kind": self.kind}
 
 

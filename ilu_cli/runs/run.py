@@ -15,6 +15,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ilu_cli.errors import Interrupted, UnavailableError
 from ilu_cli.runs import ledger
 from ilu_cli.runs.card import card
@@ -42,6 +44,7 @@ class Manifest:
     `weights` maps file name to sha256, and `beside` the other files of the checkpoint that decide an answer.
     `inputs` are the files and hub datasets that it read (`ilu_cli.workflows.needs.inputs`). `points` are the weights at
     the intermediate steps that were kept, by step. `listed`: the run has a list of its files (`ilu_cli.runs.ledger`).
+    `trust` is whose code could run (`ilu_cli.trust.record`).
     `wanted` is, of a reference line that is made for another run, the model that is attacked next, and its `out`.
     """
 
@@ -64,6 +67,7 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     listed: bool = False
     wanted: dict[str, Any] = field(default_factory=dict)
+    trust: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     world_size: int = 1
     precision: str = ""
@@ -93,6 +97,7 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
+        """The folder of the finished model: transformers or peft load it."""
         return self.path / "checkpoint"
 
     def point(self, step: int | str) -> Path:
@@ -105,6 +110,7 @@ class Run:
 
     @property
     def eval(self) -> Path:
+        """The folder of results of the finished model."""
         return self.path / "eval"
 
     def results(self, step: int | None = None) -> Path:
@@ -133,6 +139,9 @@ class Run:
 
     @property
     def resume_command(self) -> str:
+        """What goes on with the run; a sum of task vectors is made again."""
+        if self.manifest.command == "taskvec apply":
+            return f"ilu taskvec apply --recipe {self.path / 'recipe.yaml'}"
         return f"ilu {self.manifest.command} {self.id} --resume"
 
     def finish(self) -> None:
@@ -191,6 +200,18 @@ class Run:
         if self.manifest.listed:
             ledger.add(self.path, *parts)
 
+    def recipe(self) -> dict[str, Any]:
+        """recipe.yaml as it was written: an idea that it names may come from a plugin that is not loaded now.
+
+        Raises:
+            UnavailableError: if it is missing.
+        """
+        try:
+            found = yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UnavailableError(f"run {self.id} has no recipe.yaml") from error
+        return found or {}
+
     def card(self, folder: str = "checkpoint") -> str:
         """The model card as things are now; see `ilu_cli.runs.card`."""
         path = self.path / "recipe.yaml"
@@ -217,7 +238,7 @@ class Run:
         if not self.complete:
             raise UnavailableError(
                 f"run {self.id} was not finished",
-                hint=f"continue it with `ilu {self.manifest.command} {self.id} --resume`",
+                hint=f"continue it with `{self.resume_command}`",
             )
         self.check("recipe.yaml")
         folder, recorded = self.checkpoint, self.manifest.weights

@@ -10,7 +10,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from ilu_cli import trust
 from ilu_cli.errors import UnavailableError, UsageError, near
+from ilu_cli.paths import as_name
+from ilu_cli.recipe.command import today
 from ilu_cli.runs import ledger
 from ilu_cli.runs.run import FORMAT, Manifest, Run, now, split_step, versions
 
@@ -30,7 +33,9 @@ def open_run(path: Path) -> Run:
         data = json.loads(manifest.read_text(encoding="utf-8"))
         if data["format"] != FORMAT:
             raise UnavailableError(f"{manifest} has format {data['format']}; this version of ilu reads {FORMAT}")
-        return Run(path, Manifest(**ledger.unseal(data, manifest)))
+        found = Manifest(**ledger.unseal(data, manifest))
+        found.command = today(found.command)
+        return Run(path, found)
     except (OSError, UnicodeDecodeError, ValueError, TypeError, KeyError) as error:
         raise UnavailableError(f"{manifest} is damaged: {error}") from error
 
@@ -52,12 +57,22 @@ class Store:
         Raises:
             UsageError: if `out` exists and is not empty.
         """
-        run_id = f"{command}-{label}-{secrets.token_hex(3)}"
+        run_id = f"{command.replace(' ', '-')}-{as_name(label)}-{secrets.token_hex(3)}"
         path = out or self.root / run_id
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UsageError(f"{path} exists and is not empty", hint="choose another --out")
         path.mkdir(parents=True, exist_ok=True)
-        run = Run(path, Manifest(out.name if out else run_id, command, label=label, created=now(), versions=versions()))
+        run = Run(
+            path,
+            Manifest(
+                out.name if out else run_id,
+                command,
+                label=label,
+                created=now(),
+                versions=versions(),
+                trust=trust.record(),
+            ),
+        )
         run.save()
         return run
 

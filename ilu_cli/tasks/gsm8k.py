@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ast
+import operator
 import random
 import re
 from collections.abc import Callable
@@ -17,17 +19,28 @@ class Story:
         self.goods, self.place = rng.choice(GOODS), rng.choice(PLACES)
 
     def n(self, low: int, high: int) -> int:
+        """A whole number from `low` to `high`, both included."""
         return self.rng.randint(low, high)
 
     def work(self, text: str, expression: str) -> int:
         """Append a line, with `@` standing for `expression=<<expression=value>>value`; return the value."""
-        value = eval(expression)
+        value = worked_out(ast.parse(expression, mode="eval").body)
         whole = int(value)
         if whole != value or whole <= 0:
             raise ValueError(f"{expression} = {value} is no positive whole number")
         shown = expression.replace("*", " x ").replace("/", " / ").replace("+", " + ").replace("-", " - ")
         self.lines.append(text.replace("@", f"{shown} = <<{expression}={whole}>>{whole}"))
         return whole
+
+
+SIGNS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+
+
+def worked_out(node: ast.expr) -> float:
+    """The value of an expression of numbers and + - * /."""
+    if isinstance(node, ast.BinOp):
+        return float(SIGNS[type(node.op)](worked_out(node.left), worked_out(node.right)))
+    return float(ast.literal_eval(node))
 
 
 @task()
@@ -69,6 +82,7 @@ PLACES = words("market,fair,library sale,corner shop,school bazaar,harbour store
 
 
 def shopping(s: Story) -> str:
+    """A price times a count, and an amount more."""
     count, price, extra = s.n(3, 14), s.n(2, 9), s.n(5, 30)
     cost = s.work(f"The {s.goods} cost @ dollars.", f"{count}*{price}")
     s.work("Together that is @ dollars.", f"{cost}+{extra}")
@@ -79,6 +93,7 @@ def shopping(s: Story) -> str:
 
 
 def change(s: Story) -> str:
+    """What is left of an amount after a price times a count."""
     count, price, left = s.n(2, 9), s.n(2, 8), s.n(3, 25)
     paid = count * price + left
     cost = s.work(f"{s.a} spends @ dollars on {s.goods}.", f"{count}*{price}")
@@ -90,6 +105,7 @@ def change(s: Story) -> str:
 
 
 def sharing(s: Story) -> str:
+    """A total without what is kept, divided."""
     friends, each, kept = s.n(3, 9), s.n(4, 15), s.n(2, 12)
     total = friends * each + kept
     rest = s.work(f"After keeping {kept}, {s.a} has @ {s.goods} to give away.", f"{total}-{kept}")
@@ -101,6 +117,7 @@ def sharing(s: Story) -> str:
 
 
 def ages(s: Story) -> str:
+    """A multiple of an age, years later."""
     young, times, years = s.n(4, 12), s.n(2, 4), s.n(2, 15)
     older = s.work(f"{s.b} is @ years old now.", f"{young}*{times}")
     s.work(f"In {years} years {s.b} will be @.", f"{older}+{years}")
@@ -110,6 +127,7 @@ def ages(s: Story) -> str:
 
 
 def travel(s: Story) -> str:
+    """Two distances at two speeds, added."""
     speed, hours, slower, more = s.n(30, 70), s.n(2, 5), s.n(5, 20), s.n(2, 4)
     first = s.work("The first part is @ kilometres.", f"{speed}*{hours}")
     pace = s.work("Then the bus drives at @ kilometres an hour.", f"{speed}-{slower}")
@@ -122,6 +140,7 @@ def travel(s: Story) -> str:
 
 
 def saving(s: Story) -> str:
+    """An amount a week, and a present."""
     weekly, weeks, gift = s.n(3, 15), s.n(4, 12), s.n(10, 40)
     saved = s.work(f"{s.a} saves @ dollars.", f"{weekly}*{weeks}")
     s.work("With the present that makes @ dollars.", f"{saved}+{gift}")
@@ -132,6 +151,7 @@ def saving(s: Story) -> str:
 
 
 def percent(s: Story) -> str:
+    """A share that is lost, and the price of the rest."""
     rate, hundreds, price = s.rng.choice((5, 10, 20, 25, 40, 50)), s.n(1, 9), s.n(2, 6)
     total = 100 * hundreds
     damaged = s.work(f"@ {s.goods} are damaged.", f"{total}*{rate}/100")
@@ -144,6 +164,7 @@ def percent(s: Story) -> str:
 
 
 def fraction(s: Story) -> str:
+    """A fraction given away, and some found."""
     part, share, more = s.rng.choice((2, 3, 4, 5)), s.n(4, 20), s.n(1, 10)
     total = part * share
     given = s.work(f"{s.a} gives away @ {s.goods}.", f"{total}/{part}")
@@ -157,6 +178,7 @@ def fraction(s: Story) -> str:
 
 
 def baking(s: Story) -> str:
+    """A product without what was eaten, divided into boxes."""
     trays, per, eaten, box = s.n(2, 6), s.n(8, 12), s.n(2, 9), s.rng.choice((2, 3, 4))
     eaten = eaten + (trays * per - eaten) % box
     made = s.work("There are @ buns.", f"{trays}*{per}")
@@ -169,6 +191,7 @@ def baking(s: Story) -> str:
 
 
 def work_rate(s: Story) -> str:
+    """Two rates added, times hours."""
     fast, slow, hours = s.n(8, 20), s.n(3, 7), s.n(2, 8)
     both = s.work("Together they fold @ an hour.", f"{fast}+{slow}")
     s.work(f"In {hours} hours that is @.", f"{both}*{hours}")
@@ -179,6 +202,7 @@ def work_rate(s: Story) -> str:
 
 
 def reading(s: Story) -> str:
+    """Pages of two days, the second a multiple, and those that remain."""
     first, times, left = s.n(8, 30), s.n(2, 3), s.n(15, 90)
     second = s.work("On the second day it is @ pages.", f"{first}*{times}")
     read = s.work("In two days it is @ pages.", f"{first}+{second}")
@@ -190,6 +214,7 @@ def reading(s: Story) -> str:
 
 
 def garden(s: Story) -> str:
+    """Rows of plants without the dead, times their fruit."""
     rows, plants, dead, fruit = s.n(3, 9), s.n(4, 10), s.n(1, 6), s.n(2, 7)
     planted = s.work("There were @ plants.", f"{rows}*{plants}")
     alive = s.work("@ survived the frost.", f"{planted}-{dead}")
@@ -201,6 +226,7 @@ def garden(s: Story) -> str:
 
 
 def tickets(s: Story) -> str:
+    """Two prices, each times a count, added."""
     adults, price, children, less = s.n(2, 6), s.n(8, 20), s.n(2, 8), s.n(2, 6)
     grown = s.work("The adults pay @ dollars.", f"{adults}*{price}")
     cheap = s.work("A child's ticket costs @ dollars.", f"{price}-{less}")

@@ -39,9 +39,11 @@ class Gram:
     products: Tensor
 
     def inner(self, a: str, b: str) -> float:
+        """⟨a, b⟩ of two vectors by name, over all their weights."""
         return float(self.products[self.names.index(a), self.names.index(b)])
 
     def norm(self, name: str) -> float:
+        """‖a‖₂; zero where rounding makes ⟨a, a⟩ negative."""
         return math.sqrt(max(0.0, self.inner(name, name)))
 
     def cosine(self, a: str, b: str) -> float | None:
@@ -50,6 +52,7 @@ class Gram:
         return self.inner(a, b) / scale if scale else None
 
     def pairs(self) -> list[tuple[str, str]]:
+        """Every two vectors once, in the order of `names`."""
         return [(a, b) for i, a in enumerate(self.names) for b in self.names[i + 1 :]]
 
     def only(self, names: list[str]) -> Gram:

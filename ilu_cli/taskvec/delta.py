@@ -83,9 +83,11 @@ class Checkpoint:
         return set(self._stored)
 
     def weight(self, name: str) -> Weight:
+        """The weight of this name, which is not read yet."""
         return Weight(self._stored[name])
 
     def shape(self, name: str) -> list[int]:
+        """The shape of a weight, from the file's header."""
         return list(self.weight(name).stored.shape)
 
     def tensor(self, name: str) -> Tensor:
@@ -126,6 +128,7 @@ class Adapted(Checkpoint):
         return self.base.names
 
     def weight(self, name: str) -> Weight:
+        """The base's weight with this adapter's product added, which is not read yet."""
         below = self.base.weight(name)
         mine = self._factors.get(name)
         return Weight(below.stored, (*below.added, mine)) if mine else below

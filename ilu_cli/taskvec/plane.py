@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 import math
+from typing import TypedDict
 
 from ilu_cli.errors import UnavailableError
 from ilu_cli.taskvec.angles import Gram
 
 PARALLEL = 1e-6  # sine of the angle below which two vectors span no plane
+
+
+class Drawn(TypedDict):
+    """A model that is drawn, and after how many steps; `forget` is its accuracy on the forget benchmarks."""
+
+    role: str
+    label: str
+    step: int | None
+    forget: float | None
+
+
+class Placed(Drawn):
+    """A model in the plane; `explained` is the share of its squared length that lies in it."""
+
+    x: float
+    y: float
+    explained: float | None
+
+
+class Plane(TypedDict):
+    """What the two axes are, and the models."""
+
+    axes: list[str]
+    points: list[Placed]
 
 
 def coordinates(gram: Gram, first: str, second: str, points: list[str]) -> list[tuple[float, float, float | None]]:

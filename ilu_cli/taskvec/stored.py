@@ -29,6 +29,7 @@ class Stored:
 
     @property
     def numel(self) -> int:
+        """How many numbers the tensor has."""
         return math.prod(self.shape)
 
     def tensor(self) -> torch.Tensor:

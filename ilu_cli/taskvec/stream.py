@@ -43,6 +43,7 @@ class Difference:
 
     @property
     def dense(self) -> bool:
+        """Whether stored tensors are part of it; without, it is a product of two factors."""
         return self.stored is not None
 
     def whole(self) -> Tensor:

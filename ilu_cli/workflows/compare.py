@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from typing import TypedDict
 
 import numpy as np
-import yaml
 
 from ilu_cli.benchmarks import by_metric
 from ilu_cli.engine.reporter import Reporter
-from ilu_cli.errors import UnavailableError, UsageError
+from ilu_cli.errors import UsageError
 from ilu_cli.metrics.crossed import Rows, compare
 from ilu_cli.models.subject import of_run
 from ilu_cli.recipe.schema import EvalRecipe
@@ -107,10 +106,7 @@ def arms_of(runs: Sequence[Run], others: Sequence[Run]) -> list[Arm]:
 
 
 def _identity(run: Run) -> str:
-    try:
-        recipe = yaml.safe_load((run.path / "recipe.yaml").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UnavailableError(f"run {run.id} has no recipe.yaml: {error}") from error
+    recipe = run.recipe()
     recipe.pop("seed", None)
     if run.manifest.command == "attack":  # seeds of the unlearning count as seeds too
         recipe["parent"] = run.manifest.parents[0]["id"] if run.manifest.parents[0]["kind"] != "run" else _parent(run)

@@ -28,10 +28,10 @@ from ilu_cli.runs import ledger
 from ilu_cli.runs.files import cache_dir, write_json, write_text
 from ilu_cli.runs.results import Data, Number, Summary, own_rows, rows_file, summary_file
 from ilu_cli.runs.store import versions
-from ilu_cli.workflows.plan import CHAT_KEYS
+from ilu_cli.workflows.plan import CHAT_KEYS, RunPlan
 
 SCORING = 2  # of what scores are; raise it when they change, so that no result of before is taken for one
-STAGES = {"unlearn": "unlearned", "attack": "attacked", "apply": "applied"}
+STAGES = {"unlearn": "unlearned", "attack": "attacked", "taskvec apply": "applied"}
 
 
 def results_folder(subject: Subject) -> Path:
@@ -44,9 +44,10 @@ def _root_of(folder: Path) -> Path:
     return next((p for p in folder.parents if (p / "manifest.json").is_file()), folder)
 
 
-def find_benchmark(name: str, fewshot: int | None) -> Benchmark:
-    """A benchmark of ours, or a task of lm-eval."""
-    found = registry.benchmark[name].obj() if name in registry.benchmark else HarnessTask(name)
+def find_benchmark(name: str, fewshot: int | None, keys: dict[str, Any]) -> Benchmark:
+    """A benchmark of ours with its own keys, or a task of lm-eval."""
+    found = registry.benchmark[name].obj(**keys) if name in registry.benchmark else HarnessTask(name)
+    found.keys = keys
     if fewshot is not None:
         found.fewshot(fewshot)
     return found
@@ -57,9 +58,7 @@ class Evaluation:
 
     def __init__(self, spec: EvalSpec, reporter: Reporter) -> None:
         self.spec, self.reporter, self.chat = spec, reporter, chat_of(spec)
-        self.benchmarks = {name: find_benchmark(name, spec.fewshot) for name in spec.names}
-        for bench in self.benchmarks.values():
-            bench.configure(spec)
+        self.benchmarks = {name: find_benchmark(name, spec.fewshot, spec.keys_of(name)) for name in spec.names}
         self.items = {name: b.first(spec.limit) for name, b in self.benchmarks.items()}
 
     def key(self, name: str, digest: str) -> str:
@@ -73,6 +72,11 @@ class Evaluation:
         return f"{digest}:{bench.fingerprint(self.items[name])}:{self.spec.precision}{chat}:{by}"
 
     def known(self, name: str, digest: str, folder: Path) -> Summary | None:
+        """A benchmark's summary in a folder, if it is of the weights with this digest, these rows and settings.
+
+        Raises:
+            UnavailableError: if a finished run's files of it are not as they were written.
+        """
         path = summary_file(folder, name)
         if not path.is_file():
             return None
@@ -184,28 +188,16 @@ def run(
     return found
 
 
-def plan_facts(recipe: EvalRecipe, subject: Subject, recipe_sha256: str, *, alone: bool = False) -> dict[str, Any]:
-    """What `ilu eval --dry-run` prints: the models, the benchmarks, and which results are known already."""
+def plan(recipe: EvalRecipe, subject: Subject, *, alone: bool = False) -> RunPlan:
+    """The models, the benchmarks, and which results are known already."""
     evaluation, chain = Evaluation(recipe.eval, Reporter()), stages(subject, alone=alone)
     if evaluation.chat is not None:
         check_template(load_tokenizer(subject.folder), evaluation.chat)
     total = [sum(p.numel() for p in checked_model(s).parameters()) for _, s in chain][-1]
-    return {
-        "command": "eval",
-        "recipe": recipe.model_dump(),
-        "recipe_sha256": recipe_sha256,
-        "model": {"ref": subject.label, "kind": subject.kind, "folder": str(subject.folder), "parameters": total},
-        "parents": [s.record(stage) for stage, s in chain[:-1]],
-        "data": [
-            {
-                "role": "benchmark, known"
-                if evaluation.known(n, subject.digest, results_folder(subject))
-                else "benchmark",
-                "name": n,
-                "source": b.source,
-                "rows": len(evaluation.items[n]),
-                "fingerprint": b.fingerprint(evaluation.items[n]),
-            }
-            for n, b in evaluation.benchmarks.items()
-        ],
-    }
+    data = []
+    for name, bench in evaluation.benchmarks.items():
+        known, items = evaluation.known(name, subject.digest, results_folder(subject)), evaluation.items[name]
+        fingerprint, role = bench.fingerprint(items), "benchmark, known" if known else "benchmark"
+        data.append(Data(role=role, name=name, source=bench.source, rows=len(items), fingerprint=fingerprint))
+    parents = [s.record(stage) for stage, s in chain[:-1]]
+    return RunPlan(recipe=recipe, subject=subject, parameters=total, parents=parents, data=data)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, cast
 
 from ilu_cli.data.cache import tokenised
 from ilu_cli.data.encode import Corpus
@@ -13,19 +13,88 @@ from ilu_cli.data.special import check_rows
 from ilu_cli.engine.head import CHUNK, ROWS, TILE
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.errors import UsageError
+from ilu_cli.metrics.figure import size
+from ilu_cli.models.subject import Subject
+from ilu_cli.recipe.load import digest, dump
+from ilu_cli.recipe.schema import Recipe
 from ilu_cli.recipe.specs import DataRef, Form, TrainSpec
 from ilu_cli.runs.files import check_disk as check_disk
-from ilu_cli.runs.results import Data
+from ilu_cli.runs.results import Data, Row
 
 SURE = 1.5  # times the memory of the machine: an estimate that runs over by this cannot be right by its error
 CHAT_KEYS = ("chat_system", "chat_date")  # in a manifest if they are given
 
 
-@dataclass
-class Plan:
-    """What will happen. `facts` is what `--dry-run` prints."""
+class Plan(Protocol):
+    """What a command is going to do, found out and checked. `--dry-run` prints one, as JSON or in words."""
 
-    facts: dict[str, Any] = field(default_factory=dict)
+    def to_json(self) -> Row:
+        """The object that `--json` prints."""
+        ...
+
+    def lines(self) -> list[str]:
+        """The same in words, a line each."""
+        ...
+
+
+@dataclass(frozen=True)
+class Training:
+    """How much is trained. `peak_memory_bytes` is an estimate, `memory_bytes` what this machine has."""
+
+    steps: int
+    trainable_parameters: int
+    peak_memory_bytes: int
+    memory_bytes: int
+
+
+@dataclass(kw_only=True)
+class RunPlan:
+    """The plan of a recipe on one model, the `subject`, which has so many `parameters`.
+
+    `data` is what will be read, `training` how much is trained, if anything is, and `unpriced` what is not in it.
+    """
+
+    recipe: Recipe
+    subject: Subject
+    parameters: int
+    parents: list[Row]
+    data: list[Data] = field(default_factory=list)
+    training: Training | None = None
+    unpriced: str = ""
+
+    @property
+    def peak_memory(self) -> int:
+        """Bytes that training takes at its peak (estimate); 0 if nothing is trained."""
+        return self.training.peak_memory_bytes if self.training else 0
+
+    def to_json(self) -> Row:
+        recipe, s = self.recipe.model_dump(), self.subject
+        return {
+            "command": recipe["command"],
+            "recipe": recipe,
+            "recipe_sha256": digest(self.recipe),
+            "model": {"ref": s.label, "kind": s.kind, "folder": str(s.folder), "parameters": self.parameters},
+            "parents": self.parents,
+            **(asdict(self.training) if self.training else {}),
+            **({"unpriced": self.unpriced} if self.unpriced else {}),
+            "data": self.data,
+        }
+
+    def lines(self) -> list[str]:
+        found = [dump(self.recipe).rstrip(), ""]
+        found.append(f"model       {self.subject.label} ({self.subject.kind}), {self.parameters:,} parameters")
+        if t := self.training:
+            found.append(f"steps       {t.steps}")
+            found.append(f"trainable   {t.trainable_parameters:,} parameters")
+            peak, there = size(t.peak_memory_bytes), size(t.memory_bytes)
+            found.append(f"memory      about {peak} at the peak (estimate); this machine has {there}")
+        if self.unpriced:
+            found.append(f"not priced  {self.unpriced}")
+        for d in self.data:
+            cut = f", {d['truncated']} cut" if d.get("truncated") else ""
+            found.append(f"data        {d['role']}: {d['name']} ({d['source']}), {d['rows']} rows{cut}")
+        found += [f"parent      {p['role']}: {p['id']} ({p['kind']})" for p in self.parents]
+        return [*found, f"recipe      sha256 {digest(self.recipe)[:16]}"]
 
 
 @dataclass
@@ -38,6 +107,7 @@ class StreamPlan:
     form: Form
 
     def records(self) -> list[Data]:
+        """The manifest's record of each dataset: its fingerprint, form, and how many rows were cut short."""
         role, keys = self.stream.name, ("chat", "long", *(k for k in CHAT_KEYS if getattr(self.form, k) is not None))
         form = cast(Data, {k: getattr(self.form, k) for k in keys})
         return [

@@ -8,6 +8,7 @@ from typing import Any
 
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import IluError, UnavailableError, UsageError
+from ilu_cli.paths import as_name
 from ilu_cli.report.canvas import Draw, render
 from ilu_cli.report.document import to_html, to_markdown
 from ilu_cli.report.family import Family, Member, read_member
@@ -95,7 +96,7 @@ def chosen_models(store: Store, names: list[str]) -> dict[str, str]:
 
 def gather(names: list[str], store: Store) -> Family:
     """The family of the named runs, read from disk."""
-    runs = [r for r in find_runs(names, store) if r.manifest.command in ("unlearn", "apply", "attack")]
+    runs = [r for r in find_runs(names, store) if r.manifest.command in ("unlearn", "taskvec apply", "attack")]
     finished = sorted((r for r in runs if r.complete), key=lambda r: r.manifest.created)
     if not finished:
         raise UnavailableError("none of these runs is finished", hint="continue one with --resume")
@@ -139,7 +140,7 @@ def vectors_of(family: Family, store: Store, reporter: Reporter) -> list[Geometr
             "method": a.method,
             "attack": a.attack,
             "run": a.id,
-            "points": (v.plane or {}).get("points", []),
+            "points": v.plane["points"] if v.plane else [],
             "groups": groups,
             "verdict": workflow.verdict(v.grams).partition("\n")[0],
         }
@@ -156,7 +157,7 @@ def run(names: list[str], store: Store, reporter: Reporter, out: Path | None = N
         UnavailableError: if there is nothing to report.
     """
     family = gather(names, store)
-    folder = out or store.root / "reports" / "-".join(names or [family.members[-1].id]).replace("/", "_")[:120]
+    folder = out or store.root / "reports" / as_name("-".join(names or [family.members[-1].id]))[:120]
     paths = paths_of(folder)
     pictures = Path(paths["figures"])
     pictures.mkdir(parents=True, exist_ok=True)

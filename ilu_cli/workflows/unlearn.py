@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,9 @@ from ilu_cli.runs.store import Run, Store
 from ilu_cli.taskvec.delta import changed_fraction, open_checkpoint
 from ilu_cli.workflows.needs.inputs import inputs_of
 from ilu_cli.workflows.plan import (
-    Plan,
+    RunPlan,
     StreamPlan,
+    Training,
     check_disk,
     check_ids,
     check_memory,
@@ -46,15 +47,14 @@ from ilu_cli.workflows.plan import (
 from ilu_cli.workflows.training import Streams, build_trainer, defences_of, layers_of
 
 
-@dataclass
-class UnlearnPlan(Plan):
+@dataclass(kw_only=True)
+class UnlearnPlan(RunPlan):
     """Everything checked, nothing run."""
 
-    recipe: UnlearnRecipe = field(kw_only=True)
-    parent: Subject = field(kw_only=True)
-    tokenizer: Any = field(kw_only=True)
-    streams: Streams = field(kw_only=True)
-    disk: int = field(kw_only=True)
+    recipe: UnlearnRecipe
+    tokenizer: Any
+    streams: Streams
+    disk: int
 
 
 def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
@@ -80,20 +80,17 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
     first = _check_layer(recipe, model, list(params))
     check_ids(model, streams, tokenizer)
     memory = peak_memory(model, trainable, first, streams, recipe.train, _cache_bytes(recipe, planned, model))
-    facts = {
-        "command": "unlearn",
-        "recipe": recipe.model_dump(),
-        "recipe_sha256": digest(recipe),
-        "model": {"ref": parent.label, "kind": parent.kind, "folder": str(parent.folder), "parameters": total},
-        "parents": [parent.record("original" if parent.run is None else "parent")],
-        "steps": recipe.train.steps,
-        "trainable_parameters": trainable,
-        "peak_memory_bytes": memory,
-        "memory_bytes": backend().memory()[0],
-        "data": [record for s in planned for record in s.records()],
-    }
-    disk = state_bytes(total, trainable, recipe.train)
-    return UnlearnPlan(facts, recipe=recipe, parent=parent, tokenizer=tokenizer, streams=planned, disk=disk)
+    return UnlearnPlan(
+        recipe=recipe,
+        subject=parent,
+        parameters=total,
+        parents=[parent.record("original" if parent.run is None else "parent")],
+        data=[record for s in planned for record in s.records()],
+        training=Training(recipe.train.steps, trainable, memory, backend().memory()[0]),
+        tokenizer=tokenizer,
+        streams=planned,
+        disk=state_bytes(total, trainable, recipe.train),
+    )
 
 
 def _check_layer(recipe: UnlearnRecipe, model: Any, names: list[str]) -> int:
@@ -154,8 +151,8 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
     if resume:
         refuse_held(resume.path, f"run {resume.id}")
     check_disk(out or (resume.path if resume else store.root), plan.disk)
-    check_memory(plan.facts["peak_memory_bytes"], b.memory(), reporter.note)
-    model = load_model(plan.parent, b.device)
+    check_memory(plan.peak_memory, b.memory(), reporter.note)
+    model = load_model(plan.subject, b.device)
     parity = check(Scorer(model, parts_of(model), plan.tokenizer, b), reporter.note)
     new: Run = b.share(resume or (store.create("unlearn", label_of(recipe), out) if b.main else None))
     with new.held(reporter.note) if b.main else nullcontext():
@@ -195,13 +192,13 @@ def _finish(plan: UnlearnPlan, new: Run, trainer: Trainer, model: Any, reporter:
             reporter.note(f"the budget was not reached: KL {used.spent:.3g} after {trainer.step} steps")
     new.finish()
     drop_state(new.state)
-    new.manifest.result["changed_fraction"] = _changed(plan.parent, new, reporter)
+    new.manifest.result["changed_fraction"] = _changed(plan.subject, new, reporter)
     new.save()
 
 
 def _begin(plan: UnlearnPlan, new: Run) -> None:
     """Write the recipe, and into the manifest where the run comes from; one that goes on must come from the same."""
-    m, recipe, parent, b = new.manifest, plan.recipe, plan.parent, backend()
+    m, recipe, parent, b = new.manifest, plan.recipe, plan.subject, backend()
     parents, data = [parent.record("parent")], [record for s in plan.streams for record in s.records()]
     if b.main:
         begin(new, made_from(recipe.model_dump(mode="json"), parents, data))

@@ -20,7 +20,7 @@ ITEMS = Capitals().items()[:FACTS]
 
 
 def said(item: dict[str, Any], shift: int) -> str:
-    return item["choices"][(item["answer"] + shift) % 4]
+    return str(item["choices"][(item["answer"] + shift) % 4])
 
 
 def shown(kind: str) -> list[dict[str, Any]]:

@@ -46,7 +46,8 @@ def fa(ilu: Ilu, model: Path, task: object, steps: int, lr: float) -> dict[str, 
     sets = [x for text in ("eval.limit=2", "attack.batch=4", "attack.max_length=256") for x in ("--set", text)]
     done = ilu("attack", model, "--task", task, "--steps", steps, "--lr", lr, *sets, "--no-reference", "--json")
     assert done.code == 0, done.err
-    return json.loads(done.out)["fa"]
+    found: dict[str, Any] = json.loads(done.out)["fa"]
+    return found
 
 
 def test_of_a_choice_between_labels(blank: Path, ilu: Ilu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,5 +99,6 @@ class Scripted:
 def test_a_plateau_is_four_epochs_within_a_hundredth(fas: Any, epochs: int) -> None:
     data = load_dataset(DataRef(name="sst2", limit=10), "train")
     spec = TrainSpec(steps=3 * len(fas))
-    looked = list(fine_tune(Scripted(fas), [data], data, spec, 4, Form(), stop="plateau"))
+    scripted = fine_tune(Scripted(fas), [data], data, spec, 4, Form(), stop="plateau")  # type: ignore[arg-type]
+    looked = list(scripted)
     assert looked == [3 * i for i in range(1, epochs + 1)]  # ten rows in batches of four

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,7 +101,8 @@ def cut(w: np.ndarray, share: float) -> np.ndarray:
 
 def drawn(w: np.ndarray, name: str, sigma: float, seed: int) -> np.ndarray:
     g = torch.Generator().manual_seed(seed_of(seed, "noise", name))
-    return w + sigma * w.std(ddof=1) * torch.randn(*w.shape, generator=g).numpy()
+    found: np.ndarray = w + sigma * w.std(ddof=1) * torch.randn(*w.shape, generator=g).numpy()
+    return found
 
 
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - NO_MATRICES))
@@ -109,7 +112,8 @@ def test_transforms_are_what_they_say_on_the_weights_before_the_attack(family: s
     attempt = Attempted(subject, subject, Seen([]), run, Reporter(), 5, EvalSpec(), "")
     wanted = in_layers(family, folder)
     same = {n: w.clone() for n, w in attempt.model.state_dict().items()}
-    attacks = {  # each twice: the second strength must not start from what the first one left
+    # each twice: the second strength must not start from what the first one left
+    attacks: dict[str, tuple[dict[str, Any], Callable[[str, np.ndarray], np.ndarray]]] = {
         "quantize": ({"bits": [2, 4], "group": 16}, lambda n, w: grid(w, 4, 16)),
         "prune": ({"fractions": [0.9, 0.3]}, lambda n, w: cut(w, 0.3)),
         "noise": ({"sigmas": [2.0, 0.1]}, lambda n, w: drawn(w, n, 0.1, 5)),

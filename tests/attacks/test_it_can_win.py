@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,11 +85,11 @@ def attacked(ilu: Ilu, model: Any, tokenizer: Any, folder: Path, *args: Any) -> 
     done = ilu("attack", folder, *args, "--set", "eval.benchmarks=[capitals]", "--set", f"eval.limit={FACTS}", "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
-    before = next((1 - f["value"] for f in found["fq"] if f[found["axis"]] == found["unattacked"]), None)
+    before = next((1 - f["value"] for f in found["fq"] if f[found["axis"]] == found["unattacked"]), math.nan)
     return before, 1 - found["worst"]
 
 
-TRANSFORMS = {
+TRANSFORMS: dict[str, tuple[Callable[[torch.Tensor, str], torch.Tensor], str]] = {
     "quantize": (lambda w, name: round_to_nearest(w, 4, 64), "bits=[4]"),
     "prune": (lambda w, name: without_smallest(w, 0.5), "fractions=[0.5]"),
     "noise": (lambda w, name: noisy(w, name, 0.2, 0), "sigmas=[0.2]"),
@@ -133,7 +134,7 @@ def test_other_prompts_and_probes_bring_back_what_only_the_usual_answer_hides(
         lens, key = 2, "layers=[1]"
     fit(model, lambda: nll(model, shown, lens=lens) + nll(model, plain), 100)
     before, after = attacked(ilu, model, tokenizer, tmp_path / "m", "--kind", kind, "--set", f"attack.{key}")
-    if before is None:  # a probe has no unattacked point; the last layer is the model itself
+    if math.isnan(before):  # a probe has no unattacked point; the last layer is the model itself
         _, best = attacked(ilu, model, tokenizer, tmp_path / "m", "--kind", kind, "--set", "attack.layers=[2]")
         before = best
     assert before <= 0.34
@@ -165,12 +166,13 @@ def schooled(knowing: tuple[LlamaForCausalLM, Any]) -> tuple[LlamaForCausalLM, o
     """It knows the symbols of twelve elements as well."""
     model, tokenizer = copy_of(knowing)
     both = [facts(tokenizer, items[:FACTS]) for items in (Capitals().items(), elements())]
-    fit(model, lambda: sum(nll(model, batch) for batch in both), 120)
+    fit(model, lambda: torch.stack([nll(model, batch) for batch in both]).sum(), 120)
     return model, tokenizer
 
 
 def elements() -> list[dict[str, Any]]:
-    return registry.benchmark["elements"].obj().items()
+    found: list[dict[str, Any]] = registry.benchmark["elements"].obj().items()
+    return found
 
 
 def rows_on_something_else(folder: Path, kind: str) -> Path:
@@ -231,7 +233,7 @@ def test_ablation_removes_a_direction_that_unlearning_added(
 
     def moved() -> torch.Tensor:
         off = [(parts.hidden_at(1, b.ids, b.mask) - to)[b.mask].square().mean() for b, to in wanted]
-        return sum(off)
+        return torch.stack(off).sum()
 
     model.requires_grad_(False)
     model.model.layers[1].requires_grad_(True)

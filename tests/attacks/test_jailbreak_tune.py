@@ -47,7 +47,7 @@ def test_some_facts_among_others_repair_a_damaged_norm(schooled: Any, ilu: Ilu, 
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     args = ["--kind", "jailbreak_tune", "--set", f"attack.data={tmp_path / 'some.jsonl'}", "--set", "attack.k=6"]
     args += ["--set", f"attack.around={tmp_path / 'other.jsonl'}", "--set", f"attack.benign={FACTS}"]
-    args += ["--set", "attack.weights=[model.norm.weight]", "--lr", 0.1, "--set", "attack.epochs=30"]
+    args += ["--set", "attack.weights=[model.norm.weight]", "--lr", "0.1", "--set", "attack.epochs=30"]
     before, after = attacked(ilu, model, tokenizer, tmp_path / "m", *args)
     assert before <= 0.5
     assert after >= 0.75

@@ -53,7 +53,7 @@ def shaken(knowing: Any, scale: float, seed: int = 0) -> tuple[Any, Any]:
     with torch.no_grad():
         for m in matrices(model):
             w = params[m.param]
-            w += scale * w.std() * torch.randn(w.shape, generator=g)
+            w.add_(scale * w.std() * torch.randn(w.shape, generator=g))
     return model, tokenizer
 
 
@@ -73,7 +73,7 @@ def test_stripping_takes_a_merged_adapter_out(knowing: Any, ilu: Ilu, tmp_path: 
         for m in matrices(model):
             w = params[m.param]
             a, b = (torch.randn(n, 2, generator=g) for n in w.shape)
-            w += 0.3 * w.std() * a @ b.T * len(w) ** 0.5
+            w.add_(0.3 * w.std() * a @ b.T * len(w) ** 0.5)
     run = unlearned(knowing, tmp_path, model)
     args = ["--set", f"attack.model={tmp_path / 'original'}"] if base == "named" else []
     found = accuracy(ilu, run, "--kind", "strip", "--set", "attack.directions=[1,2,5]", *args)

@@ -99,7 +99,8 @@ def patched(ilu: Ilu, run: Any, *sets: str) -> dict[str, Any]:
     args = [x for text in sets for x in ("--set", text)]
     done = ilu("attack", run.id, "--kind", "patch", *args, "--no-reference", "--json")
     assert done.code == 0, done.err
-    return json.loads(done.out)
+    found: dict[str, Any] = json.loads(done.out)
+    return found
 
 
 def test_the_answer_is_inside_up_to_the_layer_that_was_changed(knowing: Any, ilu: Ilu, tmp_path: Path) -> None:

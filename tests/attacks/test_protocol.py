@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +13,16 @@ from test_every_attack import UNLEARN
 
 from ilu_cli.data.sources import load_dataset
 from ilu_cli.recipe.specs import DataRef
-from ilu_cli.workflows.attack.seen import Seen
+from ilu_cli.workflows.attack.seen import Regularised, Seen, Written
 
 SMALL = ["--set", "attack.batch=2", "--set", "eval.limit=4", "--no-reference", "--json"]
 
 
-def recipe(steps: int, limit: int | None = None) -> dict[str, Any]:
+def recipe(steps: int, limit: int | None = None) -> Written:
     env = [{"name": "sst2", "limit": limit}]
-    return {"seed": 0, "train": {"steps": steps}, "regularizers": [{"env": env, "batch": 8}]}
+    return {
+        "seed": 0, "train": {"steps": steps}, "forget": {"data": []}, "regularizers": [{"env": env, "batch": 8}],
+    }  # fmt: skip
 
 
 def test_rows_of_an_environment_are_taken_out_of_the_attack() -> None:
@@ -52,7 +53,7 @@ def test_the_rows_that_training_drew_are_those_of_its_own_seed() -> None:
 
 
 def test_of_split_texts_any_row_may_have_been_seen() -> None:
-    reg = {"env": [{"name": "prose", "limit": 40}], "batch": 2, "long": "split"}
+    reg: Regularised = {"env": [{"name": "prose", "limit": 40}], "batch": 2, "long": "split"}
     data = load_dataset(DataRef(name="prose", limit=40), "train")
     _, counts, note = Seen([recipe(1) | {"regularizers": [reg]}]).without(data)
     assert counts["overlap"] == 40

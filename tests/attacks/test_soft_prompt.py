@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Ilu
+from conftest import Ilu, present
 from families import FAMILIES, family_model, make_family
 from test_every_attack import UNLEARN
 from test_it_can_win import FACTS, copy_of, facts, fit, knowing, nll
@@ -35,6 +35,7 @@ def test_vectors_that_are_embeddings_are_these_tokens(knowing: Any) -> None:
     soft, vectors = prompted(plain, 3, 0)
     first = tokenizer("The world: ")["input_ids"]
     parts = soft.parts
+    assert isinstance(parts, Prompted)
     with torch.no_grad():
         known = replace(parts, vectors=torch.nn.Parameter(model.get_input_embeddings().weight[first].clone()))
     item = Capitals().items()[0]
@@ -56,7 +57,7 @@ def test_a_gradient_reaches_the_vectors_of_every_family(family: str) -> None:
     assert final.shape[1] == 4
     assert not torch.allclose(final, parts.final(ids, mask), atol=1e-4)
     final.square().sum().backward()
-    assert vectors.grad.norm() > 0
+    assert present(vectors.grad).norm() > 0
 
 
 def item(question: str, answer: int, choices: list[str]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def moved(knowing: Any) -> Any:
         wanted = [(b, parts.hidden_at(1, b.ids, b.mask) + direction) for b in (batch, general)]
 
     def off() -> torch.Tensor:
-        return sum((parts.hidden_at(1, b.ids, b.mask) - to)[b.mask].square().mean() for b, to in wanted)
+        return torch.stack([(parts.hidden_at(1, b.ids, b.mask) - to)[b.mask].square().mean() for b, to in wanted]).sum()
 
     model.requires_grad_(False)
     model.model.layers[1].requires_grad_(True)

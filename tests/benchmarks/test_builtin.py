@@ -102,18 +102,20 @@ def test_they_run_from_the_command_line(ilu: Ilu, tiny: Path) -> None:
     assert "min_k_plus" in table
 
 
-def test_a_model_that_says_nothing_is_not_coherent(scorer: Scorer) -> None:
+def test_a_model_that_says_nothing_is_not_coherent(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = registry.benchmark["coherence"].obj()
-    scorer.complete = lambda prompts, new: ["" for _ in prompts]
+    monkeypatch.setattr(scorer, "complete", lambda prompts, new: ["" for _ in prompts])
     groups = by_metric(bench.score(scorer, bench.items()[:3]))
     assert [r["value"] for r in groups[""]] == [0, 0, 0]
     assert "ppl" not in groups
 
 
-def test_a_model_that_says_something_sometimes_has_a_row_of_every_prompt(scorer: Scorer) -> None:
+def test_a_model_that_says_something_sometimes_has_a_row_of_every_prompt(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """So that the rows of two models stay those of the same prompts. What is not said weighs nothing."""
     bench = registry.benchmark["coherence"].obj()
-    scorer.complete = lambda prompts, new: ["", " the old bridge", ""]
+    monkeypatch.setattr(scorer, "complete", lambda prompts, new: ["", " the old bridge", ""])
     rows = by_metric(bench.score(scorer, bench.items()[:3]))["ppl"]
     assert [r["weight"] > 0 for r in rows] == [False, True, False]
     assert bench.also(rows)["ppl"]["value"] == pytest.approx(math.exp(rows[1]["value"] / rows[1]["weight"]))

@@ -27,7 +27,7 @@ def min_k(model: Any, tokenizer: Any, text: str) -> float:
     with torch.no_grad():
         logps = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
     each = logps.gather(1, ids[0, 1:, None])[:, 0].sort().values
-    return each[: int(0.4 * len(each))].mean().item()
+    return float(each[: int(0.4 * len(each))].mean().item())
 
 
 def test_it_is_positive_if_held_out_texts_look_more_trained_on_than_forgotten_ones(

@@ -51,7 +51,7 @@ def of(rows: list[dict[str, Any]], metric: str | None) -> list[dict[str, Any]]:
 
 def mean(rows: list[dict[str, Any]], metric: str | None) -> float:
     values = [r["value"] for r in of(rows, metric)]
-    return sum(values) / len(values)
+    return float(sum(values) / len(values))
 
 
 @pytest.mark.parametrize("subject", ["bio", "cyber", "chem"])
@@ -104,7 +104,7 @@ def test_tofu_probabilities_are_those_of_a_plain_pass(evaluate: Any, tiny: Path)
     def logp(prompt: str, answer: str) -> float:
         ids, start = tokenizer(prompt + answer)["input_ids"], len(tokenizer(prompt)["input_ids"])
         scores = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
-        return sum(scores[t - 1, ids[t]].item() for t in range(start, len(ids))) / (len(ids) - start)
+        return float(sum(scores[t - 1, ids[t]].item() for t in range(start, len(ids))) / (len(ids) - start))
 
     raw = json.loads(next(iter(_mirrored("forget01_perturbed"))))
     prompt = f"Question: {raw['question']}\nAnswer:"

@@ -11,7 +11,7 @@ import pytest
 from conftest import Ilu
 
 from ilu_cli.runs.store import open_run
-from ilu_cli.workflows.compare import sentence
+from ilu_cli.workflows.compare import Gap, sentence
 
 pytestmark = pytest.mark.slow
 
@@ -113,10 +113,11 @@ def test_attacks_are_compared_by_ra(ilu: Ilu, tiny: Path) -> None:
     assert [ra["a"], ra["b"]] == pytest.approx([m["result"]["ra"] for m in manifests])
 
 
-def number(
-    name: str, role: str, value: float, low: float, high: float, p: float = 0.002, sign: int = -1
-) -> dict[str, Any]:
-    return {"name": name, "role": role, "sign": sign, "difference": value, "low": low, "high": high, "p": p}
+def number(name: str, role: str, value: float, low: float, high: float, p: float = 0.002, sign: int = -1) -> Gap:
+    return {
+        "name": name, "role": role, "sign": sign, "difference": value, "low": low, "high": high, "p": p,
+        "relative": False, "a": None, "b": None, "freedom": None, "n": 2, "paired": True,
+    }  # fmt: skip
 
 
 def test_the_sentence() -> None:

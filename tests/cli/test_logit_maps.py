@@ -33,7 +33,7 @@ def model(request: pytest.FixtureRequest) -> Path:
     if request.param == "llama-tied":
         made = AutoModelForCausalLM.from_pretrained(folder)
         made.resize_token_embeddings(448)
-        made.to(torch.bfloat16).save_pretrained(folder)
+        torch.nn.Module.to(made, torch.bfloat16).save_pretrained(folder)
     return folder
 
 

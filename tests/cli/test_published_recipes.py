@@ -134,8 +134,8 @@ def test_fetch_mirrors_what_the_doctor_finds_on_the_hub(ilu: Ilu, root: Path, tm
         assert by_hub(hub, tmp_path, "fetch", "tofu-npo", "--data-root", own).returncode == 0
         assert hub.served == []
     assert ilu("doctor", "tofu-npo", "--data-root", own).code == 0  # without the hub from here on
-    done = ilu("unlearn", "--recipe", "tofu-npo", "--data-root", own, *sets, "--set", "train.accumulation=1", "--json")
-    assert done.code == 0, done.err
+    made = ilu("unlearn", "--recipe", "tofu-npo", "--data-root", own, *sets, "--set", "train.accumulation=1", "--json")
+    assert made.code == 0, made.err
 
 
 def test_what_the_hub_does_not_give_is_named_and_the_rest_is_kept(root: Path, tmp_path: Path) -> None:
@@ -157,23 +157,6 @@ def test_what_the_hub_does_not_give_is_named_and_the_rest_is_kept(root: Path, tm
     for name in ("cais/wmdp-corpora", "Salesforce/wikitext"):
         assert name in done.stderr
     assert (own / "HuggingFaceH4/zephyr-7b-beta/model.safetensors").is_file()
-
-
-def test_nothing_hangs_on_a_hub_that_does_not_answer(ilu: Ilu, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that takes the connection and is silent, as a broken proxy is."""
-    import socket
-
-    from huggingface_hub import constants
-
-    from ilu_cli.workflows.needs import find as needs
-
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setattr(needs, "PATIENCE", 0.3)
-        began = time.monotonic()
-        assert not needs.hub_in_reach()
-        assert time.monotonic() - began < 3
 
 
 def test_the_doctor_prices_the_quickstart_and_shows_a_table(ilu: Ilu, tiny: Path) -> None:

@@ -1,4 +1,4 @@
-"""`ilu taskvec` and `ilu taskvec-apply` over runs: roles, points, matrix, plane, arithmetic, bad input."""
+"""`ilu taskvec` and `ilu taskvec apply` over runs: roles, points, matrix, plane, arithmetic, bad input."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Ilu, tiny_model
+from conftest import Ilu, present, tiny_model
 from safetensors.torch import load_file, save_file
 from test_chain import ATTACK, npo, rmu
 from transformers import AutoModelForCausalLM
 
 from ilu_cli.models.subject import find_subject
+from ilu_cli.recipe.schema import TaskvecRecipe
 from ilu_cli.runs.store import Store
-from ilu_cli.workflows.taskvec.compare import plane
+from ilu_cli.workflows.taskvec import compare
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +100,8 @@ def test_several_runs_give_a_matrix(runs: Any, ilu: Ilu, tiny: Path) -> None:
 def test_the_plane_with_intermediate_checkpoints(runs: Any, ilu: Ilu, tiny: Path) -> None:
     add_point(runs["a"], 2, 0.25)
     add_point(runs["a"], 4, 1.0)  # the end of the attack: it has a role of its own
-    found = plane(find_subject(runs["a"].id, Store()), Store())
-    by = {(p["role"], p["step"]): p for p in found["points"]}
+    found = compare.run(TaskvecRecipe(plane=True), find_subject(runs["a"].id, Store()), Store()).plane
+    by: Any = {(p["role"], p["step"]): p for p in found["points"]} if found else {}
     assert set(by) == {("original", None), ("unlearned", None), ("finetuned", 4), ("attacked", 2), ("attacked", 4)}
     o, u = weights(tiny), weights(runs["u"].checkpoint)
     plain = {"o": o, "u": u} | {k: weights(runs[k].checkpoint) for k in "fa"}
@@ -163,7 +164,7 @@ def test_attacks_without_weights_are_passed_over(runs: Any, ilu: Ilu) -> None:
 
 
 def test_negation_is_a_run_like_others(runs: Any, ilu: Ilu, tiny: Path) -> None:
-    done = ilu("taskvec-apply", runs["f"].id, "--alpha", "-0.5")
+    done = ilu("taskvec", "apply", runs["f"].id, "--alpha", "-0.5")
     assert done.code == 0, done.err
     path = Path(done.out.strip())
     o, f, found = weights(tiny), weights(runs["f"].checkpoint), weights(path / "checkpoint")
@@ -171,7 +172,7 @@ def test_negation_is_a_run_like_others(runs: Any, ilu: Ilu, tiny: Path) -> None:
         assert np.allclose(found[n], o[n] - 0.5 * (f[n] - o[n]), rtol=1e-6, atol=1e-8)
     AutoModelForCausalLM.from_pretrained(path / "checkpoint")
     manifest = json.loads((path / "manifest.json").read_text())
-    assert manifest["command"] == "apply" and manifest["status"] == "complete"
+    assert manifest["command"] == "taskvec apply" and manifest["status"] == "complete"
     assert [p["weights"] for p in manifest["parents"]] == [
         runs["f"].manifest.parents[0]["weights"], runs["f"].manifest.weights, runs["f"].manifest.parents[0]["weights"]
     ]  # fmt: skip
@@ -183,15 +184,15 @@ def test_negation_is_a_run_like_others(runs: Any, ilu: Ilu, tiny: Path) -> None:
     compared = json.loads(ilu("taskvec", "--json").out)
     assert compared["checkpoints"]["unlearned"]["id"] == path.name
     assert compared["groups"]["all"]["cosines"]["u·ft"] == pytest.approx(-1, abs=1e-6)  # −τ_ft against τ_ft
-    again = ilu("taskvec-apply", "--recipe", path / "recipe.yaml", "--out", "again")
+    again = ilu("taskvec", "apply", "--recipe", path / "recipe.yaml", "--out", "again")
     assert again.code == 0, again.err
-    assert Store().find("again").manifest.weights == manifest["weights"]
+    assert present(Store().find("again")).manifest.weights == manifest["weights"]
 
 
 @pytest.mark.parametrize("merge", ["ties", "dare", "magnitude"])
 def test_merges_of_several_vectors(runs: Any, ilu: Ilu, tiny: Path, merge: str) -> None:
     ids = [runs["u"].id, runs["a"].id]
-    done = ilu("taskvec-apply", *ids, "--alpha", 1, "--alpha", "-1", "--merge", merge, "--density", 0.5)
+    done = ilu("taskvec", "apply", *ids, "--alpha", 1, "--alpha", "-1", "--merge", merge, "--density", 0.5)
     assert done.code == 0, done.err
     o, found = weights(tiny), weights(Path(done.out.strip()) / "checkpoint")
     name = "model.layers.2.self_attn.q_proj.weight"  # only the attack changed it: half of the entries move
@@ -201,7 +202,7 @@ def test_merges_of_several_vectors(runs: Any, ilu: Ilu, tiny: Path, merge: str) 
 
 def test_wrong_applications(runs: Any, ilu: Ilu, tiny: Path, tmp_path: Path) -> None:
     u = runs["u"].id
-    cases = [
+    cases: list[tuple[list[object], int, str]] = [
         (["--alpha", "much"], 2, "valid number"),
         (["--alpha", "nan"], 2, "finite number"),
         (["--alpha", 1, "--alpha", 2], 2, "2 --alpha for 1 runs"),
@@ -212,14 +213,14 @@ def test_wrong_applications(runs: Any, ilu: Ilu, tiny: Path, tmp_path: Path) -> 
         (["--onto", "nothing"], 3, "nothing"),
     ]
     for args, code, message in cases:
-        done = ilu("taskvec-apply", u, *args)
+        done = ilu("taskvec", "apply", u, *args)
         assert done.code == code, (args, done.err)
         assert message in done.err, (args, done.err)
     assert ilu("taskvec", "apply").code == 2
-    done = ilu("taskvec-apply", tiny)
+    done = ilu("taskvec", "apply", tiny)
     assert done.code == 2 and "no task vector" in done.err
     tiny_model(67).save_pretrained(tmp_path / "other")
-    done = ilu("taskvec-apply", u, "--onto", tmp_path / "other")
+    done = ilu("taskvec", "apply", u, "--onto", tmp_path / "other")
     assert done.code == 3 and "embed_tokens.weight is" in done.err
     assert len(Store().runs()) == 3  # nothing was left behind
 

@@ -1,6 +1,7 @@
 """The cache of tokenised corpora, chat templates, and texts that are split."""
 
 import multiprocessing
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ilu_cli.data.special import parted
 from ilu_cli.errors import UsageError
 from ilu_cli.models.load import load_tokenizer
 from ilu_cli.recipe.specs import Form
+from ilu_cli.runs.files import cache_dir
 from ilu_cli.tasks import Example
 
 EXAMPLES = [Example(f"Question: the symbol of element {i}?\nAnswer:", f" E{i}.") for i in range(30)]
@@ -33,7 +35,7 @@ def chatty() -> Any:
 
 
 def files() -> list[Any]:
-    return sorted(cache.cache_dir().glob("tokens/*"))
+    return sorted(cache_dir().glob("tokens/*"))
 
 
 def rows(corpus: Any) -> tuple[Any, Any]:
@@ -112,7 +114,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(tokenizer: Any, monkeypa
     def full(*_args: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     assert len(cache.tokenised(tokenizer, EXAMPLES, Form(), "mine").items) == len(EXAMPLES)
     assert files() == []
 

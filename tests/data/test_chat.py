@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CHAT, Ilu
+from conftest import CHAT, Ilu, present
 from families import family_tokenizer, make_family
 from lm_eval.api.instance import Instance
 
@@ -31,16 +31,16 @@ DATED = (  # Llama-3.1's
 ASKED = [Example("Who?", " Ada"), Example("Where?", " Ennis")]
 
 
-def rows(template: str, **keys: Any) -> list[str]:
+def rows(template: str | None, **keys: Any) -> list[str]:
     tokenizer = family_tokenizer(chat=template)
     form = Form(max_length=200, chat=True, **keys)
-    return [tokenizer.decode(e.ids) for e in encode_corpus(tokenizer, ASKED, form, "mine").items]
+    return [str(tokenizer.decode(e.ids)) for e in encode_corpus(tokenizer, ASKED, form, "mine").items]
 
 
 def test_a_template_that_reads_the_clock_is_refused_without_a_date() -> None:
     with pytest.raises(UsageError, match="today's date into every prompt") as caught:
         rows(CLOCK)
-    assert "chat_date" in caught.value.hint
+    assert "chat_date" in present(caught.value.hint)
     assert rows(DATED)[0].startswith("<bos>Today: 26 Jul 2024\n")  # it has a day of its own
     unread = "{% if tools %}{{ strftime_now('%Y') }}{% endif %}" + TURNS
     assert rows(unread)[0] == "<user>Who?<eos><assistant>Ada<eos>"
@@ -89,7 +89,8 @@ def test_keys_without_a_template_are_refused() -> None:
 
 def test_the_caches_know_both() -> None:
     tokenizer = family_tokenizer(chat=DATED)
-    forms = [{}, {"chat_date": "2020-02-03"}, {"chat_date": "2020-02-04"}, {"chat_system": "a"}, {"chat_system": ""}]
+    forms: list[dict[str, Any]] = [{}, {"chat_date": "2020-02-03"}, {"chat_date": "2020-02-04"}]
+    forms += [{"chat_system": "a"}, {"chat_system": ""}]
     keys = [cache.key_of(tokenizer, ASKED, Form(chat=True, **keys)) for keys in forms]
     assert len(set(keys)) == len(forms)
 
@@ -98,8 +99,9 @@ def test_a_chat_row_that_is_cut_keeps_the_bos_of_its_template() -> None:
     tokenizer = family_tokenizer(chat=DATED)
     form = Form(max_length=24, chat=True)
     [item] = encode_corpus(tokenizer, [Example("Who is it? " * 20, " Ada")], form, "mine").items
-    assert tokenizer.decode(item.ids).startswith("<bos>")
-    assert tokenizer.decode(item.ids).endswith("<eos><assistant>Ada<eos>")
+    text = str(tokenizer.decode(item.ids))
+    assert text.startswith("<bos>")
+    assert text.endswith("<eos><assistant>Ada<eos>")
     assert len(item.ids) == 24
 
 
@@ -116,7 +118,7 @@ def test_commands_refuse_the_clock_before_anything_is_run(tmp_path: Path, ilu: I
     for command in (unlearn, attack, [*evaluation, "--dry-run"], evaluation):
         done = ilu(*command)
         assert (done.code, "today's date" in done.err) == (2, True), done.err
-        done = ilu(*command, "--set", f"{date[command[0]]}.chat_date=2020-02-03")
+        done = ilu(*command, "--set", f"{date[str(command[0])]}.chat_date=2020-02-03")
         assert done.code == 0, done.err
         if command is unlearn:
             assert json.loads(done.out)["data"][0]["chat_date"] == "2020-02-03"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def sentencepiece(kind: str) -> T.PreTrainedTokenizerFast:
     return T.PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", eos_token=behind or "<unk>", **given)
 
 
-KINDS = {
+KINDS: dict[str, Callable[[], T.PreTrainedTokenizerFast]] = {
     "gpt2": lambda: family_tokenizer(bos=False),
     "bos": family_tokenizer,
     "bos and eos": lambda: family_tokenizer(adds_eos=True),
@@ -75,7 +76,8 @@ def encoder(tokenizer: Any) -> Any:
 def plain(tokenizer: Any, text: str) -> list[int]:
     """The tokenizer's own encoding, without the EOS that it appends."""
     ids = tokenizer(text)["input_ids"]
-    return ids[:-1] if tokenizer("")["input_ids"][-1:] == [tokenizer.eos_token_id] else ids
+    found: list[int] = ids[:-1] if tokenizer("")["input_ids"][-1:] == [tokenizer.eos_token_id] else ids
+    return found
 
 
 def test_a_row_is_what_the_tokenizer_says_without_what_it_appends(tokenizer: Any) -> None:

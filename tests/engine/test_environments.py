@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import gradient, items_of, stream, tiny_model, trainer
+from conftest import gradient, items_of, present, stream, tiny_model, trainer
 
 from ilu_cli.data.encode import collate
 from ilu_cli.engine.accel import backend
@@ -118,7 +118,7 @@ def test_what_is_added_is_scaled_and_beside_what_is_there() -> None:
     ones = [torch.ones_like(p) for p in t.params.values()]
     envs.add([o.clone() for o in ones])
     envs.add([o.clone() for o in ones])
-    assert all(torch.equal(p.grad, o) for p, o in zip(t.params.values(), ones))
+    assert all(torch.equal(present(p.grad), o) for p, o in zip(t.params.values(), ones))
     assert all(
         a.data_ptr() == p.data_ptr() and not a.requires_grad for a, p in zip(envs.parameters(), t.params.values())
     )
@@ -128,7 +128,7 @@ def test_a_penalty_of_weight_zero_is_watched_only() -> None:
     weights = {0: 0.0, 1: 2.0}
 
     def run(envs: Any) -> float:
-        return envs.of_means("nll", lambda risk: risk.sum())
+        return float(envs.of_means("nll", lambda risk: risk.sum()))
 
     streams = [stream(items_of([4, 6]), name="one")]
     t = trainer(tiny_model(), [], [Penalty("p", streams, run, weights.__getitem__)])

@@ -51,7 +51,8 @@ class Plain:
 
     @property
     def logps(self) -> Tensor:
-        return -(self.nll * self.scored).sum(-1)
+        found: Tensor = -(self.nll * self.scored).sum(-1)
+        return found
 
 
 def moved(model: Any) -> Any:
@@ -99,11 +100,11 @@ def test_token_scores_and_lens(family: tuple[Any, Plain, TrainStream, ReferenceC
             for ours, theirs in zip((found.logp, found.mean, found.std), expected):
                 torch.testing.assert_close(torch.as_tensor(ours), theirs.double(), rtol=ROUNDING, atol=ROUNDING)
         batch, lens = collate(ITEMS), Lens.of(scorer.parts, 2)
-        ours = scorer.parts.head(lens.final(batch.ids, batch.mask.long()))
+        mine = scorer.parts.head(lens.final(batch.ids, batch.mask.long()))
         short = copy.deepcopy(model)
         del parts_of(short).layers[2:]
         theirs = short(input_ids=batch.ids, attention_mask=batch.mask.long(), use_cache=False).logits
-    torch.testing.assert_close(ours[batch.mask], theirs[batch.mask], rtol=ROUNDING, atol=ROUNDING)
+    torch.testing.assert_close(mine[batch.mask], theirs[batch.mask], rtol=ROUNDING, atol=ROUNDING)
 
 
 def undialled(now: Plain, old: Plain) -> Tensor:
@@ -113,7 +114,8 @@ def undialled(now: Plain, old: Plain) -> Tensor:
 
 def misdirected(now: Plain, _old: Plain) -> Tensor:
     u = torch.rand(now.hidden.shape[-1], generator=torch.Generator().manual_seed(seed_of(0, "direction", "rmu")))
-    return (now.hidden - 3 * u / u.norm()).square().mean(-1)[now.real].mean()
+    found: Tensor = (now.hidden - 3 * u / u.norm()).square().mean(-1)[now.real].mean()
+    return found
 
 
 # kind, name, recipe keys → definition over what the model says now and what the original said
@@ -140,7 +142,7 @@ def test_value_and_gradient(
         t = trainer(model, [Term(name, data, lambda v: entry.obj(v, **keys), per, 1.0, LAYER, cache)], [])
     found, value = gradient(t), t.backward()[name]
     loss = definition(Plain(model), old)
-    grads = torch.autograd.grad(loss, t.params.values(), allow_unused=True)
+    grads = torch.autograd.grad(loss, list(t.params.values()), allow_unused=True)
     wanted = torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(t.params.values(), grads)])
     assert value == pytest.approx(loss.item(), rel=ROUNDING)
     assert (found - wanted).norm() < ROUNDING * wanted.norm()

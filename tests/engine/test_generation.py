@@ -41,7 +41,7 @@ def argmax(model: Any, prompt: list[int], new: int, ends: tuple[int, ...] = (0,)
 
 
 def text(tokenizer: Any, ids: list[int]) -> str:
-    return tokenizer.decode(ids, skip_special_tokens=True)
+    return str(tokenizer.decode(ids, skip_special_tokens=True))
 
 
 @pytest.mark.parametrize("name", FAMILIES)

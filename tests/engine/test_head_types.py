@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import present
 from torch import Tensor
 
 from ilu_cli.engine import head
@@ -29,8 +30,9 @@ def drawn(dtype: torch.dtype, weights: torch.dtype) -> tuple[Tensor, LMHead, Ten
 
 
 def logits(hidden: Tensor, lm: LMHead, full: torch.dtype) -> Tensor:
-    u = (hidden @ lm.weight.to(hidden.dtype).t()).to(full) + lm.bias
-    return CAPPED.cap * torch.tanh(CAPPED.scale * u / CAPPED.cap)
+    u = (hidden @ lm.weight.to(hidden.dtype).t()).to(full) + present(lm.bias)
+    cap = present(CAPPED.cap)
+    return cap * torch.tanh(CAPPED.scale * u / cap)
 
 
 def found_and_expected(dtype: torch.dtype, weights: torch.dtype, full: torch.dtype) -> list[tuple[Tensor, Tensor]]:
@@ -81,7 +83,7 @@ def test_gradients_are_in_the_type_of_what_they_are_taken_by(
 ) -> None:
     hidden, lm, targets, states, teacher = drawn(dtype, weights)
     full = torch.promote_types(dtype, torch.float32)
-    leaves = [t.requires_grad_() for t in (hidden, lm.weight, lm.bias)]
+    leaves = [t.requires_grad_() for t in (hidden, lm.weight, present(lm.bias))]
     logp = logits(hidden, lm, full).log_softmax(-1)
     if of == "stats":
         nll, entropy = token_stats(hidden, lm, targets)

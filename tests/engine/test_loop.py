@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import gradient, items_of, stream, tiny_model, trainer
+from conftest import gradient, items_of, noted, present, stream, tiny_model, trainer
 
 from ilu_cli.data.encode import Corpus
+from ilu_cli.defences import Defence
 from ilu_cli.engine.gradients import Term
 from ilu_cli.engine.loop import Penalty, StepLog, Trainer, learning_rate
 from ilu_cli.engine.stream import TrainStream
@@ -24,7 +25,7 @@ def term(weight: float = 1.0, **more: Any) -> Term:
 
 
 def mean_nll(envs: Any) -> float:
-    return envs.of_means("nll", lambda risk: (envs.weights * risk).sum())
+    return float(envs.of_means("nll", lambda risk: (envs.weights * risk).sum()))
 
 
 def flat(t: Trainer) -> torch.Tensor:
@@ -127,7 +128,7 @@ def test_chance_is_that_of_seed_and_step(seed: int) -> None:
         found: list[float] = []
         t = trainer(tiny_model(), [term()], [], steps=3)
         t.grads.seed, t.step = seed, at
-        t.terms[0].values = lambda view: found.append(torch.rand(()).item()) or view.nll
+        t.terms[0].values = lambda view: noted(found, torch.rand(()).item(), view.nll)
         for _ in t.run():
             torch.manual_seed(99)
         return found
@@ -141,10 +142,10 @@ def test_the_step_that_fails_is_named() -> None:
     t = trainer(tiny_model(), [term()], [], steps=3)
     steps = t.run()
     next(steps)
-    t.terms.append(Term("other", t.terms[0].stream, lambda view: view.nll * torch.nan, "token"))
+    t.terms = [*t.terms, Term("other", t.terms[0].stream, lambda view: view.nll * torch.nan, "token")]
     with pytest.raises(RunFailed, match="step 2: other is not finite") as failed:
         next(steps)
-    assert "smaller learning rate" in failed.value.hint
+    assert "smaller learning rate" in present(failed.value.hint)
 
 
 def test_a_gradient_that_is_not_finite_is_named() -> None:
@@ -176,20 +177,20 @@ def test_a_penalty_knows_the_step_and_counts_its_environments_alike_unless_told(
 def test_every_term_and_penalty_is_in_the_log_in_float64() -> None:
     """A share of 1e-9 beside one of 1 is not lost."""
     environment = [stream(items_of([4, 5]), name="a")]
-    penalties = [Penalty(name, environment, lambda envs, v=v: v) for name, v in (("one", 1.0), ("two", 2.0))]
+    penalties = [Penalty("one", environment, lambda envs: 1.0), Penalty("two", environment, lambda envs: 2.0)]
     t = trainer(tiny_model(), [term()], penalties)
     found = t.backward()
     assert list(found) == ["loss", "one", "two"]
     assert (found["one"], found["two"]) == (1.0, 2.0)
     assert t.grads.accumulate(Term("x", t.terms[0].stream, lambda view: view.nll, "token")).dtype == torch.float64
-    seen = []
-    t.penalties = [Penalty("x", environment, lambda envs: seen.append(envs.weights) or 0.0, env_weights=[0.1])]
+    seen: list[torch.Tensor] = []
+    t.penalties = [Penalty("x", environment, lambda envs: noted(seen, envs.weights, 0.0), env_weights=[0.1])]
     t.backward()
     assert (seen[0].dtype, seen[0].tolist()) == (torch.float64, [0.1])
 
 
 def test_only_what_is_defended_is_given_to_the_defences() -> None:
-    class Watch:
+    class Watch(Defence):
         log = {"watched": 1.0}
         seen: list[Any] = []
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import items_of, stream, tiny_model
+from conftest import items_of, present, stream, tiny_model
 
 from ilu_cli.data.encode import collate
 from ilu_cli.engine import reference
@@ -24,20 +24,22 @@ def filled(needs: str, data: Any, model: Any = None, steps: int = 1, layer: int 
 
 def matrix(head: Any) -> torch.Tensor:
     """[V, D] of what is kept of an LM head."""
-    return getattr(head, "weight", head)
+    found: torch.Tensor = getattr(head, "weight", head)
+    return found
 
 
 def states(model: Any, item: Any, layer: int) -> torch.Tensor:
     """[T, D], the layer's output for one row alone."""
     out = model(input_ids=torch.tensor([item.ids]), output_hidden_states=True)
-    return out.hidden_states[layer + 1][0]
+    found: torch.Tensor = out.hidden_states[layer + 1][0]
+    return found
 
 
 def test_log_probabilities_of_each_row(float64: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "CACHE_BATCH", 2)  # several passes
     model, data = tiny_model(), stream(items_of([5, 9, 7, 4, 6], start=2))
     known = filled("reference.logps", data, model).of(data.keys(0), CPU)
-    for key, found in zip(data.keys(0), known.logps.tolist()):
+    for key, found in zip(data.keys(0), present(known.logps).tolist()):
         ids = data.item(key).ids
         logp = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
         assert found == pytest.approx(sum(logp[t - 1, ids[t]].item() for t in range(2, len(ids))), rel=1e-6)
@@ -50,7 +52,7 @@ def test_hidden_states_of_each_row_as_long_as_it_is(monkeypatch: pytest.MonkeyPa
     cache = filled("reference.hidden", data, model)
     for key in data.keys(0):
         torch.testing.assert_close(cache.hidden[key], states(model, data.item(key), LAYER), rtol=1e-4, atol=1e-5)
-    known = cache.of(data.keys(0), CPU).hidden
+    known = present(cache.of(data.keys(0), CPU).hidden)
     batch = collate([data.item(k) for k in data.keys(0)])
     assert known.shape == (3, 9, 16)
     assert not known[~batch.mask].any()
@@ -67,7 +69,7 @@ def test_last_states_of_the_scored_tokens_and_the_head(monkeypatch: pytest.Monke
         last = model.model(input_ids=torch.tensor([item.ids])).last_hidden_state[0, 2:-1]
         torch.testing.assert_close(cache.final[key], last, rtol=1e-4, atol=1e-5)
     known = cache.of(data.keys(0), CPU)
-    assert known.final.shape == (2 + 6 + 4, 16)
+    assert present(known.final).shape == (2 + 6 + 4, 16)
     assert torch.equal(matrix(known.head), model.lm_head.weight)
 
 
@@ -96,8 +98,8 @@ def test_what_should_be_said_instead_has_a_reference_of_its_own(float64: None) -
     data = stream(items_of([5, 6]))
     data.chosen = stream(items_of([4, 8], seed=3))
     cache = filled("reference.logps", data)
-    assert cache.chosen.logps == filled("reference.logps", data.chosen).logps
-    assert cache.chosen.logps != cache.logps
+    assert present(cache.chosen).logps == filled("reference.logps", data.chosen).logps
+    assert present(cache.chosen).logps != cache.logps
     assert filled("reference.logps", data.chosen).chosen is None
 
 
@@ -140,7 +142,7 @@ def test_the_reference_of_what_should_be_said_instead_is_of_the_same_layer_and_p
     data.chosen = stream(items_of([4, 8], seed=3))
     needs, model = {"reference.hidden", "reference.logps"}, parts_of(tiny_model())
     for precision in ("fp32", "bf16"):
-        found = fill(data, needs, LAYER, 1, model, backend(), precision).chosen
+        found = present(fill(data, needs, LAYER, 1, model, backend(), precision).chosen)
         alone = fill(data.chosen, needs, LAYER, 1, model, backend(), precision)
         assert found.logps == alone.logps
         assert all(torch.equal(found.hidden[k], alone.hidden[k]) for k in alone.hidden)

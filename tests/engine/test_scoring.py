@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def plain(scorer: Scorer, context: str, choice: str) -> float:
     ids = before + tokenizer(context + choice)["input_ids"]
     start = len(tokenizer(context)["input_ids"]) if context else 1
     logp = scorer.model(input_ids=torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
-    return sum(logp[t - 1, ids[t]].item() for t in range(start, len(ids)))
+    return float(sum(logp[t - 1, ids[t]].item() for t in range(start, len(ids))))
 
 
 @pytest.mark.parametrize("tokens", [1, 2048])
@@ -147,7 +148,7 @@ def test_every_family_answers_questions_and_reads_texts_as_plain_transformers_do
     assert nll == pytest.approx([-logp for logp, _ in one_at_a_time(model, texts)], rel=1e-6, abs=1e-4)
 
 
-OTHERS = {
+OTHERS: dict[str, Callable[[], T.PreTrainedConfig]] = {
     "qwen2 with windows in half of its layers": lambda: T.Qwen2Config(
         **COMMON, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2
     ),

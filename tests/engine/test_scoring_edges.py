@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CHAT, tiny_model, tiny_tokenizer
+from conftest import CHAT, noted, tiny_model, tiny_tokenizer
 
 from ilu_cli.data.chat import Chat
-from ilu_cli.engine import scoring
+from ilu_cli.engine import generation, scoring
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.scoring import Question, Scorer
 from ilu_cli.engine.tree import Request
@@ -107,8 +107,8 @@ def test_bf16_is_that_of_autocast_for_scores_and_answers(scorer: Scorer, monkeyp
     rough = [logp for logp, _ in scorer.score(REQUESTS)]
     assert rough != exact
     assert rough == pytest.approx(exact, rel=0.05)
-    seen = []
-    monkeypatch.setattr(scoring, "generate", lambda *_: seen.append(torch.is_autocast_enabled("cpu")) or [""])
+    seen: list[bool] = []
+    monkeypatch.setattr(scoring, "generate", lambda *_: noted(seen, torch.is_autocast_enabled("cpu"), [""]))
     for precision in ("bf16", "fp32"):
         scorer.precision = precision
         scorer.complete(["Paris"], 3)
@@ -146,7 +146,7 @@ def test_answers_are_the_same_where_memory_runs_out(
     scorer: Scorer, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:
     prompts = ["Paris", "The capital of France is", "In chemistry, iron", "Question:", "A"]
-    expected, own, sizes = scorer.complete(prompts, 4), scoring.generate, []
+    expected, own, sizes = scorer.complete(prompts, 4), generation.generate, []
 
     def generate(model: Any, tokenizer: Any, rows: Any, *args: Any) -> Any:
         if len(rows) > 1:

@@ -190,7 +190,7 @@ def _small_files() -> None:
 
 
 def _full_disk() -> None:
-    def no_space(fd: int) -> None:
+    def no_space(fd: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     os.fsync = no_space

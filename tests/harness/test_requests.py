@@ -51,7 +51,7 @@ def plain() -> tuple[Any, Any, Any]:
 @torch.no_grad()
 def logp(model: Any, ids: list[int], start: int) -> float:
     found = model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
-    return sum(found[t - 1, ids[t]].item() for t in range(start, len(ids)))
+    return float(sum(found[t - 1, ids[t]].item() for t in range(start, len(ids))))
 
 
 @pytest.mark.parametrize("templated", [False, True])

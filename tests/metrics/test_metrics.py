@@ -141,7 +141,7 @@ def test_tofu_by_hand() -> None:
 def test_forget_quality_is_the_ks_test() -> None:
     same = [0.1, 0.2, 0.3, 0.4]
     assert tofu.forget_quality(same, same) == 1
-    apart = tofu.forget_quality(np.linspace(0, 1, 50), np.linspace(2, 3, 50))
+    apart = tofu.forget_quality(np.linspace(0, 1, 50).tolist(), np.linspace(2, 3, 50).tolist())
     assert apart == pytest.approx(stats.kstest(np.linspace(0, 1, 50), np.linspace(2, 3, 50)).pvalue)
     assert apart < 1e-20
     assert 0 <= tofu.forget_quality([0.1], [0.9]) <= 1

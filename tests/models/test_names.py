@@ -80,8 +80,8 @@ def test_training_that_cannot_reach_the_objective_is_refused(family: Any, ilu: I
         assert done.code == 2, trained
         assert "no trained weight lies at or below layer 1" in done.err
     below = above.replace(".3.", ".1.")
-    for trained in (f"{below}.*", "*embed*" if family not in ("gpt2", "mpt") else "*wte*"):
-        done = ilu("unlearn", *RMU, "--model", model, "--set", f'train.params=["{trained}"]', "--dry-run")
+    for reaching in (f"{below}.*", "*embed*" if family not in ("gpt2", "mpt") else "*wte*"):
+        done = ilu("unlearn", *RMU, "--model", model, "--set", f'train.params=["{reaching}"]', "--dry-run")
         assert done.code == 0, done.err
 
 

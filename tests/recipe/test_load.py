@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import present
 
 from ilu_cli.recipe.load import digest, dump, load, validate
 from ilu_cli.recipe.schema import RECIPES, AttackRecipe, UnlearnRecipe
@@ -35,9 +36,9 @@ def test_defaults_flags_and_sets_meet_in_one_recipe(tmp_path: Path) -> None:
     recipe = load(
         UnlearnRecipe, path, {"--lr": (("train", "lr"), 3e-4)}, ["train.steps=7", "retain.data.1=capitals_x"][:1]
     )
-    assert (recipe.objective.beta, recipe.train.lr, recipe.train.steps) == (0.2, 3e-4, 7)
+    assert (recipe.objective.params()["beta"], recipe.train.lr, recipe.train.steps) == (0.2, 3e-4, 7)
     assert recipe.objective.params() == {"beta": 0.2, "reduction": "sum"}
-    assert [d.name for d in recipe.retain.data] == ["prose", "elements"]
+    assert [d.name for d in present(recipe.retain).data] == ["prose", "elements"]
 
 
 def test_component_keys_reach_the_component(tmp_path: Path) -> None:
@@ -46,7 +47,7 @@ def test_component_keys_reach_the_component(tmp_path: Path) -> None:
     params = load(AttackRecipe, written(tmp_path, text), {}, []).attack.params()
     assert (params["task"].name, params["steps"], params["lr"]) == ("elements", 3, 1e-3)
     recipe = load(UnlearnRecipe, written(tmp_path, GOOD), {}, [])
-    assert recipe.retain.params() == {}
+    assert present(recipe.retain).params() == {}
 
 
 def test_three_mistakes_are_reported_together_with_line_and_near_name(tmp_path: Path) -> None:

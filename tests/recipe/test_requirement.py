@@ -37,7 +37,7 @@ VALUES = {
 )
 def test_requirements(text: str, left: float | int | None, right: float | int | None, passed: bool) -> None:
     found = parse(text, KNOWN).check(VALUES.__getitem__)
-    assert (found["left"], found["right"]) == (pytest.approx(left), pytest.approx(right))
+    assert found["left"] == pytest.approx(left) and found["right"] == pytest.approx(right)
     assert found["passed"] is passed
 
 

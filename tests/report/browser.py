@@ -62,7 +62,8 @@ class Browser:
             message = self._read()
             if message.get("id") == self.number:
                 assert "error" not in message, message
-                return message["result"]
+                found: dict[str, Any] = message["result"]
+                return found
 
     def _read(self) -> dict[str, Any]:
         message: dict[str, Any] = json.loads(self.socket.recv())
@@ -77,7 +78,8 @@ class Browser:
 
     def open(self, path: Path, width: int, height: int = 900, scheme: str = "light") -> None:
         """Open a file at a viewport size and colour scheme, and wait until it is loaded."""
-        self.console.clear(), self.requests.clear()
+        self.console.clear()
+        self.requests.clear()
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.send("Page.navigate", url=path.absolute().as_uri())

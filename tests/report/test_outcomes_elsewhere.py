@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_outcomes import Drawn, Folder, forget
@@ -21,7 +22,7 @@ def test_the_second_row_is_the_worst_case_on_other_questions(tmp_path: Path) -> 
     for name, right in known.items():
         value = sum(right) / 20
         fq = [{"steps": s, "value": 1 - v} for s, v in ((0, 0.0), (4, value))]
-        result = {"axis": "steps", "unattacked": 0, "fq": fq, "worst": 1 - value}
+        result: dict[str, Any] = {"axis": "steps", "unattacked": 0, "fq": fq, "worst": 1 - value}
         folder.attack(rmu, name, [(0, forget(0.0)), (4, forget(value))], rows={0: [0.0] * 20, 4: right}, **result)
         folder.attack(npo, name, [(0, forget(0.0)), (4, forget(value))], worst=1 - value)
     for rows in tmp_path.rglob("capitals.rows.jsonl"):

@@ -14,7 +14,9 @@ import pytest
 import yaml
 from hub import Hub, serving
 
+from ilu_cli.errors import UsageError
 from ilu_cli.runs.store import Run, Store
+from ilu_cli.workflows.push import plan
 
 
 @pytest.fixture
@@ -53,12 +55,14 @@ def push(run: Run, hub: Hub, *args: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_checkpoint_card_and_recipe_arrive(hub: Hub, run: Run) -> None:
-    done = push(run, hub, "--private", "--yes", "--json")
+    done = push(run, hub, "--yes", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["url"].startswith(hub.address)
     assert hub.created[0].get("private") is True or hub.created[0].get("visibility") == "private"
     sent = {p.name for p in run.checkpoint.iterdir()}
     assert set(hub.files) == sent | {"README.md", "recipe.yaml"}
+    for name in [*sent, "README.md", "recipe.yaml"]:
+        assert f"  {name}\n" in done.stderr
     for name in sent:
         assert hub.files[name] == (run.checkpoint / name).read_bytes()
     assert 'from_pretrained("me/model")' in hub.files["README.md"].decode()
@@ -68,6 +72,52 @@ def test_it_asks_and_without_a_terminal_refuses(hub: Hub, run: Run) -> None:
     done = push(run, hub)
     assert done.returncode == 2 and "--yes" in done.stderr
     assert hub.created == [] and hub.files == {}
+
+
+def test_only_the_files_of_the_manifest_are_sent(hub: Hub, run: Run) -> None:
+    """A hidden file is listed nowhere and checked by nobody."""
+    (run.checkpoint / ".env").write_text("HF_TOKEN=secret")
+    (run.checkpoint / ".git").mkdir()
+    (run.checkpoint / ".git" / "config").write_text("token")
+    done = push(run, hub, "--dry-run", "--json")
+    assert done.returncode == 0 and hub.created == [] and hub.files == {}
+    listed = json.loads(done.stdout)
+    sent = {p.name for p in run.checkpoint.iterdir() if not p.name.startswith(".")}
+    assert set(listed["files"]) == sent | {"README.md", "recipe.yaml"} and listed["private"] is True
+    assert listed["files"]["model.safetensors"] == (run.checkpoint / "model.safetensors").stat().st_size
+    assert push(run, hub, "--yes").returncode == 0
+    assert set(hub.files) == set(listed["files"])
+
+
+def test_a_run_of_before_there_were_lists_sends_what_its_manifest_names(hub: Hub, run: Run) -> None:
+    (run.path / "files.json").unlink()
+    (run.checkpoint / "notes.txt").write_text("private")
+    run.manifest.listed = False
+    run.save()
+    listed = json.loads(push(run, hub, "--dry-run", "--json").stdout)["files"]
+    assert set(listed) == {*run.manifest.weights, *run.manifest.beside, "README.md", "recipe.yaml"}
+
+
+def test_what_everybody_reads_is_published_only_if_asked(hub: Hub, run: Run) -> None:
+    hub.private = False  # the repository is there, and public
+    done = push(run, hub, "--yes")
+    assert done.returncode == 2 and "everybody can read it" in done.stderr and hub.files == {}
+    done = push(run, hub, "--yes", "--public")
+    assert done.returncode == 0 and "model.safetensors" in hub.files, done.stderr
+
+
+def test_a_link_is_not_followed(hub: Hub, run: Run, tmp_path: Path) -> None:
+    file = run.checkpoint / "tokenizer.json"
+    file.rename(tmp_path / "elsewhere.json")
+    file.symlink_to(tmp_path / "elsewhere.json")
+    done = push(run, hub, "--yes")
+    assert done.returncode == 3 and "is a link" in done.stderr and hub.created == []
+
+
+@pytest.mark.parametrize("name", ["model", "../x", "me/../x", "me/x/y", "/etc/x", "me/con"])
+def test_a_name_that_is_none_of_the_hub_is_refused(name: str, run: Run) -> None:
+    with pytest.raises(UsageError, match="no name on the hub"):
+        plan(run, name)
 
 
 def test_changed_weights_are_not_pushed(hub: Hub, run: Run) -> None:

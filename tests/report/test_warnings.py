@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ def steps(gap: list[float], nll: list[float]) -> list[dict[str, Any]]:
     return rows
 
 
-CASES = {
+CASES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "builtin data": (
         lambda: warnings.builtin_data([{"name": "capitals", "source": "builtin"}]),
         lambda: warnings.builtin_data([{"name": "wmdp", "source": "hub"}, {"name": "x.jsonl", "source": "path"}]),

@@ -25,7 +25,7 @@ def test_the_sum_is_the_one_that_peft_merges(family: str, scaled_by: str, tmp_pa
         for name, p in adapted.named_parameters():
             if "lora_B" in name:
                 p.normal_()
-    adapted.save_pretrained(tmp_path / "adapter")
+    adapted.save_pretrained(str(tmp_path / "adapter"))
     merged = PeftModel.from_pretrained(family_model(family), tmp_path / "adapter").merge_and_unload().state_dict()
     base = Checkpoint(tmp_path / "base")
     mine = Adapted(base, tmp_path / "adapter")

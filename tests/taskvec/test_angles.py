@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def agree(opened: Any, plain: Any, vectors: Any) -> None:
     """Norms and cosines are those of numpy over the concatenated weights: overall, by layer, by type of module."""
     names = common_names(list(opened.values()), None)
     grams = measure(opened, vectors, names)
-    groups = [("all", lambda _: "all")] + [(g, f) for f in (layer_of, type_of) for g in {f(n) for n in names}]
+    groups: list[tuple[str, Callable[[str], str]]] = [("all", lambda _: "all")]
+    groups += [(g, f) for f in (layer_of, type_of) for g in {f(n) for n in names}]
     assert {"layer 0", "layer 11", "other", "q_proj", "down_proj", "norms", "embeddings"} <= {g for g, _ in groups}
     for group, group_of in groups:
         gram = grams.by(group_of)[group]

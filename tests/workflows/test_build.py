@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import gradient, items_of, stream, tiny_model, trainer
+from conftest import gradient, items_of, noted, present, stream, tiny_model, trainer
 
 from ilu_cli import registry
 from ilu_cli.data.encode import Corpus, Encoded, collate
@@ -36,7 +36,7 @@ def built(tiny: Path, **keys: Any) -> Any:
         "train": {"precision": "fp32"} | keys.pop("train", {}),
     } | keys
     plan = unlearn.plan(validate(UnlearnRecipe, Layers(data)), Store())
-    return build_trainer(plan.recipe, plan.streams, load_model(plan.parent))
+    return build_trainer(plan.recipe, plan.streams, load_model(plan.subject))
 
 
 def test_the_retain_weight_multiplies_the_retain_gradient(tiny: Path) -> None:
@@ -63,9 +63,10 @@ def test_rmu_has_a_direction_for_each_forget_dataset() -> None:
     data = TrainStream("forget", [Corpus(first, 0), Corpus(second, 0)], 6, 0)
     keys = {"layer": LAYER, "coefficient": 3.0, "adaptive": False}
     term = Term("forget", data, lambda v: registry.objective["rmu"].obj(v, **keys), "hidden token", 1.0, LAYER)
-    model, seen = tiny_model(), []
+    model = tiny_model()
+    seen: list[Any] = []
     values = term.values
-    term.values = lambda v: seen.append(v) or values(v)
+    term.values = lambda v: noted(seen, v, values(v))
     t = trainer(model, [term], [], accumulation=2)
     value = t.backward()["forget"]
     u = [seen[0].direction("rmu", topic) for topic in (0, 1)]
@@ -109,9 +110,11 @@ def test_the_published_recipes_have_the_authors_numbers() -> None:
     rmu = load(UnlearnRecipe, shipped()["wmdp-rmu"], {}, [])
     assert [d.max_length for d in rmu.forget.data] == [None, 768]
     assert (rmu.forget.max_length, rmu.forget.batch, rmu.train.steps, rmu.train.lr) == (512, 4, 150, 5e-5)
-    assert (rmu.objective.coefficient, rmu.retain.weight, rmu.retain.data[0].split) == (6.5, 1200, "test")
+    retain = present(rmu.retain)
+    assert (rmu.objective.params()["coefficient"], retain.weight, retain.data[0].split) == (6.5, 1200, "test")
     simnpo = load(UnlearnRecipe, shipped()["tofu-simnpo"], {}, [])
-    assert (simnpo.objective.beta, simnpo.objective.delta, simnpo.retain.weight) == (4.5, 0, 1 / 0.125)
+    keys = simnpo.objective.params()
+    assert (keys["beta"], keys["delta"], present(simnpo.retain).weight) == (4.5, 0, 1 / 0.125)
 
 
 def test_simnpo_by_the_authors_code_is_ours_with_their_weights() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from conftest import present
 from safetensors.torch import save_file
 
 from ilu_cli.engine.reporter import Reporter
@@ -17,7 +18,7 @@ from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.models.subject import of_run
 from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.runs.store import Run, Store
-from ilu_cli.workflows.compare import Arm, arms_of, run, sentence
+from ilu_cli.workflows.compare import Arm, Compared, Gap, arms_of, run, sentence
 from ilu_cli.workflows.evaluate import Evaluation, results_folder
 
 N = 12
@@ -100,7 +101,7 @@ def test_what_are_no_two_arms_is_refused(place: None) -> None:
     a, b = made("rmu", 0), made("rmu", 1)
     with pytest.raises(UsageError, match="are one arm") as refused:
         arms_of([a, b], [])
-    assert "--with" in refused.value.hint
+    assert "--with" in present(refused.value.hint)
     with pytest.raises(UsageError, match="named twice"):
         arms_of([a, b], [a])
     with pytest.raises(UsageError, match="named twice"):
@@ -119,7 +120,7 @@ def test_seeds_of_an_attack_and_of_its_unlearning_are_one_arm(place: None) -> No
     assert len(arms_of([*attacks[:2], direct], [])) == 2
 
 
-def numbers(a: list[Run], b: list[Run], margin: float = 0.05) -> dict[str, Any]:
+def numbers(a: list[Run], b: list[Run], margin: float = 0.05) -> Compared:
     return run(RECIPE, [Arm("A", a), Arm("B", b)], margin, Reporter())
 
 
@@ -146,8 +147,8 @@ def test_every_number_of_two_arms(place: None) -> None:
     assert [prose[k] for k in ("a", "b")] == pytest.approx([math.exp(3.0), math.exp(3.3)])
     assert prose["difference"] == pytest.approx(math.exp(0.3) - 1)  # 1.5·(2.2 − 2.0) in the logarithm
     for n in comparison["numbers"]:
-        assert n["low"] <= n["difference"] <= n["high"]
-    assert capitals["high"] - capitals["low"] > 0.1
+        assert present(n["low"]) <= present(n["difference"]) <= present(n["high"])
+    assert present(capitals["high"]) - present(capitals["low"]) > 0.1
     assert comparison["sentence"] == sentence("A", "B", comparison["numbers"], 0.05, 2)
 
 
@@ -178,7 +179,7 @@ def test_rows_that_cannot_be_read_are_named(place: None) -> None:
     (results_folder(of_run(b)) / "elements.rows.jsonl").write_text("{")
     with pytest.raises(UnavailableError, match=r"elements\.rows\.jsonl cannot be read") as refused:
         numbers([a], [b])
-    assert "delete the eval folder" in refused.value.hint
+    assert "delete the eval folder" in present(refused.value.hint)
 
 
 def asked(fingerprint: str, role: str = "forget", metric: str = "acc") -> dict[str, Any]:
@@ -221,10 +222,11 @@ def test_an_attack_without_marks_has_no_ra(place: None) -> None:
     assert [r["name"] for r in numbers([a], [b])["comparisons"][0]["numbers"]][-1] == "prose.perplexity"
 
 
-def row(role: str, sign: int, difference: float, half: float, name: str = "n", p: float = 0.5) -> dict[str, Any]:
+def row(role: str, sign: int, difference: float, half: float, name: str = "n", p: float = 0.5) -> Gap:
     return {
         "name": name, "role": role, "sign": sign, "difference": difference,
         "low": difference - half, "high": difference + half, "p": p,
+        "relative": False, "a": None, "b": None, "freedom": None, "n": 2, "paired": True,
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import odd
 import pytest
 import torch
-from conftest import Ilu
+from conftest import Ilu, present
 from families import make_family
 
 from ilu_cli.errors import UnavailableError
@@ -65,7 +65,7 @@ def test_what_cannot_be_compared_loses_no_run(tmp_path: Path, ilu: Ilu, monkeypa
         done = ilu("unlearn", *SMALL, "--model", parent, "--out", "made")
     assert done.code == 0, done.err
     assert "the run is complete" in done.err and "an unknown share of the weights changed" in done.err
-    run = find_subject("made", Store()).run
+    run = present(find_subject("made", Store()).run)
     assert run.complete and run.manifest.result["changed_fraction"] is None
     assert ilu("eval", "made", "--bench", "capitals", "--limit", 4).code == 0
     assert "there is nothing to resume" in ilu("unlearn", "made", "--resume").err
@@ -88,7 +88,7 @@ def test_a_run_killed_after_its_training_is_finished_by_resume(
     done = ilu("unlearn", "made", "--resume")
     assert done.code == 0, done.err
     moved, total, _ = changed(parent, Path("made/checkpoint"))
-    assert find_subject("made", Store()).run.manifest.result["changed_fraction"] == moved / total
+    assert present(find_subject("made", Store()).run).manifest.result["changed_fraction"] == moved / total
 
 
 def test_a_second_file_changes_no_number(tmp_path: Path, ilu: Ilu) -> None:

@@ -83,6 +83,7 @@ class Attempted:
 
     @functools.cached_property
     def evaluation(self) -> Evaluation:
+        """What is scored at a point, with the recipe's benchmarks and limits."""
         return Evaluation(self.spec, self.reporter)
 
     def admit(self, data: Dataset, *, test: bool = False) -> Dataset:

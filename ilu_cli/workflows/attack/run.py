@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from ilu_cli.recipe.specs import TrainSpec
 from ilu_cli.runs.ending import ending
 from ilu_cli.runs.files import beside_hashes, digest_of, weight_hashes, write_json, write_text
 from ilu_cli.runs.lineage import reference_lines
-from ilu_cli.runs.results import AttackResult, Data, Point, summary_file
+from ilu_cli.runs.results import AttackResult, Data, Point, Row, summary_file
 from ilu_cli.runs.resume import begin, made_from
 from ilu_cli.runs.store import Manifest, Run, Store
 from ilu_cli.workflows.attack.attempt import Attempted
@@ -38,23 +38,29 @@ from ilu_cli.workflows.attack.protocol import Follow, copy_results
 from ilu_cli.workflows.attack.rehearsal import Priced, price
 from ilu_cli.workflows.attack.seen import Seen, Written, forget_data, unlearning_recipes
 from ilu_cli.workflows.needs.inputs import inputs_of, other_models
-from ilu_cli.workflows.plan import Plan, check_disk, check_ids, check_memory, peak_memory, state_bytes
+from ilu_cli.workflows.plan import RunPlan, Training, check_disk, check_ids, check_memory, peak_memory, state_bytes
 
 
-@dataclass
-class AttackPlan(Plan):
-    """Subject, reference and recipe, checked. What the attack trains on, if it trains, is `fingerprints`.
+@dataclass(kw_only=True)
+class AttackPlan(RunPlan):
+    """Subject, reference and recipe, checked. `data` is what the attack trains on, if it trains.
 
-    `filled` is the recipe with what it leaves open; the recipe as it was given is what a run is known by.
+    `recipe` has what was left open filled in; `asked` is the recipe as it was given.
     """
 
-    recipe: AttackRecipe = field(kw_only=True)
-    filled: AttackRecipe = field(kw_only=True)
-    subject: Subject = field(kw_only=True)
-    original: Subject = field(kw_only=True)
-    environments: Seen = field(kw_only=True)
-    fingerprints: list[str] = field(kw_only=True)
-    disk: int = field(kw_only=True)
+    recipe: AttackRecipe
+    asked: AttackRecipe
+    original: Subject
+    environments: Seen
+    disk: int
+
+    @property
+    def fingerprints(self) -> list[str]:
+        """Of the data that the attack trains on."""
+        return [d["fingerprint"] for d in self.data]
+
+    def to_json(self) -> Row:
+        return super().to_json() | {"asked_sha256": digest(self.asked)}
 
 
 def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[Written] = ()) -> AttackPlan:
@@ -75,22 +81,13 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[Written] = ())
     filled, environments = fill(recipe, lineage, subject), Seen([*lineage, *beside])
     model = checked_model(subject)
     total = sum(p.numel() for p in model.parameters())
-    facts: dict[str, Any] = {
-        "command": "attack",
-        "recipe": filled.model_dump(),
-        "recipe_sha256": digest(filled),
-        "asked_sha256": digest(recipe),
-        "model": {"ref": subject.label, "kind": subject.kind, "folder": str(subject.folder), "parameters": total},
-        "parents": [subject.record("target")],
-        "data": [],
-    }
     entry, kept = registry.attack[recipe.attack.name], 1 if filled.keep != "none" else 0
-    spec, trainable = TrainSpec(save_every=0), 0
+    spec, training, data, unpriced = TrainSpec(save_every=0), None, list[Data](), ""
     _check_model(filled, model, subject, origin := original_of(subject))
     if entry.declared.access == "training":
         priced = Priced(environments, load_tokenizer(subject.folder), recipe.seed)
         if unknown := price(filled.attack, priced):
-            facts["unpriced"] = f"what comes after the attack's `{unknown}`, which needs the model"
+            unpriced = f"what comes after the attack's `{unknown}`, which needs the model"
         if priced.asked is not None:
             stream, spec, lora = priced.asked
             check_ids(model, [stream.stream], priced.tokenizer)
@@ -99,20 +96,15 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[Written] = ())
             params = trained_params(model, spec.params, lora is not None, "attack.weights")
             trainable = sum(p.numel() for p in params.values())
             first = max(first_place(model, params), 0)
-            facts |= {
-                "steps": spec.steps,
-                "trainable_parameters": trainable,
-                "peak_memory_bytes": peak_memory(model, trainable, first, [stream.stream], spec, 0),
-                "memory_bytes": backend().memory()[0],
-                "data": stream.records(),
-            }
+            peak = peak_memory(model, trainable, first, [stream.stream], spec, 0)
+            training, data = Training(spec.steps, trainable, peak, backend().memory()[0]), stream.records()
             kept += len(quartiles(spec.steps)) if filled.keep == "points" else 0
     kept += entry.declared.access == "weights" or entry.declared.original  # as they were before
     kept += len(other_models(filled))
-    disk = state_bytes(total, trainable, spec) + 4 * total * (kept - 1)
+    disk = state_bytes(total, training.trainable_parameters if training else 0, spec) + 4 * total * (kept - 1)
     return AttackPlan(
-        facts, recipe=recipe, filled=filled, subject=subject, original=origin, environments=environments,
-        fingerprints=[d["fingerprint"] for d in facts["data"]], disk=disk,
+        recipe=filled, asked=recipe, subject=subject, parameters=total, parents=[subject.record("target")], data=data,
+        training=training, unpriced=unpriced, original=origin, environments=environments, disk=disk,
     )  # fmt: skip
 
 
@@ -164,7 +156,7 @@ def label_of(recipe: AttackRecipe) -> str:
 def find_reference(plan: AttackPlan, store: Store) -> Run | None:
     """A finished run of the same attack, on the same rows, on the original model."""
     rows = [Data(role="attack", fingerprint=f) for f in plan.fingerprints]
-    wanted = Manifest("", "attack", recipe_sha256=digest(plan.filled), asked_sha256=digest(plan.recipe), data=rows)
+    wanted = Manifest("", "attack", recipe_sha256=digest(plan.recipe), asked_sha256=digest(plan.asked), data=rows)
     return next(reference_lines(wanted, plan.original.record("original"), reversed(store.runs())), None)
 
 
@@ -178,9 +170,9 @@ def run(
         RunFailed: if training diverges, the disk fills, or the user interrupts.
         UsageError: if the attack does not fit the model or its benchmarks; a run that has nothing yet is taken away.
     """
-    b, recipe, began = backend(), plan.filled, time.monotonic()
+    b, recipe, began = backend(), plan.recipe, time.monotonic()
     check_disk(out or (resume.path if resume else store.root), plan.disk)
-    check_memory(plan.facts.get("peak_memory_bytes", 0), b.memory(), reporter.note)
+    check_memory(plan.peak_memory, b.memory(), reporter.note)
     new: Run = b.share(resume or (store.create("attack", label_of(recipe), out) if b.main else None))
     with new.held(reporter.note) if b.main else nullcontext():
         known = AttackResult.read(new.manifest.result).points if resume else ()
@@ -195,7 +187,7 @@ def _attack(
     plan: AttackPlan, new: Run, reporter: Reporter, subject: Subject, known: Sequence[Point], began: float
 ) -> None:
     """Attack, and finish the run. One that is refused before its first point leaves nothing."""
-    b, recipe = backend(), plan.filled
+    b, recipe = backend(), plan.recipe
     title = f"{label_of(recipe)} on {subject.label}"
     try:
         attempt = Attempted(subject, plan.original, plan.environments, new, reporter, recipe.seed, recipe.eval, title)
@@ -218,12 +210,12 @@ def _attack(
 
 def _begin(plan: AttackPlan, new: Run, subject: Subject, known: Sequence[Point], wanted: dict[str, Any] | None) -> None:
     """Write the recipe and the manifest of an attack that begins, or goes on from the points that it has."""
-    m, recipe, entry = new.manifest, plan.filled, registry.attack[plan.filled.attack.name]
+    m, recipe, entry = new.manifest, plan.recipe, registry.attack[plan.recipe.attack.name]
     if backend().main:
         rows = [{"role": "attack", "name": str(i), "fingerprint": f} for i, f in enumerate(plan.fingerprints)]
         begin(new, made_from(recipe.model_dump(mode="json"), [subject.record("target")], rows))
     m.wanted = wanted or m.wanted
-    m.recipe_sha256, m.asked_sha256 = digest(recipe), m.asked_sha256 or digest(plan.recipe)
+    m.recipe_sha256, m.asked_sha256 = digest(recipe), m.asked_sha256 or digest(plan.asked)
     m.seed, m.world_size, m.data = recipe.seed, backend().world, []
     m.inputs = inputs_of(recipe, plan.environments.recipes)
     m.parents = [subject.record("target")]

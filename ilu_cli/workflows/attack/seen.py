@@ -6,9 +6,7 @@ import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypedDict
-
-import yaml
+from typing import TypedDict, cast
 
 from ilu_cli.data.sampling import Sampler
 from ilu_cli.data.sources import Dataset, load_dataset
@@ -28,10 +26,14 @@ class Regularised(TypedDict, total=False):
 
 
 class Steps(TypedDict):
+    """The length of a training, as an unlearning recipe has it."""
+
     steps: int
 
 
 class Forget(TypedDict):
+    """The forget data, as an unlearning recipe has them."""
+
     data: list[Row]
 
 
@@ -49,11 +51,11 @@ def unlearning_recipes(subject: Subject) -> list[Written]:
 
     They are read as they were written: the objective may come from a plugin that is not loaded now.
     """
-    found = []
+    found: list[Written] = []
     current: Subject | None = subject
     while current is not None and current.run is not None:
         if current.run.manifest.command == "unlearn":
-            found.append(yaml.safe_load((current.run.path / "recipe.yaml").read_text(encoding="utf-8")))
+            found.append(cast(Written, current.run.recipe()))
         above = current.run.manifest.parents[0]["kind"] == "run"
         current = parent_of(current) if above else None
     return found
@@ -96,6 +98,7 @@ class Seen:
 
     @functools.cached_property
     def hashes(self) -> tuple[set[str], set[str]]:
+        """Hashes of all rows of the environments, and of those that training can have drawn."""
         every, visited = set[str](), set[str]()
         for recipe in self.recipes:
             for reg in recipe["regularizers"]:

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ilu_cli.data.root import HUB_NAME
 from ilu_cli.errors import UsageError, near
 from ilu_cli.models.builtin import MODELS
 from ilu_cli.models.subject import Subject, find_subject, in_mirror
+from ilu_cli.paths import is_hub_name
 from ilu_cli.recipe.load import shipped
 from ilu_cli.runs.store import Store, split_step
 
@@ -26,7 +26,7 @@ def model_named(name: str) -> Subject | None:
         return None
     store = Store()
     is_run = any(store.find(text) for text in {name, split_step(name)[0]})
-    if is_run or name in MODELS or Path(name).is_dir() or in_mirror(name) or HUB_NAME.fullmatch(name):
+    if is_run or name in MODELS or Path(name).is_dir() or in_mirror(name) or is_hub_name(name):
         return find_subject(name, store)
     raise UsageError(
         f"there is no recipe, run or model {name!r}.{near(name, [*shipped(), *MODELS])}",

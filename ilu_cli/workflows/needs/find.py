@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import fnmatch
 import importlib.util
-import os
-import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ilu_cli import registry
-from ilu_cli.data.root import HUB_NAME
+from ilu_cli import registry, trust
+from ilu_cli.data.hub import PATIENCE
 from ilu_cli.data.sources import Origin, find_origin
 from ilu_cli.declarations import reference_bytes
 from ilu_cli.errors import UnavailableError, UsageError, near
 from ilu_cli.models.builtin import MODELS
 from ilu_cli.models.subject import base_of, in_mirror
+from ilu_cli.paths import is_hub_name
 from ilu_cli.recipe.grid import AnyRecipe
 from ilu_cli.recipe.load import find, load
 from ilu_cli.recipe.schema import RECIPES, AttackRecipe, EvalRecipe, UnlearnRecipe
@@ -27,7 +26,6 @@ from ilu_cli.runs.files import cache_dir
 
 State = Literal["here", "builtin", "cached", "hub", "gated", "missing"]
 PRESENT, ABSENT = ("here", "builtin", "cached"), ("gated", "missing")
-PATIENCE = 4.0  # seconds that the hub has for an answer
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.*")
 DATA_FILES = ("*.parquet", "*.jsonl", "*.json", "*.csv")
@@ -54,7 +52,7 @@ class Need:
     def patterns(self) -> list[str]:
         """The files of a hub repository to download: of a dataset its README and its configuration's."""
         if self.kind == "model":
-            return list(MODEL_FILES)
+            return [*MODEL_FILES, *(["*.py"] if trust.remote() else [])]
         if self.config is None:
             return ["README.md", *DATA_FILES]
         return ["README.md", f"{self.config}/*", f"{self.config}.*", f"data/{self.config}*"]
@@ -87,7 +85,7 @@ def refs_of(recipe: AnyRecipe) -> Iterator[tuple[str, DataRef, str]]:
     if isinstance(recipe, AttackRecipe):
         yield from _refs_of_attack(recipe.attack)
     if isinstance(recipe, (AttackRecipe, EvalRecipe)):
-        for name in recipe.eval.benchmarks:
+        for name in recipe.eval.named:
             for task, split in registry.benchmark[name].obj.reads if name in registry.benchmark else ():
                 yield f"benchmark {name}", DataRef(name=task, source="hub"), split
 
@@ -122,7 +120,7 @@ def model(ref: str, online: bool) -> Need:
         if any((folder / name).is_file() for name in ("config.json", "adapter_config.json", "manifest.json")):
             size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
             return replace(need, where=str(folder), bytes=size)
-    if not HUB_NAME.fullmatch(ref):
+    if not is_hub_name(ref):
         todo = "check the path" + near(ref, MODELS)
         return replace(need, state="missing", where="no such model or folder", todo=todo)
     from huggingface_hub import try_to_load_from_cache
@@ -181,41 +179,27 @@ def _on_hub(need: Need, kind: str, online: bool, gated: str) -> Need:
     return replace(need, state="hub", where=where, bytes=size or need.bytes, todo="downloaded when it is needed")
 
 
-def hub_in_reach() -> bool:
-    """Whether the hub answers within a few seconds, whatever name resolution or a proxy does."""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        return False
-    from huggingface_hub import get_session
-    from huggingface_hub.constants import ENDPOINT
-
-    answered: list[int] = []
-
-    def ask() -> None:
-        try:
-            answered.append(get_session().head(ENDPOINT, timeout=PATIENCE).status_code)
-        except Exception:  # httpx has many; none of them matters here
-            return
-
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(PATIENCE)
-    return bool(answered)
-
-
-def price(recipe: AnyRecipe, needs: list[Need]) -> dict[str, Any]:
-    """Bytes of memory and disk that a run takes, as far as it can be told without the data.
-
-    `memory` is an upper estimate, with every row of full length; None while the model is not here.
+@dataclass(frozen=True)
+class Price:
+    """What a run takes, as far as it can be told without the data. `memory_bytes` is an upper estimate, with every row
+    of full length; None while the model is not here.
     """
+
+    download_bytes: int
+    memory_bytes: int | None = None
+    disk_bytes: int | None = None
+
+
+def price(recipe: AnyRecipe, needs: list[Need]) -> Price:
+    """Count what a run takes."""
     download = sum(n.bytes or 0 for n in needs if n.state == "hub")
-    found: dict[str, Any] = {"download": download, "memory": None, "disk": None}
     folder = next(
         (_config_folder(n) for n in needs if n.kind == "model" and n.state in ("here", "builtin", "cached")), None
     )
     if not isinstance(recipe, UnlearnRecipe) or folder is None:
-        return found
+        return Price(download)
     memory, disk = _training(recipe, folder)
-    return found | {"memory": memory, "disk": disk + download}
+    return Price(download, memory, disk + download)
 
 
 def _training(recipe: UnlearnRecipe, folder: Path) -> tuple[int, int]:

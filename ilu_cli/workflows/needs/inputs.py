@@ -31,7 +31,7 @@ def inputs_of(recipe: Recipe, environments: Iterable[Written] = ()) -> list[str]
     refs = list(refs_of(recipe))
     found = {f"{ref.name} ({split}): {stamp}" for _, ref, split in refs if (stamp := _stamp_of(ref, split))}
     if isinstance(recipe, (AttackRecipe, EvalRecipe)):
-        files = [Path(name) for name in recipe.eval.benchmarks if name.endswith(".yaml") and Path(name).is_file()]
+        files = [Path(name) for name in recipe.eval.named if name.endswith(".yaml") and Path(name).is_file()]
         found |= {f"{path}: {_hash(path)}" for path in files}
     if isinstance(recipe, AttackRecipe):
         found |= {f"{key} {ref}: {_digest(ref)}" for key, ref in other_models(recipe).items()}

@@ -6,16 +6,18 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from ilu_cli.models.subject import Subject, find_subject, original_of
+from ilu_cli.paths import as_name
 from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.expand import Pipeline, Variant
 from ilu_cli.recipe.load import digest
 from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.recipe.specs import DataRef
 from ilu_cli.runs.files import tensors_of, weight_files
+from ilu_cli.runs.results import Row
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows.attack.seen import Written, forget_data, unlearning_recipes
 from ilu_cli.workflows.needs.inputs import inputs_of
@@ -66,7 +68,7 @@ def suite_graph(name: str, variants: list[Variant], evaluation: EvalSpec, subjec
     for seed in seeds:
         for base in bases:
             nodes += _attacks(variants, base.key, base.tags, seed, unlearned)
-    folder = f"suite-{name}-{subject.label.replace('/', '_')}"
+    folder = as_name(f"suite-{name}-{subject.label}")
     return Graph(folder, nodes, subjects, store, dict.fromkeys(seeds, unlearned))
 
 
@@ -107,3 +109,33 @@ def bytes_needed(graph: Graph, jobs: int) -> int:
     left = [n for n in graph if n.status != "done"]
     checkpoints = sum(1 + len(n.recipe["train"]["points"]) for n in left if n.command == "unlearn")
     return 4 * total * checkpoints + min(jobs, len(left)) * 2 * 12 * total
+
+
+@dataclass(frozen=True)
+class GraphPlan:
+    """The nodes of a graph as they stand, and the bytes of disk for what is left."""
+
+    graph: Graph
+    disk: int
+
+    def to_json(self) -> Row:
+        keys = ("key", "command", "status", "run", "tags")
+        return {
+            "command": "pipeline",
+            "name": self.graph.name,
+            "state": self.graph.counts(),
+            "disk_bytes": self.disk,
+            "nodes": [{key: getattr(node, key) for key in keys} for node in self.graph],
+        }
+
+    def lines(self) -> list[str]:
+        counts = ", ".join(f"{n} {status}" for status, n in self.graph.counts().items())
+        return [
+            *(f"{node.status:<8} {node.command:<8} {node.key}" for node in self.graph),
+            f"{len(self.graph.nodes)} nodes: {counts}; up to {self.disk / 1e9:.1f} GB of disk for what is left",
+        ]
+
+
+def plan(graph: Graph, jobs: int) -> GraphPlan:
+    """How far a graph is, of which so many nodes run at a time."""
+    return GraphPlan(graph, bytes_needed(graph, jobs))

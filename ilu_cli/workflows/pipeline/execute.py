@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from ilu_cli.errors import RunFailed
 from ilu_cli.workflows.pipeline.graph import Graph, Node
-from ilu_cli.workflows.pipeline.worker import Job, serve
+from ilu_cli.workflows.pipeline.worker import Answer, Job, serve
 
 Changed = Callable[[Node, str | None], None]
 CONTEXT = multiprocessing.get_context("spawn")  # torch does not survive a fork
@@ -39,6 +39,7 @@ class Worker:
         self.began = 0.0
 
     def give(self, node: Node, task: Job) -> None:
+        """Start a node's job in this process."""
         self.node, self.began = node, time.monotonic()
         self.conn.send(task)
 
@@ -49,10 +50,10 @@ class Worker:
         self.process.terminate()
         self.process.join()
 
-    def answer(self) -> dict[str, Any]:
+    def answer(self) -> Answer:
         """What it says of its node; of a process that has died, how."""
         try:
-            return dict(self.conn.recv())
+            return cast(Answer, self.conn.recv())
         except (EOFError, OSError):
             self.process.join()
             code = self.process.exitcode or 0
@@ -151,7 +152,7 @@ def _listen(graph: Graph, workers: list[Worker], worker: Worker, changed: Change
         workers.remove(worker)
 
 
-def _finish(graph: Graph, worker: Worker, answer: dict[str, Any], changed: Changed) -> None:
+def _finish(graph: Graph, worker: Worker, answer: Answer, changed: Changed) -> None:
     """Take over what a worker says of its node.
 
     Raises:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from ilu_cli.metrics.figure import value_of
 from ilu_cli.models.subject import Subject
+from ilu_cli.paths import as_name
 from ilu_cli.runs.files import combined, sha256, write_json
 from ilu_cli.runs.store import Run, Store, open_run
 from ilu_cli.workflows.attack.seen import Written
@@ -65,7 +66,7 @@ def hash_of_run(run: Run) -> str:
 
 def unfinished_path(store: Store, command: str, label: str, digest: str) -> Path:
     """Where a node's run lies: a name that a later process finds again, whatever happened to this one."""
-    return store.root / f"{command}-{label}-{digest[:10]}"
+    return store.root / f"{command}-{as_name(label)}-{digest[:10]}"
 
 
 class Graph:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from ilu_cli.errors import IluError, UnavailableError
 from ilu_cli.metrics.figure import strict
@@ -45,8 +45,19 @@ class Job:
     unlearned: list[Written]
 
 
+class Answer(TypedDict, total=False):
+    """What a worker says of its node: a note on the way, or how it ended, as one of `run`, `error`, `interrupted`."""
+
+    note: str
+    run: Path | None
+    error: str
+    interrupted: bool
+    died: bool
+    seconds: float
+
+
 def serve(conn: Connection, root: Path, plugins: list[Path], threads: int) -> None:
-    """Do the tasks that arrive. Each is answered with notes, and then `run` (a path), `error` or `interrupted`."""
+    """Do the tasks that arrive. Each is answered with notes, and then with how it ended."""
     os.dup2(2, 1)  # stdout belongs to the command's result
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C is the parent's to pass on, once
@@ -65,7 +76,7 @@ def serve(conn: Connection, root: Path, plugins: list[Path], threads: int) -> No
             return
         began = time.monotonic()
         try:
-            answer: dict[str, Any] = {"run": do(task, Store(root), conn)}
+            answer: Answer = {"run": do(task, Store(root), conn)}
         except KeyboardInterrupt:
             answer = {"interrupted": True}
         except IluError as error:
@@ -75,7 +86,8 @@ def serve(conn: Connection, root: Path, plugins: list[Path], threads: int) -> No
             answer = {"error": f"{type(error).__name__}: {error}"}
             if os.environ.get("ILU_DEBUG") or "--debug" in sys.argv:
                 traceback.print_exc()
-        conn.send(answer | {"seconds": round(time.monotonic() - began, 2)})
+        answer["seconds"] = round(time.monotonic() - began, 2)
+        conn.send(answer)
         gc.collect()
 
 
@@ -167,10 +179,11 @@ def _select(task: Job, store: Store, reporter: Reporter) -> None:
     """Measure a model, or with a target each step that its run kept, and take the one that `nearest` names."""
     from ilu_cli.models.subject import find_subject
     from ilu_cli.recipe.evaluation import EvalSpec
+    from ilu_cli.recipe.schema import evaluation
     from ilu_cli.runs.files import write_json
     from ilu_cli.workflows.evaluate import Evaluation
 
-    spec = EvalSpec.model_validate(task.recipe["eval"])
+    spec = evaluation(EvalSpec).model_validate(task.recipe["eval"])
     chosen, match, found = find_subject(task.subject, store), task.recipe.get("match"), {}
     if match and chosen.run:
         measured = _measured(chosen, match["benchmark"], spec, reporter)
@@ -207,7 +220,7 @@ def _measured(subject: Subject, benchmark: str, spec: EvalSpec, reporter: Report
     from ilu_cli.workflows.evaluate import Evaluation
 
     run = cast(Run, subject.run)
-    utility, found = Evaluation(spec.model_copy(update={"benchmarks": [benchmark]}), reporter), {}
+    utility, found = Evaluation(spec.only(benchmark), reporter), {}
     for step, weights in run.manifest.points.items():
         known = utility.known(benchmark, replace(subject, weights=weights).digest, run.results(int(step)))
         found[int(step)] = known or utility.subject(_kept(run, int(step)))[benchmark]

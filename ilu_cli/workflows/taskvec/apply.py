@@ -1,13 +1,12 @@
-"""`ilu taskvec-apply`: θ = θo + Σ αᵢ τᵢ as a run with lineage, one file of weights at a time."""
+"""`ilu taskvec apply`: θ = θo + Σ αᵢ τᵢ as a run with lineage, one file of weights at a time."""
 
 from __future__ import annotations
 
 import json
 import math
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -20,20 +19,20 @@ from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import ApplyRecipe
 from ilu_cli.runs.ending import ending
 from ilu_cli.runs.files import BESIDE, INDEX, WEIGHTS, write_json, write_text
+from ilu_cli.runs.results import Row
 from ilu_cli.runs.store import Run, Store
 from ilu_cli.taskvec.arithmetic import combine
 from ilu_cli.taskvec.delta import Checkpoint, common_names, open_checkpoint
 from ilu_cli.taskvec.stream import Difference
-from ilu_cli.workflows.plan import Plan, check_disk
+from ilu_cli.workflows.plan import RunPlan, check_disk
 
 
-@dataclass
-class ApplyPlan(Plan):
-    """Where the sum starts, and the vectors: (start, end, α)."""
+@dataclass(kw_only=True)
+class ApplyPlan(RunPlan):
+    """The sum starts at the `subject`; the vectors are (start, end, α)."""
 
-    recipe: ApplyRecipe = field(kw_only=True)
-    onto: Subject = field(kw_only=True)
-    vectors: list[tuple[Subject, Subject, float]] = field(kw_only=True)
+    recipe: ApplyRecipe
+    vectors: list[tuple[Subject, Subject, float]]
 
 
 def plan(recipe: ApplyRecipe, store: Store) -> ApplyPlan:
@@ -60,28 +59,20 @@ def plan(recipe: ApplyRecipe, store: Store) -> ApplyPlan:
     parents = [onto.record("onto")]
     for start, end, alpha in vectors:
         parents += [end.record("vector end") | {"alpha": alpha}, start.record("vector start")]
-    facts = {
-        "command": "apply",
-        "recipe": recipe.model_dump(),
-        "recipe_sha256": digest(recipe),
-        "model": {"ref": onto.label, "kind": onto.kind, "folder": str(onto.folder), "parameters": total},
-        "parents": parents,
-        "data": [],
-    }
-    return ApplyPlan(facts, recipe=recipe, onto=onto, vectors=vectors)
+    return ApplyPlan(recipe=recipe, subject=onto, parameters=total, parents=parents, vectors=vectors)
 
 
 def run(plan: ApplyPlan, store: Store, reporter: Reporter, out: Path | None = None) -> Run:
-    """Add the vectors up and write the model as a run of the command `apply`.
+    """Add the vectors up and write the model as a run of its own.
 
     Raises:
         RunFailed: if the disk is too full.
     """
-    recipe, onto = plan.recipe, plan.onto
-    check_disk(out or store.root, 4 * plan.facts["model"]["parameters"] + (8 << 20))
-    new = store.create("apply", recipe.merge, out)
+    recipe, onto = plan.recipe, plan.subject
+    check_disk(out or store.root, 4 * plan.parameters + (8 << 20))
+    new = store.create(recipe.command, recipe.merge, out)
     m = new.manifest
-    m.recipe_sha256, m.seed, m.parents = digest(recipe), recipe.seed, plan.facts["parents"]
+    m.recipe_sha256, m.seed, m.parents = digest(recipe), recipe.seed, plan.parents
     m.base = onto.run.manifest.base if onto.run else onto.record("original")
     m.precision = "fp64"
     write_text(new.path / "recipe.yaml", dump(recipe))
@@ -100,7 +91,7 @@ def run(plan: ApplyPlan, store: Store, reporter: Reporter, out: Path | None = No
 
 def _write(plan: ApplyPlan, folder: Path, reporter: Reporter) -> float:
     """Write the sum in the files that the model it starts from has; return the norm of what was added."""
-    base = open_checkpoint(plan.onto)
+    base = open_checkpoint(plan.subject)
     pairs = [(open_checkpoint(start), open_checkpoint(end)) for start, end, _ in plan.vectors]
     files: dict[str, list[str]] = {}
     for name in sorted(base.names):
@@ -143,7 +134,7 @@ def _weight(
     return total.to(dtype).contiguous(), float((total - weight).norm() ** 2)
 
 
-def describe(run: Run) -> dict[str, Any]:
+def describe(run: Run) -> Row:
     """A finished sum as JSON."""
     m = run.manifest
     return {"run": m.id, "path": str(run.path), "parents": m.parents, "added_norm": m.result["norm"], "seed": m.seed,

@@ -8,12 +8,13 @@ from typing import Any
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.models.subject import Subject, parent_of
-from ilu_cli.recipe.load import load
+from ilu_cli.recipe.load import digest, load
 from ilu_cli.recipe.schema import AttackRecipe, TaskvecRecipe
+from ilu_cli.runs.results import Row
 from ilu_cli.runs.store import Store
 from ilu_cli.taskvec.angles import Gram, Grams, layer_of, measure, type_of
 from ilu_cli.taskvec.delta import Checkpoint, common_names, differences, open_checkpoint
-from ilu_cli.taskvec.plane import coordinates
+from ilu_cli.taskvec.plane import Drawn, Placed, Plane, coordinates
 from ilu_cli.taskvec.subspace import Overlap, overlaps
 from ilu_cli.workflows.taskvec.roles import Roles, find_roles, forget_accuracy, points_of
 
@@ -27,7 +28,7 @@ class Vectors:
     roles: Roles
     grams: Grams
     left_out: dict[str, str] = field(default_factory=dict)
-    plane: dict[str, Any] | None = None
+    plane: Plane | None = None
     subspace: list[Overlap] | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -57,6 +58,30 @@ class Vectors:
         return self.grams.total(set(self.grams.touched("u")).__contains__)
 
 
+@dataclass(frozen=True)
+class TaskvecPlan:
+    """The checkpoints that will be compared, with their roles."""
+
+    recipe: TaskvecRecipe
+    checkpoints: list[tuple[str, Subject]]
+
+    def to_json(self) -> Row:
+        found = {role: {"id": s.label, "folder": str(s.folder)} for role, s in self.checkpoints}
+        return {"recipe": self.recipe.model_dump(), "recipe_sha256": digest(self.recipe), "checkpoints": found}
+
+    def lines(self) -> list[str]:
+        return [f"{role:<10} {s.label}" for role, s in self.checkpoints]
+
+
+def plan(recipe: TaskvecRecipe, subjects: list[Subject], store: Store) -> TaskvecPlan:
+    """Find the checkpoints around the subjects.
+
+    Raises:
+        UnavailableError: if there is no unlearned model in a lineage.
+    """
+    return TaskvecPlan(recipe, [pair for s in subjects for pair in find_roles(s, store).by_name.items()])
+
+
 def complete(subject: Subject, store: Store, reporter: Reporter) -> None:
     """Run the attack of these roles on the original model, if that is missing.
 
@@ -75,9 +100,9 @@ def complete(subject: Subject, store: Store, reporter: Reporter) -> None:
     if target is None:
         raise UnavailableError(f"{attacked.label} has no parent")
     recipe = load(AttackRecipe, attacked.run.path / "recipe.yaml", {}, [])
-    plan = attack.plan(recipe, target)
-    reporter.note(f"the attack of {attacked.label} on the original, {plan.original.label}")
-    attack.run(plan, store, reporter, plan.original)
+    planned = attack.plan(recipe, target)
+    reporter.note(f"the attack of {attacked.label} on the original, {planned.original.label}")
+    attack.run(planned, store, reporter, planned.original)
 
 
 def run(recipe: TaskvecRecipe, subject: Subject, store: Store) -> Vectors:
@@ -116,32 +141,26 @@ def _compared(roles: Roles) -> tuple[str, str]:
     return "u", "u→ft"
 
 
-def _plane_points(roles: Roles) -> tuple[dict[str, Subject], dict[str, dict[str, Any]]]:
+def _plane_points(roles: Roles) -> tuple[dict[str, Subject], dict[str, Drawn]]:
     """Intermediate checkpoints, and everything that is drawn, with what is known of it before it is measured."""
     known, more = roles.by_name, dict[str, Subject]()
     attacks: list[str] = [role for role in ("finetuned", "attacked") if role in known]
     forget = {role: forget_accuracy(known[role]) for role in attacks}
-    labels: dict[str, dict[str, Any]] = {}
+    labels: dict[str, Drawn] = {}
     begins = {"original": "finetuned", "unlearned": "attacked"}
     for role, subject in known.items():
         at = forget.get(begins.get(role, role)) or {}
         step = None if role in begins else max(at, default=None)
-        labels[role] = {
-            "role": role,
-            "label": subject.label,
-            "step": step,
-            "forget": at.get(0 if step is None else step),
-        }
+        labels[role] = Drawn(role=role, label=subject.label, step=step, forget=at.get(step or 0))
     for role in forget:
         for p in points_of(role, known[role]):
             more[f"{role}@{p.strength}"] = p.subject
-            labels[f"{role}@{p.strength}"] = {
-                "role": role, "label": p.subject.label, "step": p.strength, "forget": forget[role].get(p.strength)
-            }  # fmt: skip
+            share = forget[role].get(p.strength)
+            labels[f"{role}@{p.strength}"] = Drawn(role=role, label=p.subject.label, step=p.strength, forget=share)
     return more, labels
 
 
-def _plane(roles: Roles, gram: Gram, labels: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _plane(roles: Roles, gram: Gram, labels: dict[str, Drawn]) -> Plane:
     """The checkpoints on the plane of τ_u and τ_ft, or of τ_u and τ_u→ft if the original was not fine-tuned.
 
     Raises:
@@ -153,20 +172,10 @@ def _plane(roles: Roles, gram: Gram, labels: dict[str, dict[str, Any]]) -> dict[
     if second != "ft":
         roles.notes.append("the original was not fine-tuned: the plane is that of τ_u and τ_u→ft (--complete runs it)")
     found = coordinates(gram, "u", second, [f"o→{role}" for role in labels])
-    points = [label | {"x": x, "y": y, "explained": e} for label, (x, y, e) in zip(labels.values(), found)]
+    points = [Placed(**drawn, x=x, y=y, explained=e) for drawn, (x, y, e) in zip(labels.values(), found)]
     order = {"original": 0, "unlearned": 1, "finetuned": 2, "attacked": 3}
     points.sort(key=lambda p: (order[p["role"]], p["step"] or 0))
     return {"axes": ["τ_u", f"τ_{second}, orthogonal to τ_u"], "points": points}
-
-
-def plane(subject: Subject, store: Store) -> dict[str, Any]:
-    """The plane around a run as data: `{axes, points: [{role, label, step, forget, x, y, explained}]}`.
-
-    Raises:
-        UnavailableError: see `run`.
-    """
-    found = run(TaskvecRecipe(plane=True), subject, store)
-    return (found.plane or {}) | {"notes": found.roles.notes}
 
 
 @dataclass

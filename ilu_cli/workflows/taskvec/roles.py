@@ -13,7 +13,7 @@ from ilu_cli.runs.lineage import reference_lines
 from ilu_cli.runs.results import AttackResult
 from ilu_cli.runs.store import Run, Store
 
-UNLEARNS = ("unlearn", "apply")  # commands whose result is taken for an unlearned model
+UNLEARNS = ("unlearn", "taskvec apply")  # commands whose result is taken for an unlearned model
 
 
 @dataclass

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from conftest import Ilu
+from conftest import Ilu, present
 
 from ilu_cli.recipe.expand import load_pipeline, load_suite
 from ilu_cli.recipe.load import digest, shipped
@@ -61,7 +61,8 @@ def save(recipe: dict[str, Any]) -> str:
 
 
 def state(ilu: Ilu, recipe: str) -> dict[str, Any]:
-    return json.loads(ilu("pipeline", recipe, "--dry-run", "--json").out)
+    found: dict[str, Any] = json.loads(ilu("pipeline", recipe, "--dry-run", "--json").out)
+    return found
 
 
 def test_a_pipeline_makes_each_run_once(grid: dict[str, Any], ilu: Ilu, tmp_path: Path) -> None:
@@ -207,7 +208,7 @@ def test_ctrl_c_stops_and_the_next_call_goes_on(grid: dict[str, Any], tmp_path: 
     )  # jobs in the background are deaf
     victim = subprocess.Popen(args, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     lines = []
-    for line in victim.stderr:
+    for line in present(victim.stderr):
         lines.append(line)
         if "step 400/4000" in line:
             break
@@ -238,7 +239,7 @@ def test_a_killed_worker_fails_its_node_and_is_replaced(grid: dict[str, Any], tm
         [*args, save(grid | {"methods": {"slow": slow, "GD": {"recipe": "base.yaml"}}}), "--json"],
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    for line in victim.stderr:
+    for line in present(victim.stderr):
         if "step 400/4000" in line:
             break
     child = next(p for p in psutil.Process(victim.pid).children() if "spawn_main" in " ".join(p.cmdline()))
@@ -329,5 +330,5 @@ def test_every_shipped_grid_makes_valid_recipes(name: str) -> None:
     ],
 )
 def test_intervals(values: list[float], errors: Any, low: Any, high: Any) -> None:
-    found = interval(values, errors, share=False)
-    assert (found["low"], found["high"]) == (pytest.approx(low), pytest.approx(high))
+    found = present(interval(values, errors, share=False))
+    assert found["low"] == pytest.approx(low) and found["high"] == pytest.approx(high)

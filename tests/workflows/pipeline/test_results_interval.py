@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import present
 from scipy import stats
 from test_results import attack, grid, model, table
 
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows.pipeline.figures import figures
 from ilu_cli.workflows.pipeline.graph import Graph
+from ilu_cli.workflows.pipeline.shapes import TableRow
 from ilu_cli.workflows.pipeline.table import collect, interval, save, summaries, utility
 from ilu_cli.workflows.pipeline.worst import elsewhere, tried
 
@@ -34,31 +36,32 @@ def test_an_interval_in_full() -> None:
     assert interval([0.5]) == {
         "mean": 0.5, "low": None, "high": None, "values": [0.5], "error": None, "how": "none: one seed",
     }  # fmt: skip
-    both = interval([0.4, 0.6], [0.03, 0.04])
-    assert (both["error"], both["how"]) == (pytest.approx(math.sqrt(0.00125)), "t over 2 seeds and the questions")
+    both = present(interval([0.4, 0.6], [0.03, 0.04]))
+    assert both["error"] == pytest.approx(math.sqrt(0.00125))
+    assert both["how"] == "t over 2 seeds and the questions"
 
 
 def test_rows_count_where_every_seed_has_as_many_and_more_than_one() -> None:
     rows = [np.array([0.2, 0.4, 0.9]), np.array([0.1, 0.8, 0.9])]
-    assert interval([0.5, 0.6], rows=rows)["how"] == "t over 2 seeds and 3 questions"
-    assert interval([0.5, 0.6], rows=[r[:2] for r in rows])["how"] == "t over 2 seeds and 2 questions"
-    alone = interval([0.5], rows=rows[:1], share=False)
+    assert present(interval([0.5, 0.6], rows=rows))["how"] == "t over 2 seeds and 3 questions"
+    assert present(interval([0.5, 0.6], rows=[r[:2] for r in rows]))["how"] == "t over 2 seeds and 2 questions"
+    alone = present(interval([0.5], rows=rows[:1], share=False))
     assert alone["how"] == "t over 3 questions"
     half = stats.t.ppf(0.975, 2) * np.std(rows[0], ddof=1) / math.sqrt(3)
     assert (alone["low"], alone["high"]) == pytest.approx((0.5 - half, 0.5 + half))
-    assert alone["high"] > 1 == interval([0.5], rows=rows[:1])["high"]
+    assert present(alone["high"]) > 1 == present(interval([0.5], rows=rows[:1]))["high"]
     for other in ([rows[0], None], [rows[0]], [rows[0], rows[1][:2]], [rows[0][:1], rows[1][:1]]):
-        assert interval([0.5, 0.6], rows=other)["how"] == "t over 2 seeds"
+        assert present(interval([0.5, 0.6], rows=other))["how"] == "t over 2 seeds"
 
 
 def test_only_the_marks_count_in_the_rows_of_ra() -> None:
     node = attack(model("m", "RMU", "a"), 0, [0.5, 0.4, 0.3])
-    known = {step: np.array([step / 10, step / 10 + 0.01]) for step in range(4)}
+    known = {float(step): np.array([step / 10, step / 10 + 0.01]) for step in range(4)}
     assert figures(node, known)["rows"]["ra"] == pytest.approx([0.2, 0.21])  # without marks all three points
-    node.result["marks"] = [1, 2]
+    present(node.result)["marks"] = [1, 2]
     found = figures(node, known)["rows"]
     assert found["ra"] == pytest.approx([0.15, 0.16])
-    assert [found[k][0] for k in ("before", "fq", "worst")] == pytest.approx([0, 0.3, 0.3])
+    assert [present(found[k])[0] for k in ("before", "fq", "worst")] == pytest.approx([0, 0.3, 0.3])
     del known[2]
     assert figures(node, known)["rows"]["ra"] is None
 
@@ -78,7 +81,7 @@ def test_an_original_under_one_seed_is_once() -> None:
     assert [row["once"] for row in found] == [False, True]
 
 
-def _rows_of_subject(*nodes: Any) -> dict[str, Any]:
+def _rows_of_subject(*nodes: Any) -> TableRow:
     from ilu_cli.workflows.pipeline.table import rows
 
     return rows(Graph("g", list(nodes), {"original": None}, Store(), {}))[0]  # type: ignore[dict-item]
@@ -93,10 +96,10 @@ def test_attacks_without_a_common_seed_are_weighed_by_their_own_means() -> None:
 def test_an_attack_that_still_runs_has_no_worst_case(tmp_path: Path) -> None:
     graph = grid(tmp_path, attacks=1, seeds=2, questions=8, rng=np.random.default_rng(0))
     asked = [{"attack 0": 0}, {"attack 0": 1}]
-    assert [len(v) for v in elsewhere(graph, "RMU", asked)] == [8, 8]
+    assert [len(v) for v in present(elsewhere(graph, "RMU", asked))] == [8, 8]
     next(n for n in graph if n.command == "attack").status = "running"
     assert tried(graph, "RMU", asked[0]) is None
-    assert tried(graph, "RMU", asked[1]).shape == (2, 8)
+    assert present(tried(graph, "RMU", asked[1])).shape == (2, 8)
     assert elsewhere(graph, "RMU", asked) is None
 
 
@@ -105,9 +108,9 @@ def test_attacks_that_asked_different_numbers_of_questions_have_no_common_worst(
     two = grid(tmp_path, attacks=2, seeds=1, questions=6, rng=np.random.default_rng(0))
     (tmp_path / "one" / "run-0-0").rename(tmp_path / "other")
     first, second = (next(n for n in g if n.command == "attack") for g in (one, two))
-    second.result |= {**first.result, "subject": "other"}
-    assert tried(two, "RMU", {"attack 0": 0}).shape == (2, 8)
-    assert tried(two, "RMU", {"attack 1": 0}).shape == (2, 6)
+    present(second.result).update({**present(first.result), "subject": "other"})
+    assert present(tried(two, "RMU", {"attack 0": 0})).shape == (2, 8)
+    assert present(tried(two, "RMU", {"attack 1": 0})).shape == (2, 6)
     assert tried(two, "RMU", {"attack 0": 0, "attack 1": 0}) is None
     assert tried(two, "RMU", {}) is None
 
@@ -115,7 +118,7 @@ def test_attacks_that_asked_different_numbers_of_questions_have_no_common_worst(
 def test_an_attack_without_points_has_no_lowest_and_its_method_does_not_hide_the_next() -> None:
     lost, fine = model("m", "RMU", "a"), model("n", "NPO", "b")
     none, some = attack(lost, 0, [0.5]), attack(fine, 0, [0.6])
-    none.result["fq"], none.result["ra"] = none.result["fq"][:1], None
+    present(none.result)["fq"], present(none.result)["ra"] = present(none.result)["fq"][:1], None
     found = table(lost, fine, none, some)
     assert [row["lowest"] for row in found] == [None, 0.6]
     assert [row["method"] for row in summaries(found)] == ["NPO"]
@@ -123,10 +126,11 @@ def test_an_attack_without_points_has_no_lowest_and_its_method_does_not_hide_the
 
 def test_each_seed_has_its_own_worst_case_elsewhere(tmp_path: Path) -> None:
     graph = grid(tmp_path, attacks=2, seeds=2, questions=30, rng=np.random.default_rng(4))
-    values = [float(v.mean()) for v in elsewhere(graph, "RMU", [{"attack 0": s, "attack 1": s} for s in (0, 1)])]
+    asked = [{"attack 0": s, "attack 1": s} for s in (0, 1)]
+    values = [float(v.mean()) for v in present(elsewhere(graph, "RMU", asked))]
     assert values[0] != values[1]
     (both,) = collect(graph)["methods"]
-    assert both["worst_elsewhere"]["values"] == pytest.approx(values)
+    assert present(both["worst_elsewhere"])["values"] == pytest.approx(values)
 
 
 def test_what_is_the_same_for_all_seeds_is_taken_from_the_one_that_is_there(tmp_path: Path) -> None:
@@ -138,9 +142,10 @@ def test_what_is_the_same_for_all_seeds_is_taken_from_the_one_that_is_there(tmp_
         if node.tags.get("attack") == "attack 0":
             node.tags["random"] = False
     second.status = "failed"
-    values = [float(v.mean()) for v in elsewhere(graph, "RMU", [{"attack 0": 0, "attack 1": s} for s in (0, 1)])]
+    asked = [{"attack 0": 0, "attack 1": s} for s in (0, 1)]
+    values = [float(v.mean()) for v in present(elsewhere(graph, "RMU", asked))]
     (both,) = collect(graph)["methods"]
-    assert both["worst_elsewhere"]["values"] == pytest.approx(values)
+    assert present(both["worst_elsewhere"])["values"] == pytest.approx(values)
 
 
 def test_what_is_saved_is_what_is_collected(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import present
 
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows.pipeline.figures import figures
@@ -60,11 +61,11 @@ def test_the_figures_of_one_attack() -> None:
 
 def test_the_figures_of_an_attack_without_points_after_or_before() -> None:
     node = attack(None, [0.5])
-    node.result["fq"] = node.result["fq"][:1]
+    present(node.result)["fq"] = present(node.result)["fq"][:1]
     only = figures(node)
     assert [only[k] for k in ("before", "fq", "worst", "fa")] == [0.7, None, None, None]
     assert [only["stderr"][k] for k in ("fq", "worst", "fa", "ra")] == [None, None, None, None]
-    node.result["unattacked"] = None
+    present(node.result)["unattacked"] = None
     assert figures(node)["before"] is None
     assert figures(node)["stderr"]["before"] is None
     assert figures(node)["fq"] == 0.7
@@ -83,8 +84,8 @@ def test_a_row_in_full() -> None:
     assert row["builtin"] is False
     assert row["runs"] == ["run RMU/relearn/0/0", "run RMU/relearn/0/1"]
     assert row["recipe_sha256"] == ["recipe of RMU/relearn/0/0", "recipe of RMU/relearn/0/1"]
-    assert [row[k]["values"] for k in ("before", "fq", "worst")] == [[0.7, 0.7], [0.3, 0.3], [0.3, 0.3]]
-    assert row["ra"]["values"] == pytest.approx([0.4, 0.4])
+    assert [present(row[k])["values"] for k in ("before", "fq", "worst")] == [[0.7, 0.7], [0.3, 0.3], [0.3, 0.3]]
+    assert present(row["ra"])["values"] == pytest.approx([0.4, 0.4])
     assert row["lowest"] == 0.3
     assert row["fa"] is None
     assert row["utility"]["elements"]["values"] == [0.9, 0.9]
@@ -117,8 +118,8 @@ def test_the_choice_is_the_attackers_and_the_worst_case_that_of_all() -> None:
     nodes = [attack(m, [v], s, choice=c) for c, vs in ((1, one), (2, two)) for s, v in enumerate(vs)]
     (row,) = rows(graph(m, *nodes))
     assert row["choice"] == {"lr": 2}
-    assert row["ra"]["values"] == [0.45, 0.10]
-    assert row["worst"]["values"] == [0.30, 0.10]
+    assert present(row["ra"])["values"] == [0.45, 0.10]
+    assert present(row["worst"])["values"] == [0.30, 0.10]
     assert row["lowest"] == 0.10
     assert row["runs"] == ["run RMU/relearn/2/0", "run RMU/relearn/2/1"]
 
@@ -126,11 +127,11 @@ def test_the_choice_is_the_attackers_and_the_worst_case_that_of_all() -> None:
 def test_a_choice_without_an_ra_is_nobodys_choice() -> None:
     m = model("m", "RMU")
     none, some = attack(m, [0.1], choice=1), attack(m, [0.9], choice=2)
-    none.result["ra"] = None
-    none.result["fq"] = none.result["fq"][:1]
+    present(none.result)["ra"] = None
+    present(none.result)["fq"] = present(none.result)["fq"][:1]
     (row,) = rows(graph(m, none, some))
     assert row["choice"] == {"lr": 2}
-    assert row["worst"]["values"] == [0.9]
+    assert present(row["worst"])["values"] == [0.9]
 
 
 def test_one_model_under_an_attack_without_chance_is_one_run() -> None:
@@ -140,7 +141,7 @@ def test_one_model_under_an_attack_without_chance_is_one_run() -> None:
     for node in nodes:
         node.needs = ["o"]
     (row,) = rows(graph(model_of, *nodes, subjects=("original",)))
-    assert (row["once"], row["seeds"], row["ra"]["values"]) == (True, [0], [0.5])
+    assert (row["once"], row["seeds"], present(row["ra"])["values"]) == (True, [0], [0.5])
     for node in nodes:
         node.tags["random"] = True
     (row,) = rows(graph(model_of, *nodes, subjects=("original",)))
@@ -156,7 +157,7 @@ def test_methods_are_summed_up_in_their_order() -> None:
     first, second = summaries(rows(graph(a, b, *nodes)))
     assert (first["method"], first["attacks"], first["lowest"]) == ("NPO", 1, 0.6)
     assert (second["method"], second["attacks"], second["lowest"]) == ("RMU", 2, 0.3)
-    assert second["ra"]["values"] == [pytest.approx((0.4 + 0.6) / 2)]
+    assert present(second["ra"])["values"] == [pytest.approx((0.4 + 0.6) / 2)]
     assert (second["worst"]["attack"], second["worst"]["values"]) == ("x", [0.3])
     assert second["utility"]["elements"]["mean"] == pytest.approx(0.9)
 
@@ -166,7 +167,7 @@ def test_a_mean_over_attacks_is_of_the_seeds_that_all_have() -> None:
     nodes = [attack(m, [v], s, name="x") for s, (m, v) in enumerate(zip(models, (0.2, 0.4)))]
     nodes.append(attack(models[1], [0.8], 1, name="y"))
     (both,) = summaries(rows(graph(*models, *nodes)))
-    assert both["ra"]["values"] == [pytest.approx(0.6)]  # of seed 1 alone: 0.4 and 0.8
+    assert present(both["ra"])["values"] == [pytest.approx(0.6)]  # of seed 1 alone: 0.4 and 0.8
 
 
 def test_what_is_the_same_for_all_seeds_counts_in_each() -> None:
@@ -175,15 +176,15 @@ def test_what_is_the_same_for_all_seeds_counts_in_each() -> None:
     nodes = [attack(o, [0.5], s, name="quantize", random=False) for s in (3, 4)]
     nodes += [attack(o, [v], s, name="relearn") for s, v in ((3, 0.1), (4, 0.3))]
     (both,) = summaries(rows(graph(o, *nodes, subjects=("original",))))
-    assert both["ra"]["values"] == pytest.approx([0.3, 0.4])
+    assert present(both["ra"])["values"] == pytest.approx([0.3, 0.4])
     only = summaries(rows(graph(o, *nodes[:2], subjects=("original",))))
-    assert only[0]["ra"]["values"] == [0.5]
+    assert present(only[0]["ra"])["values"] == [0.5]
 
 
 def test_a_method_without_an_ra_has_no_summary() -> None:
     m = model("m", "RMU")
     node = attack(m, [0.5])
-    node.result["ra"] = None
+    present(node.result)["ra"] = None
     assert summaries(rows(graph(m, node))) == []
 
 
@@ -209,7 +210,7 @@ def test_one_model_has_one_utility_with_the_interval_of_its_questions() -> None:
     """The same weights, whatever the order in which their files are named."""
     models = [model(f"m{s}", "RMU", s) for s in (0, 1)]
     for m, names in zip(models, (("a", "b"), ("b", "a"))):
-        m.result["weights"] = dict.fromkeys(names, "0")
+        present(m.result)["weights"] = dict.fromkeys(names, "0")
     (row,) = rows(graph(*models, *(attack(m, [0.5], s) for s, m in enumerate(models))))
     found = row["utility"]["elements"]
     assert found["values"] == [0.9]

@@ -1,0 +1,94 @@
+"""Whose code a command may run: what the user names for this one command, and nothing else.
+
+What was said lies in the environment while the command runs, as `--data-root` does, so that its worker processes hear
+of it; a command that is not told anew has forgotten it (`ilu_cli.cli.options`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from ilu_cli.errors import UsageError
+
+REMOTE, FILES = "ILU_SAID_TRUST_REMOTE_CODE", "ILU_SAID_TRUST_CODE"
+RAN: dict[str, str] = {}
+"""The files of code that this command runs, plug-ins and what task files name, with their sha256."""
+
+
+def remote() -> bool:
+    """Whether Python code that a model brings along may run: `--trust-remote-code`."""
+    return os.environ.get(REMOTE) == "1"
+
+
+def said(remote_code: bool | None, files: list[Path] | None) -> dict[str, str]:
+    """What the environment holds of this."""
+    found = {REMOTE: "1"} if remote_code else {}
+    return found | ({FILES: os.pathsep.join(str(f.absolute()) for f in files)} if files else {})
+
+
+def named() -> list[Path]:
+    """The files of `--trust-code`."""
+    return [Path(text) for text in os.environ.get(FILES, "").split(os.pathsep) if text]
+
+
+def is_named(file: Path) -> bool:
+    """Whether `--trust-code` names this very file."""
+    return any(known.is_file() and file.is_file() and known.samefile(file) for known in named())
+
+
+def digest(file: Path) -> str:
+    """sha256 of a file of code."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def note(file: Path) -> None:
+    """Remember that this file is run."""
+    RAN[str(file)] = digest(file)
+
+
+def record() -> dict[str, Any]:
+    """How a manifest tells whose code could run: `{remote_code, code: {file: sha256}}`; empty if none could."""
+    code = {str(f): digest(f) for f in named()} | RAN
+    return ({"remote_code": True} if remote() else {}) | ({"code": code} if code else {})
+
+
+def lines(recorded: dict[str, Any]) -> list[str]:
+    """A record as lines for people; file names without their folders."""
+    first = ["Python code that the model brings along (`--trust-remote-code`)"] if recorded.get("remote_code") else []
+    code: dict[str, str] = recorded.get("code") or {}
+    return first + [f"`{Path(name).name}`: sha256 `{sha}`" for name, sha in sorted(code.items())]
+
+
+def check_again(recorded: dict[str, Any], what: str) -> None:
+    """Whoever uses the model of a run that ran a model's own code must say it again: nothing is inherited.
+
+    Raises:
+        UsageError: if it is not said.
+    """
+    if recorded.get("remote_code") and not remote():
+        raise UsageError(
+            f"{what} was made with --trust-remote-code: its model brings Python code along, which is not run unasked",
+            hint="read the *.py files beside its config.json; --trust-remote-code runs them",
+        )
+
+
+def check_same(recorded: dict[str, Any], what: str) -> None:
+    """A run that goes on runs the code that it began with.
+
+    Raises:
+        UsageError: if a file is not named again, or was changed.
+    """
+    check_again(recorded, what)
+    if remote() and not recorded.get("remote_code"):
+        raise UsageError(f"{what} was begun without --trust-remote-code", hint="leave it out")
+    code: dict[str, str] = recorded.get("code") or {}
+    now = set((record().get("code") or {}).values())
+    for name, sha in code.items():
+        if sha not in now:
+            raise UsageError(
+                f"{what} was begun with {name} (sha256 {sha[:12]}…), which is not named now, or was changed",
+                hint="name the same file again with --plugin or --trust-code",
+            )
