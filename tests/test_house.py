@@ -32,7 +32,7 @@ LEVELS = [
     {"models"},
     {"data"},
     {"tasks"},
-    {"recipe", "runs", "metrics"},
+    {"recipe", "runs", "metrics", "care"},
     {"registry", "declarations", "errors", "stopping", "__init__"},
 ]
 LIGHT = {"recipe", "runs", "registry", "declarations", "errors", "stopping", "tasks", "__init__", "__main__"}

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ilu_cli.cli import complete, console
+from ilu_cli.cli import complete, console, warned
 from ilu_cli.cli.options import Given, Sets, shares
 
 RunsArgument = Annotated[
@@ -40,7 +40,7 @@ CompleteOption = Annotated[
 LayersOption = Annotated[bool, typer.Option("--layers", help="Show also the layers that unlearning left alone.")]
 
 
-@shares("data_root", "plugin", "recipe", "set_", "dry_run", "as_json")
+@shares("data_root", "plugin", "recipe", "set_", "dry_run", "as_json", "strict")
 def taskvec(
     runs: RunsArgument = None,
     include: IncludeOption = None,
@@ -54,6 +54,7 @@ def taskvec(
 ) -> None:
     """Compare task vectors: does fine-tuning walk back?"""
     from ilu_cli.models.subject import find_subject, of_run
+    from ilu_cli.models.subject import lineage as ancestors
     from ilu_cli.recipe.load import digest, find, load
     from ilu_cli.recipe.schema import TaskvecRecipe
     from ilu_cli.runs.store import Store
@@ -64,6 +65,7 @@ def taskvec(
     from ilu_cli.cli.progress import reporter
     from ilu_cli.workflows.taskvec import compare as workflow
     from ilu_cli.workflows.taskvec import roles as lineage
+    from ilu_cli.workflows.warned import kept
 
     if runs:
         subjects = [find_subject(r, store) for r in runs]
@@ -75,22 +77,27 @@ def taskvec(
     if complete:
         for subject in subjects:
             workflow.complete(subject, store, reporter())
+    told = kept(s.run for s in (*subjects, *(p for s in subjects for p in ancestors(s))) if s.run)
+    warned.show(told)
     title = ", ".join(s.label for s in subjects)
     if len(subjects) > 1:
         matrix = workflow.matrix(resolved, subjects, store)
         if given.as_json:
-            console.out_json({"runs": [s.label for s in subjects], **matrix.as_dict()})
-            return
+            console.out_json(
+                {"runs": [s.label for s in subjects], **matrix.as_dict(), "warnings": warned.as_json(told)}
+            )
+            return warned.conclude(told, given)
         _matrix(matrix)
         _notes(matrix.notes)
     else:
         found = workflow.run(resolved, subjects[0], store)
         if given.as_json:
-            console.out_json({"run": title, **found.as_dict()})
-            return
+            console.out_json({"run": title, **found.as_dict(), "warnings": warned.as_json(told)})
+            return warned.conclude(told, given)
         _tables(found, layers)
         console.out(workflow.verdict(found.grams))
         _notes(found.roles.notes)
+    warned.conclude(told, given)
     console.next_step(f"compared: {title}", [], "ilu list   (other methods, tasks and attacks)")
 
 

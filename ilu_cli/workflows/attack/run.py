@@ -37,6 +37,8 @@ from ilu_cli.workflows.attack.others import check_others, newest_finetune
 from ilu_cli.workflows.attack.protocol import Follow, copy_results
 from ilu_cli.workflows.attack.rehearsal import Priced, price
 from ilu_cli.workflows.attack.seen import Seen, Written, forget_data, unlearning_recipes
+from ilu_cli.workflows.attack.warned import warned
+from ilu_cli.workflows.content import Content, of_attack
 from ilu_cli.workflows.needs.inputs import inputs_of, other_models
 from ilu_cli.workflows.plan import Plan, check_disk, check_ids, check_memory, peak_memory, state_bytes
 
@@ -54,6 +56,7 @@ class AttackPlan(Plan):
     original: Subject = field(kw_only=True)
     environments: Seen = field(kw_only=True)
     fingerprints: list[str] = field(kw_only=True)
+    content: Content = field(kw_only=True)
     disk: int = field(kw_only=True)
 
 
@@ -84,7 +87,7 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[Written] = ())
         "parents": [subject.record("target")],
         "data": [],
     }
-    entry, kept = registry.attack[recipe.attack.name], 1 if filled.keep != "none" else 0
+    entry, kept, content = registry.attack[recipe.attack.name], 1 if filled.keep != "none" else 0, Content()
     spec, trainable = TrainSpec(save_every=0), 0
     _check_model(filled, model, subject, origin := original_of(subject))
     if entry.declared.access == "training":
@@ -93,6 +96,7 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[Written] = ())
             facts["unpriced"] = f"what comes after the attack's `{unknown}`, which needs the model"
         if priced.asked is not None:
             stream, spec, lora = priced.asked
+            content = of_attack(stream.datasets, lineage, entry.declared.forget)
             check_ids(model, [stream.stream], priced.tokenizer)
             if lora is not None:
                 add_adapter(model, lora, recipe.seed)
@@ -107,12 +111,13 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[Written] = ())
                 "data": stream.records(),
             }
             kept += len(quartiles(spec.steps)) if filled.keep == "points" else 0
+    facts |= {"content": content.facts(), "warnings": [w.to_json() for w in content.warned]}
     kept += entry.declared.access == "weights" or entry.declared.original  # as they were before
     kept += len(other_models(filled))
     disk = state_bytes(total, trainable, spec) + 4 * total * (kept - 1)
     return AttackPlan(
         facts, recipe=recipe, filled=filled, subject=subject, original=origin, environments=environments,
-        fingerprints=[d["fingerprint"] for d in facts["data"]], disk=disk,
+        fingerprints=[d["fingerprint"] for d in facts["data"]], content=content, disk=disk,
     )  # fmt: skip
 
 
@@ -207,6 +212,7 @@ def _attack(
             shutil.rmtree(new.path)
         raise
     if b.main:
+        new.manifest.result |= warned(plan, new, attempt, result)
         new.manifest.result["seconds"] = round(time.monotonic() - began, 1)
         if recipe.keep != "none":
             save_checkpoint(attempt.saved, attempt.tokenizer, new.checkpoint)
