@@ -180,12 +180,13 @@ called. The counts are in the manifest (`result.content`), those of 0 too.
 |---|---|---|
 | forget rows, or the other way round | an environment | refused (exit code 2) |
 | forget rows, or the other way round | retain data | refused from half of either set on, else a warning |
-| attack rows, or the other way round | forget data | a warning; refused by `relearn_benign`, counted by `relearn` and `jailbreak_tune` ¹ |
+| attack rows, or the other way round | forget data | a warning; refused, or only counted, of some attacks ¹ |
 | attack rows, or the other way round | retain data | a warning |
 | attack rows | environments | left out of the attack, and told ([attacks.md](attacks.md)) |
 | benchmark questions with their right answers | attack, retain and environment data | a warning |
 
-¹ The first claims to hold them out; the others teach them on purpose. An attack declares which (`forget=`).
+¹ `relearn_benign` claims to hold them out, and is refused; `relearn` and `jailbreak_tune` teach them on purpose. An
+attack declares which (`forget=`).
 
 The forget data hold the questions of the forget topic by their nature, and are not searched for them. Data that
 cannot be read any more are named in `unread`. 10,000 rows of 30 words against 10,000 others take 1.1 s and

@@ -23,7 +23,7 @@ def visible(text: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Rows:
+class Lines:
     """A dataset as it is read: how it is called, where it lies, its whole texts and the part that is learned."""
 
     role: str
@@ -70,15 +70,15 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Overlap:
+class Shared:
     """The rows of `left` that are in `right`, both counted from 0."""
 
-    left: Rows
-    right: Rows
+    left: Lines
+    right: Lines
     rows: dict[int, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, left: Rows, right: Rows) -> Overlap:
+    def of(cls, left: Lines, right: Lines) -> Shared:
         return cls(left, right, left.wanted.within(right.texts))
 
     @property
@@ -102,7 +102,7 @@ class Overlap:
         return Warned("rows-overlap", f"Rows overlap: {self.told()}. {why}") if self.rows else None
 
 
-def _where(rows: Rows) -> str:
+def _where(rows: Lines) -> str:
     return f"{rows.label} ({rows.place})" if rows.place and rows.place != rows.name else rows.label
 
 

@@ -52,7 +52,7 @@ def fa_at_chance(what: str, fa: Learned) -> Warned | None:
 def collapsed(what: str, after: Summary, before: Summary) -> Warned | None:
     """Perplexity of ordinary text has left the original's order of magnitude."""
     error = after.stderr or 0.0
-    if after.kind != "loss" or after.role != "utility" or after.value - Z * error <= COLLAPSE * before.value:
+    if after.kind != "loss" or after.value - Z * error <= COLLAPSE * before.value:
         return None
     return Warned(
         "collapsed",
@@ -92,5 +92,5 @@ def along(lineage: Sequence[tuple[str, bool, Mapping[str, Summary]]]) -> Iterato
         for bench, summary in results.items():
             if original:
                 yield at_chance(name, summary)
-            elif lineage[0][1] and (first := lineage[0][2].get(bench)):
+            elif summary.role == "utility" and lineage[0][1] and (first := lineage[0][2].get(bench)):
                 yield collapsed(name, summary, first)

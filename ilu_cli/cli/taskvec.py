@@ -54,7 +54,6 @@ def taskvec(
 ) -> None:
     """Compare task vectors: does fine-tuning walk back?"""
     from ilu_cli.models.subject import find_subject, of_run
-    from ilu_cli.models.subject import lineage as ancestors
     from ilu_cli.recipe.load import digest, find, load
     from ilu_cli.recipe.schema import TaskvecRecipe
     from ilu_cli.runs.store import Store
@@ -65,7 +64,6 @@ def taskvec(
     from ilu_cli.cli.progress import reporter
     from ilu_cli.workflows.taskvec import compare as workflow
     from ilu_cli.workflows.taskvec import roles as lineage
-    from ilu_cli.workflows.warned import kept
 
     if runs:
         subjects = [find_subject(r, store) for r in runs]
@@ -77,7 +75,7 @@ def taskvec(
     if complete:
         for subject in subjects:
             workflow.complete(subject, store, reporter())
-    told = kept(s.run for s in (*subjects, *(p for s in subjects for p in ancestors(s))) if s.run)
+    told = _told(subjects)
     warned.show(told)
     title = ", ".join(s.label for s in subjects)
     if len(subjects) > 1:
@@ -99,6 +97,14 @@ def taskvec(
         _notes(found.roles.notes)
     warned.conclude(told, given)
     console.next_step(f"compared: {title}", [], "ilu list   (other methods, tasks and attacks)")
+
+
+def _told(subjects: list[Any]) -> list[Any]:
+    """The warnings that the runs keep, and those that they came from."""
+    from ilu_cli.models.subject import lineage
+    from ilu_cli.workflows.warned import kept
+
+    return kept(s.run for subject in subjects for s in lineage(subject) if s.run)
 
 
 def _dry(subjects: list[Any], store: Any, recipe: Any, sha256: str, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ilu_cli.benchmarks import Benchmark, Row
 from ilu_cli.care import Warned, once
-from ilu_cli.care.content import HALF, Overlap, Rows
+from ilu_cli.care.content import HALF, Shared, Lines
 from ilu_cli.data.sources import Dataset, load_dataset
 from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.recipe.specs import DataRef
@@ -20,8 +20,8 @@ REMEDY = "remove the rows from one of the two, or choose other data"
 class Content:
     """What was found: for a manifest `facts`, and the warnings."""
 
-    datasets: list[Rows] = field(default_factory=list)
-    overlaps: list[Overlap] = field(default_factory=list)
+    datasets: list[Lines] = field(default_factory=list)
+    overlaps: list[Shared] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
     warned: list[Warned] = field(default_factory=list)
 
@@ -30,39 +30,39 @@ class Content:
         told = {"rows": [d.facts() for d in self.datasets], "overlap": [o.facts() for o in self.overlaps]}
         return told | ({"unread": self.unread} if self.unread else {})
 
-    def look(self, *datasets: Rows) -> None:
+    def look(self, *datasets: Lines) -> None:
         """Look at the rows of datasets by themselves."""
         self.datasets += datasets
         self.warned = once([*self.warned, *(w for d in datasets for w in d.warned())])
 
-    def apart(self, a: Rows, b: Rows, why: str, void: float | None = None) -> None:
+    def apart(self, a: Lines, b: Lines, why: str, void: float | None = None) -> None:
         """Two datasets that must be apart, either way round: `why` tells what an overlap does.
 
         Raises:
             UsageError: if more than the share `void` of one is in the other; None: never.
         """
         for left, right in ((a, b), (b, a)):
-            found = Overlap.of(left, right)
+            found = Shared.of(left, right)
             if void is not None and found.rows and found.share >= void:
                 raise UsageError(f"{found.told()}. {why}", hint=REMEDY)
             self.overlaps.append(found)
         self.warned = once([*self.warned, self.overlaps[-2].warned(why) or self.overlaps[-1].warned(why)])
 
 
-def rows_of(role: str, data: Dataset) -> Rows:
+def rows_of(role: str, data: Dataset) -> Lines:
     """The whole texts of a dataset, and its targets."""
     examples = data.examples()
-    return Rows(role, data.ref.name, [e.prompt + e.target for e in examples], [e.target for e in examples], data.place)
+    return Lines(role, data.ref.name, [e.prompt + e.target for e in examples], [e.target for e in examples], data.place)
 
 
-def questions_of(name: str, items: Sequence[Row]) -> Rows:
+def questions_of(name: str, items: Sequence[Row]) -> Lines:
     """What a benchmark asks: of questions with choices of their own the right answer too; of texts the texts."""
     texts = []
     for item in items:
         said = item.get("question") or item.get("prompt") or item.get("text") or (item.get("doc") or {}).get("text")
         right = item["choices"][item["answer"]] if {"choices", "answer"} <= item.keys() else ""
         texts.append(f"{said}{right if len(right.strip()) > 1 else ''}" if isinstance(said, str) else "")
-    return Rows("benchmark", name, texts)
+    return Lines("benchmark", name, texts)
 
 
 def of_training(forget: Iterable[Dataset], retain: Iterable[Dataset], environments: Iterable[Dataset]) -> Content:
@@ -102,7 +102,7 @@ def of_attack(attack: Sequence[Dataset], lineage: Sequence[Mapping[str, Any]], s
             for a in mine:
                 why = "What comes back may have been taught anew."
                 if stance == "taught":
-                    content.overlaps.append(Overlap.of(a, f))
+                    content.overlaps.append(Shared.of(a, f))
                 else:
                     content.apart(a, f, why, 0 if stance == "held out" else None)
         for r in _read(content, "retain", recipe):
@@ -114,7 +114,7 @@ def of_attack(attack: Sequence[Dataset], lineage: Sequence[Mapping[str, Any]], s
 def of_benchmarks(
     content: Content,
     asked: Mapping[str, tuple[Benchmark, Sequence[Row]]],
-    trained: Sequence[Rows],
+    trained: Sequence[Lines],
     stance: Stance = None,
 ) -> None:
     """Add the questions of benchmarks that stand in training text.
@@ -127,19 +127,19 @@ def of_benchmarks(
         for rows in trained:
             if bench.role == "forget" and (rows.role == "forget" or stance == "taught"):
                 continue
-            found = Overlap.of(questions, rows)
+            found = Shared.of(questions, rows)
             content.overlaps.append(found)
             why = "The result tells what was trained on, not what is known."
             content.warned = once([*content.warned, found.warned(why)])
 
 
-def trained_on(content: Content, lineage: Sequence[Mapping[str, Any]]) -> list[Rows]:
+def trained_on(content: Content, lineage: Sequence[Mapping[str, Any]]) -> list[Lines]:
     """The retain and environment data of unlearning recipes, as far as they can be read."""
     found = [r for recipe in lineage for part in ("retain", "environment") for r in _read(content, part, recipe)]
     return list({(r.role, r.name): r for r in found}.values())
 
 
-def _read(content: Content, role: str, recipe: Mapping[str, Any]) -> list[Rows]:
+def _read(content: Content, role: str, recipe: Mapping[str, Any]) -> list[Lines]:
     """The data of one part of a recipe; what cannot be had any more is named in `unread`."""
     if role == "environment":
         refs = [d for reg in recipe.get("regularizers") or [] for d in reg["env"]]

@@ -1,4 +1,4 @@
-"""Rows by their content: copies, rows that nobody sees, rows that are in another set."""
+"""Lines by their content: copies, rows that nobody sees, rows that are in another set."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ilu_cli.care.content import Overlap, Rows, visible
+from ilu_cli.care.content import Shared, Lines, visible
 from ilu_cli.care.overlap import LONG, Wanted, keys, within, words
 
 LONG_TEXT = "The tram that leaves the old harbour at seven climbs past the brewery and the school before it turns north"
@@ -81,7 +81,7 @@ def test_ten_thousand_rows_take_about_a_second() -> None:
 def test_rows_that_nobody_sees() -> None:
     assert not any(map(visible, ["\u200b\u200b", "\u2800", "\u3164", " \t\u00a0", "\ufeff", "\u0301", ""]))
     assert all(map(visible, ["a", "!", "é", "😀", "∑", "7", "東"]))
-    found = Rows("forget", "f", ["a x", "b \u200b"], ["x", "\u200b"])
+    found = Lines("forget", "f", ["a x", "b \u200b"], ["x", "\u200b"])
     assert found.facts()["invisible"] == 1
     assert [w.id for w in found.warned()] == ["invisible-rows"]
     assert "(row 2)" in next(found.warned()).text
@@ -100,20 +100,20 @@ def test_rows_that_nobody_sees() -> None:
     ],
 )
 def test_copies(texts: list[str], ids: list[str]) -> None:
-    assert [w.id for w in Rows("forget", "f", texts).warned()] == ids
+    assert [w.id for w in Lines("forget", "f", texts).warned()] == ids
 
 
 def test_an_overlap_names_rows_file_and_an_example() -> None:
-    f = Rows("forget", "f.jsonl", ["The capital of France is Paris.", "The moon is made of cheese."])
-    e = Rows("environment", "mine", ["x", "We know the moon is made of cheese."], place="/data/e.jsonl")
-    found = Overlap.of(f, e)
+    f = Lines("forget", "f.jsonl", ["The capital of France is Paris.", "The moon is made of cheese."])
+    e = Lines("environment", "mine", ["x", "We know the moon is made of cheese."], place="/data/e.jsonl")
+    found = Shared.of(f, e)
     assert found.told() == (
         "1 of 2 rows of the forget data f.jsonl (row 2) is in the environment data mine (/data/e.jsonl) (row 2), "
         "such as 'The moon is made of cheese.'"
     )
     assert found.facts() == {"of": "forget data f.jsonl", "in": "environment data mine", "rows": 1, "of_rows": 2}
     assert found.warned("Why.")
-    assert Overlap.of(e, f).warned("Why.") is None
+    assert Shared.of(e, f).warned("Why.") is None
 
 
 def test_the_words_are_the_key_of_a_row() -> None:

@@ -49,14 +49,13 @@ def test_an_attack_whose_accuracy_is_that_of_a_constant_answer_learned_nothing()
 
 
 def test_a_collapsed_model_reads_twice_as_badly_beyond_its_error() -> None:
-    def told(after: float, stderr: float | None, role: str = "utility") -> care.Warned | None:
-        first = summary(80.0, metric="ppl", chance=None, role=role)
-        return measured.collapsed("m", summary(after, metric="ppl", chance=None, stderr=stderr, role=role), first)
+    def told(after: float, stderr: float | None) -> care.Warned | None:
+        first = summary(80.0, metric="ppl", chance=None)
+        return measured.collapsed("m", summary(after, metric="ppl", chance=None, stderr=stderr), first)
 
     assert told(300.0, 20.0)
     assert told(math.inf, None)
     assert told(180.0, 20.0) is None  # 180 − 1.96·20 < 160
-    assert told(300.0, 20.0, "forget") is None  # there it is what was wanted
 
 
 def rows(predictions: list[int], answers: list[int], logps: tuple[float, float] = (-1.0, -2.0)) -> list[dict[str, Any]]:
@@ -89,7 +88,9 @@ def test_text_that_loops_is_degenerate() -> None:
 def test_only_the_original_is_looked_at_for_chance_and_the_others_for_collapse() -> None:
     guess, text = summary(0.25), summary(80.0, metric="ppl", chance=None, role="utility")
     broken = summary(900.0, metric="ppl", chance=None, role="utility")
-    found = care.once(measured.along([("o", True, {"b": guess, "p": text}), ("u", False, {"b": guess, "p": broken})]))
+    wanted = summary(900.0, metric="ppl", chance=None, role="forget")  # of the forget topic that is the aim
+    u = {"b": guess, "p": broken, "f": wanted}
+    found = care.once(measured.along([("o", True, {"b": guess, "p": text, "f": text}), ("u", False, u)]))
     assert [w.id for w in found] == ["benchmark-at-chance", "collapsed"]
     assert care.once(measured.along([("u", False, {"b": guess, "p": broken})])) == []
 
