@@ -188,8 +188,9 @@ called. The counts are in the manifest (`result.content`), those of 0 too.
 ¹ `relearn_benign` claims to hold them out, and is refused; `relearn` and `jailbreak_tune` teach them on purpose. An
 attack declares which (`forget=`).
 
-The forget data hold the questions of the forget topic by their nature, and are not searched for them. Data that
-cannot be read any more are named in `unread`. 10,000 rows of 30 words against 10,000 others take 1.1 s and
+The forget data hold the questions of the forget topic by their nature, and are not searched for them; those of TOFU and
+MUSE about what is retained are only counted in the retain data. Data that cannot be read any more are
+named in `unread`. 10,000 rows of 30 words against 10,000 others take 1.1 s and
 the memory of the hashes (two slow cores, beside other work; `tests/care/test_content.py`).
 
 ## D and temperature

@@ -36,6 +36,7 @@ class Benchmark:
     others: tuple[str, ...] = ()  # numbers that it yields beside `metric`
     kinds: Mapping[str, Kind] = {}  # of those
     takes_retain_run: bool = False
+    retains: bool = False  # it asks also, by its design, what retain data teach
 
     def __init_subclass__(cls) -> None:
         own = vars(cls)

@@ -35,6 +35,7 @@ def _define(name: str, forget: str) -> None:
             "rouge", "truth_ratio", *(f"{part}_{m}" for part in KEPT for m in MEASURES), "utility", "forget_quality",
         )  # fmt: skip
         takes_retain_run = True
+        retains = True
         reads = tuple((f"tofu-{d}_perturbed", "train") for d in (forget, *KEPT.values()))
         retain: list[float] | None = None
 

@@ -127,6 +127,7 @@ def plan_text(facts: dict[str, Any]) -> str:
     for d in facts["data"]:
         cut = f", {d['truncated']} cut" if d.get("truncated") else ""
         lines.append(f"data        {d['role']}: {d['name']} ({d['source']}), {d['rows']} rows{cut}")
+    lines += [f"warning     {w['text']} [{w['id']}]" for w in facts.get("warnings", [])]
     lines += [f"parent      {p['role']}: {p['id']} ({p['kind']})" for p in facts["parents"]]
     lines.append(f"recipe      sha256 {facts['recipe_sha256'][:16]}")
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ilu_cli.benchmarks import Benchmark, Row
 from ilu_cli.care import Warned, once
-from ilu_cli.care.content import HALF, Shared, Lines
+from ilu_cli.care.content import HALF, Lines, Shared
 from ilu_cli.data.sources import Dataset, load_dataset
 from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.recipe.specs import DataRef
@@ -120,7 +120,7 @@ def of_benchmarks(
     """Add the questions of benchmarks that stand in training text.
 
     The forget data hold those of the forget topic by their nature, and an attack that teaches them does; they are not
-    looked for there.
+    looked for there. What a benchmark of retained data has of these is counted only.
     """
     for name, (bench, items) in asked.items():
         questions = questions_of(name, items)
@@ -130,7 +130,8 @@ def of_benchmarks(
             found = Shared.of(questions, rows)
             content.overlaps.append(found)
             why = "The result tells what was trained on, not what is known."
-            content.warned = once([*content.warned, found.warned(why)])
+            if not (bench.retains and rows.role == "retain"):
+                content.warned = once([*content.warned, found.warned(why)])
 
 
 def trained_on(content: Content, lineage: Sequence[Mapping[str, Any]]) -> list[Lines]:

@@ -53,6 +53,7 @@ def kept(runs: Iterable[Run]) -> list[care.Warned]:
     for run in runs:
         found += run.manifest.result.get("warnings") or []
         if (path := run.eval / FILE).is_file():
+            run.check(f"eval/{FILE}")
             found += read_json(path).get("warnings") or []
     return care.once(care.read(found))
 

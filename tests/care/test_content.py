@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ilu_cli.care.content import Shared, Lines, visible
+from ilu_cli.care.content import Lines, Shared, visible
 from ilu_cli.care.overlap import LONG, Wanted, keys, within, words
 
 LONG_TEXT = "The tram that leaves the old harbour at seven climbs past the brewery and the school before it turns north"
