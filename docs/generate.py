@@ -174,7 +174,8 @@ ABOUT_OVERLAP = """\
 ## Rows that are in two sets
 
 Before anything is tokenised, the texts of a run's data are compared by their words, whatever the datasets are
-called. The counts are in the manifest (`result.content`), those of 0 too.
+called. The counts are in the manifest (`result.content`), those of 0 too. Of a long text the first
+16,384 characters are read.
 
 | what | in what | then |
 |---|---|---|

@@ -17,8 +17,8 @@ Hashes = NDArray[np.uint64]
 RUN, SHARE = 13, 0.8  # words of a run; share of a text's runs that must be there
 LEAST = 4  # words: fewer are looked for as whole rows only
 LONG, SAMPLED = 512, 16  # of a text with more runs than this one in so many is looked for, chosen by its hash
-LENGTH = 1 << 17  # characters of a text that are read
-CHUNK = 4096  # texts that are hashed at a time
+LENGTH = 1 << 14  # characters of a text that are read: some 2,500 words
+CHUNK, AT_ONCE = 4096, 1 << 22  # texts, and characters, that are hashed at a time
 ALONE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 WORD = re.compile(f"[{ALONE}]|[^\\W_{ALONE}]+")
 FACTOR = np.uint64(0x9E3779B97F4A7C15)
@@ -70,8 +70,14 @@ class _Chunk:
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[_Chunk]:
-    for i in range(0, len(texts), CHUNK):
-        yield _Chunk.of(texts[i : i + CHUNK], i)
+    start, size = 0, 0
+    for i, text in enumerate(texts):
+        if i - start == CHUNK or size > AT_ONCE:
+            yield _Chunk.of(texts[start:i], start)
+            start, size = i, 0
+        size += min(len(text), LENGTH)
+    if start < len(texts):
+        yield _Chunk.of(texts[start:], start)
 
 
 @dataclass

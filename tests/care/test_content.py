@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from ilu_cli.care import overlap
 from ilu_cli.care.content import Lines, Shared, visible
 from ilu_cli.care.overlap import LONG, Wanted, keys, within, words
 
@@ -41,6 +42,17 @@ def test_of_a_long_text_every_sixteenth_run_is_looked_for() -> None:
     assert len(wanted.hashes[13]) < 3 * LONG / 8
     assert wanted.within(["x", " ".join(["before", *text, "after"])]) == {0: 1}
     assert wanted.within([" ".join(text[: 3 * LONG // 4])]) == {}
+
+
+def test_where_texts_are_parted_into_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"this is the fact with the number {i}" for i in range(40)]
+    others = [f"{'so ' * (i % 7)}this is the fact with the number {i}" for i in range(20, 60)]
+    expected = {i: i - 20 for i in range(20, 40)}
+    assert within(texts, others) == expected
+    for chunk, at_once in ((7, 1 << 22), (4096, 100)):
+        monkeypatch.setattr(overlap, "CHUNK", chunk)
+        monkeypatch.setattr(overlap, "AT_ONCE", at_once)
+        assert within(texts, others) == expected
 
 
 def naive(texts: list[str], others: list[str]) -> set[int]:
