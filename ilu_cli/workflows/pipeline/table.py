@@ -236,7 +236,11 @@ def collect(graph: Graph) -> Results:
 
 def warned(graph: Graph) -> list[Warned]:
     """What the finished runs say of themselves, and the models whose utility is not matched."""
-    runs = [open_run(Path(n.run)) for n in graph if n.status == "done" and n.run and Path(n.run).is_dir()]
+    runs = [
+        open_run(Path(n.run))
+        for n in graph
+        if n.status == "done" and n.run and (Path(n.run) / "manifest.json").is_file()
+    ]
     missed = (
         f"Utility not matched: {o['node']} at step {o['step']} is {abs(o['distance']):.3g} from {o['target']:.3g}."
         for o in off_target(graph)
