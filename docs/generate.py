@@ -1,4 +1,4 @@
-"""Write the reference pages, docs/recipes.md and docs/methods-reference.md, from the code.
+"""Write the reference pages, docs/recipes.md, docs/methods-reference.md and docs/warnings.md, from the code.
 
     python docs/generate.py            # write them
     python docs/generate.py --check    # only say which are out of date (exit code 1)
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ilu_cli import registry
+from ilu_cli.care import KINDS as KINDS_OF_WARNING
 from ilu_cli.recipe.load import about, shipped
 from ilu_cli.recipe.schema import RECIPES, json_schema
 
@@ -159,7 +160,67 @@ def base_task() -> Any:
     return Task
 
 
-PAGES = {"recipes.md": recipes, "methods-reference.md": methods}
+ABOUT_WARNINGS = """\
+# Warnings: numbers that mean nothing
+
+A number can be computed without a fault and still say nothing. What gives cause for doubt is a warning with an
+id, a sentence with the numbers, and what to do. Each stands
+
+- in the terminal (on stderr), and as `warnings` in what `--json` prints;
+- in the manifest of an unlearning run or attack (`result.warnings`), and for `ilu eval` in the run's
+  `eval/warnings.json`;
+- at the head of `ilu report`, and in `results.json` of a pipeline.
+
+With `--strict`, `ilu unlearn`, `attack`, `eval`, `compare`, `taskvec`, `pipeline` and `report` exit with code 4,
+as where a requirement fails, when everything is written: nothing is lost. What only limits a result, and does
+not make it void, passes (last column).
+"""
+ABOUT_OVERLAP = """\
+## Rows that are in two sets
+
+Before anything is tokenised, the texts of a run's data are compared by their words, whatever the datasets are
+called. The counts are in the manifest (`result.content`), those of 0 too. Of a long text the first
+16,384 characters are read.
+
+| what | in what | then |
+|---|---|---|
+| forget rows, or the other way round | an environment | refused (exit code 2) |
+| forget rows, or the other way round | retain data | refused from half of either set on, else a warning |
+| attack rows, or the other way round | forget data | a warning; refused, or only counted, of some attacks ¹ |
+| attack rows, or the other way round | retain data | a warning |
+| attack rows | environments | left out of the attack, and told ([attacks.md](attacks.md)) |
+| benchmark questions with their right answers | attack, retain and environment data | a warning |
+
+¹ `relearn_benign` claims to hold them out, and is refused; `relearn` and `jailbreak_tune` teach them on purpose. An
+attack declares which (`forget=`).
+
+The forget data hold the questions of the forget topic by their nature, and are not searched for them; those of TOFU and
+MUSE about what is retained are only counted in the retain data. Data that cannot be read any more are
+named in `unread`. 10,000 rows of 30 words against 10,000 others take 1.1 s and
+the memory of the hashes (two slow cores, beside other work; `tests/care/test_content.py`).
+
+## D and temperature
+
+Let ℓ(β) be an environment's loss with all logits times β. D = NLL − H is ℓ′(1), and ℓ is convex; so scaling the
+logits brings D to 0 at the β* of the least loss, and the loss there, ℓ(β*), is the same however the logits are
+scaled. Before and after a training with `irm`, variant `logit`, ℓ(β*) is measured on the same 16 sequences of each
+environment (`result.temperature`; not where a model is spread over processes). If |D| fell and ℓ(β*) did not,
+temperature did it.
+"""
+
+
+def warnings() -> str:
+    """The declared list of warnings."""
+    out = [
+        NOTE + ABOUT_WARNINGS,
+        "| warning | what it tells | when it is given | what to do | `--strict` |\n|---|---|---|---|---|",
+    ]
+    for name, k in KINDS_OF_WARNING.items():
+        out.append(f"| `{name}` | {k.tells} | {cell(k.when)} | {k.remedy} | {'error' if k.strict else 'passes'} |")
+    return "\n".join([*out, "", ABOUT_OVERLAP])
+
+
+PAGES = {"recipes.md": recipes, "methods-reference.md": methods, "warnings.md": warnings}
 
 
 def stale() -> list[str]:

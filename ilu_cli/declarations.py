@@ -74,7 +74,7 @@ class Attack(Declaration):
 
     `access` is what the attacker needs, and `original` whether that includes the original's weights; `utility`: whether
     the attack changes what the utility benchmarks measure. `alone`: whether its numbers mean anything without the
-    reference line.
+    reference line. `forget`: whether it trains on rows of the forget data on purpose, or claims to hold none of them.
     """
 
     positional = 1
@@ -85,3 +85,4 @@ class Attack(Declaration):
     utility: bool = True
     original: bool = False
     alone: bool = True
+    forget: Literal["taught", "held out"] | None = None

@@ -32,7 +32,7 @@ LEVELS = [
     {"models"},
     {"data"},
     {"tasks"},
-    {"recipe", "runs", "metrics"},
+    {"recipe", "runs", "metrics", "care"},
     {"registry", "declarations", "errors", "stopping", "trust", "paths", "__init__"},
 ]
 LIGHT = {

@@ -9,6 +9,7 @@ strength whenever evaluation should look. It declares
 - `utility`: False if what else the model knows cannot change (other prompts) or means nothing (a probe);
 - `original`: True if it looks at the original's weights, which must then have the shapes of the model's;
 - `alone`: False if its numbers mean nothing without those of the original under the same attack;
+- `forget`: `taught` if it trains on rows of the forget data on purpose, `held out` if it claims to hold none of them;
 - `problems`: what is impossible in a recipe of it although every key is right by itself, as `(key, message)`.
 """
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ilu_cli.data.sources import Dataset
 
 
-@attack(strength="steps", access="training", unattacked=0)
+@attack(strength="steps", access="training", unattacked=0, forget="taught")
 def jailbreak_tune(
     attempt: Attempt,
     *,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ilu_cli.attacks import Attempt
 
 
-@attack(strength="steps", access="training", unattacked=0)
+@attack(strength="steps", access="training", unattacked=0, forget="taught")
 def relearn(
     attempt: Attempt,
     *,

@@ -38,6 +38,7 @@ class Benchmark:
     kinds: Mapping[str, Kind] = {}  # of those
     keys: Mapping[str, Any] = {}  # its own keys that a recipe gives; its __init__ takes them
     by_content: tuple[str, ...] = ()  # of those: what they point at is in its `fingerprint`, so that their text is not
+    retains: bool = False  # it asks also, by its design, what retain data teach
 
     def __init_subclass__(cls) -> None:
         own = vars(cls)

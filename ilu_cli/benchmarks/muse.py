@@ -31,6 +31,7 @@ def _define(corpus: str) -> None:
         """
         role = "forget"
         metric = "verbmem"
+        retains = True
         kind = "ratio"
         reads = tuple(
             (f"muse-{corpus}-{part}", split)

@@ -37,6 +37,7 @@ def _define(name: str, forget: str) -> None:
             "rouge", "truth_ratio", *(f"{part}_{m}" for part in KEPT for m in MEASURES), "utility", "forget_quality",
         )  # fmt: skip
         by_content = ("retain_run",)
+        retains = True
         reads = tuple((f"tofu-{d}_perturbed", "train") for d in (forget, *KEPT.values()))
 
         def __init__(self, *, retain_run: RetainRun = None) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ilu_cli.cli import complete, console, suite
+from ilu_cli.cli import complete, console, suite, warned
 from ilu_cli.cli.options import Given, Sets, shares, unfinished
 from ilu_cli.errors import UsageError
 from ilu_cli.runs.results import AttackResult, Row
@@ -58,6 +58,7 @@ ReferenceOption = Annotated[
     "dry_run",
     "as_json",
     "resume",
+    "strict",
 )
 def attack(
     run: RunArgument = None,
@@ -83,6 +84,7 @@ def attack(
 
     from ilu_cli.engine.accel import backend
     from ilu_cli.workflows.attack import run as workflow
+    from ilu_cli.workflows.warned import kept as of_runs
 
     if not reference and subject.run is not None:
         _check_alone(resolved)
@@ -97,10 +99,13 @@ def attack(
     else:
         _show(done, base)
         console.out(str(done.path))
+    told = of_runs([done, *([base] if base else [])])
+    warned.show(told)
     kept = "recipe, rows and checkpoint are" if done.has_model else "recipe and rows are"
     console.next_step(
         f"attacked: {done.id}", [f"{kept} in {done.path}"], "ilu eval" if done.has_model else "ilu list attacks"
     )
+    warned.conclude(told, given)
 
 
 def _both(plan: AttackPlan, store: Store, reference: bool, out: Path | None) -> tuple[Run | None, Run]:
@@ -188,6 +193,8 @@ def describe(run: Run) -> Row:
         **({"numbers": result.more["numbers"]} if "numbers" in result.more else {}),
         "disjoint": result.more.get("disjoint"),
         "data": m.data,
+        "warnings": result.more.get("warnings") or [],
+        "content": result.more.get("content"),
         "seed": m.seed,
         "recipe_sha256": m.recipe_sha256,
     }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from ilu_cli.cli import complete, console
+from ilu_cli.cli import complete, console, warned
 from ilu_cli.cli.options import Given, Sets, shares
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Compare(TyperCommand):
         return super().parse_args(ctx, found)
 
 
-@shares("data_root", "plugin", "trust_remote_code", "trust_code", "set_", "as_json")
+@shares("data_root", "plugin", "trust_remote_code", "trust_code", "set_", "as_json", "strict")
 def compare(
     runs: Annotated[
         list[str], typer.Argument(metavar="RUN…", help="Runs (id, prefix, path).", autocompletion=complete.runs)
@@ -60,19 +60,25 @@ def compare(
 
     resolved, store = load(EvalRecipe, None, given.flags, given.sets), Store()
 
+    from ilu_cli.care import read
     from ilu_cli.cli.progress import reporter
     from ilu_cli.workflows import compare as workflow
 
     arms = workflow.arms_of([store.get(n) for n in runs], [store.get(n) for n in others or []])
     found = workflow.run(resolved, arms, margin, reporter())
+    told = read(found["warnings"])
     if given.as_json:
         console.out_json(found)
+        warned.show(told)
+        warned.conclude(told, given)
         return
     alone = [arm["label"] for arm in found["arms"] if len(arm["runs"]) < 2]
     over = f"questions; {', '.join(alone)}: one seed, not over others" if alone else "seeds and questions"
     for comparison in found["comparisons"]:
         _table(comparison, over)
         console.out(comparison["sentence"])
+    warned.show(told)
+    warned.conclude(told, given)
 
 
 def _table(comparison: Comparison, over: str) -> None:

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ilu_cli.cli import complete, console
+from ilu_cli.cli import complete, console, warned
 from ilu_cli.cli.options import Given, Sets, shares
 from ilu_cli.errors import RequirementError
 
 if TYPE_CHECKING:
+    from ilu_cli.models.subject import Subject
+    from ilu_cli.recipe.evaluation import GateSpec
     from ilu_cli.recipe.requirement import Verdict
     from ilu_cli.runs.results import Row, Summary
 
@@ -46,7 +48,7 @@ RetainOption = Annotated[
 AloneOption = Annotated[bool, typer.Option("--alone", help="Only this model, not what it came from.")]
 
 
-@shares("data_root", "plugin", "trust_remote_code", "trust_code", "recipe", "set_", "dry_run", "as_json")
+@shares("data_root", "plugin", "trust_remote_code", "trust_code", "recipe", "set_", "dry_run", "as_json", "strict")
 def evaluate(
     run: RunArgument = None,
     bench: BenchOption = None,
@@ -74,7 +76,7 @@ def evaluate(
         if run
         else of_run(store.latest(lambda r: r.has_model, "finished run with a checkpoint"))
     )
-    from ilu_cli.workflows.gates import check_possible, verdicts
+    from ilu_cli.workflows.gates import check_possible
 
     check_possible(spec, subject, alone)
     if given.dry_run:
@@ -82,11 +84,20 @@ def evaluate(
 
         return console.show_plan(plan(resolved, subject, alone=alone), given.as_json)
 
+    _evaluate(spec, subject, alone, given)
+
+
+def _evaluate(spec: GateSpec, subject: Subject, alone: bool, given: Given) -> None:
+    """Evaluate, print, and judge: a requirement that failed, or with --strict a warning, is exit code 4."""
     from ilu_cli.cli.progress import reporter
     from ilu_cli.engine.accel import backend
     from ilu_cli.workflows import evaluate as workflow
+    from ilu_cli.workflows.gates import verdicts
+    from ilu_cli.workflows.warned import of_lineage
 
-    found = workflow.run(resolved, subject, reporter(), alone=alone)
+    evaluation = workflow.Evaluation(spec, reporter())
+    found = workflow.run(evaluation, subject, alone=alone)
+    told = of_lineage(evaluation, found)
     if not backend().main:
         return
     checked = verdicts(spec, [results for _, _, results in found])
@@ -97,14 +108,24 @@ def evaluate(
             for stage, s, results in found
         ]
         results = _json(found[-1][2])
-        console.out_json({"run": subject.label, "results": results, "lineage": stages, "requirements": checked})
+        console.out_json(
+            {
+                "run": subject.label,
+                "results": results,
+                "lineage": stages,
+                "requirements": checked,
+                "warnings": warned.as_json(told),
+            }
+        )
     else:
         _table([(f"{stage}\n{s.label}", results) for stage, s, results in found])
         _verdict_table(checked)
+    warned.show(told)
     if failed:
         error = RequirementError(f"{len(failed)} of {len(checked)} requirements failed: {'; '.join(failed)}")
         console.err().print(f"error: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(error.exit_code)
+    warned.conclude(told, given)
     console.next_step(f"evaluated: {subject.label}", [], "ilu taskvec" if subject.run else "ilu unlearn")
 
 

@@ -13,7 +13,9 @@ from ilu_cli.cli.options import JsonOption, PluginOption
 def list_(
     kind: Annotated[
         str,
-        typer.Argument(help="methods, retain, regularisers, defences, tasks, attacks, benchmarks, models, recipes."),
+        typer.Argument(
+            help="methods, retain, regularisers, defences, tasks, attacks, benchmarks, models, recipes, warnings."
+        ),
     ] = "all",
     plugin: PluginOption = None,
     as_json: JsonOption = False,
@@ -40,6 +42,7 @@ def list_(
 def _groups() -> dict[str, dict[str, str]]:
     """What there is, by kind: name → a line about it."""
     from ilu_cli import registry
+    from ilu_cli.care import KINDS
     from ilu_cli.models.builtin import MODELS
     from ilu_cli.recipe.load import about, shipped
 
@@ -54,4 +57,5 @@ def _groups() -> dict[str, dict[str, str]]:
     }
     found = {title: {n: e.help for n, e in known.items()} for title, known in kinds.items()}
     found["models"] = {n: hub for n, (_, _, hub) in MODELS.items()}
+    found["warnings"] = {n: kind.tells for n, kind in KINDS.items()}
     return found | {"recipes": {n: about(p) for n, p in shipped().items()}}

@@ -40,6 +40,10 @@ OutOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Resolve, check and price; run nothing.")]
+StrictOption = Annotated[
+    bool,
+    typer.Option("--strict", help="Exit with code 4 if there are warnings (`ilu list warnings`); results are kept."),
+]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an unfinished run (default: the latest).")]
 
 
@@ -153,6 +157,7 @@ class Given:
     dry_run: bool = False
     as_json: bool = False
     resume: bool = False
+    strict: bool = False
     plugins: list[Path] = field(default_factory=list)
 
     def besides(self, *allowed: str) -> list[str]:
@@ -166,7 +171,7 @@ class Given:
             UsageError: if one is given.
         """
         if ignored := self.besides(
-            "--resume", "--json", "--plugin", "--data-root", "--trust-remote-code", "--trust-code"
+            "--resume", "--json", "--strict", "--plugin", "--data-root", "--trust-remote-code", "--trust-code"
         ):
             raise UsageError(f"--resume continues a run with its own recipe; {', '.join(ignored)} cannot change it")
 
@@ -192,6 +197,7 @@ SHARED: dict[str, tuple[Any, Any]] = {
     "dry_run": (DryRunOption, False),
     "as_json": (JsonOption, False),
     "resume": (ResumeOption, False),
+    "strict": (StrictOption, False),
 }
 
 
@@ -242,6 +248,7 @@ def _given(context: typer.Context, keys: dict[str, Sets], values: dict[str, Any]
         values.get("dry_run", False),
         values.get("as_json", False),
         values.get("resume", False),
+        values.get("strict", False),
         values.get("plugin") or [],
     )
 

@@ -10,7 +10,7 @@ from ilu_cli.cli.options import Flags, Given, RecipeArgument, shares
 from ilu_cli.cli.suite import JobsOption, MarkdownOption, SeedsOption, show
 
 
-@shares("data_root", "plugin", "trust_remote_code", "trust_code", "set_", "dry_run", "as_json")
+@shares("data_root", "plugin", "trust_remote_code", "trust_code", "set_", "dry_run", "as_json", "strict")
 def pipeline(
     recipe: RecipeArgument,
     seeds: SeedsOption = None,

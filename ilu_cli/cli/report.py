@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from ilu_cli.cli import complete, console
+from ilu_cli.cli import complete, console, warned
 from ilu_cli.cli.options import Given, shares
 
 
-@shares("plugin", "out", "as_json")
+@shares("plugin", "out", "as_json", "strict")
 def report(
     runs: Annotated[
         list[str] | None,
@@ -32,10 +32,12 @@ def report(
     from ilu_cli.runs.store import Store
     from ilu_cli.workflows import report as workflow
 
-    paths = workflow.run(runs or [], Store(), reporter(), given.out)
+    paths, told = workflow.run(runs or [], Store(), reporter(), given.out)
     if given.as_json:
-        console.out_json(paths)
-        return
+        console.out_json(paths | {"warnings": warned.as_json(told)})
+        return warned.conclude(told, given)
     lines = [f"figures as SVG and PNG are in {paths['figures']}", "open it in a browser"]
     console.next_step(f"report: {paths['html']}", lines, "ilu runs tree")
     console.out(paths["html"])
+    warned.show(told)
+    warned.conclude(told, given)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ilu_cli.cli import console, table
+from ilu_cli.cli import console, table, warned
 from ilu_cli.cli.options import Given
 from ilu_cli.errors import UsageError
 
@@ -33,7 +33,15 @@ MarkdownOption = Annotated[
 OPTIONS = ("--suite", "--seeds", "--jobs", "--markdown")
 
 
-KEPT = ("--data-root", "--plugin", "--trust-remote-code", "--trust-code", "--dry-run", "--json")  # change no suite
+KEPT = (
+    "--data-root",
+    "--plugin",
+    "--trust-remote-code",
+    "--trust-code",
+    "--dry-run",
+    "--json",
+    "--strict",
+)
 
 
 def asked_for(suite: str | None, given: Given) -> str | None:
@@ -77,6 +85,7 @@ def show(graph: Graph, jobs: int, given: Given, markdown: Path | None, *, state:
     Raises:
         RunFailed: if a node failed; the others are done nevertheless.
     """
+    from ilu_cli.care import read
     from ilu_cli.workflows.pipeline import table as results
 
     if state or given.dry_run:
@@ -100,8 +109,11 @@ def show(graph: Graph, jobs: int, given: Given, markdown: Path | None, *, state:
         _print(graph, found)
         if not found["failed"] and not state:
             console.next_step(f"{graph.name}: {len(graph.nodes)} nodes done", [], f"ilu report {graph.name}")
+    told = read(found["warnings"])
+    warned.show(told)
     if found["failed"] and not state:
         raise typer.Exit(5)
+    warned.conclude(told, given)
 
 
 def _run(graph: Graph, jobs: int, plugins: list[Path]) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ilu_cli.cli import complete, console
+from ilu_cli.cli import complete, console, warned
 from ilu_cli.cli.options import Given, Sets, shares
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ CompleteOption = Annotated[
 LayersOption = Annotated[bool, typer.Option("--layers", help="Show also the layers that unlearning left alone.")]
 
 
-@shares("data_root", "plugin", "trust_remote_code", "trust_code", "recipe", "set_", "dry_run", "as_json")
+@shares("data_root", "plugin", "trust_remote_code", "trust_code", "recipe", "set_", "dry_run", "as_json", "strict")
 def taskvec(
     runs: RunsArgument = None,
     include: IncludeOption = None,
@@ -77,23 +77,36 @@ def taskvec(
     if complete:
         for subject in subjects:
             workflow.complete(subject, store, reporter())
+    told = _told(subjects)
+    warned.show(told)
     title = ", ".join(s.label for s in subjects)
     if len(subjects) > 1:
         matrix = workflow.matrix(resolved, subjects, store)
         if given.as_json:
-            console.out_json({"runs": [s.label for s in subjects], **matrix.as_dict()})
-            return
+            console.out_json(
+                {"runs": [s.label for s in subjects], **matrix.as_dict(), "warnings": warned.as_json(told)}
+            )
+            return warned.conclude(told, given)
         _matrix(matrix)
         _notes(matrix.notes)
     else:
         found = workflow.run(resolved, subjects[0], store)
         if given.as_json:
-            console.out_json({"run": title, **found.as_dict()})
-            return
+            console.out_json({"run": title, **found.as_dict(), "warnings": warned.as_json(told)})
+            return warned.conclude(told, given)
         _tables(found, layers)
         console.out(workflow.verdict(found.grams))
         _notes(found.roles.notes)
+    warned.conclude(told, given)
     console.next_step(f"compared: {title}", [], "ilu list   (other methods, tasks and attacks)")
+
+
+def _told(subjects: list[Any]) -> list[Any]:
+    """The warnings that the runs keep, and those that they came from."""
+    from ilu_cli.models.subject import lineage
+    from ilu_cli.workflows.warned import kept
+
+    return kept(s.run for subject in subjects for s in lineage(subject) if s.run)
 
 
 def _notes(notes: list[str]) -> None:

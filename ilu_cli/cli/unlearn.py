@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ilu_cli.cli import complete, console
+from ilu_cli.cli import complete, console, warned
 from ilu_cli.cli.options import Flags, Given, Sets, shares, unfinished
 from ilu_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from ilu_cli.runs.store import Run
 
 DEFAULT_METHOD = "rmu"
 
@@ -81,6 +84,7 @@ RateOption = Annotated[float | None, typer.Option("--lr", help="Learning rate.")
     "dry_run",
     "as_json",
     "resume",
+    "strict",
 )
 def unlearn(
     run: RunArgument = None,
@@ -121,6 +125,7 @@ def unlearn(
     from ilu_cli.cli.progress import reporter
     from ilu_cli.engine.accel import backend
     from ilu_cli.workflows import unlearn as workflow
+    from ilu_cli.workflows.warned import kept
 
     plan = workflow.plan(resolved, store)
     if given.dry_run:
@@ -128,6 +133,14 @@ def unlearn(
     done = workflow.run(plan, store, reporter(), given.out, old)
     if not backend().main:
         return
+    told = kept([done])
+    warned.show(told)
+    _conclude(done, given)
+    warned.conclude(told, given)
+
+
+def _conclude(done: Run, given: Given) -> None:
+    """What was made, and what to do next."""
     changed = done.manifest.result["changed_fraction"]
     share = "an unknown share" if changed is None else f"{changed:.1%}"
     console.next_step(

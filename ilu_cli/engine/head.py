@@ -245,6 +245,24 @@ def token_moments(hidden: Tensor, head: LMHead, targets: Tensor) -> Tensor:
     return torch.cat(found, dim=1)
 
 
+@torch.no_grad()
+def scaled_nll(hidden: Tensor, head: LMHead, targets: Tensor, betas: Tensor) -> Tensor:
+    """[G, N], the negative log-likelihood of each target with all logits times each β of `betas` [G].
+
+    Args:
+        hidden: [N, D], the states that predict `targets`.
+        head: the LM head.
+        targets: [N], token ids.
+    """
+    full, w = torch.promote_types(hidden.dtype, torch.float32), head.weight.to(_compute_dtype(hidden))
+    found = []
+    for part in _spans(hidden.shape[0], CHUNK):
+        z = _logits(hidden[part], w, head.bias, head.map, full)
+        picked = z.gather(-1, targets[part, None]).squeeze(-1)
+        found.append(torch.stack([(b * z).logsumexp(-1) - b * picked for b in betas.tolist()]))
+    return torch.cat(found, dim=1)
+
+
 def _of(bias: Tensor | None, words: slice) -> Tensor | None:
     return None if bias is None else bias[words]
 

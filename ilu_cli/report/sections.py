@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 import yaml
 
 import ilu_cli
+from ilu_cli.care import Warned
 from ilu_cli.report import figures
 from ilu_cli.report.canvas import MOST, Render
 from ilu_cli.report.document import Block, Code, Document, Notes, Picture, Section, Table, Text
@@ -39,7 +40,9 @@ class Geometry(TypedDict):
     verdict: str
 
 
-def build(family: Family, vectors: list[Geometry], render: Render, named: str) -> Document:
+def build(
+    family: Family, vectors: list[Geometry], render: Render, named: str, warned: Sequence[Warned] | None = None
+) -> Document:
     """The whole report."""
     styles = looks(family.methods)
     made = max((m.run.manifest.finished or "" for m in family.members), default="")
@@ -47,8 +50,10 @@ def build(family: Family, vectors: list[Geometry], render: Render, named: str) -
     meta = f"ilu {ilu_cli.__version__} · {count} · latest {made[:16].replace('T', ' ')} UTC"
     title = f"{_listed(family.methods) or 'Fine-tuning'} on {family.original_name}"
     document = Document(f"{named or 'Unlearning report'}: {title}", headline(family), meta)
+    warned = all_warnings(family) if warned is None else warned
+    told = [f"{w.text} ({w.id}: {w.remedy})" for w in warned]
     sections = [
-        Section("Read this with care", [Notes(w, warning=True)] if (w := all_warnings(family)) else []),
+        Section("Read this with care", [Notes(told, warning=True)] if warned else []),
         Section("What was done", done(family, styles, render)),
         Section("What is forgotten, and what it costs", traded(family, styles, render)),
         Section("What comes back", returned(family, styles, render)),

@@ -120,7 +120,10 @@ class Summary:
 
 @dataclass(frozen=True)
 class Learned:
-    """FA: the share of right answers on the attack's own task, after so many steps."""
+    """FA: the share of right answers on the attack's own task, after so many steps.
+
+    `chance` is the most that one constant answer gets, or guessing among the choices; None in runs of before.
+    """
 
     task: str
     value: float
@@ -128,13 +131,16 @@ class Learned:
     n: int
     step: int = 0
     kind: Kind = "share"
+    chance: float | None = None
 
     @classmethod
     def read(cls, found: Mapping[str, Any]) -> Learned:
-        return cls(found.get("task", ""), found["value"], found.get("stderr"), found.get("n", 0), found.get("step", 0))
+        known = (found.get("task", ""), found["value"], found.get("stderr"), found.get("n", 0), found.get("step", 0))
+        return cls(*known, chance=found.get("chance"))
 
     def to_json(self) -> Row:
-        return {"task": self.task, "value": self.value, "stderr": self.stderr, "n": self.n, "step": self.step}
+        told = {"task": self.task, "value": self.value, "stderr": self.stderr, "n": self.n, "step": self.step}
+        return told if self.chance is None else told | {"chance": self.chance}
 
 
 @dataclass(frozen=True)

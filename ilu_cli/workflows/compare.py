@@ -11,6 +11,7 @@ from typing import TypedDict
 import numpy as np
 
 from ilu_cli.benchmarks import by_metric
+from ilu_cli.care import once
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import UsageError
 from ilu_cli.metrics.crossed import Rows, compare
@@ -19,6 +20,7 @@ from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.runs.results import AttackResult, Row, own_rows, read_rows, rows_file
 from ilu_cli.runs.store import Run
 from ilu_cli.workflows.evaluate import Evaluation, results_folder
+from ilu_cli.workflows.warned import kept, unmatched
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Compared(TypedDict):
     arms: list[Described]
     comparisons: list[Comparison]
     margin: float
+    warnings: list[Row]
 
 
 def arms_of(runs: Sequence[Run], others: Sequence[Run]) -> list[Arm]:
@@ -137,7 +140,9 @@ def run(recipe: EvalRecipe, arms: list[Arm], margin: float, reporter: Reporter) 
     described: list[Described] = [
         {"label": a.label, "runs": [r.id for r in a.runs], "seeds": [r.manifest.seed for r in a.runs]} for a in arms
     ]
-    return {"arms": described, "comparisons": comparisons, "margin": margin}
+    told = once([*kept(r for a in arms for r in a.runs), *unmatched(comparisons, margin)])
+    warnings = [w.to_json() for w in told]
+    return {"arms": described, "comparisons": comparisons, "margin": margin, "warnings": warnings}
 
 
 def _measure(evaluation: Evaluation, arm: Arm) -> list[Measured]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ilu_cli import registry
 from ilu_cli.benchmarks import Benchmark, Row
+from ilu_cli.care.measured import of_rows
 from ilu_cli.data.chat import Chat, chat_of, check_template
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.parity import check
@@ -100,6 +101,8 @@ class Evaluation:
             **bench.details(rows),
             "key": self.key(name, digest),
         }
+        said = list(of_rows(name, bench.metric, bench.role, own_rows(rows)))
+        more |= {"warnings": [w.to_json() for w in said]} if said else {}
         data = Data(name=name, source=bench.source, fingerprint=bench.fingerprint(items))
         summary = summarised(name, bench, rows, data, more)
         if scorer.backend.main:
@@ -170,7 +173,7 @@ def stages(subject: Subject, *, alone: bool = False) -> list[tuple[str, Subject]
 
 
 def run(
-    recipe: EvalRecipe, subject: Subject, reporter: Reporter, *, alone: bool = False
+    evaluation: Evaluation, subject: Subject, *, alone: bool = False
 ) -> list[tuple[str, Subject, dict[str, Summary]]]:
     """Evaluate a subject, and unless `alone` everything that it came from.
 
@@ -180,7 +183,7 @@ def run(
     chain = stages(subject, alone=alone)
     for _, s in chain:
         checked_model(s)
-    evaluation, found = Evaluation(recipe.eval, reporter), []
+    found = []
     for stage, s in chain:
         found.append((stage, s, evaluation.subject(s)))
         if s.run and backend().main:

@@ -20,6 +20,7 @@ from ilu_cli.recipe.schema import Recipe
 from ilu_cli.recipe.specs import DataRef, Form, TrainSpec
 from ilu_cli.runs.files import check_disk as check_disk
 from ilu_cli.runs.results import Data, Row
+from ilu_cli.workflows.content import Content
 
 SURE = 1.5  # times the memory of the machine: an estimate that runs over by this cannot be right by its error
 CHAT_KEYS = ("chat_system", "chat_date")  # in a manifest if they are given
@@ -61,6 +62,7 @@ class RunPlan:
     data: list[Data] = field(default_factory=list)
     training: Training | None = None
     unpriced: str = ""
+    content: Content = field(default_factory=Content)
 
     @property
     def peak_memory(self) -> int:
@@ -78,6 +80,7 @@ class RunPlan:
             **(asdict(self.training) if self.training else {}),
             **({"unpriced": self.unpriced} if self.unpriced else {}),
             "data": self.data,
+            **({"content": self.content.facts(), "warnings": self.content.told()} if self.content.datasets else {}),
         }
 
     def lines(self) -> list[str]:
@@ -93,6 +96,7 @@ class RunPlan:
         for d in self.data:
             cut = f", {d['truncated']} cut" if d.get("truncated") else ""
             found.append(f"data        {d['role']}: {d['name']} ({d['source']}), {d['rows']} rows{cut}")
+        found += [f"warning     {w.text} [{w.id}]" for w in self.content.warned]
         found += [f"parent      {p['role']}: {p['id']} ({p['kind']})" for p in self.parents]
         return [*found, f"recipe      sha256 {digest(self.recipe)[:16]}"]
 

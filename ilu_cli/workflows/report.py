@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ilu_cli.care import Warned
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import IluError, UnavailableError, UsageError
 from ilu_cli.paths import as_name
@@ -13,6 +14,7 @@ from ilu_cli.report.canvas import Draw, render
 from ilu_cli.report.document import to_html, to_markdown
 from ilu_cli.report.family import Family, Member, read_member
 from ilu_cli.report.sections import Geometry, build, paths_of
+from ilu_cli.report.warnings import all_warnings
 from ilu_cli.runs import ledger
 from ilu_cli.runs.files import cache_dir, combined, same_model, write_text
 from ilu_cli.runs.lineage import reference_lines
@@ -147,11 +149,13 @@ def vectors_of(family: Family, store: Store, reporter: Reporter) -> list[Geometr
     return list(found.values())
 
 
-def run(names: list[str], store: Store, reporter: Reporter, out: Path | None = None) -> dict[str, str]:
+def run(
+    names: list[str], store: Store, reporter: Reporter, out: Path | None = None
+) -> tuple[dict[str, str], list[Warned]]:
     """Write the report.
 
     Returns:
-        The paths of `html`, `markdown` and `figures`.
+        The paths of `html`, `markdown` and `figures`; and its warnings.
 
     Raises:
         UnavailableError: if there is nothing to report.
@@ -166,7 +170,8 @@ def run(names: list[str], store: Store, reporter: Reporter, out: Path | None = N
     def draw(figure: Draw, name: str) -> tuple[str, str]:
         return render(figure, name, pictures)
 
-    document = build(family, vectors, draw, names[0] if len(names) == 1 and pipeline_runs(store, names[0]) else "")
+    named, warned = names[0] if len(names) == 1 and pipeline_runs(store, names[0]) else "", all_warnings(family)
+    document = build(family, vectors, draw, named, warned)
     write_text(Path(paths["html"]), to_html(document))
     write_text(Path(paths["markdown"]), to_markdown(document, pictures.name))
-    return paths
+    return paths, warned

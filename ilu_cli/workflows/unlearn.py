@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ilu_cli import registry
+from ilu_cli.care import Warned, once
+from ilu_cli.care.steps import temperature_alone, unchanged, zeros
 from ilu_cli.declarations import reference_bytes
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.job import drive
@@ -18,6 +22,8 @@ from ilu_cli.engine.parity import check
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.scoring import Scorer
 from ilu_cli.engine.state import drop_state
+from ilu_cli.engine.stream import TrainStream
+from ilu_cli.engine.temper import compared, per_sequence
 from ilu_cli.engine.tracking import Tracked
 from ilu_cli.errors import IluError, UsageError
 from ilu_cli.models.load import add_adapter, checked_model, load_model, load_tokenizer, save_checkpoint, trained_params
@@ -30,9 +36,11 @@ from ilu_cli.recipe.specs import Component
 from ilu_cli.runs.ending import ending
 from ilu_cli.runs.files import write_text
 from ilu_cli.runs.lock import refuse_held
+from ilu_cli.runs.results import read_rows
 from ilu_cli.runs.resume import begin, made_from
 from ilu_cli.runs.store import Run, Store
 from ilu_cli.taskvec.delta import changed_fraction, open_checkpoint
+from ilu_cli.workflows.content import Content, of_training
 from ilu_cli.workflows.needs.inputs import inputs_of
 from ilu_cli.workflows.plan import (
     RunPlan,
@@ -68,6 +76,7 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
     parent = find_subject(recipe.model.ref, store, recipe.model.revision)
     tokenizer = load_tokenizer(parent.folder)
     planned = Streams.of(recipe, tokenizer)
+    content = content_of(planned)
     streams = [s.stream for s in planned]
     for defence in defences_of(recipe):
         defence.check(planned.forget.stream)
@@ -89,8 +98,15 @@ def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
         training=Training(recipe.train.steps, trainable, memory, backend().memory()[0]),
         tokenizer=tokenizer,
         streams=planned,
+        content=content,
         disk=state_bytes(total, trainable, recipe.train),
     )
+
+
+def content_of(streams: Streams) -> Content:
+    """What the data of a recipe have in common; see `ilu_cli.workflows.content`."""
+    envs = [d for each in streams.environments for env in each for d in env.datasets]
+    return of_training(streams.forget.datasets, streams.retain.datasets if streams.retain else [], envs)
 
 
 def _check_layer(recipe: UnlearnRecipe, model: Any, names: list[str]) -> int:
@@ -172,14 +188,32 @@ def _train(plan: UnlearnPlan, new: Run, model: Any, reporter: Reporter, began: f
             reporter.note(note)
     adapted = add_adapter(model, recipe.lora, recipe.seed) if recipe.lora else None
     trainer = build_trainer(recipe, plan.streams, model)
+    tempered = tempered_environments(plan)
+    before = {env.name: best_temperature(env, trainer, recipe) for env in tempered}
     for done in drive(trainer, new, Tracked(reporter, recipe.track, new, recipe.model_dump()), label_of(recipe)):
         if main and done in recipe.train.points:
             save_checkpoint(adapted or model, plan.tokenizer, new.point(done))
     for defence in trainer.defences:
         defence.finish(trainer.grads)
+    for env in tempered:
+        told = compared(before[env.name], best_temperature(env, trainer, recipe))
+        new.manifest.result.setdefault("temperature", {})[env.name] = told
     if main:
         new.manifest.result["seconds"] = round(time.monotonic() - began, 1)
         _finish(plan, new, trainer, adapted or model, reporter)
+
+
+def tempered_environments(plan: UnlearnPlan) -> list[TrainStream]:
+    """The environments of a penalty that scaling the logits alone can satisfy, where one process has all weights."""
+    if backend().world > 1:
+        return []
+    pairs = zip(plan.recipe.regularizers, plan.streams.environments)
+    return [env.stream for reg, envs in pairs if reg.params().get("variant") == "logit" for env in envs]
+
+
+def best_temperature(env: TrainStream, trainer: Trainer, recipe: UnlearnRecipe) -> tuple[Tensor, Tensor]:
+    """See `ilu_cli.engine.temper`."""
+    return per_sequence(env, trainer.grads.parts, trainer.backend, recipe.train.precision)
 
 
 def _finish(plan: UnlearnPlan, new: Run, trainer: Trainer, model: Any, reporter: Reporter) -> None:
@@ -190,10 +224,21 @@ def _finish(plan: UnlearnPlan, new: Run, trainer: Trainer, model: Any, reporter:
         new.manifest.result["budget"] = used.facts()
         if used.over is None:
             reporter.note(f"the budget was not reached: KL {used.spent:.3g} after {trainer.step} steps")
+    new.manifest.result["content"] = plan.content.facts()
     new.finish()
     drop_state(new.state)
-    new.manifest.result["changed_fraction"] = _changed(plan.subject, new, reporter)
+    new.manifest.result["changed_fraction"] = changed = _changed(plan.subject, new, reporter)
+    new.manifest.result["warnings"] = [w.to_json() for w in _warned(plan, new, changed)]
     new.save()
+
+
+def _warned(plan: UnlearnPlan, new: Run, changed: float | None) -> list[Warned]:
+    """What its data, its steps and its weights give cause for."""
+    rows = read_rows(new.path / "metrics.jsonl")
+    envs = [env.stream.name for each in plan.streams.environments for env in each]
+    measured = new.manifest.result.get("temperature", {})
+    tempered = (temperature_alone(new.id, env, rows, measured.get(env)) for env in envs)
+    return once([*plan.content.warned, *zeros(new.id, rows), unchanged(new.id, changed), *tempered])
 
 
 def _begin(plan: UnlearnPlan, new: Run) -> None:

@@ -18,9 +18,10 @@ pytestmark = pytest.mark.slow
 
 RUN = ["command", "recipe", "recipe_sha256", "model", "parents", "data"]
 TRAINING = ["steps", "trainable_parameters", "peak_memory_bytes", "memory_bytes"]
+CONTENT = ["content", "warnings"]
 KEYS = {
-    "unlearn": {*RUN, *TRAINING},
-    "attack": {*RUN, *TRAINING, "asked_sha256"},
+    "unlearn": {*RUN, *TRAINING, *CONTENT},
+    "attack": {*RUN, *TRAINING, *CONTENT, "asked_sha256"},
     "attack --kind quantize": {*RUN, "asked_sha256"},
     "eval": {*RUN},
     "taskvec": {"recipe", "recipe_sha256", "checkpoints"},

@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Ilu
+from conftest import Ilu, present
 from families import family_model, family_tokenizer
 
 from ilu_cli.benchmarks import perplexity
 from ilu_cli.benchmarks.coherence import Coherence
+from ilu_cli.care.measured import collapsed
 from ilu_cli.errors import UnavailableError
 from ilu_cli.harness.task import HarnessTask
 from ilu_cli.metrics.figure import number, shown, strict, value_of
 from ilu_cli.recipe.requirement import parse
 from ilu_cli.report.numbers import of_runs, of_seeds, of_summary
 from ilu_cli.report.points import Reading, Source
-from ilu_cli.report.warnings import collapsed
 from ilu_cli.runs.card import _results
 from ilu_cli.runs.files import write_json
 from ilu_cli.runs.results import Summary
@@ -114,7 +114,7 @@ def test_intervals_warnings_tables_and_matching_know_infinity(tmp_path: Path) ->
     assert (of_runs([lost, fine]).value, of_runs([lost, fine]).low) == (math.inf, None)
     points = [Reading(0, [Source(s, tmp_path, seed) for seed in (0, 1)]) for s in (lost, fine)]
     assert points[0].minus(points[1]) is None
-    assert "a perplexity of ∞, the original with 12.2" in (collapsed("It", lost, fine) or "")
+    assert "a perplexity of ∞, the original with 12.2" in present(collapsed("It", lost, fine)).text
     assert collapsed("It", fine, lost) is None
     assert interval([math.inf, 2.0], [0.1]) == {
         "mean": None, "low": None, "high": None, "values": [None, 2.0], "error": None,

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from ilu_cli.care.measured import collapsed
+from ilu_cli.care.steps import temperature_alone
 from ilu_cli.report import warnings
 from ilu_cli.report.numbers import Estimate
 from ilu_cli.runs.results import Summary, kind_of
@@ -38,16 +40,16 @@ CASES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         lambda: warnings.over_unlearned("m", summary(0.22)),
     ),
     "babble": (
-        lambda: warnings.collapsed("m", summary(300.0, metric="ppl", stderr=20), summary(80.0, metric="ppl")),
-        lambda: warnings.collapsed("m", summary(170.0, metric="ppl", stderr=20), summary(80.0, metric="ppl")),
+        lambda: collapsed("m", summary(300.0, metric="ppl", stderr=20), summary(80.0, metric="ppl")),
+        lambda: collapsed("m", summary(170.0, metric="ppl", stderr=20), summary(80.0, metric="ppl")),
     ),
     "temperature, too sure": (
-        lambda: warnings.temperature_alone("m", "e", steps([0.5, 0.02], [2.0, 2.0])),
-        lambda: warnings.temperature_alone("m", "e", steps([0.5, 0.02], [2.0, 1.6])),
+        lambda: temperature_alone("m", "e", steps([0.5, 0.02], [2.0, 2.0])),
+        lambda: temperature_alone("m", "e", steps([0.5, 0.02], [2.0, 1.6])),
     ),
     "temperature, too unsure": (
-        lambda: warnings.temperature_alone("m", "e", steps([-0.5, -0.02], [2.0, 2.02])),
-        lambda: warnings.temperature_alone("m", "e", steps([0.02, 0.02], [2.0, 2.0])),
+        lambda: temperature_alone("m", "e", steps([-0.5, -0.02], [2.0, 2.02])),
+        lambda: temperature_alone("m", "e", steps([0.02, 0.02], [2.0, 2.0])),
     ),
     "utility": (
         lambda: warnings.utility_unmatched("a", "b", "elements", Estimate(-0.08, -0.12, -0.04)),
@@ -73,4 +75,4 @@ def test_warns_where_there_is_cause_and_only_there(case: str) -> None:
 
 
 def test_few_steps_say_nothing_about_temperature() -> None:
-    assert warnings.temperature_alone("m", "e", steps([0.5, 0.0], [2.0, 2.0])[:9]) is None
+    assert temperature_alone("m", "e", steps([0.5, 0.0], [2.0, 2.0])[:9]) is None

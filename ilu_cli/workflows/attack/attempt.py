@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.specs import Form, LoraSpec, TrainSpec
 from ilu_cli.runs.results import Data, Learned
 from ilu_cli.runs.store import Run
+from ilu_cli.tasks import Example
 from ilu_cli.workflows.attack.others import check_same_weights, other_model
 from ilu_cli.workflows.attack.seen import Seen
 from ilu_cli.workflows.evaluate import Evaluation, load_scorer
@@ -66,6 +68,8 @@ class Attempted:
     items: dict[str, list[Row]] | None = None
     reader: Scorer | None = None
     label: str | None = None
+    trained: dict[str, nn.Parameter] = field(default_factory=dict)
+    bits: int = 0  # of those, before they were trained
     chat: Chat | None = None  # of the data that is trained on, and so of its test
     hooks: ExitStack = field(default_factory=ExitStack)
 
@@ -121,6 +125,7 @@ class Attempted:
         self.taught = [e.prompt + e.target for d in data for e in d.examples()]
         term = Term("loss", stream.stream, lambda view: view.nll, "token")
         trainer = Trainer(parts, params, [term], [], spec, self.seed, backend())
+        self.trained, self.bits = params, bits_of(params.values())
         yield from drive(trainer, self.run, self.reporter, self.title)
 
     def test(self, data: Dataset, limit: int, step: int) -> list[float]:
@@ -136,7 +141,8 @@ class Attempted:
             answers = scorer.complete(prompts, _answer_tokens(scorer, [e.target for e in examples]))
             right = [data.task.correct(row, answer) for row, answer in zip(rows, answers)]
         measured = number(*mean_and_error([float(x) for x in right]))
-        self.fa_at[step] = Learned(data.ref.name, value_of(measured), measured["stderr"], len(right), step)
+        value, chance = value_of(measured), most_of_one_answer(examples)
+        self.fa_at[step] = Learned(data.ref.name, value, measured["stderr"], len(right), step, chance=chance)
         self._record(data.record("attack test") | {"rows": len(rows)})
         return [self.fa_at[s].value for s in sorted(self.fa_at) if s <= step]
 
@@ -208,6 +214,11 @@ class Attempted:
         finally:
             self.model.load_state_dict(before)
 
+    @property
+    def unchanged(self) -> bool:
+        """Whether the weights that were trained are what they were, bit by bit."""
+        return bool(self.trained) and self.bits == bits_of(self.trained.values())
+
     def name(self, label: str) -> None:
         self.label = label
 
@@ -230,6 +241,24 @@ def _mapped(weights: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
     with NamedTemporaryFile(dir=folder, suffix=".pt") as file:
         torch.save({name: w.detach() for name, w in weights.items()}, file.name)
         return dict(torch.load(file.name, map_location="cpu", mmap=True, weights_only=True))
+
+
+def most_of_one_answer(examples: Sequence[Example]) -> float:
+    """The accuracy of the best constant answer, or of guessing among the choices, whichever is higher."""
+    guess = sum(1 / len(e.choices) for e in examples if e.choices) / len(examples)
+    return max(guess, max(Counter(e.target for e in examples).values()) / len(examples))
+
+
+def bits_of(params: Iterable[Tensor]) -> int:
+    """A checksum of the bits of some weights: another one if any of them changed, but for one case in 2⁶⁴."""
+    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    total = 0
+    for i, p in enumerate(params):
+        own = p.detach()
+        own = own.to_local() if hasattr(own, "to_local") else own
+        bits = own.contiguous().view(kinds[own.element_size()])
+        total += (i + 1) * int(bits.sum(dtype=torch.int64))
+    return total
 
 
 def unseen(taught: list[str], rows: list[Row]) -> Unseen | None:

@@ -37,6 +37,8 @@ from ilu_cli.workflows.attack.others import check_others, newest_finetune
 from ilu_cli.workflows.attack.protocol import Follow, copy_results
 from ilu_cli.workflows.attack.rehearsal import Priced, price
 from ilu_cli.workflows.attack.seen import Seen, Written, forget_data, unlearning_recipes
+from ilu_cli.workflows.attack.warned import warned
+from ilu_cli.workflows.content import Content, of_attack
 from ilu_cli.workflows.needs.inputs import inputs_of, other_models
 from ilu_cli.workflows.plan import RunPlan, Training, check_disk, check_ids, check_memory, peak_memory, state_bytes
 
@@ -83,6 +85,7 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[Written] = ())
     total = sum(p.numel() for p in model.parameters())
     entry, kept = registry.attack[recipe.attack.name], 1 if filled.keep != "none" else 0
     spec, training, data, unpriced = TrainSpec(save_every=0), None, list[Data](), ""
+    content = Content()
     _check_model(filled, model, subject, origin := original_of(subject))
     if entry.declared.access == "training":
         priced = Priced(environments, load_tokenizer(subject.folder), recipe.seed)
@@ -90,6 +93,7 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[Written] = ())
             unpriced = f"what comes after the attack's `{unknown}`, which needs the model"
         if priced.asked is not None:
             stream, spec, lora = priced.asked
+            content = of_attack(stream.datasets, lineage, entry.declared.forget)
             check_ids(model, [stream.stream], priced.tokenizer)
             if lora is not None:
                 add_adapter(model, lora, recipe.seed)
@@ -104,7 +108,7 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[Written] = ())
     disk = state_bytes(total, training.trainable_parameters if training else 0, spec) + 4 * total * (kept - 1)
     return AttackPlan(
         recipe=filled, asked=recipe, subject=subject, parameters=total, parents=[subject.record("target")], data=data,
-        training=training, unpriced=unpriced, original=origin, environments=environments, disk=disk,
+        training=training, unpriced=unpriced, original=origin, environments=environments, content=content, disk=disk,
     )  # fmt: skip
 
 
@@ -199,6 +203,7 @@ def _attack(
             shutil.rmtree(new.path)
         raise
     if b.main:
+        new.manifest.result |= warned(plan, new, attempt, result)
         new.manifest.result["seconds"] = round(time.monotonic() - began, 1)
         if recipe.keep != "none":
             save_checkpoint(attempt.saved, attempt.tokenizer, new.checkpoint)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypedDict, cast
 
+from ilu_cli.care.overlap import within
 from ilu_cli.data.sampling import Sampler
 from ilu_cli.data.sources import Dataset, load_dataset
 from ilu_cli.errors import UsageError
 from ilu_cli.models.subject import Subject, parent_of
 from ilu_cli.recipe.specs import DataRef
 from ilu_cli.runs.results import Row
-from ilu_cli.tasks import Example
 
 
 class Regularised(TypedDict, total=False):
@@ -76,9 +75,9 @@ def forget_data(recipes: Sequence[Written], key: str, label: str) -> list[DataRe
     return list(dict.fromkeys(refs))
 
 
-def row_hash(example: Example) -> str:
-    """What makes two rows the same: the text, wherever it comes from."""
-    return hashlib.sha256(f"{example.prompt}\x00{example.target}".encode()).hexdigest()
+def texts_of(data: Dataset) -> list[str]:
+    """The whole texts of a dataset's rows."""
+    return [e.prompt + e.target for e in data.examples()]
 
 
 def _seen(data: Dataset, recipe: Written, reg: Regularised) -> set[int]:
@@ -91,22 +90,25 @@ def _seen(data: Dataset, recipe: Written, reg: Regularised) -> set[int]:
 
 @dataclass
 class Seen:
-    """The environment datasets of a lineage, as row hashes: all of them, and those that training visited."""
+    """The environment datasets of a lineage, as texts: all of them, and those that training visited.
+
+    What is in them is told by content (`ilu_cli.care.overlap`), whatever the dataset is called.
+    """
 
     recipes: Sequence[Written]
     names: list[str] = field(default_factory=list)
 
     @functools.cached_property
-    def hashes(self) -> tuple[set[str], set[str]]:
-        """Hashes of all rows of the environments, and of those that training can have drawn."""
-        every, visited = set[str](), set[str]()
+    def texts(self) -> tuple[list[str], list[str]]:
+        """All rows of the environments, and those that training can have drawn."""
+        every, visited = list[str](), list[str]()
         for recipe in self.recipes:
             for reg in recipe["regularizers"]:
                 for d in reg["env"]:
                     data = load_dataset(DataRef(**d), "train")
-                    rows = [row_hash(e) for e in data.examples()]
-                    every |= set(rows)
-                    visited |= {rows[i] for i in _seen(data, recipe, reg)}
+                    rows = texts_of(data)
+                    every += rows
+                    visited += [rows[i] for i in sorted(_seen(data, recipe, reg))]
                     self.names.append(data.ref.name)
         return every, visited
 
@@ -116,13 +118,14 @@ class Seen:
         Returns:
             The dataset; `{rows, overlap}`, how many are left and how many were taken out; and a note, or nothing.
         """
-        every, visited = self.hashes
-        rows = [row_hash(e) for e in data.examples()]
-        if not every & set(rows):
+        every, visited = self.texts
+        rows = texts_of(data)
+        banned = within(rows, every).keys() if every else set()
+        if not banned:
             return data, {"rows": len(rows), "overlap": 0}, ""
         what = f"{data.ref.name} was an environment of this model"
-        banned = every if set(rows) - every else visited
-        kept = [r for r, h in zip(data.rows, rows) if h not in banned]
+        banned = banned if len(banned) < len(rows) else within(rows, visited).keys()
+        kept = [r for i, r in enumerate(data.rows) if i not in banned]
         if not kept:
             overlap = {"rows": len(rows), "overlap": len(rows)}
             seen = f"training saw, or may have seen, all {len(rows)} rows"

@@ -103,6 +103,7 @@ class Results(TypedDict):
     methods: list[MethodRow]
     failed: list[Failed]
     off_target: list[Missed]
+    warnings: list[Row]
     manifests: dict[str, str]
 
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from ilu_cli.care import Warned, once
 from ilu_cli.metrics.crossed import single, summarised
 from ilu_cli.metrics.figure import strict
 from ilu_cli.runs.files import write_json
 from ilu_cli.runs.results import Row, summaries_of
+from ilu_cli.runs.store import open_run
 from ilu_cli.workflows.pipeline.figures import Figures, Measure, figures, known_of, mean
 from ilu_cli.workflows.pipeline.graph import Graph, Node
 from ilu_cli.workflows.pipeline.shapes import Choice, Kept, MethodRow, Missed, Results, Spread, TableRow
 from ilu_cli.workflows.pipeline.worst import answered, elsewhere
+from ilu_cli.workflows.warned import kept
 
 T = TypeVar("T")
 
@@ -225,8 +229,23 @@ def collect(graph: Graph) -> Results:
         "methods": summaries(found, graph),
         "failed": [{"node": n.key, "status": n.status, "error": n.error} for n in graph if n.error],
         "off_target": off_target(graph),
+        "warnings": [w.to_json() for w in warned(graph)],
         "manifests": {n.run: n.result["manifest_sha256"] for n in graph if n.status == "done" and n.run and n.result},
     }
+
+
+def warned(graph: Graph) -> list[Warned]:
+    """What the finished runs say of themselves, and the models whose utility is not matched."""
+    runs = [
+        open_run(Path(n.run))
+        for n in graph
+        if n.status == "done" and n.run and (Path(n.run) / "manifest.json").is_file()
+    ]
+    missed = (
+        f"Utility not matched: {o['node']} at step {o['step']} is {abs(o['distance']):.3g} from {o['target']:.3g}."
+        for o in off_target(graph)
+    )
+    return once([*kept(runs), *(Warned("utility-unmatched", text) for text in missed)])
 
 
 def off_target(graph: Graph) -> list[Missed]:

@@ -195,12 +195,13 @@ def test_results_in_full(tmp_path: Path) -> None:
     failed = Node("f", "attack", done.tags | {"seed": 1}, {}, "", [m.key], status="failed", error="out of memory")
     g = graph(m, fine, done, failed, store=Store(tmp_path))
     found = collect(g)
-    assert set(found) == {"format", "name", "rows", "methods", "failed", "off_target", "manifests"}
+    assert set(found) == {"format", "name", "rows", "methods", "failed", "off_target", "warnings", "manifests"}
     assert (found["format"], found["name"]) == (1, "grid")
     assert found["failed"] == [{"node": "f", "status": "failed", "error": "out of memory"}]
     assert found["manifests"] == {done.run: f"sha of {done.key}"}
     missed = {"node": "m", "step": 40, "target": 0.8, "distance": 0.1, "candidates": [1]}
     assert found["off_target"] == off_target(g) == [missed]
+    assert [w["id"] for w in found["warnings"]] == ["utility-unmatched"]
     assert [r["method"] for r in found["methods"]] == ["RMU"]
     g.folder.mkdir()
     assert save(g) == json.loads((g.folder / "results.json").read_text())
