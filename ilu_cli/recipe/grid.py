@@ -13,7 +13,7 @@ from ilu_cli.recipe.source import Key
 from ilu_cli.recipe.specs import DEFAULT_MODEL, ModelSpec, Spec
 
 Choices = dict[str, Annotated[list[Any], Field(min_length=1)]]
-Seeds = Annotated[list[NonNegativeInt], Field(min_length=1)]
+Seeds = Annotated[list[Annotated[NonNegativeInt, Field(le=2**32 - 1)]], Field(min_length=1)]
 
 
 class AnyRecipe(Spec):

@@ -33,7 +33,7 @@ TRACK = "where steps are reported to, besides metrics.jsonl; not part of the rec
 class Recipe(AnyRecipe):
     """Base of the recipes of a single run."""
 
-    seed: NonNegativeInt = 0
+    seed: NonNegativeInt = Field(0, le=2**32 - 1)
 
 
 class UnlearnRecipe(Recipe):

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -22,6 +20,7 @@ from pydantic import (
 from ilu_cli import registry
 from ilu_cli.recipe.chat import ChatDate, ChatSystem
 from ilu_cli.recipe.source import Key
+from ilu_cli.recipe.spec import Spec
 
 DEFAULT_MODEL = "smollm2-135m"
 Precision = Literal["bf16", "fp32"]
@@ -31,12 +30,6 @@ LATER = {"optimizer": "adamw", "budget": None}  # keys of `train` that runs of b
 
 T = TypeVar("T")
 Some = Annotated[list[T], Field(min_length=1)]
-
-
-class Spec(BaseModel):
-    """Base of all recipe parts: unknown keys and wrong types are errors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class DataRef(Spec):
@@ -50,7 +43,7 @@ class DataRef(Spec):
     source: Literal["auto", "builtin", "hub", "path"] = "auto"
     split: str | None = Field(None, description="a split of the dataset; null: the one for training, or for testing")
     config: str | None = Field(None, description="the configuration of a hub dataset that is no task")
-    limit: PositiveInt | None = Field(None, description="use only the first rows")
+    limit: PositiveInt | None = Field(None, le=10**9, description="use only the first rows")
     max_length: int | None = Field(None, ge=8, description="tokens per sequence in training; null: as its stream says")
 
 
