@@ -201,7 +201,7 @@ def rm(
     doomed |= {run.path.absolute(): run for run in orphans}
     for path, run in doomed.items():
         refuse_held(path, f"run {run.id}")
-    total = sum(f.stat().st_size for path in doomed for f in path.rglob("*") if f.is_file())
+    total = sum(f.stat().st_size for path in doomed if not path.is_symlink() for f in path.rglob("*") if f.is_file())
     for run in doomed.values():
         print(f"{run.path}  ({_status(run)})", file=sys.stderr)
     if not yes:
@@ -216,6 +216,9 @@ def rm(
 
 def _remove(folders: list[Path]) -> None:
     for path in folders:
+        if path.is_symlink():  # what it leads to is not this workspace's
+            path.unlink()
+            continue
         (path / "manifest.json").unlink()  # first, so that no half of a run is ever taken for a whole one
         shutil.rmtree(path)
 

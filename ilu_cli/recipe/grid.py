@@ -70,7 +70,7 @@ class PipelineRecipe(AnyRecipe):
     """What `ilu pipeline` runs."""
 
     command: Literal["pipeline"] = "pipeline"
-    name: str | None = Field(None, pattern=r"^[\w.-]+$", description="its folder; default: the recipe file's name")
+    name: str | None = Field(None, pattern=r"^\w[\w.-]*$", description="its folder; default: the recipe file's name")
     model: ModelSpec = ModelSpec(ref=DEFAULT_MODEL)
     methods: dict[str, MethodSpec] = Field(min_length=1)
     environments: list[str] = Field([], description="each is given to the regularisers that name no env, in turn")

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 import ilu_cli
-from ilu_cli.errors import UsageError, near
+from ilu_cli.errors import UsageError, brief, near
 from ilu_cli.recipe.grid import AnyRecipe
 from ilu_cli.recipe.schema import Recipe, schema
 from ilu_cli.recipe.source import Key, Layers, Problem, RecipeError, dotted, parse_scalar, read_layers
@@ -159,24 +159,19 @@ def _problem(model: type[BaseModel], layers: Layers, error: Any) -> Problem:
     elif kind == "union_tag_invalid":
         known = [t.strip(" '") for t in context["expected_tags"].split(",")]
         key = (*key, "name")
-        message = f"unknown name {context['tag']!r}.{near(context['tag'], known)} Known: {', '.join(known)}"
+        message = f"unknown name {brief(context['tag'])}.{near(context['tag'], known)} Known: {', '.join(known)}"
     elif kind == "union_tag_not_found":
         message = "a mapping with a `name` is needed"
     elif kind == "missing":
         message = "is required"
     else:
-        message = f"{error['msg'][0].lower()}{error['msg'][1:]}, not {_brief(error['input'])}"
+        message = f"{error['msg'][0].lower()}{error['msg'][1:]}, not {brief(error['input'])}"
     return Problem(layers.origin(key), dotted(key), message)
 
 
 @functools.lru_cache(16)
 def _json_schema(model: type[BaseModel]) -> dict[str, Any]:
     return model.model_json_schema()
-
-
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else f"{text[:117]}…"
 
 
 def _below(root: dict[str, Any], data: Any, key: Key) -> list[str]:

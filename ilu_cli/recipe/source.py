@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ilu_cli.errors import UsageError
+from ilu_cli.errors import UsageError, brief
 from ilu_cli.recipe.yaml_text import DEEPEST, YamlError, read_yaml
 
 Key = tuple[str | int, ...]
@@ -110,9 +110,8 @@ def parse_scalar(text: str, where: str = "") -> Any:
     try:
         return read_yaml(text)[1]
     except YamlError as error:
-        shown = repr(text) if len(text) <= 60 else f"{text[:57]!r}…"
         raise UsageError(
-            f"{where}{shown} is not a YAML value: {error.what}", hint="quote what is text: --set key='\"…\"'"
+            f"{where}{brief(text, 60)} is not a YAML value: {error.what}", hint="quote what is text: --set key='\"…\"'"
         ) from error
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from ilu_cli.errors import brief
+
 LONGEST = 200_000  # characters
 DEEPEST = 48  # levels
 MOST = 100_000  # values, each alias counted as what it stands for
@@ -44,7 +46,7 @@ class _Loader(yaml.SafeLoader):
             raise
         except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
             word = node.tag.rpartition(":")[2]
-            raise YamlError(_line(node), f"{_short(node.value)} is no {word} that can be read") from error
+            raise YamlError(_line(node), f"{brief(node.value, 60)} is no {word} that can be read") from error
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -99,7 +101,7 @@ def _measured(node: yaml.Node, known: dict[int, int]) -> int:
         return size
     known[id(node)] = 0
     if node.tag not in TAGS:
-        raise YamlError(_line(node), f"the tag {_short(node.tag)} is not known; only plain values are read")
+        raise YamlError(_line(node), f"the tag {brief(node.tag, 60)} is not known; only plain values are read")
     size = 1
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
@@ -120,12 +122,8 @@ def _measured(node: yaml.Node, known: dict[int, int]) -> int:
 
 def _check_text(node: yaml.Node) -> None:
     if HALF_A_PAIR.search(node.value):
-        raise YamlError(_line(node), f"{_short(node.value)} holds half a surrogate pair, which is no text")
+        raise YamlError(_line(node), f"{brief(node.value, 60)} holds half a surrogate pair, which is no text")
 
 
 def _line(at: Any) -> int:
     return int(at.start_mark.line) + 1
-
-
-def _short(value: Any) -> str:
-    return repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}…"
