@@ -22,25 +22,28 @@ def brief(value: object, most: int = 120) -> str:
 
 
 class IluError(Exception):
-    """Base of every error `ilu` reports without a traceback. `hint` says what to do about it."""
+    """Base of every error `ilu` reports without a traceback. `hint` says what to do about it (default: `remedy`)."""
 
     exit_code = 5
+    remedy: str | None = None
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
-        self.hint = hint
+        self.hint = hint or self.remedy
 
 
 class UsageError(IluError):
     """The command line or the recipe is wrong."""
 
     exit_code = 2
+    remedy = "`--help` after the command says what it takes, `ilu list` what is known"
 
 
 class UnavailableError(IluError):
     """A model, run or dataset is missing, damaged or not what it claims to be."""
 
     exit_code = 3
+    remedy = "mend or replace what is named here, or name another"
 
 
 class RequirementError(IluError):

@@ -27,7 +27,7 @@ from ilu_cli.runs.files import cache_dir
 
 FAILURES = (  # what libraries raise at a load
     OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError,
-    StrictDataclassError,
+    StrictDataclassError, RecursionError, ArithmeticError, LookupError, AssertionError,
 )  # fmt: skip
 
 

@@ -40,6 +40,11 @@ class RecipeError(UsageError):
         self.problems = problems
 
 
+def _exact(key: Key) -> Key:
+    """The key with the places in lists as numbers, however they were written."""
+    return tuple(int(p) if isinstance(p, str) and PLACE.fullmatch(p) else p for p in key)
+
+
 def _has_place(node: Any, part: str | int) -> bool:
     """Whether something can be written at `part` of it."""
     return isinstance(node, dict) or (isinstance(node, list) and isinstance(part, int) and part < len(node))
@@ -55,6 +60,7 @@ class Layers:
 
     def origin(self, key: Key) -> str:
         """Return where `key`, or its nearest known ancestor, was written."""
+        key = _exact(key)
         for end in range(len(key), 0, -1):
             if key[:end] in self.origins:
                 return self.origins[key[:end]]
@@ -66,7 +72,7 @@ class Layers:
         A path that cannot be is recorded as a problem.
         """
         node: Any = self.data
-        exact = tuple(int(p) if isinstance(p, str) and PLACE.fullmatch(p) else p for p in key)
+        exact = _exact(key)
         if len(key) > DEEPEST:
             self.problems.append(Problem(origin[:60], "", f"a key has at most {DEEPEST} parts"))
             return
@@ -83,6 +89,7 @@ class Layers:
                 break
             if isinstance(node, dict) and not isinstance(node.get(part), (dict, list)):
                 node[part] = [] if exact[i + 1] == 0 else {}
+                self.origins[exact[: i + 1]] = origin
             node = node[part]
         self.origins = {k: v for k, v in self.origins.items() if k[: len(exact)] != exact}
         self.origins[exact] = origin
@@ -140,7 +147,7 @@ def read_layers(path: Path) -> Layers:
 
 def _mark(node: yaml.Node, key: Key, name: str, layers: Layers) -> None:
     """Record the line of every key below `node`, and keys that stand twice."""
-    layers.origins.setdefault(key, f"{name}:{node.start_mark.line + 1}")
+    layers.origins.setdefault(_exact(key), f"{name}:{node.start_mark.line + 1}")
     if isinstance(node, yaml.SequenceNode):
         for i, item in enumerate(node.value):
             _mark(item, (*key, i), name, layers)
@@ -152,5 +159,5 @@ def _mark(node: yaml.Node, key: Key, name: str, layers: Layers) -> None:
             if part.value in seen:
                 layers.problems.append(Problem(where, dotted(child), "stands here a second time"))
             seen.add(part.value)
-            layers.origins[child] = where
+            layers.origins[_exact(child)] = where
             _mark(value, child, name, layers)

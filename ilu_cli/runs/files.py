@@ -88,7 +88,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UnavailableError(f"{path} is damaged: {error}") from error
     if not isinstance(found, dict):
         raise UnavailableError(f"{path} is damaged: it holds no object")
