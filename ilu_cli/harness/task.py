@@ -107,6 +107,10 @@ class HarnessTask(Benchmark):
             self.chance = sum(1 / len(made) for made in self.instances.values()) / len(self.instances)
 
     def score(self, scorer: Scorer, items: list[Row]) -> list[Row]:
+        with _theirs(self.name):
+            return self._scored(scorer, items)
+
+    def _scored(self, scorer: Scorer, items: list[Row]) -> list[Row]:
         from ilu_cli.harness.lm import IluLM
 
         lm, kinds = IluLM(scorer=scorer, truncate=False), dict[str, list[Any]]()
@@ -146,6 +150,8 @@ class HarnessTask(Benchmark):
     def summarise(self, rows: list[Row]) -> tuple[float, float]:
         """lm-eval's aggregate. The error is s/√n of a mean, by the delta method of a perplexity; else it has none."""
         aggregate = next(iter(self.tasks.values())).aggregation()[self.metric]
+        if aggregate is None:
+            raise UsageError(f"{self.name}: lm-eval knows no aggregation of this name for {self.metric}")
         if aggregate.__name__ == "weighted_perplexity":
             return perplexity(rows)
         if aggregate.__name__ in ("mean", "nanmean"):

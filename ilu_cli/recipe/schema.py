@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, create_model
 
 from ilu_cli import registry
+from ilu_cli.errors import UsageError
 from ilu_cli.recipe.evaluation import AttackEvalSpec, GateSpec
 from ilu_cli.recipe.grid import AnyRecipe, PipelineRecipe, SuiteRecipe
 from ilu_cli.recipe.source import Key
@@ -170,6 +171,13 @@ class ApplyRecipe(Recipe):
             yield ("density",), "linear keeps all; ties, dare and magnitude need a density"
 
 
+def _keys(entry: registry.Entry[Any]) -> dict[str, tuple[Any, Any]]:
+    try:
+        return entry.keys()
+    except (NameError, SyntaxError, TypeError, AttributeError) as error:
+        raise UsageError(f"{registry.where(entry.obj)}: an annotation is no type: {error}") from error
+
+
 def _component(known: registry.Registry[Any], base: type[Component]) -> Any:
     """The union of all registered ideas of one kind, told apart by `name`."""
     specs = [
@@ -178,7 +186,7 @@ def _component(known: registry.Registry[Any], base: type[Component]) -> Any:
             __base__=base,
             __doc__=known[name].doc,
             name=(Literal[name], name),
-            **known[name].keys(),  # type: ignore[call-overload]
+            **_keys(known[name]),  # type: ignore[call-overload]
         )
         for name in known
     ]

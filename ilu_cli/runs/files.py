@@ -66,6 +66,9 @@ def weight_files(folder: Path) -> list[Path]:
     first = next((folder / n for n in filter(None, (named, WEIGHTS, INDEX)) if (folder / n).is_file()), None)
     if first is None or first.suffix != ".json":
         return [first] if first else []
+    named = read_json(first).get("weight_map", {})
+    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+        raise UnavailableError(f"{first} is damaged: its weight_map is no mapping of weights to files")
     shards = [folder / name for name in sorted(set(read_json(first).get("weight_map", {}).values()))]
     if lost := [p.name for p in shards if not p.is_file()]:
         raise UnavailableError(

@@ -36,8 +36,8 @@ COMMANDS = {
     "compare": ["compare", "u", "--with", "{}"], "unlearn --resume": ["unlearn", "{}", "--resume"], "report": ["report", "{}"],
 }  # fmt: skip
 FLAGS = {
-    "--model": ["unlearn", "--dry-run", "--model={}"], "--method": ["unlearn", "--dry-run", "--method={}"], "--forget": ["unlearn", "--dry-run", "--forget={}"],
-    "--irm-env": ["unlearn", "--dry-run", "--irm-env={}"], "--recipe": ["unlearn", "--dry-run", "--recipe={}"], "--task": ["attack", "runs/u", "--dry-run", "--task={}"],
+    "--model": ["unlearn", "--dry-run", "--model={}"], "--method": ["unlearn", "--dry-run", "--model={model}", "--method={}"], "--forget": ["unlearn", "--dry-run", "--model={model}", "--forget={}"],
+    "--irm-env": ["unlearn", "--dry-run", "--model={model}", "--irm-env={}"], "--recipe": ["unlearn", "--dry-run", "--recipe={}"], "--task": ["attack", "runs/u", "--dry-run", "--task={}"],
     "--kind": ["attack", "runs/u", "--dry-run", "--kind={}"], "--suite": ["attack", "runs/u", "--dry-run", "--suite={}"], "--bench": ["eval", "runs/u", "--bench={}"],
 }  # fmt: skip
 

@@ -30,7 +30,9 @@ def inputs() -> Iterator[Input]:
     base = ["unlearn", "--model", "{model}", "--dry-run"]
     for key in KEYS:
         name = key if len(key) < 60 else f"{key[:20]}… ({len(key)} characters)"
-        yield Input(repr(name), [*base, "--set", key], says="--set" if key and len(key) < 60 else "")
+        yield Input(
+            repr(name), [*base, "--set", key], says="--set" if key and len(key) < 60 and "\ud800" not in key else ""
+        )
     for name, text in SYNTAX.items():
         if (
             isinstance(text, bytes)

@@ -25,8 +25,8 @@ ODD = {
     "test_split": ["nowhere", "5", "[]", "~"], "output_type": ["frobnicate", "5", "~", "[]"],
     "doc_to_text": ['"{{ q "', '"{{nofield}}"', '"{% for %}"', '"{{ q | frobnicate }}"', '"{{ 1/0 }}"', "{a: b}", "!function nowhere.f", "!function x"],
     "doc_to_choice": ["~", "5", '"{{nofield}}"', "[]"], "doc_to_target": ['"{{nofield}}"', "{a: 1}", "7"],
-    "metric_list": ["5", "[5]", "[{}]", "[{metric: 5}]", "{}", "[{metric: acc, aggregation: frobnicate}]", "[{metric: acc, frobnicate: 1}]"],
-    "metadata": ["{version: 1, kind: frobnicate}"], "num_fewshot": ["99", "-1", "x"], "fewshot_config": ["5", "{sampler: frobnicate}"],
+    "metric_list": ["5", "[5]", "[{}]", "[{metric: 5}]", "{}", "[{metric: acc, aggregation: frobnicate}]"],
+    "metadata": ["{version: 1, kind: frobnicate}"], "num_fewshot": ["99", "x"], "fewshot_config": ["5", "{sampler: frobnicate}"],
     "filter_list": ["5", "[5]", "[{name: x, filter: [{function: frobnicate}]}]"], "repeats": ["x", "0"], "process_docs": ["5", "!function nowhere.f"],
 }  # fmt: skip
 
