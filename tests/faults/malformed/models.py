@@ -17,7 +17,7 @@ BROKEN: dict[str, bytes] = {
 }  # fmt: skip
 CONFIG: dict[str, list[Any]] = {
     "model_type": ["frobnicate", 5, None, [], ""], "vocab_size": [0, -1, 10**9, "x", None], "hidden_size": [0, -16, 17, "x", None, 2**40],
-    "num_hidden_layers": [-1, 10**6, "x", 4], "num_attention_heads": [0, -1, 3, "x"], "intermediate_size": [0, 25, "x"] "hidden_act": ["frobnicate", 5],
+    "num_hidden_layers": [-1, 10**6, "x", 4], "num_attention_heads": [0, -1, 3, "x"], "intermediate_size": [0, 25, "x"], "hidden_act": ["frobnicate", 5],
 }  # fmt: skip
 ADAPTER: dict[str, str] = {
     "empty": "", "null": "null", "list": "[]", "no JSON": "{", "nothing": "{}", "base is null": '{"base_model_name_or_path": null}',
