@@ -153,19 +153,32 @@ def _patterns(config: str | None, split: str) -> Iterator[list[str]]:
         yield [f"{config}.*"]
 
 
-def readme_patterns(folder: Path, config: str | None) -> dict[str, list[str]]:
-    """The globs by split that the README's front matter gives for a config; without a name, for the default one."""
+def _configs(folder: Path) -> list[dict[str, Any]]:
+    """What the front matter of a README says of its configs.
+
+    Raises:
+        UnavailableError: if it is no YAML.
+    """
     try:
         head = re.match(r"---\n(.*?)\n---", (folder / "README.md").read_text(encoding="utf-8-sig"), re.DOTALL)
     except (OSError, UnicodeDecodeError):
-        return {}
+        return []
     try:
         said = read_yaml(head[1], FRONT)[1] if head else None
     except YamlError as error:
         where = f"{folder}/README.md:{error.line + 1}"
         raise UnavailableError(f"{where}: {error.what}", hint="mend the front matter, or name a file") from error
     configs = said.get("configs") if isinstance(said, dict) else None
-    entries = [c for c in (configs if isinstance(configs, list) else []) if isinstance(c, dict)]
+    return [c for c in (configs if isinstance(configs, list) else []) if isinstance(c, dict)]
+
+
+def readme_patterns(folder: Path, config: str | None) -> dict[str, list[str]]:
+    """The globs by split that the README's front matter gives for a config; without a name, for the default one.
+
+    Raises:
+        UnavailableError: if it has another form.
+    """
+    entries = _configs(folder)
     wanted = [c for c in entries if config is None or c.get("config_name") == config]
     chosen = next((c for c in wanted if c.get("default")), wanted[0] if wanted else None)
     try:

@@ -10,7 +10,8 @@ from pydantic import Field, NonNegativeInt, PositiveFloat
 from ilu_cli import registry
 from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.source import Key
-from ilu_cli.recipe.specs import DEFAULT_MODEL, ModelSpec, Spec
+from ilu_cli.recipe.spec import Spec
+from ilu_cli.recipe.specs import DEFAULT_MODEL, ModelSpec
 
 Choices = dict[str, Annotated[list[Any], Field(min_length=1)]]
 Seeds = Annotated[list[Annotated[NonNegativeInt, Field(le=2**32 - 1)]], Field(min_length=1)]

@@ -13,6 +13,7 @@ from ilu_cli.errors import UsageError
 from ilu_cli.recipe.evaluation import AttackEvalSpec, GateSpec
 from ilu_cli.recipe.grid import AnyRecipe, PipelineRecipe, SuiteRecipe
 from ilu_cli.recipe.source import Key
+from ilu_cli.recipe.spec import Spec
 from ilu_cli.recipe.specs import (
     Component,
     DefenceSpec,
@@ -20,7 +21,6 @@ from ilu_cli.recipe.specs import (
     ModelSpec,
     RegularizerSpec,
     RetainSpec,
-    Spec,
     Stream,
     Tracker,
     TrainSpec,

@@ -33,7 +33,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         self.depth += 1
         if self.depth > DEEPEST:
-            raise YamlError(_line(self.peek_event()), f"more than {DEEPEST} levels deep")
+            raise YamlError(self.line + 1, f"more than {DEEPEST} levels deep")
         try:
             return super().compose_node(parent, index)
         finally:

@@ -66,16 +66,25 @@ def weight_files(folder: Path) -> list[Path]:
     first = next((folder / n for n in filter(None, (named, WEIGHTS, INDEX)) if (folder / n).is_file()), None)
     if first is None or first.suffix != ".json":
         return [first] if first else []
-    named = read_json(first).get("weight_map", {})
-    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
-        raise UnavailableError(f"{first} is damaged: its weight_map is no mapping of weights to files")
-    shards = [folder / name for name in sorted(set(read_json(first).get("weight_map", {}).values()))]
+    shards = [folder / name for name in _indexed(first)]
     if lost := [p.name for p in shards if not p.is_file()]:
         raise UnavailableError(
             f"{folder} lacks {', '.join(lost)}: {first.name} names {len(shards)} files of weights, {len(lost)} missing",
             hint="copy or download the missing files",
         )
     return shards
+
+
+def _indexed(index: Path) -> list[str]:
+    """The files that an index names.
+
+    Raises:
+        UnavailableError: if it names none in the form that it should.
+    """
+    named = read_json(index).get("weight_map", {})
+    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+        raise UnavailableError(f"{index} is damaged: its weight_map is no mapping of weights to files")
+    return sorted(set(named.values()))
 
 
 def stray_files(folder: Path) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +66,7 @@ def _time(key: str, value: Any) -> None:
         raise ValueError(f"{key}: {brief(value, 60)} has no time zone")
 
 
-def _records(key: str, values: Any, known: dict[str, type]) -> None:
+def _records(key: str, values: Any, known: Mapping[str, type]) -> None:
     for i, record in enumerate(_typed(key, values, list)):
         for name, kind in known.items():
             if name not in _typed(f"{key}.{i}", record, dict):
