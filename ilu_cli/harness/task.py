@@ -69,7 +69,8 @@ class HarnessTask(Benchmark):
 
     def first(self, limit: int | None) -> list[Row]:
         """The first documents of every task with their requests, built as lm-eval builds them."""
-        items, self.instances = [], {}
+        items: list[Row] = []
+        self.instances: dict[tuple[str, int], list[Any]] = {}
         for name, task in self.tasks.items():
             with _theirs(name):
                 items += self._items_of(name, task, limit)
