@@ -3,29 +3,47 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# What a terminal acts on instead of showing it: controls, half surrogate pairs, changes of direction.
+UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+
+
+def plain(text: str) -> str:
+    """Text for a terminal: line ends and tabs stay, other controls are written as escapes."""
+    return UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def brief(value: object, most: int = 120) -> str:
+    """How a value of the user's is written, cut where it is too long for a message."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 class IluError(Exception):
-    """Base of every error `ilu` reports without a traceback. `hint` says what to do about it."""
+    """Base of every error `ilu` reports without a traceback. `hint` says what to do about it (default: `remedy`)."""
 
     exit_code = 5
+    remedy: str | None = None
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
-        self.hint = hint
+        self.hint = hint or self.remedy
 
 
 class UsageError(IluError):
     """The command line or the recipe is wrong."""
 
     exit_code = 2
+    remedy = "`--help` after the command says what it takes, `ilu list` what is known"
 
 
 class UnavailableError(IluError):
     """A model, run or dataset is missing, damaged or not what it claims to be."""
 
     exit_code = 3
+    remedy = "mend or replace what is named here, or name another"
 
 
 class RequirementError(IluError):

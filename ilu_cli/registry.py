@@ -210,8 +210,9 @@ def _importing(what: str) -> Iterator[None]:
         yield
     except UsageError:
         raise
-    except Exception as error:
-        raise UsageError(f"the {what} does not import: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        said = f"{type(error).__name__}: {error}"
+        raise UsageError(f"the {what} does not import: {said}", hint="mend that file, or leave it out") from error
 
 
 ROWS = "max_length chat chat_system chat_date long"

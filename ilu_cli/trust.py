@@ -6,7 +6,6 @@ of it; a command that is not told anew has forgotten it (`ilu_cli.cli.options`).
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,8 @@ def is_named(file: Path) -> bool:
 
 def digest(file: Path) -> str:
     """sha256 of a file of code."""
+    import hashlib
+
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
@@ -15,6 +14,7 @@ from ilu_cli import stopping
 from ilu_cli.cli import (
     attack,
     compare,
+    console,
     doctor,
     evaluate,
     fetch,
@@ -29,7 +29,7 @@ from ilu_cli.cli import (
 )
 from ilu_cli.cli import list as list_
 from ilu_cli.cli.failures import as_known
-from ilu_cli.errors import IluError, Interrupted, RunFailed
+from ilu_cli.errors import IluError, Interrupted, RunFailed, plain
 
 
 class Commands(typer.core.TyperGroup):
@@ -104,6 +104,7 @@ def main() -> None:
     except Exception as error:
         # Typer's errors of usage, whose class is private; they show the usage as well.
         if hasattr(error, "show") and hasattr(error, "exit_code") and hasattr(error, "format_message"):
+            vars(error)["message"] = plain(error.format_message())
             error.show()
             _tell(error.exit_code, error.format_message(), None)
         known = Interrupted("interrupted") if stopping.asked.is_set() else as_known(error)
@@ -113,14 +114,14 @@ def main() -> None:
 def _fail(error: IluError, code: int) -> NoReturn:
     if os.environ.get("ILU_DEBUG") or "--debug" in sys.argv:
         traceback.print_exc()
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {plain(str(error))}", file=sys.stderr)
     if error.hint:
-        print(f"hint:  {error.hint}", file=sys.stderr)
+        print(f"hint:  {plain(error.hint)}", file=sys.stderr)
     _tell(code, str(error), error.hint)
 
 
 def _tell(code: int, message: str, hint: str | None) -> NoReturn:
     """Exit; with `--json` the error is the one object on stdout."""
     if "--json" in sys.argv:
-        print(json.dumps({"error": {"code": code, "message": message, "hint": hint}}, ensure_ascii=False))
+        print(console.json_text({"error": {"code": code, "message": message, "hint": hint}}))
     sys.exit(code)

@@ -10,11 +10,11 @@ import typer
 from ilu_cli.cli import complete, console, suite, warned
 from ilu_cli.cli.options import Given, Sets, shares, unfinished
 from ilu_cli.errors import UsageError
-from ilu_cli.runs.results import AttackResult, Row
 
 if TYPE_CHECKING:
     from ilu_cli.models.subject import Subject
     from ilu_cli.recipe.schema import AttackRecipe
+    from ilu_cli.runs.results import AttackResult, Row
     from ilu_cli.runs.store import Run, Store
     from ilu_cli.workflows.attack.run import AttackPlan
 
@@ -182,6 +182,8 @@ def _asked(run: str | None, kind: str | None, store: Store, given: Given) -> tup
 
 def describe(run: Run) -> Row:
     """A finished attack as JSON."""
+    from ilu_cli.runs.results import AttackResult
+
     m = run.manifest
     result = AttackResult.read(m.result)
     kept = ("kind", "axis", "fa", "fq", "ra", "worst", "marks", "unattacked", "points")
@@ -202,6 +204,8 @@ def describe(run: Run) -> Row:
 
 def _show(run: Run, reference: Run | None) -> None:
     """Both lines side by side, what they add up to, and what is to be known of the data."""
+    from ilu_cli.runs.results import AttackResult
+
     runs = {"this model": run} | ({"original": reference} if reference else {})
     results = {title: AttackResult.read(r.manifest.result) for title, r in runs.items()}
     _curves(f"{run.id}: what comes back", results)

@@ -8,6 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from ilu_cli.errors import UNSEEN, plain
 from ilu_cli.metrics.figure import shown, strict
 from ilu_cli.metrics.figure import size as size
 
@@ -27,7 +28,7 @@ def err() -> Console:
     """The console on stderr. rich is imported when something is drawn, not for `--help`."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, markup=False)
 
 
 def drawing() -> bool:
@@ -37,19 +38,25 @@ def drawing() -> bool:
 
 def out(text: str) -> None:
     """Print a result line."""
-    print(text, flush=True)
+    print(plain(text), flush=True)
 
 
 def out_json(value: Any, indent: int | None = None) -> None:
     """Print one JSON object."""
-    print(json.dumps(strict(value), ensure_ascii=False, allow_nan=False, indent=indent), flush=True)
+    print(json_text(strict(value), indent), flush=True)
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON as people read it; in ASCII where it holds what no terminal shows."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+    return json.dumps(value, allow_nan=False, indent=indent) if UNSEEN.search(text) else text
 
 
 def stdout() -> Console:
     """The console on stdout, for tables and trees; wide enough for a pipe, plain without a terminal."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else PIPE, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else PIPE, highlight=False, markup=False)
 
 
 def out_table(table: Table) -> None:
@@ -62,7 +69,7 @@ def out_table(table: Table) -> None:
     from rich.text import Text
 
     def words(cell: Any) -> str:
-        return " ".join((cell if isinstance(cell, Text) else Text.from_markup(str(cell))).plain.split())
+        return " ".join((cell if isinstance(cell, Text) else Text(str(cell))).plain.split())
 
     headers = [words(column.header) for column in table.columns]
     if table.title:

@@ -103,6 +103,7 @@ def _check_model(subject: Subject, as_json: bool) -> None:
 
 def _table(needs: list[Need], facts: dict[str, Any]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     colours = {
         "here": "green",
@@ -118,7 +119,7 @@ def _table(needs: list[Need], facts: dict[str, Any]) -> None:
     for n in needs:
         name = f"{n.name}, {n.split}" if n.split else n.name
         size = console.size(n.bytes) if n.bytes else ""
-        table.add_row(name, n.role, f"[{colours.get(n.state, 'green')}]{n.state}[/]", n.where, size)
+        table.add_row(name, n.role, Text(n.state, colours.get(n.state, "green")), n.where, size)
     console.out_table(table)
     for n in needs:
         if n.todo and n.state != "hub":

@@ -73,7 +73,7 @@ def evaluate(
     spec, store = resolved.eval, Store()
     subject = (
         find_subject(run, store)
-        if run
+        if run is not None
         else of_run(store.latest(lambda r: r.has_model, "finished run with a checkpoint"))
     )
     from ilu_cli.workflows.gates import check_possible

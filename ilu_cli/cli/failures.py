@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 
-from ilu_cli.errors import IluError, RunFailed, UnavailableError
+from ilu_cli.errors import IluError, RunFailed, UnavailableError, UsageError, brief
 
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -29,6 +29,14 @@ def as_known(error: BaseException) -> IluError:
         return RunFailed(f"out of memory ({first})", hint=_less_memory())
     if isinstance(error, IluError):
         return error
+    if (pydantic := sys.modules.get("pydantic")) and isinstance(error, pydantic.ValidationError):
+        found = error.errors(include_url=False)[0]
+        key = ".".join(map(str, found["loc"]))
+        return UsageError(
+            f"{error.title}: {key}: {found['msg']}, not {brief(found['input'])}", hint="choose less of it"
+        )
+    if isinstance(error, UnicodeError):
+        return UsageError(f"a name or a text holds bytes that are no text ({first})", hint="write it in UTF-8")
     if isinstance(error, OSError):
         return _of_system(error, first)
     return RunFailed(f"unexpected {first}", hint="`ilu --debug …` shows where; please report it")

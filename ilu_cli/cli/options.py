@@ -12,7 +12,7 @@ import typer
 
 from ilu_cli import trust
 from ilu_cli.cli import complete
-from ilu_cli.errors import UsageError
+from ilu_cli.errors import RunFailed, UsageError
 
 if TYPE_CHECKING:
     from ilu_cli.recipe.source import Key
@@ -222,7 +222,11 @@ def shares(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
         def command(context: typer.Context, **values: Any) -> Any:
             line = _given(context, keys, values)
-            return function(**{p.name: values[p.name] for p in own}, given=line)
+            try:
+                return function(**{p.name: values[p.name] for p in own}, given=line)
+            except SystemExit as end:  # nothing of ours ends the process here
+                said = f"the code of a plug-in or a model ended the run by itself (exit code {end.code})"
+                raise RunFailed(said, hint="take `sys.exit` out of that code") from end
 
         command.__doc__, command.__name__ = function.__doc__, function.__name__
         vars(command)["__signature__"] = inspect.Signature(parameters)

@@ -201,7 +201,7 @@ def rm(
     doomed |= {run.path.absolute(): run for run in orphans}
     for path, run in doomed.items():
         refuse_held(path, f"run {run.id}")
-    total = sum(f.stat().st_size for path in doomed for f in path.rglob("*") if f.is_file())
+    total = sum(map(_bytes_of, doomed))
     for run in doomed.values():
         print(f"{run.path}  ({_status(run)})", file=sys.stderr)
     if not yes:
@@ -214,8 +214,16 @@ def rm(
     console.next_step(f"removed {len(removed)} run(s), {console.size(total)}", [], "ilu runs")
 
 
+def _bytes_of(path: Path) -> int:
+    """What removing a run frees; of a link nothing."""
+    return 0 if path.is_symlink() else sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+
+
 def _remove(folders: list[Path]) -> None:
     for path in folders:
+        if path.is_symlink():  # what it leads to is not this workspace's
+            path.unlink()
+            continue
         (path / "manifest.json").unlink()  # first, so that no half of a run is ever taken for a whole one
         shutil.rmtree(path)
 

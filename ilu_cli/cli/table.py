@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
+
+from ilu_cli.errors import plain
 
 if TYPE_CHECKING:
     from ilu_cli.workflows.pipeline.shapes import Spread, Told
@@ -85,5 +88,10 @@ def notes(found: Told) -> list[str]:
 def to_markdown(found: Told) -> str:
     """The table and its notes as Markdown."""
     head, body = cells(found)
-    lines = ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *body)]
-    return "\n".join([f"# {found['name']}", "", *lines, "", *(f"- {line}" for line in notes(found))]) + "\n"
+    lines = ["| " + " | ".join(map(escaped, line)) + " |" for line in (head, ["---"] * len(head), *body)]
+    return "\n".join([f"# {found['name']}", "", *lines, "", *(f"- {escaped(n)}" for n in notes(found))]) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Text in a line of Markdown: no cell, line, HTML or link begins in it."""
+    return re.sub(r"([\\|<]|(?<=\])\()", r"\\\1", " ".join(plain(text).split()))

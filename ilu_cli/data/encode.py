@@ -16,6 +16,7 @@ from ilu_cli.errors import UnavailableError
 from ilu_cli.recipe.specs import Form
 from ilu_cli.tasks import Example
 
+LONGEST = 500_000  # characters of a row that may be cut to max_length
 BLOCK = 2048  # examples that are tokenised in one call
 
 
@@ -88,10 +89,11 @@ def encode_corpus(tokenizer: Any, examples: list[Example], form: Form, name: str
     """Encode all examples.
 
     Raises:
-        UnavailableError: if an example has no token to score.
+        UnavailableError: if an example has no token to score, or is so long that next to all of it would be cut.
         UsageError: if a chat template is asked for and there is none, or it does not do what the recipe asks of it.
     """
     chat, before = chat_of(form), opening(tokenizer)
+    _check_size(examples, form, name)
     items: list[Encoded] = []
     truncated = 0
     for i in range(0, len(examples), BLOCK):
@@ -102,6 +104,16 @@ def encode_corpus(tokenizer: Any, examples: list[Example], form: Form, name: str
             items.append(item)
             truncated += cut
     return Corpus(Packed.of(items), truncated)
+
+
+def _check_size(examples: list[Example], form: Form, name: str) -> None:
+    most = max(LONGEST, 32 * form.max_length)
+    for k, e in enumerate(examples):
+        if (size := len(e.prompt) + len(e.target)) > most and (e.prompt or form.long == "cut"):
+            raise UnavailableError(
+                f"{name}, example {k}: {size:,} characters, of which {form.max_length} tokens would be kept",
+                hint="write it as several rows; of texts without a prompt, `long: split` makes rows of max_length",
+            )
 
 
 def _encode_all(

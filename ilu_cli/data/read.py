@@ -136,6 +136,8 @@ def _json_rows(path: Path) -> Placed:
             continue
         try:
             value = json.loads(line, object_pairs_hook=_object)
+        except RecursionError as error:
+            raise UnavailableError(f"{path}:{number}: nested too deeply", hint="a row is an object of texts") from error
         except ValueError as error:
             kind = "not JSON: " if isinstance(error, json.JSONDecodeError) else ""
             raise UnavailableError(f"{path}:{number}: {kind}{error}") from error

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ilu_cli.errors import UnavailableError
+from ilu_cli.errors import UnavailableError, brief
 from ilu_cli.paths import leads_out, problem_of_path
+from ilu_cli.recipe.yaml_text import YamlError, read_yaml
 
 SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)\.\w+")
+FRONT = 1_000_000  # characters of a README's front matter
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 
 
@@ -167,33 +169,62 @@ def _patterns(config: str | None, split: str) -> Iterator[list[str]]:
         yield [f"{config}.*"]
 
 
-def readme_patterns(folder: Path, config: str | None) -> dict[str, list[str]]:
-    """The globs by split that the README's front matter gives for a config; without a name, for the default one."""
+def _configs(folder: Path) -> list[dict[str, Any]]:
+    """What the front matter of a README says of its configs.
+
+    Raises:
+        UnavailableError: if it is no YAML.
+    """
     try:
         head = re.match(r"---\n(.*?)\n---", (folder / "README.md").read_text(encoding="utf-8-sig"), re.DOTALL)
     except (OSError, UnicodeDecodeError):
-        return {}
-    import yaml
-
+        return []
     try:
-        configs = yaml.safe_load(head[1]).get("configs") if head else None
-    except (yaml.YAMLError, AttributeError):
-        return {}
-    entries = [c for c in configs or [] if isinstance(c, dict)]
+        said = read_yaml(head[1], FRONT)[1] if head else None
+    except YamlError as error:
+        where = f"{folder}/README.md:{error.line + 1}"
+        raise UnavailableError(f"{where}: {error.what}", hint="mend the front matter, or name a file") from error
+    configs = said.get("configs") if isinstance(said, dict) else None
+    return [c for c in (configs if isinstance(configs, list) else []) if isinstance(c, dict)]
+
+
+def readme_patterns(folder: Path, config: str | None) -> dict[str, list[str]]:
+    """The globs by split that the README's front matter gives for a config; without a name, for the default one.
+
+    Raises:
+        UnavailableError: if it has another form.
+    """
+    entries = _configs(folder)
     wanted = [c for c in entries if config is None or c.get("config_name") == config]
     chosen = next((c for c in wanted if c.get("default")), wanted[0] if wanted else None)
-    return _by_split(chosen.get("data_files")) if chosen else {}
+    try:
+        return _by_split(chosen.get("data_files")) if chosen else {}
+    except (TypeError, KeyError, ValueError) as error:
+        raise UnavailableError(
+            f"{folder}/README.md: data_files is no glob, list of globs, or mapping of splits to them: {error}",
+            hint="mend data_files there, or name a file",
+        ) from error
 
 
 def _by_split(files: Any) -> dict[str, list[str]]:
-    """The forms that `data_files` takes: a glob, a list of globs, a mapping, a list of `{split, path}`."""
+    """The forms that `data_files` takes: a glob, a list of globs, a mapping, a list of `{split, path}`.
+
+    Raises:
+        TypeError, KeyError, ValueError: if it has none of them.
+    """
     if isinstance(files, dict):
-        return {split: _globs(globs) for split, globs in files.items()}
+        return {str(split): _globs(globs) for split, globs in files.items()}
+    if isinstance(files, list) and files and all(isinstance(item, dict) for item in files):
+        return {str(item["split"]): _globs(item["path"]) for item in files}
     items = _globs(files)
-    if items and isinstance(items[0], dict):
-        return {str(item["split"]): _globs(item["path"]) for item in items}
     return {"train": items} if items else {}
 
 
-def _globs(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value] if value else []
+def _globs(value: Any) -> list[str]:
+    items = value if isinstance(value, list) else [value] if value else []
+    for item in items:
+        if not isinstance(item, str) or not item:
+            raise TypeError(f"{brief(item)} is no glob")
+        if any("**" in part and part != "**" for part in item.split("/")):
+            raise ValueError(f"{brief(item)} is no glob")
+    return items

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ilu_cli.data.encode import Corpus, Encoded
 from ilu_cli.data.sampling import Sampler, part_of
@@ -22,6 +23,7 @@ class TrainStream:
     batch: int
     seed: int
     chosen: TrainStream | None = None
+    whole: ClassVar = True
 
     def __post_init__(self) -> None:
         self.sampler = Sampler([len(c.items) for c in self.corpora], self.seed, self.name)
@@ -55,7 +57,11 @@ class TrainStream:
 
     def visited(self, steps: int) -> list[RowKey]:
         """Every row that a run of so many steps sees, shortest first."""
-        seen = {key for step in range(steps) for key in self.keys(step)}
+        sizes = self.sampler.sizes
+        if self.whole and steps * self.batch >= len(sizes) * max(sizes):  # an epoch of each dataset, at least
+            seen = {(d, i) for d, size in enumerate(sizes) for i in range(size)}
+        else:
+            seen = {key for step in range(steps) for key in self.keys(step)}
         return sorted(seen, key=lambda k: (len(self.item(k).ids), k))
 
 
@@ -64,6 +70,7 @@ class HalfStream(TrainStream):
     """One of the two disjoint halves of a stream's batches."""
 
     which: int = 0
+    whole: ClassVar = False
 
     def keys(self, step: int) -> list[RowKey]:
         return super().keys(step)[self.which :: 2]

@@ -7,7 +7,8 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import yaml
 
 from ilu_cli.benchmarks import Benchmark, Row, mean_and_error, number, perplexity
-from ilu_cli.errors import UsageError
+from ilu_cli.errors import IluError, UnavailableError, UsageError
 from ilu_cli.recipe.harness import PlainLoader
 from ilu_cli.recipe.taskfile import code_of
 from ilu_cli.runs.results import Kind, kind_of
@@ -52,7 +53,8 @@ class HarnessTask(Benchmark):
         """lm-eval's task objects by name."""
         from ilu_cli.harness.load import load_tasks
 
-        found = load_tasks(self.name, own=self.file is not None)
+        with _theirs(self.name):
+            found = load_tasks(self.name, own=self.file is not None)
         for name, task in found.items():
             own = task.get_config("num_fewshot")
             if (self.shots and own == 0) or (self.shots and task.OUTPUT_TYPE == "loglikelihood_rolling"):
@@ -68,19 +70,29 @@ class HarnessTask(Benchmark):
 
     def first(self, limit: int | None) -> list[Row]:
         """The first documents of every task with their requests, built as lm-eval builds them."""
-        items, self.instances = [], {}
+        items: list[Row] = []
+        self.instances: dict[tuple[str, int], list[Any]] = {}
         for name, task in self.tasks.items():
-            task.set_fewshot_seed(FEWSHOT_SEED)
-            for i, doc in task.doc_iterator(limit=limit):
-                shots, prefix = task.config.num_fewshot, task.doc_to_prefix(doc)
-                context = task.fewshot_context(doc, num_fewshot=shots, gen_prefix=prefix)
-                made = task.construct_requests(doc=doc, ctx=context, metadata=(name, i, task.config.repeats))
-                made = made if isinstance(made, list) else [made]
-                self.instances[name, i] = made
-                requests = [[r.request_type, *r.args] for r in made]
-                item = {"task": name, "doc_id": i, "doc": json.loads(json.dumps(doc, default=str))}
-                items.append(item | (_question(task, doc, made) or {"requests": requests}))
-        self._describe(next(iter(self.tasks.values())))
+            with _theirs(name):
+                items += self._items_of(name, task, limit)
+        if not items:
+            raise UnavailableError(f"lm-eval's {self.name} has no documents", hint="look at its dataset and its split")
+        with _theirs(self.name):
+            self._describe(next(iter(self.tasks.values())))
+        return items
+
+    def _items_of(self, name: str, task: Any, limit: int | None) -> list[Row]:
+        items = []
+        task.set_fewshot_seed(FEWSHOT_SEED)
+        for i, doc in task.doc_iterator(limit=limit):
+            shots, prefix = task.config.num_fewshot, task.doc_to_prefix(doc)
+            context = task.fewshot_context(doc, num_fewshot=shots, gen_prefix=prefix)
+            made = task.construct_requests(doc=doc, ctx=context, metadata=(name, i, task.config.repeats))
+            made = made if isinstance(made, list) else [made]
+            self.instances[name, i] = made
+            requests = [[r.request_type, *r.args] for r in made]
+            item = {"task": name, "doc_id": i, "doc": json.loads(json.dumps(doc, default=str))}
+            items.append(item | (_question(task, doc, made) or {"requests": requests}))
         return items
 
     def _describe(self, task: Any) -> None:
@@ -97,6 +109,10 @@ class HarnessTask(Benchmark):
             self.chance = sum(1 / len(made) for made in self.instances.values()) / len(self.instances)
 
     def score(self, scorer: Scorer, items: list[Row]) -> list[Row]:
+        with _theirs(self.name):
+            return self._scored(scorer, items)
+
+    def _scored(self, scorer: Scorer, items: list[Row]) -> list[Row]:
         from ilu_cli.harness.lm import IluLM
 
         lm, kinds = IluLM(scorer=scorer, truncate=False), dict[str, list[Any]]()
@@ -136,6 +152,8 @@ class HarnessTask(Benchmark):
     def summarise(self, rows: list[Row]) -> tuple[float, float]:
         """lm-eval's aggregate. The error is s/√n of a mean, by the delta method of a perplexity; else it has none."""
         aggregate = next(iter(self.tasks.values())).aggregation()[self.metric]
+        if aggregate is None:
+            raise UsageError(f"{self.name}: lm-eval knows no aggregation of this name for {self.metric}")
         if aggregate.__name__ == "weighted_perplexity":
             return perplexity(rows)
         if aggregate.__name__ in ("mean", "nanmean"):
@@ -168,6 +186,26 @@ class HarnessTask(Benchmark):
         """sha256 of the items and of how the tasks score them: what is right, filters, metric, code of functions."""
         asked = {n: [str(t.VERSION), _written(t)] for n, t in self.tasks.items()}
         return super().fingerprint([*items, {"tasks": asked}])
+
+
+@contextmanager
+def _theirs(name: str) -> Iterator[None]:
+    """What lm-eval and the libraries below it raise at a task that is wrong becomes a message with its name.
+
+    Raises:
+        UsageError: in the place of anything that is no error of ours, of the disk, or of memory.
+    """
+    try:
+        yield
+    except (IluError, OSError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        first = (str(error).strip().splitlines() or [""])[0][:300]
+        raise UsageError(
+            f"lm-eval's task {name} cannot be used: {type(error).__name__}: {first}",
+            hint="its YAML file needs dataset_path, a split, doc_to_text, doc_to_target, output_type and metric_list "
+            "that fit each other; fewshot takes no more examples than there are",
+        ) from error
 
 
 def _kind(said: Mapping[str, Any], metric: str) -> Kind:

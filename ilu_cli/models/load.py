@@ -25,11 +25,12 @@ from ilu_cli.models.parts import parts_of
 from ilu_cli.models.quiet import quiet_transformers
 from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.specs import LoraSpec
-from ilu_cli.runs.files import cache_dir
+from ilu_cli.runs.files import cache_dir, read_json
 
+DEEPEST = 10_000  # layers
 FAILURES = (  # what libraries raise at a load
     OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError,
-    StrictDataclassError,
+    StrictDataclassError, RecursionError, ArithmeticError, LookupError, AssertionError,
 )  # fmt: skip
 
 
@@ -67,6 +68,7 @@ def _put_adapter(model: Any, folder: Path) -> Any:
 
 def _load_folder(folder: Path, device: torch.device | str) -> Any:
     quiet_transformers()
+    _check_depth(folder)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True,
@@ -77,6 +79,14 @@ def _load_folder(folder: Path, device: torch.device | str) -> Any:
     check_report(folder, report)
     model.eval()  # no dropout: unlearning compares a model with itself
     return model.to(device)
+
+
+def _check_depth(folder: Path) -> None:
+    """Refuse a number of layers that would take hours to make, even without weights."""
+    path = folder / "config.json"
+    layers = read_json(path).get("num_hidden_layers") if path.is_file() else None
+    if isinstance(layers, int) and layers > DEEPEST:
+        raise UnavailableError(f"{path}: num_hidden_layers is {layers}; at most {DEEPEST} are made")
 
 
 def _failed(folder: Path, error: Exception) -> IluError:
@@ -103,6 +113,7 @@ def load_tokenizer(folder: Path) -> Any:
 def empty_model(folder: Path) -> Any:
     """The model without its weights (on the meta device), to count and check."""
     quiet_transformers()
+    _check_depth(folder)
     try:
         with torch.device("meta"):
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trust.remote())

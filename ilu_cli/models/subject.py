@@ -111,7 +111,9 @@ def find_model(text: str, revision: str | None = None, hint: str = "") -> Subjec
         raise UnavailableError(f"there is no run, model or folder {text!r}.{hint}", hint="`ilu runs` lists the runs")
     base = None
     if is_adapter(folder):
-        base = find_model(base_of(folder), read_json(folder / "adapter_config.json").get("revision"))
+        _check_bases(folder)
+        said = read_json(folder / "adapter_config.json").get("revision")
+        base = find_model(base_of(folder), said if isinstance(said, str) else None)
     elif not (folder / "config.json").is_file():
         raise UnavailableError(f"{folder} is neither a run (manifest.json) nor a model (config.json)")
     check_code(folder)
@@ -125,6 +127,23 @@ def find_model(text: str, revision: str | None = None, hint: str = "") -> Subjec
         )
     tell_stray(folder)
     return Subject(text, kind, folder, weights, beside_hashes(folder), base=base)
+
+
+def _check_bases(folder: Path) -> None:
+    """Refuse adapters that are each other's base.
+
+    Raises:
+        UnavailableError: if there is a circle, or one names no base.
+    """
+    seen: list[Path] = []
+    at = folder
+    while is_adapter(at):
+        if at.resolve() in seen:
+            raise UnavailableError(
+                f"the adapter {folder} is its own base, by way of {at}", hint="name the model in adapter_config.json"
+            )
+        seen.append(at.resolve())
+        at = Path(base_of(at))
 
 
 def base_of(folder: Path) -> str:
@@ -191,8 +210,8 @@ def from_record(record: dict[str, Any], child: Run) -> Subject:
         UnavailableError: if it is gone, or is not what was recorded.
     """
     trust.check_again(child.manifest.trust, f"run {child.id}")
-    name, step = split_step(record["id"])
-    places = [Path(record["path"])] + ([child.path.parent / name] if record["kind"] == "run" else [])
+    _check_circle(child)
+    step, places = split_step(record["id"])[1], _places(record, child)
     path = next((p for p in places if p.is_dir()), None)
     if path is None and record["kind"] in ("run", "folder"):
         raise UnavailableError(
@@ -211,6 +230,32 @@ def from_record(record: dict[str, Any], child: Run) -> Subject:
         )
         raise UnavailableError(f"{record['role']} {record['id']} ({found.folder}) {what} changed since it was used")
     return found
+
+
+def _places(record: dict[str, Any], child: Run) -> list[Path]:
+    """Where a parent of a run lies: where it lay, or beside the run."""
+    beside = [child.path.parent / split_step(record["id"])[0]] if record["kind"] == "run" else []
+    return [Path(record["path"]), *beside]
+
+
+def _check_circle(run: Run) -> None:
+    """Follow the manifests upwards.
+
+    Raises:
+        UnavailableError: if a run descends from itself.
+    """
+    seen: list[Path] = []
+    at: Run | None = run
+    while at is not None:
+        if at.path.resolve() in seen:
+            raise UnavailableError(
+                f"run {run.id} descends from itself: the lineage goes in a circle through {at.id}",
+                hint="restore the manifests from a copy, or remove these runs",
+            )
+        seen.append(at.path.resolve())
+        parents = [p for p in at.manifest.parents[:1] if p["kind"] == "run"]
+        path = next((p for r in parents for p in _places(r, at) if (p / "manifest.json").is_file()), None)
+        at = open_run(path) if path else None
 
 
 def _snapshot(name: str, revision: str | None) -> Path:

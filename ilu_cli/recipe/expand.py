@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from ilu_cli.recipe.grid import AttackGrid, PipelineRecipe, SuiteRecipe
 from ilu_cli.recipe.load import find, load, validate
 from ilu_cli.recipe.schema import AttackRecipe, UnlearnRecipe
 from ilu_cli.recipe.source import Key, Layers, Problem, RecipeError, read_layers
+
+MOST = 1000  # combinations of one attack's keys
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,11 @@ def _variants(
     grids: list[AttackGrid], layers: Layers, evaluation: dict[str, Any], problems: _Problems
 ) -> Iterator[Variant]:
     for i, grid in enumerate(grids):
+        count = math.prod(len(values) for values in (*grid.each.values(), *grid.best_of.values()))
+        if count > MOST:
+            told = f"makes {count:,} runs of each model; at most {MOST:,} can be asked for"
+            problems.found.append(Problem(layers.origin(("attacks", i)), f"attacks.{i}", told))
+            continue
         for each in _combinations(grid.each):
             for choice in _combinations(grid.best_of):
                 data = {"command": "attack", "attack": copy.deepcopy(grid.attack), "eval": evaluation | grid.eval}

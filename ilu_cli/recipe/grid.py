@@ -10,10 +10,11 @@ from pydantic import Field, NonNegativeInt, PositiveFloat
 from ilu_cli import registry
 from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.source import Key
-from ilu_cli.recipe.specs import DEFAULT_MODEL, ModelSpec, Spec
+from ilu_cli.recipe.spec import Spec
+from ilu_cli.recipe.specs import DEFAULT_MODEL, ModelSpec
 
 Choices = dict[str, Annotated[list[Any], Field(min_length=1)]]
-Seeds = Annotated[list[NonNegativeInt], Field(min_length=1)]
+Seeds = Annotated[list[Annotated[NonNegativeInt, Field(le=2**32 - 1)]], Field(min_length=1)]
 
 
 class AnyRecipe(Spec):
@@ -70,7 +71,7 @@ class PipelineRecipe(AnyRecipe):
     """What `ilu pipeline` runs."""
 
     command: Literal["pipeline"] = "pipeline"
-    name: str | None = Field(None, pattern=r"^[\w.-]+$", description="its folder; default: the recipe file's name")
+    name: str | None = Field(None, pattern=r"^\w[\w.-]*$", description="its folder; default: the recipe file's name")
     model: ModelSpec = ModelSpec(ref=DEFAULT_MODEL)
     methods: dict[str, MethodSpec] = Field(min_length=1)
     environments: list[str] = Field([], description="each is given to the regularisers that name no env, in turn")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -11,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 import ilu_cli
-from ilu_cli.errors import UsageError, near
+from ilu_cli.errors import UsageError, brief, near
 from ilu_cli.recipe.command import hashed
 from ilu_cli.recipe.grid import AnyRecipe
 from ilu_cli.recipe.schema import Recipe, schema
@@ -73,7 +74,7 @@ def load(kind: type[R], path: Path | None, flags: dict[str, tuple[Key, Any]], se
         if not equals or not all(left.split(".")):
             layers.problems.append(Problem(f"--set {text}", "", "write it as key.path=value"))
             continue
-        layers.put(tuple(left.split(".")), parse_scalar(right), f"--set {left}")
+        layers.put(tuple(left.split(".")), parse_scalar(right, f"--set {left}: "), f"--set {left}")
     return validate(kind, layers)
 
 
@@ -154,7 +155,7 @@ def _remove(data: Any, key: Key) -> bool:
 def _problem(model: type[BaseModel], layers: Layers, error: Any) -> Problem:
     key, kind, context = _raw_key(layers.data, error["loc"]), error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        root = model.model_json_schema()
+        root = _json_schema(model)
         known = _keys_at(root, layers.data, key[:-1])
         below = [f"{k}.{key[-1]}" for k in known if key[-1] in _below(root, layers.data, (*key[:-1], k))]
         better = f" Did you mean {dotted((*key[:-1], below[0]))!r}?" if below else near(str(key[-1]), known)
@@ -162,15 +163,20 @@ def _problem(model: type[BaseModel], layers: Layers, error: Any) -> Problem:
     elif kind == "union_tag_invalid":
         known = [name for t in context["expected_tags"].split(",") if (name := t.strip(" '"))]
         key = (*key, "name")
-        message = f"unknown name {context['tag']!r}.{near(context['tag'], known)} Known: {', '.join(known)}"
+        message = f"unknown name {brief(context['tag'])}.{near(context['tag'], known)} Known: {', '.join(known)}"
     elif kind == "union_tag_not_found":
         alone = "a name, or " if context["discriminator"] == f"{benchmark_tag.__name__}()" else ""
         message = f"{alone}a mapping with a `name` is needed"
     elif kind == "missing":
         message = "is required"
     else:
-        message = f"{error['msg'][0].lower()}{error['msg'][1:]}, not {error['input']!r}"
+        message = f"{error['msg'][0].lower()}{error['msg'][1:]}, not {brief(error['input'])}"
     return Problem(layers.origin(key), dotted(key), message)
+
+
+@functools.lru_cache(16)
+def _json_schema(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema()
 
 
 def _below(root: dict[str, Any], data: Any, key: Key) -> list[str]:

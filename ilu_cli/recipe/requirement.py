@@ -18,8 +18,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from ilu_cli.errors import UsageError, near
+from ilu_cli.errors import UsageError, brief, near
 
+LONGEST = 500  # characters
 STAGES = ("parent", "original")
 OPERATORS: dict[str, Callable[[float, float], Any]] = {
     "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt,
@@ -128,6 +129,8 @@ class _Parser:
 
     def __init__(self, text: str, known: Mapping[str, Collection[str]]) -> None:
         self.text, self.known, self.at = text, known, 0
+        if len(text) > LONGEST:
+            raise self.error(f"it has {len(text):,} characters; at most {LONGEST} are read", LONGEST)
         self.tokens: list[tuple[str, str, int]] = []
         place = 0
         while text[place:].strip():
@@ -145,7 +148,7 @@ class _Parser:
         self.first = self.name(*first[1:])
 
     def error(self, message: str, place: int) -> UsageError:
-        return UsageError(f"requirement {self.text!r}, character {place + 1}: {message}")
+        return UsageError(f"requirement {brief(self.text)}, character {place + 1}: {message}")
 
     def take(self, *signs: str) -> str | None:
         """The next token if it is one of the signs."""

@@ -9,9 +9,11 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, PositiveInt, Tag, TypeAdapter, create_model
 
 from ilu_cli import registry
+from ilu_cli.errors import UsageError
 from ilu_cli.recipe.evaluation import AttackEvalSpec, EvalSpec, GateSpec
 from ilu_cli.recipe.grid import AnyRecipe, PipelineRecipe, SuiteRecipe
 from ilu_cli.recipe.source import Key
+from ilu_cli.recipe.spec import Spec
 from ilu_cli.recipe.specs import (
     BenchmarkSpec,
     Component,
@@ -20,7 +22,6 @@ from ilu_cli.recipe.specs import (
     ModelSpec,
     RegularizerSpec,
     RetainSpec,
-    Spec,
     Stream,
     Tracker,
     TrainSpec,
@@ -37,7 +38,7 @@ TRACK = "where steps are reported to, besides metrics.jsonl; not part of the rec
 class Recipe(AnyRecipe):
     """Base of the recipes of a single run."""
 
-    seed: NonNegativeInt = 0
+    seed: NonNegativeInt = Field(0, le=2**32 - 1)
 
 
 class UnlearnRecipe(Recipe):
@@ -176,6 +177,13 @@ class ApplyRecipe(Recipe):
             yield ("density",), "linear keeps all; ties, dare and magnitude need a density"
 
 
+def _keys(entry: registry.Entry[Any]) -> dict[str, tuple[Any, Any]]:
+    try:
+        return entry.keys()
+    except (NameError, SyntaxError, TypeError, AttributeError) as error:
+        raise UsageError(f"{registry.where(entry.obj)}: an annotation is no type: {error}") from error
+
+
 def _component(known: registry.Registry[Any], base: type[Component]) -> Any:
     """The union of all registered ideas of one kind, told apart by `name`."""
     specs = _specs(known, base)
@@ -192,7 +200,7 @@ def _specs(known: registry.Registry[Any], base: type[Component]) -> dict[str, ty
             __base__=base,
             __doc__=known[name].doc,
             name=(Literal[name], name),
-            **known[name].keys(),  # type: ignore[call-overload]
+            **_keys(known[name]),  # type: ignore[call-overload]
         )
         for name in known
     }

@@ -9,10 +9,13 @@ from typing import Any
 
 import yaml
 
-from ilu_cli.errors import UsageError
+from ilu_cli.errors import UsageError, brief
 from ilu_cli.recipe.command import today
+from ilu_cli.recipe.yaml_text import DEEPEST, YamlError, read_yaml
 
 Key = tuple[str | int, ...]
+PLACE = re.compile("[0-9]{1,6}")  # of an item in a list
+SHOWN = 20  # problems in a message
 
 
 @dataclass
@@ -32,22 +35,15 @@ class RecipeError(UsageError):
 
     def __init__(self, problems: list[Problem]) -> None:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        lines = "\n".join(f"  {p}" for p in problems)
+        lines = "\n".join(f"  {p}" for p in problems[:SHOWN])
+        lines += f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         super().__init__(f"the recipe has {count}:\n{lines}", hint="`ilu list` shows what is known")
         self.problems = problems
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads `1e-4` as a number (YAML 1.1 reads a string) and a day as text."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    k: [(tag, pattern) for tag, pattern in v if not tag.endswith(":timestamp")]
-    for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+def _exact(key: Key) -> Key:
+    """The key with the places in lists as numbers, however they were written."""
+    return tuple(int(p) if isinstance(p, str) and PLACE.fullmatch(p) else p for p in key)
 
 
 def _has_place(node: Any, part: str | int) -> bool:
@@ -65,6 +61,7 @@ class Layers:
 
     def origin(self, key: Key) -> str:
         """Return where `key`, or its nearest known ancestor, was written."""
+        key = _exact(key)
         for end in range(len(key), 0, -1):
             if key[:end] in self.origins:
                 return self.origins[key[:end]]
@@ -76,7 +73,10 @@ class Layers:
         A path that cannot be is recorded as a problem.
         """
         node: Any = self.data
-        exact = tuple(int(p) if isinstance(p, str) and p.isdigit() else p for p in key)
+        exact = _exact(key)
+        if len(key) > DEEPEST:
+            self.problems.append(Problem(origin[:60], "", f"a key has at most {DEEPEST} parts"))
+            return
         for i, part in enumerate(key):
             if isinstance(node, list):
                 part = exact[i]
@@ -90,6 +90,7 @@ class Layers:
                 break
             if isinstance(node, dict) and not isinstance(node.get(part), (dict, list)):
                 node[part] = [] if exact[i + 1] == 0 else {}
+                self.origins[exact[: i + 1]] = origin
             node = node[part]
         self.origins = {k: v for k, v in self.origins.items() if k[: len(exact)] != exact}
         self.origins[exact] = origin
@@ -108,16 +109,18 @@ def flat(value: Any, key: str = "") -> dict[str, Any]:
     return {k: v for part, inner in items for k, v in flat(inner, f"{key}.{part}" if key else str(part)).items()}
 
 
-def parse_scalar(text: str) -> Any:
+def parse_scalar(text: str, where: str = "") -> Any:
     """Read the right-hand side of `--set` as YAML.
 
     Raises:
         UsageError: if it is not YAML.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{text!r} is not a YAML value: {error}") from error
+        return read_yaml(text)[1]
+    except YamlError as error:
+        raise UsageError(
+            f"{where}{brief(text, 60)} is not a YAML value: {error.what}", hint="quote what is text: --set key='\"…\"'"
+        ) from error
 
 
 def read_layers(path: Path) -> Layers:
@@ -128,25 +131,17 @@ def read_layers(path: Path) -> Layers:
         UsageError: if the file cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the recipe {path}: {error}") from error
-    loader = _Loader(text)
-    try:
-        root = loader.get_single_node()
-        layers = Layers(origins={(): f"{path.name}:1"})
-        if root is None:
-            return layers
-        _mark(root, (), path.name, layers)
-        data = loader.construct_document(root)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path.name}:{mark.line + 1}" if mark else path.name
-        raise RecipeError([Problem(where, "", f"not valid YAML: {getattr(error, 'problem', error)}")]) from error
-    finally:
-        loader.dispose()
+        root, data = read_yaml(path.read_text(encoding="utf-8"))
+    except YamlError as error:
+        raise RecipeError([Problem(f"{path.name}:{error.line}", "", error.what)]) from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read the recipe {path}: {error}", hint="name a YAML file in UTF-8") from error
+    layers = Layers(origins={(): f"{path.name}:1"})
+    if root is None:
+        return layers
     if not isinstance(data, dict):
         raise RecipeError([Problem(f"{path.name}:1", "", "a recipe is a mapping of keys to values")])
+    _mark(root, (), path.name, layers)
     if isinstance(command := data.get("command"), str):
         data["command"] = today(command)
     layers.data = data
@@ -155,17 +150,17 @@ def read_layers(path: Path) -> Layers:
 
 def _mark(node: yaml.Node, key: Key, name: str, layers: Layers) -> None:
     """Record the line of every key below `node`, and keys that stand twice."""
-    layers.origins.setdefault(key, f"{name}:{node.start_mark.line + 1}")
+    layers.origins.setdefault(_exact(key), f"{name}:{node.start_mark.line + 1}")
     if isinstance(node, yaml.SequenceNode):
         for i, item in enumerate(node.value):
             _mark(item, (*key, i), name, layers)
     elif isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for part, value in node.value:
-            child = (*key, str(part.value))
+            child = (*key, part.value)
             where = f"{name}:{part.start_mark.line + 1}"
             if part.value in seen:
                 layers.problems.append(Problem(where, dotted(child), "stands here a second time"))
             seen.add(part.value)
-            layers.origins[child] = where
+            layers.origins[_exact(child)] = where
             _mark(value, child, name, layers)

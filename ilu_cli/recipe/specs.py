@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -22,6 +20,7 @@ from pydantic import (
 from ilu_cli import registry
 from ilu_cli.recipe.chat import ChatDate, ChatSystem
 from ilu_cli.recipe.source import Key
+from ilu_cli.recipe.spec import Spec
 
 DEFAULT_MODEL = "smollm2-135m"
 Precision = Literal["bf16", "fp32"]
@@ -29,20 +28,6 @@ Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
 T = TypeVar("T")
 Some = Annotated[list[T], Field(min_length=1)]
-
-
-class Spec(BaseModel):
-    """Base of all recipe parts: unknown keys and wrong types are errors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-    later: ClassVar[tuple[str, ...]] = ()
-    """Keys that came later: left out of a dump at their default, so that recipes of before keep their hash."""
-
-    @model_serializer(mode="wrap")
-    def _dumped(self, dump: SerializerFunctionWrapHandler) -> Any:
-        found: dict[str, Any] = dump(self)
-        fields = type(self).model_fields
-        return {k: v for k, v in found.items() if k not in self.later or getattr(self, k) != fields[k].default}
 
 
 class DataRef(Spec):
@@ -56,7 +41,7 @@ class DataRef(Spec):
     source: Literal["auto", "builtin", "hub", "path"] = "auto"
     split: str | None = Field(None, description="a split of the dataset; null: the one for training, or for testing")
     config: str | None = Field(None, description="the configuration of a hub dataset that is no task")
-    limit: PositiveInt | None = Field(None, description="use only the first rows")
+    limit: PositiveInt | None = Field(None, le=10**9, description="use only the first rows")
     max_length: int | None = Field(None, ge=8, description="tokens per sequence in training; null: as its stream says")
 
 

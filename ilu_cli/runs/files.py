@@ -68,7 +68,7 @@ def weight_files(folder: Path) -> list[Path]:
     first = next((folder / n for n in filter(None, (named, WEIGHTS, INDEX)) if (folder / n).is_file()), None)
     if first is None or first.suffix != ".json":
         return [first] if first else []
-    shards = [_shard(folder, str(name)) for name in sorted(set(read_json(first).get("weight_map", {}).values()))]
+    shards = [_shard(folder, name) for name in _indexed(first)]
     if lost := [p.name for p in shards if not p.is_file()]:
         raise UnavailableError(
             f"{folder} lacks {', '.join(lost)}: {first.name} names {len(shards)} files of weights, {len(lost)} missing",
@@ -92,6 +92,18 @@ def _shard(folder: Path, name: str) -> Path:
     return folder / name
 
 
+def _indexed(index: Path) -> list[str]:
+    """The files that an index names.
+
+    Raises:
+        UnavailableError: if it names none in the form that it should.
+    """
+    named = read_json(index).get("weight_map", {})
+    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+        raise UnavailableError(f"{index} is damaged: its weight_map is no mapping of weights to files")
+    return sorted(set(named.values()))
+
+
 def stray_files(folder: Path) -> list[str]:
     """The other files of weights in a folder: old copies, shards of an earlier save, a vendor's own format."""
     return sorted({p.name for p in folder.glob("*.safetensors")} - {p.name for p in weight_files(folder)})
@@ -105,7 +117,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UnavailableError(f"{path} is damaged: {error}") from error
     if not isinstance(found, dict):
         raise UnavailableError(f"{path} is damaged: it holds no object")

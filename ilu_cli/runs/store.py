@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ilu_cli import trust
-from ilu_cli.errors import UnavailableError, UsageError, near
+from ilu_cli.errors import UnavailableError, UsageError, near, plain
 from ilu_cli.paths import as_name
 from ilu_cli.recipe.command import today
 from ilu_cli.runs import ledger
+from ilu_cli.runs.manifest import check_manifest, circles
 from ilu_cli.runs.run import FORMAT, Manifest, Run, now, split_step, versions
 
 __all__ = ["Manifest", "Run", "Store", "now", "open_run", "split_step", "versions"]
@@ -35,9 +36,17 @@ def open_run(path: Path) -> Run:
             raise UnavailableError(f"{manifest} has format {data['format']}; this version of ilu reads {FORMAT}")
         found = Manifest(**ledger.unseal(data, manifest))
         found.command = today(found.command)
+        check_manifest(found)
         return Run(path, found)
-    except (OSError, UnicodeDecodeError, ValueError, TypeError, KeyError) as error:
-        raise UnavailableError(f"{manifest} is damaged: {error}") from error
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise UnavailableError(
+            f"{manifest} is damaged: {error}", hint="restore the file from a copy, or remove the folder"
+        ) from error
+
+
+def _check_named(text: str) -> None:
+    if not text.strip():  # the beginning of every name
+        raise UsageError("the name of the run is empty", hint="`ilu runs` lists the runs")
 
 
 @functools.cache
@@ -83,7 +92,10 @@ class Store:
             try:
                 found.append(open_run(manifest.parent))
             except UnavailableError as error:
-                _tell_damaged(str(error))
+                _tell_damaged(plain(str(error)))
+        for ids in circles(found):
+            _tell_damaged(f"{' ← '.join([*ids, ids[0]])}: the lineage goes in a circle")
+            found = [run for run in found if run.id not in ids]
         return sorted(found, key=lambda run: run.manifest.created)
 
     def latest(self, suitable: Callable[[Run], bool], what: str) -> Run:
@@ -104,6 +116,7 @@ class Store:
             UsageError: if the prefix fits several runs.
             UnavailableError: if the folder is there and is no sound run.
         """
+        _check_named(text)
         path = Path(text)
         if (path / "manifest.json").is_file():
             return open_run(path)
@@ -120,6 +133,7 @@ class Store:
         Raises:
             UnavailableError: if there is none.
         """
+        _check_named(text)
         places = (Path(text), self.root / text)
         return next((p for p in places if (p / "manifest.json").is_file()), None) or self.get(text).path
 

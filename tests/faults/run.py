@@ -42,7 +42,28 @@ def main() -> int:
             held = sum(case.held for case in found)
             lost += len(found) - held
             print(f"| {name} | {len(found)} | {held} | {time.monotonic() - began:.0f} |", flush=True)
+        lost += _malformed(given.only, Path(root) / "malformed")
     return 1 if lost else 0
+
+
+def _malformed(only: str, root: Path) -> int:
+    """The malformed inputs by kind; how many did not hold."""
+    from malformed import KINDS, Judge
+
+    kinds = {f"malformed input: {kind}": make for kind, make in KINDS.items() if only in f"malformed input: {kind}"}
+    if not kinds:
+        return 0
+    root.mkdir()
+    judge, lost = Judge(root), 0
+    for name, make in kinds.items():
+        began, tried, bad = time.monotonic(), 0, 0
+        for given, done, wrong in judge.tried(make()):
+            tried, bad = tried + 1, bad + bool(wrong)
+            if wrong:
+                print(f"  not held: {name}: {given.name}: {wrong}: {done.text[-300:]}", file=sys.stderr)
+        print(f"| {name} | {tried} | {tried - bad} | {time.monotonic() - began:.0f} |", flush=True)
+        lost += bad
+    return lost
 
 
 if __name__ == "__main__":

@@ -1,0 +1,20 @@
+"""Malformed inputs by kind: each is tried in a fork of its own, within 5 s and 1 GB, and judged by itself."""
+
+from malformed import data, grids, manifests, models, names, plugins, recipes, requirements, sets, tasks
+from malformed.judge import Input, Judge, judged
+
+KINDS = {
+    "recipes that are no YAML": recipes.syntax,
+    "recipes with wrong keys and values": recipes.content,
+    "--set": sets.inputs,
+    "--require": requirements.inputs,
+    "manifests": manifests.inputs,
+    "rows and data files": data.inputs,
+    "model folders": models.inputs,
+    "task files of lm-eval": tasks.inputs,
+    "plug-ins": plugins.inputs,
+    "pipelines and suites": grids.inputs,
+    "names": names.inputs,
+}
+
+__all__ = ["KINDS", "Input", "Judge", "judged"]
