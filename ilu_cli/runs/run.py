@@ -43,6 +43,7 @@ class Manifest:
     `inputs` are the files and hub datasets that it read (`ilu_cli.workflows.needs.inputs`). `points` are the weights at
     the intermediate steps that were kept, by step. `listed`: the run has a list of its files (`ilu_cli.runs.ledger`).
     `wanted` is, of a reference line that is made for another run, the model that is attacked next, and its `out`.
+    `clear_of` is what an attack keeps of the unlearning recipes whose environments it stays clear of.
     """
 
     id: str
@@ -64,6 +65,7 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     listed: bool = False
     wanted: dict[str, Any] = field(default_factory=dict)
+    clear_of: list[Any] = field(default_factory=list)
     seed: int = 0
     world_size: int = 1
     precision: str = ""

@@ -62,6 +62,11 @@ class Evaluation:
             bench.configure(spec)
         self.items = {name: b.first(spec.limit) for name, b in self.benchmarks.items()}
 
+    @property
+    def asked(self) -> Row:
+        """How the benchmarks are asked, as an EvalSpec has it: what it takes to ask them again."""
+        return {k: v for k in EvalSpec.model_fields if k != "benchmarks" and (v := getattr(self.spec, k)) is not None}
+
     def key(self, name: str, digest: str) -> str:
         """What a result depends on; a stored result with the same key is reused."""
         told = [f"{k}={v}" for k in CHAT_KEYS if (v := getattr(self.spec, k)) is not None]
@@ -92,6 +97,7 @@ class Evaluation:
         rows = bench.score(scorer, items)
         more = {
             "precision": self.spec.precision,
+            "asked": self.asked,
             "parity": scorer.parity.facts() if scorer.parity else None,
             **bench.details(rows),
             "key": self.key(name, digest),

@@ -6,7 +6,7 @@ import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import yaml
 
@@ -57,6 +57,19 @@ def unlearning_recipes(subject: Subject) -> list[Written]:
         above = current.run.manifest.parents[0]["kind"] == "run"
         current = parent_of(current) if above else None
     return found
+
+
+def kept_of(recipe: Written) -> Written:
+    """What a manifest keeps of an unlearning recipe, so that the attack can be made again without its run."""
+    regularizers = [
+        cast(Regularised, {k: reg[k] for k in ("env", "batch", "long") if k in reg}) for reg in recipe["regularizers"]
+    ]
+    return Written(
+        seed=recipe["seed"],
+        train=Steps(steps=recipe["train"]["steps"]),
+        forget=Forget(data=recipe["forget"]["data"]),
+        regularizers=regularizers,
+    )
 
 
 def forget_data(recipes: Sequence[Written], key: str, label: str) -> list[DataRef]:

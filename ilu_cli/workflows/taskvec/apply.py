@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,16 +37,19 @@ class ApplyPlan(Plan):
     vectors: list[tuple[Subject, Subject, float]] = field(kw_only=True)
 
 
-def plan(recipe: ApplyRecipe, store: Store) -> ApplyPlan:
+def plan(recipe: ApplyRecipe, store: Store, known: Callable[[str], Subject] | None = None) -> ApplyPlan:
     """Find all checkpoints, and check that they have the same weights.
+
+    Args:
+        known: the models that the recipe names, where they are known already.
 
     Raises:
         UsageError: if a source is no run, or it is not clear where the sum should start.
         UnavailableError: if a source is missing or damaged, or of another architecture.
     """
-    vectors = []
+    find, vectors = known or (lambda name: find_subject(name, store)), []
     for spec in recipe.vectors:
-        end = find_subject(spec.run, store)
+        end = find(spec.run)
         start = parent_of(end)
         if start is None:
             raise UsageError(f"{spec.run} was not made from another model by a run, so it has no task vector")
@@ -54,7 +58,7 @@ def plan(recipe: ApplyRecipe, store: Store) -> ApplyPlan:
     if recipe.onto is None and len(origins) > 1:
         labels = ", ".join(o.label for o in origins.values())
         raise UsageError(f"the vectors come from several originals ({labels})", hint="say where to add them: --onto")
-    onto = find_subject(recipe.onto, store) if recipe.onto else next(iter(origins.values()))
+    onto = find(recipe.onto) if recipe.onto else next(iter(origins.values()))
     names = common_names([open_checkpoint(s) for s in (onto, *(s for v in vectors for s in v[:2]))], None)
     total = sum(open_checkpoint(onto).weight(name).stored.numel for name in names)
     parents = [onto.record("onto")]
