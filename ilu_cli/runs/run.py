@@ -31,6 +31,7 @@ from ilu_cli.runs.lock import held, holder
 from ilu_cli.runs.results import Data, read_results
 
 FORMAT = 1
+RESUMED = ("unlearn", "attack")
 PACKAGES = ("ilu", "torch", "transformers", "accelerate", "datasets", "safetensors")
 
 
@@ -137,6 +138,13 @@ class Run:
     def resume_command(self) -> str:
         return f"ilu {self.manifest.command} {self.id} --resume"
 
+    @property
+    def how_to_go_on(self) -> str:
+        """What to do with a run that was not finished: a sum of task vectors has no states."""
+        if self.manifest.command in RESUMED:
+            return f"continue with `{self.resume_command}`"
+        return f"make it again: it keeps no states (`ilu runs rm {self.id}` takes away what there is)"
+
     def finish(self) -> None:
         """Hash the checkpoint and mark the run complete. Everything else must be on disk already."""
         files = {n: ledger.entry(self.path / n) for n in ledger.files_below(self.path, ("checkpoint", "points"))}
@@ -171,7 +179,7 @@ class Run:
                 yield
             except KeyboardInterrupt as error:
                 begun = (self.path / "recipe.yaml").is_file()
-                how = f"continue with `{self.resume_command}`" if begun else "nothing was begun; start it again"
+                how = self.how_to_go_on if begun else "nothing was begun; start it again"
                 raise Interrupted(f"run {self.id} was interrupted", hint=how) from error
 
     def check(self, *parts: str) -> None:
@@ -206,9 +214,23 @@ class Run:
         self.add("README.md")
 
     def missing_parent(self) -> str | None:
-        """The place of a parent that was there and is gone; None if all are there."""
-        places = [Path(p["path"]) for p in self.manifest.parents if p["kind"] in ("run", "folder")]
-        return next((str(p) for p in places if not p.is_dir()), None)
+        """The name and place of a parent that was there and is gone; None if all are there. A look, and no hash."""
+        for p in self.manifest.parents:
+            signs = {"run": ("manifest.json",), "folder": ("config.json", "adapter_config.json")}.get(p["kind"], ())
+            if signs and not any((Path(p["path"]) / sign).is_file() for sign in signs):
+                return f"{p['id']} ({p['path']})"
+        return None
+
+    def check_parents(self, where: str) -> None:
+        """Stop at once when a parent is gone: nothing that is made now would be known to come from it.
+
+        Raises:
+            UnavailableError: if one is; it names it.
+        """
+        if gone := self.missing_parent():
+            raise UnavailableError(
+                f"{where}: {gone}, which this run is made from, is gone", hint=f"put it back, and {self.how_to_go_on}"
+            )
 
     def verify(self, step: int | None = None) -> None:
         """Compare every file of the checkpoint that decides an answer, or the weights at `step`, with the manifest.
@@ -219,7 +241,7 @@ class Run:
         if not self.complete:
             raise UnavailableError(
                 f"run {self.id} was not finished",
-                hint=f"continue it with `ilu {self.manifest.command} {self.id} --resume`",
+                hint=self.how_to_go_on,
             )
         self.check("recipe.yaml")
         folder, recorded = self.checkpoint, self.manifest.weights

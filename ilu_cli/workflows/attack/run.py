@@ -201,6 +201,7 @@ def _attack(
         attempt = Attempted(subject, plan.original, plan.environments, new, reporter, recipe.seed, recipe.eval, title)
         for result in Follow(attempt, recipe, known).results():
             _write(new, attempt, result)
+            new.check_parents(f"stopped after {result.axis} {result.points[-1].strength}")
     except UsageError:
         found = AttackResult.read(new.manifest.result)
         if b.main and not known and all(p.strength == found.unattacked for p in found.points):

@@ -57,7 +57,7 @@ def of_finished(run: Run) -> Recorded:
         UnavailableError: if it is not finished, or a file is not its own.
     """
     if not run.complete:
-        raise UnavailableError(f"run {run.id} was not finished", hint=f"continue it with `{run.resume_command}`")
+        raise UnavailableError(f"run {run.id} was not finished", hint=run.how_to_go_on)
     run.check("recipe.yaml", "metrics.jsonl", "eval")
     if run.manifest.weights:
         run.verify()

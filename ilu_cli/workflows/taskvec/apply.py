@@ -89,7 +89,7 @@ def run(plan: ApplyPlan, store: Store, reporter: Reporter, out: Path | None = No
     m.base = onto.run.manifest.base if onto.run else onto.record("original")
     m.precision = "fp64"
     write_text(new.path / "recipe.yaml", dump(recipe))
-    with ending(new, main=True):
+    with new.held(reporter.note), ending(new, main=True):
         part = new.path / ".checkpoint.part"
         part.mkdir()
         for path in {p for pattern in BESIDE for p in onto.root.glob(pattern) if p.is_file()}:
