@@ -11,7 +11,7 @@ FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 SIGNS = ("No space left", "os error 28", "Disk quota", "File too large", "os error 27", "Errno 28")
 MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc", "unable to allocate",
-          "can't start new thread")  # fmt: skip
+          "can't start new thread", "failed to map segment", "could not create a primitive")  # fmt: skip
 # torch's own writer says only that it could not write
 TORCH = ("PytorchStreamWriter failed writing", "unexpected pos")
 

@@ -17,6 +17,8 @@ PACKAGE = Path(ilu_cli.__file__).parent
 OTHERS = {  # options of other programs that messages name
     "--no-deps": "pip",
     "--local-dir": "hf download",
+    "--cpu": "accelerate launch",
+    "--multi_gpu": "accelerate launch",
     "--apply_chat_template": "lm-eval",
 }
 
