@@ -168,7 +168,7 @@ def changed(bench: Bench, count: int, seed: int = 0) -> Iterator[Case]:
         states = _killed_with_states(bench, 300)
         if i % 2:
             recipe = bench.place / "runs/k/recipe.yaml"
-            key, value = rng.choice([("lr", "0.5"), ("steps", "301"), ("clip", "0.25")])
+            key, value = rng.choice([("lr", "0.5"), ("steps", "301"), ("max_grad_norm", "0.25")])
             text = "\n".join(f"  {key}: {value}" if line.startswith(f"  {key}:") else line
                              for line in recipe.read_text().splitlines())  # fmt: skip
             recipe.write_text(text + "\n")
