@@ -21,6 +21,7 @@ from ilu_cli.cli import (
     pipeline,
     push,
     report,
+    reproduce,
     runs,
     schema,
     taskvec,
@@ -61,6 +62,7 @@ app.command("pipeline")(pipeline.pipeline)
 app.command("fetch")(fetch.fetch)
 app.command("doctor")(doctor.doctor)
 app.command("report")(report.report)
+app.command("reproduce")(reproduce.reproduce)
 app.command("push")(push.push)
 app.command("list")(list_.list_)
 app.add_typer(runs.app, name="runs")

@@ -11,7 +11,7 @@ FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 SIGNS = ("No space left", "os error 28", "Disk quota", "File too large", "os error 27", "Errno 28")
 MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc", "unable to allocate",
-          "can't start new thread")  # fmt: skip
+          "can't start new thread", "failed to map segment", "could not create a primitive")  # fmt: skip
 # torch's own writer says only that it could not write
 TORCH = ("PytorchStreamWriter failed writing", "unexpected pos")
 
@@ -60,7 +60,8 @@ def _of_system(error: OSError, first: str) -> IluError:
     where = error.filename2 or error.filename
     place = f"{where}: {error.strerror}" if where and error.strerror else first
     if error.errno in DENIED:
-        hint = "give yourself the right to read or write it; ILU_RUNS, ILU_CACHE and --out choose other folders"
+        out = ", and --out the run's" if _command() in ("unlearn", "attack", "report", "reproduce") else ""
+        hint = f"give yourself the right to read or write it; ILU_RUNS and ILU_CACHE choose other folders{out}"
         return UnavailableError(f"no access to {place}", hint=hint)
     if error.errno == errno.ENAMETOOLONG:
         return UnavailableError(f"the name is too long for this file system: {place}"[:400], hint="use a shorter name")

@@ -102,6 +102,9 @@ def _said(ctx: typer.Context, name: str, value: str | None) -> None:
     os.environ |= {name: value} if value else {}
 
 
+ALLOWED = ("--data-root", "--plugin", "--trust-remote-code", "--trust-code")  # whose data and code, not what is done
+
+
 def _trust_remote(ctx: typer.Context, given: bool) -> bool:
     _said(ctx, trust.REMOTE, "1" if given else None)
     return given
@@ -170,9 +173,7 @@ class Given:
         Raises:
             UsageError: if one is given.
         """
-        if ignored := self.besides(
-            "--resume", "--json", "--strict", "--plugin", "--data-root", "--trust-remote-code", "--trust-code"
-        ):
+        if ignored := self.besides("--resume", "--json", "--strict", *ALLOWED):
             raise UsageError(f"--resume continues a run with its own recipe; {', '.join(ignored)} cannot change it")
 
 

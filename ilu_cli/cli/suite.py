@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ilu_cli.cli import console, table, warned
-from ilu_cli.cli.options import Given
+from ilu_cli.cli.options import ALLOWED, Given
 from ilu_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,15 +33,7 @@ MarkdownOption = Annotated[
 OPTIONS = ("--suite", "--seeds", "--jobs", "--markdown")
 
 
-KEPT = (
-    "--data-root",
-    "--plugin",
-    "--trust-remote-code",
-    "--trust-code",
-    "--dry-run",
-    "--json",
-    "--strict",
-)
+KEPT = (*ALLOWED, "--dry-run", "--json", "--strict")
 
 
 def asked_for(suite: str | None, given: Given) -> str | None:

@@ -12,7 +12,7 @@ from types import FrameType
 from ilu_cli.engine.loop import Trainer
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.state import load_state, save_state
-from ilu_cli.errors import Interrupted, RunFailed
+from ilu_cli.errors import Interrupted
 from ilu_cli.runs.store import Run
 from ilu_cli.stopping import stopping_signals
 
@@ -23,6 +23,7 @@ def drive(trainer: Trainer, run: Run, reporter: Reporter, title: str) -> Iterato
     Raises:
         Interrupted: after Ctrl-C, when the state is on disk.
         RunFailed: if a loss is not finite.
+        UnavailableError: if a model that the run is made from is gone, when the state is on disk.
     """
     main = trainer.backend.main
     start = load_state(trainer, run.state, reporter.note)
@@ -48,11 +49,7 @@ def drive(trainer: Trainer, run: Run, reporter: Reporter, title: str) -> Iterato
                 if stopped.is_set():
                     where = f"stopped after step {log.step} of {log.steps}"
                     raise Interrupted(where, hint=f"continue with `{run.resume_command}`")
-                if gone:
-                    raise RunFailed(
-                        f"stopped after step {log.step} of {log.steps}: {gone}, which this run is made from, is gone",
-                        hint=f"put it back, and continue with `{run.resume_command}`",
-                    )
+                run.check_parents(f"stopped after step {log.step} of {log.steps}")
                 yield log.step
     finally:
         reporter.end()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from ilu_cli import trust
+from ilu_cli.errors import UnavailableError
 from ilu_cli.metrics.figure import shown
 from ilu_cli.runs.results import AttackResult, Data, Row, Summary
 
@@ -40,12 +44,53 @@ def card(
         "## Results\n\n" + (_results(results) or "Not evaluated yet: `ilu eval` fills this in."),
         *([_attack(AttackResult.read(m.result))] if m.result.get("points") else []),
         f"## Recipe\n\nThe same run again: `ilu {m.command} --recipe recipe.yaml`.\n\n{fenced(recipe)}",
+        _reproduce(m, folder),
         "## Data\n\n" + "\n".join(_data(d) for d in m.data),
         "## Weights\n\n" + "\n".join(f"- `{name}`: sha256 `{digest}`" for name, digest in m.weights.items()),
         *(["## Code that was run\n\n" + "\n".join(f"- {line}" for line in trust.lines(m.trust))] if m.trust else []),
         "## Versions\n\n" + ", ".join(f"{name} {version}" for name, version in m.versions.items()),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+KEPT = (
+    "id", "command", "created", "format", "recipe_sha256", "asked_sha256", "base", "parents", "data", "weights",
+    "beside", "points", "versions", "clear_of", "trust", "seed", "world_size", "precision",
+)  # fmt: skip
+HEAD = "## Reproduce"
+
+
+def _reproduce(m: Manifest, folder: str) -> str:
+    """What `ilu reproduce` needs, and what to type. Where things lay on the machine that made them is left out."""
+    first = [] if folder == "checkpoint" else [f"hf download {folder} --local-dir {folder.rpartition('/')[2]}"]
+    lines = [*first, f"ilu reproduce {folder.rpartition('/')[2] if first else m.id}"]
+    record = json.dumps(_bare({k: v for k, v in vars(m).items() if k in KEPT}), ensure_ascii=False)
+    return f"{HEAD}\n\n```sh\n" + "\n".join(lines) + f"\n```\n\n{fenced(record, 'json')}"
+
+
+def _bare(value: Any) -> Any:
+    """Without paths: of a folder, its name."""
+    if isinstance(value, dict):
+        kept = {k: _bare(v) for k, v in value.items() if k != "path"}
+        kept |= {"code": {PurePath(k).name: v for k, v in kept["code"].items()}} if "code" in kept else {}
+        return kept | ({"id": PurePath(str(kept["id"])).name} if kept.get("kind") == "folder" else {})
+    return [_bare(v) for v in value] if isinstance(value, list) else value
+
+
+def read_record(path: Path) -> Row:
+    """The manifest that a card tells of, as JSON.
+
+    Raises:
+        UnavailableError: if it tells of none.
+    """
+    found = re.search(r"^(`{3,})json\n(.*?)\n\1$", path.read_text(encoding="utf-8").partition(HEAD)[2], re.M | re.S)
+    try:
+        return dict(json.loads(found[2] if found else ""))
+    except (ValueError, TypeError) as error:
+        raise UnavailableError(
+            f"{path} tells of no run that could be made again",
+            hint="a card that `ilu push` wrote has a section Reproduce, with a line of JSON",
+        ) from error
 
 
 def _ideas(recipe: Row) -> list[str]:
@@ -116,9 +161,7 @@ def _data(d: Data) -> str:
     return f"- {d['role']}: `{d['name']}` ({d['source']}{split}), {d['rows']} rows, sha256 `{d['fingerprint'][:16]}`"
 
 
-def fenced(recipe: str) -> str:
-    """YAML in a fence that is longer than any in it."""
-    import re
-
-    ticks = "`" * max(3, 1 + max((len(t) for t in re.findall("`+", recipe)), default=0))
-    return f"{ticks}yaml\n{recipe.rstrip()}\n{ticks}"
+def fenced(text: str, language: str = "yaml") -> str:
+    """Text in a fence that is longer than any in it."""
+    ticks = "`" * max(3, 1 + max((len(t) for t in re.findall("`+", text)), default=0))
+    return f"{ticks}{language}\n{text.rstrip()}\n{ticks}"

@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -19,6 +19,7 @@ from pathlib import Path
 from ilu_cli.errors import UsageError
 
 LOCK, HOLDER = ".lock", ".holder.json"
+TURN, MEASURES = ".turn.lock", ".turn"  # of a folder of results
 
 
 @dataclass(frozen=True)
@@ -61,16 +62,16 @@ def _myself() -> Holder:
     return Holder(socket.gethostname(), os.getpid(), psutil.Process().create_time(), line, since)
 
 
-def _recorded(folder: Path) -> Holder | None:
+def _recorded(folder: Path, name: str = HOLDER) -> Holder | None:
     try:
-        return Holder(**json.loads((folder / HOLDER).read_text(encoding="utf-8")))
+        return Holder(**json.loads((folder / name).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def holder(folder: Path) -> Holder | None:
+def holder(folder: Path, name: str = HOLDER) -> Holder | None:
     """The live process that works in a run folder; None if there is none."""
-    found = _recorded(folder)
+    found = _recorded(folder, name)
     return found if found is not None and found.alive else None
 
 
@@ -80,7 +81,7 @@ def refuse_held(folder: Path, what: str) -> None:
     Raises:
         UsageError: if one does.
     """
-    if (found := holder(folder)) is not None:
+    if (found := holder(folder) or holder(folder / "eval", MEASURES)) is not None:
         raise _refused(folder, what, found)
 
 
@@ -116,6 +117,26 @@ def held(folder: Path, what: str) -> Iterator[str | None]:
         finally:
             (folder / HOLDER).unlink(missing_ok=True)
     finally:
+        lock.release()
+
+
+@contextmanager
+def turn(folder: Path, what: str, note: Callable[[str], None]) -> Iterator[None]:
+    """Hold a folder of results; if another process does, wait for it, and say once for whom."""
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / TURN, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        note(f"{what}: waiting for {_recorded(folder, MEASURES) or 'another process'}")
+        lock.acquire(timeout=-1)
+    try:
+        (folder / MEASURES).write_text(json.dumps(asdict(_myself())), encoding="utf-8")
+        yield
+    finally:
+        (folder / MEASURES).unlink(missing_ok=True)
         lock.release()
 
 

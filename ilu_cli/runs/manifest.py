@@ -1,20 +1,76 @@
-"""Whether what a manifest says can be so: types, times, names, and no circle in the lineage."""
+"""What a run was made from, and whether a manifest can be so: types, times, names, and no circle in the lineage."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from ilu_cli.errors import UNSEEN, brief
-from ilu_cli.runs.results import AttackResult
+from ilu_cli.runs.files import digest_of
+from ilu_cli.runs.results import AttackResult, Data
 
 if TYPE_CHECKING:
-    from ilu_cli.runs.run import Manifest, Run
+    from ilu_cli.runs.run import Run
 
+FORMAT = 1
+PACKAGES = ("ilu", "torch", "transformers", "accelerate", "datasets", "safetensors")
 TEXTS = ("id", "command", "status", "label", "created", "recipe_sha256", "asked_sha256", "precision")
 PARENT = {"role": str, "kind": str, "id": str, "path": str, "weights": dict}
 DATA = {"role": str, "name": str, "source": str}
+
+
+@dataclass
+class Manifest:
+    """What a run was made from. `recipe_sha256` is that of its recipe.yaml, with all that was left open filled in, and
+    `asked_sha256` that of the recipe as it was asked for. `parents` are `{role, kind, id, path, weights, digest}`.
+
+    `weights` maps file name to sha256, and `beside` the other files of the checkpoint that decide an answer.
+    `inputs` are the files and hub datasets that it read (`ilu_cli.workflows.needs.inputs`). `points` are the weights at
+    the intermediate steps that were kept, by step. `listed`: the run has a list of its files (`ilu_cli.runs.ledger`).
+    `trust` is whose code could run (`ilu_cli.trust.record`).
+    `wanted` is, of a reference line that is made for another run, the model that is attacked next, and its `out`.
+    `clear_of` is what an attack keeps of the unlearning recipes whose environments it stays clear of.
+    """
+
+    id: str
+    command: str
+    status: str = "running"
+    label: str = ""
+    created: str = ""
+    finished: str | None = None
+    format: int = FORMAT
+    recipe_sha256: str = ""
+    asked_sha256: str = ""
+    base: dict[str, Any] = field(default_factory=dict)
+    parents: list[dict[str, Any]] = field(default_factory=list)
+    data: list[Data] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)
+    weights: dict[str, str] = field(default_factory=dict)
+    beside: dict[str, str] = field(default_factory=dict)
+    points: dict[str, dict[str, str]] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    listed: bool = False
+    wanted: dict[str, Any] = field(default_factory=dict)
+    trust: dict[str, Any] = field(default_factory=dict)
+    clear_of: list[Any] = field(default_factory=list)
+    seed: int = 0
+    world_size: int = 1
+    precision: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str | None:
+        """One hash of everything that decides the model's answers; None for a run that recorded its weights only."""
+        base = self.parents[0].get("digest") if "adapter_config.json" in self.beside else None
+        return digest_of(self.weights, self.beside, base) if self.beside else None
+
+    @property
+    def made_from(self) -> list[str]:
+        """The ids of the runs and models among the parents; of a kept step, `RUN@40`, that of its run."""
+        return [split_step(p["id"])[0] if p["kind"] == "run" else str(p["id"]) for p in self.parents]
 
 
 def check_manifest(m: Manifest) -> None:
@@ -87,4 +143,28 @@ def circles(runs: Iterable[Run]) -> list[list[str]]:
         if at in chain:
             found.append(chain[chain.index(at) :])
         done |= set(chain)
+    return found
+
+
+def split_step(text: str) -> tuple[str, int | None]:
+    """`RUN@40` as RUN and 40."""
+    found = re.fullmatch(r"(.+)@(\d+)", text)
+    return (found[1], int(found[2])) if found else (text, None)
+
+
+def now() -> str:
+    """The time as UTC in ISO format."""
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages a result depends on."""
+    from importlib import metadata
+
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
     return found

@@ -7,11 +7,9 @@ The manifest is rewritten atomically and says `complete` last, so a run whose ma
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,66 +21,16 @@ from ilu_cli.runs.card import card
 from ilu_cli.runs.files import (
     beside_files,
     beside_hashes,
-    digest_of,
     weight_files,
     weight_hashes,
     write_json,
     write_text,
 )
 from ilu_cli.runs.lock import held, holder
-from ilu_cli.runs.results import Data, read_results
+from ilu_cli.runs.manifest import Manifest, now
+from ilu_cli.runs.results import read_results
 
-FORMAT = 1
-PACKAGES = ("ilu", "torch", "transformers", "accelerate", "datasets", "safetensors")
-
-
-@dataclass
-class Manifest:
-    """What a run was made from. `recipe_sha256` is that of its recipe.yaml, with all that was left open filled in, and
-    `asked_sha256` that of the recipe as it was asked for. `parents` are `{role, kind, id, path, weights, digest}`.
-
-    `weights` maps file name to sha256, and `beside` the other files of the checkpoint that decide an answer.
-    `inputs` are the files and hub datasets that it read (`ilu_cli.workflows.needs.inputs`). `points` are the weights at
-    the intermediate steps that were kept, by step. `listed`: the run has a list of its files (`ilu_cli.runs.ledger`).
-    `trust` is whose code could run (`ilu_cli.trust.record`).
-    `wanted` is, of a reference line that is made for another run, the model that is attacked next, and its `out`.
-    """
-
-    id: str
-    command: str
-    status: str = "running"
-    label: str = ""
-    created: str = ""
-    finished: str | None = None
-    format: int = FORMAT
-    recipe_sha256: str = ""
-    asked_sha256: str = ""
-    base: dict[str, Any] = field(default_factory=dict)
-    parents: list[dict[str, Any]] = field(default_factory=list)
-    data: list[Data] = field(default_factory=list)
-    inputs: list[str] = field(default_factory=list)
-    weights: dict[str, str] = field(default_factory=dict)
-    beside: dict[str, str] = field(default_factory=dict)
-    points: dict[str, dict[str, str]] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-    listed: bool = False
-    wanted: dict[str, Any] = field(default_factory=dict)
-    trust: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    world_size: int = 1
-    precision: str = ""
-    result: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def digest(self) -> str | None:
-        """One hash of everything that decides the model's answers; None for a run that recorded its weights only."""
-        base = self.parents[0].get("digest") if "adapter_config.json" in self.beside else None
-        return digest_of(self.weights, self.beside, base) if self.beside else None
-
-    @property
-    def made_from(self) -> list[str]:
-        """The ids of the runs and models among the parents; of a kept step, `RUN@40`, that of its run."""
-        return [split_step(p["id"])[0] if p["kind"] == "run" else str(p["id"]) for p in self.parents]
+RESUMED = ("unlearn", "attack")
 
 
 class Run:
@@ -144,6 +92,13 @@ class Run:
             return f"ilu taskvec apply --recipe {self.path / 'recipe.yaml'}"
         return f"ilu {self.manifest.command} {self.id} --resume"
 
+    @property
+    def how_to_go_on(self) -> str:
+        """What to do with a run that was not finished: a sum of task vectors has no states."""
+        if self.manifest.command in RESUMED:
+            return f"continue with `{self.resume_command}`"
+        return f"make it again: it keeps no states (`ilu runs rm {self.id}` takes away what there is)"
+
     def finish(self) -> None:
         """Hash the checkpoint and mark the run complete. Everything else must be on disk already."""
         files = {n: ledger.entry(self.path / n) for n in ledger.files_below(self.path, ("checkpoint", "points"))}
@@ -178,7 +133,7 @@ class Run:
                 yield
             except KeyboardInterrupt as error:
                 begun = (self.path / "recipe.yaml").is_file()
-                how = f"continue with `{self.resume_command}`" if begun else "nothing was begun; start it again"
+                how = self.how_to_go_on if begun else "nothing was begun; start it again"
                 raise Interrupted(f"run {self.id} was interrupted", hint=how) from error
 
     def check(self, *parts: str) -> None:
@@ -225,9 +180,23 @@ class Run:
         self.add("README.md")
 
     def missing_parent(self) -> str | None:
-        """The place of a parent that was there and is gone; None if all are there."""
-        places = [Path(p["path"]) for p in self.manifest.parents if p["kind"] in ("run", "folder")]
-        return next((str(p) for p in places if not p.is_dir()), None)
+        """The name and place of a parent that was there and is gone; None if all are there. A look, and no hash."""
+        for p in self.manifest.parents:
+            signs = {"run": ("manifest.json",), "folder": ("config.json", "adapter_config.json")}.get(p["kind"], ())
+            if signs and not any((Path(p["path"]) / sign).is_file() for sign in signs):
+                return f"{p['id']} ({p['path']})"
+        return None
+
+    def check_parents(self, where: str) -> None:
+        """Stop at once when a parent is gone: nothing that is made now would be known to come from it.
+
+        Raises:
+            UnavailableError: if one is; it names it.
+        """
+        if gone := self.missing_parent():
+            raise UnavailableError(
+                f"{where}: {gone}, which this run is made from, is gone", hint=f"put it back, and {self.how_to_go_on}"
+            )
 
     def verify(self, step: int | None = None) -> None:
         """Compare every file of the checkpoint that decides an answer, or the weights at `step`, with the manifest.
@@ -238,7 +207,7 @@ class Run:
         if not self.complete:
             raise UnavailableError(
                 f"run {self.id} was not finished",
-                hint=f"continue it with `{self.resume_command}`",
+                hint=self.how_to_go_on,
             )
         self.check("recipe.yaml")
         folder, recorded = self.checkpoint, self.manifest.weights
@@ -268,27 +237,3 @@ class Run:
                 )
         if added := sorted(set(found) - set(recorded)) if self.manifest.beside else []:
             raise UnavailableError(f"run {self.id}: {folder / added[0]} is not the run's", hint="take the file away")
-
-
-def split_step(text: str) -> tuple[str, int | None]:
-    """`RUN@40` as RUN and 40."""
-    found = re.fullmatch(r"(.+)@(\d+)", text)
-    return (found[1], int(found[2])) if found else (text, None)
-
-
-def now() -> str:
-    """The time as UTC in ISO format."""
-    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages a result depends on."""
-    from importlib import metadata
-
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found

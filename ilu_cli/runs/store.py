@@ -15,8 +15,8 @@ from ilu_cli.errors import UnavailableError, UsageError, near, plain
 from ilu_cli.paths import as_name
 from ilu_cli.recipe.command import today
 from ilu_cli.runs import ledger
-from ilu_cli.runs.manifest import check_manifest, circles
-from ilu_cli.runs.run import FORMAT, Manifest, Run, now, split_step, versions
+from ilu_cli.runs.manifest import FORMAT, Manifest, check_manifest, circles, now, split_step, versions
+from ilu_cli.runs.run import Run
 
 __all__ = ["Manifest", "Run", "Store", "now", "open_run", "split_step", "versions"]
 

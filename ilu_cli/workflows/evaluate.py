@@ -6,6 +6,7 @@ import functools
 import json
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.runs import ledger
 from ilu_cli.runs.files import cache_dir, write_json, write_text
+from ilu_cli.runs.lock import turn
 from ilu_cli.runs.results import Data, Number, Summary, own_rows, rows_file, summary_file
 from ilu_cli.runs.store import versions
 from ilu_cli.workflows.plan import CHAT_KEYS, RunPlan
@@ -61,6 +63,11 @@ class Evaluation:
         self.spec, self.reporter, self.chat = spec, reporter, chat_of(spec)
         self.benchmarks = {name: find_benchmark(name, spec.fewshot, spec.keys_of(name)) for name in spec.names}
         self.items = {name: b.first(spec.limit) for name, b in self.benchmarks.items()}
+
+    @property
+    def asked(self) -> Row:
+        """How the benchmarks are asked, as an EvalSpec has it: what it takes to ask them again."""
+        return {k: v for k in EvalSpec.model_fields if k != "benchmarks" and (v := getattr(self.spec, k)) is not None}
 
     def key(self, name: str, digest: str) -> str:
         """What a result depends on; a stored result with the same key is reused."""
@@ -97,6 +104,7 @@ class Evaluation:
         rows = bench.score(scorer, items)
         more = {
             "precision": self.spec.precision,
+            "asked": self.asked | ({"keys": dict(bench.keys)} if bench.keys else {}),
             "parity": scorer.parity.facts() if scorer.parity else None,
             **bench.details(rows),
             "key": self.key(name, digest),
@@ -116,15 +124,17 @@ class Evaluation:
         return summary
 
     def subject(self, subject: Subject) -> dict[str, Summary]:
-        """All benchmarks on one model; it is loaded only if something is not known yet."""
-        folder, digest = results_folder(subject), subject.digest
+        """All benchmarks on one model; it is loaded only if something is not known yet, by one process at a time."""
+        folder, digest, b = results_folder(subject), subject.digest, backend()
         found = {name: self.known(name, digest, folder) for name in self.spec.names}
-        missing = [name for name, summary in found.items() if summary is None]
-        if missing:
-            self.reporter.note(f"evaluating {subject.label}: {', '.join(missing)}")
-            scorer = load_scorer(subject, self.spec.precision, chat=self.chat, note=self.reporter.note)
-            for name in missing:
-                found[name] = self.score(name, digest, scorer, folder)
+        if all(found.values()):
+            return {name: summary for name, summary in found.items() if summary is not None}
+        with turn(folder, f"the results of {subject.label}", self.reporter.note) if b.main else nullcontext():
+            found = b.share({name: self.known(name, digest, folder) for name in found} if b.main else None)
+            if missing := [name for name, summary in found.items() if summary is None]:
+                self.reporter.note(f"evaluating {subject.label}: {', '.join(missing)}")
+                scorer = load_scorer(subject, self.spec.precision, chat=self.chat, note=self.reporter.note)
+                found |= {name: self.score(name, digest, scorer, folder) for name in missing}
         return {name: summary for name, summary in found.items() if summary is not None}
 
 

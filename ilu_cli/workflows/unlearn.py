@@ -65,15 +65,18 @@ class UnlearnPlan(RunPlan):
     disk: int
 
 
-def plan(recipe: UnlearnRecipe, store: Store) -> UnlearnPlan:
+def plan(recipe: UnlearnRecipe, store: Store, parent: Subject | None = None) -> UnlearnPlan:
     """Find model and data, encode them, and count what training will take.
+
+    Args:
+        parent: the model, where it is known already; else `model.ref` names it.
 
     Raises:
         UnavailableError: if the model or a dataset is not to be had.
         UsageError: if the recipe does not fit the model.
     """
     backend().check_trackers(recipe.track)
-    parent = find_subject(recipe.model.ref, store, recipe.model.revision)
+    parent = parent or find_subject(recipe.model.ref, store, recipe.model.revision)
     tokenizer = load_tokenizer(parent.folder)
     planned = Streams.of(recipe, tokenizer)
     content = content_of(planned)

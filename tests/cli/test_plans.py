@@ -29,6 +29,7 @@ KEYS = {
     "pipeline": {"command", "name", "state", "disk_bytes", "nodes"},
     "attack --suite": {"command", "name", "state", "disk_bytes", "nodes"},
     "push": {"run", "repository", "private", "files"},
+    "reproduce": {*RUN, *TRAINING, *CONTENT, "reproduces", "stages"},
 }
 """As they are promised to scripts."""
 PARENT = {"role", "kind", "id", "path", "weights", "digest"}
@@ -45,6 +46,7 @@ def calls(run: str) -> dict[str, list[Any]]:
         "attack --suite": ["attack", run, "--suite", "suite.yaml"],
         "pipeline": ["pipeline", "grid.yaml"],
         "push": ["push", run, "somebody/model"],
+        "reproduce": ["reproduce", run],
     }
 
 
@@ -94,9 +96,10 @@ def test_every_plan_has_its_keys(tiny: Path, ilu: Ilu) -> None:
     lines = words["pipeline"].splitlines()
     assert lines[:-1] == [f"{n['status']:<8} {n['command']:<8} {n['key']}" for n in nodes]
     assert lines[-1].startswith(f"{len(nodes)} nodes: {len(nodes)} waiting; up to 0.0 GB of disk for what is left")
+    assert [w["id"] for w in found["attack"]["warnings"]] == ["rows-overlap"]  # elements are retained, too
     text = words["attack"].partition("\n\n")[2].splitlines()
     assert [line[:12].strip() for line in text] == [
-        "model", "steps", "trainable", "memory", "data", "parent", "recipe"
+        "model", "steps", "trainable", "memory", "data", "warning", "parent", "recipe"
     ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS)]
@@ -18,6 +19,9 @@ sys.path[:0] = [str(TESTS)]
 TRAIN = 'train.params=["model.layers.[01].mlp.down_proj.weight"]'
 SMALL = [f"{part}.{key}" for part in ("forget", "retain") for key in ("batch=4", "max_length=24")]
 ATTACK = ["--task", "elements", "--steps", "4", "--set", "attack.batch=4", "--set", "eval.limit=6"]
+
+
+COMPARE = ["compare", "runs/u", "--with", "runs/a", "--limit", "6"]
 
 
 def sets(*pairs: str) -> list[str]:
@@ -38,6 +42,14 @@ class Ended:
 
     def refused(self, *codes: int) -> bool:
         return self.told and self.code in codes and "error: " in self.text
+
+
+class Case(NamedTuple):
+    """One fault, what was said, and whether it held."""
+
+    name: str
+    held: bool
+    ended: Ended | None = None
 
 
 class Bench:
@@ -62,6 +74,7 @@ class Bench:
             self.unlearn("--out", "runs/u"),
             ["attack", "runs/u", *ATTACK, "--out", "runs/a"],
             ["eval", "runs/u", "--limit", "6"],
+            COMPARE,
         ):
             done = self.run(args)
             assert done.code == 0, done.text

@@ -13,17 +13,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-from bench import ATTACK, Bench, Ended, hash_of
-
-
-class Case(NamedTuple):
-    """One fault, what was said, and whether it held."""
-
-    name: str
-    held: bool
-    ended: Ended | None = None
+from bench import ATTACK, COMPARE, Bench, Case, Ended, hash_of
+from places import PLACES
 
 
 def users(name: str) -> list[list[str]]:
@@ -32,6 +24,11 @@ def users(name: str) -> list[list[str]]:
     verify = [["runs", "verify", "--all"]]
     if file == "README.md":  # it is written anew, and read by people
         return verify
+    verify += [] if file.startswith("eval/") and "/" in file[5:] else [COMPARE]  # those of a point are an attack's own
+    if file == "metrics.jsonl":
+        verify.pop()
+    if file.startswith(("checkpoint/", "eval/")) or file in ("recipe.yaml", "manifest.json", "files.json"):
+        verify += [["push", f"runs/{run}", "me/model", "--yes"]]
     if file in ("recipe.yaml", "manifest.json", "files.json") or file.startswith("checkpoint/"):
         uses = [["eval", f"runs/{run}", "--limit", "6"], ["attack", f"runs/{run}", *ATTACK, "--dry-run"],
                 ["taskvec", f"runs/{run}"]]  # fmt: skip
@@ -54,6 +51,8 @@ def flips(bench: Bench, count: int, seed: int = 0) -> Iterator[Case]:
         data[at] ^= 1 << bit
         path.write_bytes(bytes(data))
         done = bench.run(command)
+        if command[0] == "push" and "HF_HUB_OFFLINE is set" in done.text:  # it got as far as the hub
+            done = Ended(0, done.text)
         left_out = name.endswith("manifest.json") and "left out" in done.text  # a report of the others, which says so
         yield Case(f"{name}@{at}.{bit}: {' '.join(command[:2])}", done.refused(3, 4) or (done.told and left_out), done)
 
@@ -169,7 +168,7 @@ def changed(bench: Bench, count: int, seed: int = 0) -> Iterator[Case]:
         states = _killed_with_states(bench, 300)
         if i % 2:
             recipe = bench.place / "runs/k/recipe.yaml"
-            key, value = rng.choice([("lr", "0.5"), ("steps", "301"), ("clip", "0.25")])
+            key, value = rng.choice([("lr", "0.5"), ("steps", "301"), ("max_grad_norm", "0.25")])
             text = "\n".join(f"  {key}: {value}" if line.startswith(f"  {key}:") else line
                              for line in recipe.read_text().splitlines())  # fmt: skip
             recipe.write_text(text + "\n")
@@ -274,4 +273,5 @@ CLASSES: dict[str, tuple[Callable[..., Iterator[Case]], int, int]] = {
     "recipe or state changed before a resume": (changed, 2, 20),
     "disks, rights, names, memory": (system, 15, 15),
     "SIGINT, SIGTERM, SIGHUP": (stops, 3, 30),
+    **PLACES,
 }

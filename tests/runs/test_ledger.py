@@ -14,7 +14,7 @@ from conftest import present
 
 from ilu_cli.errors import Interrupted, UnavailableError, UsageError
 from ilu_cli.runs import ledger
-from ilu_cli.runs.lock import HOLDER, holder
+from ilu_cli.runs.lock import HOLDER, holder, refuse_held, turn
 from ilu_cli.runs.resume import begin, made_from
 from ilu_cli.runs.store import Store, open_run
 
@@ -110,6 +110,56 @@ def test_an_interruption_tells_how_to_go_on(run: Any) -> None:
     with pytest.raises(Interrupted) as stopped, run.held(print):
         raise KeyboardInterrupt
     assert f"ilu unlearn {run.id} --resume" in present(stopped.value.hint)
+
+
+def test_a_sum_of_task_vectors_is_not_told_to_resume(tmp_path: Path) -> None:
+    made = Store(tmp_path / "runs").create("apply", "linear")
+    (made.path / "recipe.yaml").write_text("a: 1\n")
+    with pytest.raises(Interrupted) as stopped, made.held(print):
+        raise KeyboardInterrupt
+    assert "--resume" not in str(stopped.value.hint)
+    assert f"ilu runs rm {made.id}" in str(stopped.value.hint)
+
+
+def test_a_parent_that_is_gone_is_named(run: Any, tmp_path: Path) -> None:
+    parent = tmp_path / "model"
+    parent.mkdir()
+    (parent / "config.json").write_text("{}")
+    run.manifest.parents = [{"role": "parent", "kind": "folder", "id": "model", "path": str(parent)}]
+    run.check_parents("step 3")
+    (parent / "config.json").unlink()
+    with pytest.raises(
+        UnavailableError, match=r"step 3: model \(.*model\), which this run is made from, is gone"
+    ) as gone:
+        run.check_parents("step 3")
+    assert "--resume" in str(gone.value.hint)
+
+
+def _measure(folder: Path, ready: Any, done: Any) -> None:
+    with turn(folder, "results", print):
+        ready.set()
+        done.wait(30)
+
+
+def test_results_are_measured_by_one_process_at_a_time(run: Any) -> None:
+    context = multiprocessing.get_context("fork")
+    ready, done = context.Event(), context.Event()
+    process = context.Process(target=_measure, args=(run.eval, ready, done))
+    process.start()
+    assert ready.wait(30)
+    with pytest.raises(UsageError, match=f"process {process.pid}"):
+        refuse_held(run.path, "run")
+    said: list[str] = []
+
+    def note(text: str) -> None:
+        said.append(text)
+        done.set()
+
+    with turn(run.eval, "results", note):
+        assert len(said) == 1 and f"waiting for process {process.pid}" in said[0]
+    process.join()
+    refuse_held(run.path, "run")
+    run.check("eval")  # what is held for it is no result
 
 
 def test_a_run_goes_on_only_as_the_same_run(run: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ilu_cli import registry
 from ilu_cli.engine.accel import backend
 from ilu_cli.models.load import save_checkpoint
 from ilu_cli.recipe.schema import AttackRecipe
+from ilu_cli.runs.lock import turn
 from ilu_cli.runs.results import (
     AttackResult,
     Forgotten,
@@ -111,14 +113,16 @@ class Follow:
         assert self.entry.declared.unattacked is not None, "asked only where the axis has such a point"
         folder = self.run.eval / point_name(self.axis, self.entry.declared.unattacked)
         store = results_folder(subject)
-        for name in self._names(True):
-            known = attempt.evaluation.known(name, subject.digest, store)
-            if known is None:
-                attempt.note(f"before the attack: scoring {name}")
-                known = attempt.evaluation.score(name, subject.digest, attempt.scorer, store)
-            found[name] = known
-            if backend().main:
-                copy_results(name, store, folder)
+        b, names = backend(), self._names(True)
+        with turn(store, f"the results of {subject.label}", attempt.note) if b.main else nullcontext():
+            for name in names:
+                known = b.share(attempt.evaluation.known(name, subject.digest, store) if b.main else None)
+                if known is None:
+                    attempt.note(f"before the attack: scoring {name}")
+                    known = attempt.evaluation.score(name, subject.digest, attempt.scorer, store)
+                found[name] = known
+                if b.main:
+                    copy_results(name, store, folder)
         return found
 
 

@@ -36,7 +36,7 @@ from ilu_cli.workflows.attack.attempt import Attempted
 from ilu_cli.workflows.attack.others import check_others, newest_finetune
 from ilu_cli.workflows.attack.protocol import Follow, copy_results
 from ilu_cli.workflows.attack.rehearsal import Priced, price
-from ilu_cli.workflows.attack.seen import Seen, Written, forget_data, unlearning_recipes
+from ilu_cli.workflows.attack.seen import Seen, Written, forget_data, kept_of, unlearning_recipes
 from ilu_cli.workflows.attack.warned import warned
 from ilu_cli.workflows.content import Content, of_attack
 from ilu_cli.workflows.needs.inputs import inputs_of, other_models
@@ -197,6 +197,7 @@ def _attack(
         attempt = Attempted(subject, plan.original, plan.environments, new, reporter, recipe.seed, recipe.eval, title)
         for result in Follow(attempt, recipe, known).results():
             _write(new, attempt, result)
+            new.check_parents(f"stopped after {result.axis} {result.points[-1].strength}")
     except UsageError:
         found = AttackResult.read(new.manifest.result)
         if b.main and not known and all(p.strength == found.unattacked for p in found.points):
@@ -223,6 +224,7 @@ def _begin(plan: AttackPlan, new: Run, subject: Subject, known: Sequence[Point],
     m.recipe_sha256, m.asked_sha256 = digest(recipe), m.asked_sha256 or digest(plan.asked)
     m.seed, m.world_size, m.data = recipe.seed, backend().world, []
     m.inputs = inputs_of(recipe, plan.environments.recipes)
+    m.clear_of = [kept_of(r) for r in plan.environments.recipes if r["regularizers"]]
     m.parents = [subject.record("target")]
     m.base = subject.run.manifest.base if subject.run else subject.record("original")
     declared = entry.declared

@@ -60,6 +60,19 @@ def unlearning_recipes(subject: Subject) -> list[Written]:
     return found
 
 
+def kept_of(recipe: Written) -> Written:
+    """What a manifest keeps of an unlearning recipe, so that the attack can be made again without its run."""
+    regularizers = [
+        cast(Regularised, {k: reg[k] for k in ("env", "batch", "long") if k in reg}) for reg in recipe["regularizers"]
+    ]
+    return Written(
+        seed=recipe["seed"],
+        train=Steps(steps=recipe["train"]["steps"]),
+        forget=Forget(data=recipe["forget"]["data"]),
+        regularizers=regularizers,
+    )
+
+
 def forget_data(recipes: Sequence[Written], key: str, label: str) -> list[DataRef]:
     """The forget data of unlearning recipes.
 

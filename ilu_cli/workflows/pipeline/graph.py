@@ -20,7 +20,8 @@ from typing import Any, Literal
 from ilu_cli.metrics.figure import value_of
 from ilu_cli.models.subject import Subject
 from ilu_cli.paths import as_name
-from ilu_cli.runs.files import combined, sha256, write_json
+from ilu_cli.runs.files import combined, read_json, sha256, write_json
+from ilu_cli.runs.ledger import unseal
 from ilu_cli.runs.store import Run, Store, open_run
 from ilu_cli.workflows.attack.seen import Written
 
@@ -171,7 +172,7 @@ class Graph:
         if node.command == "select":
             file = self.folder / "nodes" / f"{digest}.json"
             if file.is_file():
-                node.status, node.result = "done", json.loads(file.read_text(encoding="utf-8"))
+                node.status, node.result = "done", unseal(read_json(file), file)
             return file.is_file()
         run = open_run(path) if path else self._runs.get(digest)
         if run is None or not run.complete or hash_of_run(run) != digest:

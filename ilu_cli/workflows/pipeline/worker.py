@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 from ilu_cli.errors import IluError, UnavailableError
 from ilu_cli.metrics.figure import strict
 from ilu_cli.runs.files import same_model
+from ilu_cli.runs.ledger import seal
 from ilu_cli.runs.store import Run, Store, open_run
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def _select(task: Job, store: Store, reporter: Reporter) -> None:
     task.result_file.parent.mkdir(parents=True, exist_ok=True)
     known = {"subject": subject, "weights": chosen.weights, "digest": chosen.digest}
     measured_on = {name: summary.to_json() for name, summary in results.items()}
-    write_json(task.result_file, {**known, "eval": measured_on, **found})
+    write_json(task.result_file, seal({**known, "eval": measured_on, **found}))
     if match and match["keep"] == "chosen" and chosen.run:
         for step in chosen.run.manifest.points:
             if int(step) != chosen.step:

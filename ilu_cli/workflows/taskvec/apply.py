@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,16 +36,19 @@ class ApplyPlan(RunPlan):
     vectors: list[tuple[Subject, Subject, float]]
 
 
-def plan(recipe: ApplyRecipe, store: Store) -> ApplyPlan:
+def plan(recipe: ApplyRecipe, store: Store, known: Callable[[str], Subject] | None = None) -> ApplyPlan:
     """Find all checkpoints, and check that they have the same weights.
+
+    Args:
+        known: the models that the recipe names, where they are known already.
 
     Raises:
         UsageError: if a source is no run, or it is not clear where the sum should start.
         UnavailableError: if a source is missing or damaged, or of another architecture.
     """
-    vectors = []
+    find, vectors = known or (lambda name: find_subject(name, store)), []
     for spec in recipe.vectors:
-        end = find_subject(spec.run, store)
+        end = find(spec.run)
         start = parent_of(end)
         if start is None:
             raise UsageError(f"{spec.run} was not made from another model by a run, so it has no task vector")
@@ -53,7 +57,7 @@ def plan(recipe: ApplyRecipe, store: Store) -> ApplyPlan:
     if recipe.onto is None and len(origins) > 1:
         labels = ", ".join(o.label for o in origins.values())
         raise UsageError(f"the vectors come from several originals ({labels})", hint="say where to add them: --onto")
-    onto = find_subject(recipe.onto, store) if recipe.onto else next(iter(origins.values()))
+    onto = find(recipe.onto) if recipe.onto else next(iter(origins.values()))
     names = common_names([open_checkpoint(s) for s in (onto, *(s for v in vectors for s in v[:2]))], None)
     total = sum(open_checkpoint(onto).weight(name).stored.numel for name in names)
     parents = [onto.record("onto")]
@@ -76,7 +80,7 @@ def run(plan: ApplyPlan, store: Store, reporter: Reporter, out: Path | None = No
     m.base = onto.run.manifest.base if onto.run else onto.record("original")
     m.precision = "fp64"
     write_text(new.path / "recipe.yaml", dump(recipe))
-    with ending(new, main=True):
+    with new.held(reporter.note), ending(new, main=True):
         part = new.path / ".checkpoint.part"
         part.mkdir()
         for path in {p for pattern in BESIDE for p in onto.root.glob(pattern) if p.is_file()}:

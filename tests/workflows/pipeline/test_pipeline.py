@@ -160,6 +160,13 @@ def test_what_is_done_on_other_data_is_not_done(grid: dict[str, Any], ilu: Ilu, 
     name = save(grid | {"methods": {"GD": {"recipe": "base.yaml"}}, "attacks": [mine]})
     assert ilu("pipeline", name).code == 0
     assert state(ilu, name)["state"] == {"done": 5}
+    measured = next(tmp_path.glob("runs/*/nodes/*.json"))
+    written = measured.read_text()
+    measured.write_text(written.replace('"value": 0', '"value": 1'))
+    refused = ilu("pipeline", name, "--state")
+    assert refused.code == 3
+    assert f"{measured} is damaged" in refused.err
+    measured.write_text(written)
     Path("sums.jsonl").write_text("".join(json.dumps(r | {"response": "9"}) + "\n" for r in rows))
     assert state(ilu, name)["state"] == {"done": 3, "waiting": 2}
     done = ilu("pipeline", name, "--json")

@@ -1,0 +1,1 @@
+"""`ilu reproduce`: a run again from its manifest, and where the two part."""
