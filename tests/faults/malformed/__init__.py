@@ -1,5 +1,9 @@
 """Malformed inputs by kind: each is tried in a fork of its own, within 5 s and 1 GB, and judged by itself."""
 
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+
 from malformed import data, grids, manifests, models, names, plugins, recipes, requirements, sets, tasks
 from malformed.judge import Input, Judge, judged
 
@@ -18,3 +22,16 @@ KINDS = {
 }
 
 __all__ = ["KINDS", "Input", "Judge", "judged"]
+
+
+def serve(asked: Connection, root: Path, tests: Path) -> None:
+    """Judge what is asked for, (kind, first, step), until nobody asks any more."""
+    sys.path.insert(0, str(tests))  # where conftest lies
+    judge = Judge(root)
+    while True:
+        try:
+            kind, first, step = asked.recv()
+        except EOFError:
+            return
+        found = judge.tried(list(KINDS[kind]())[first::step])
+        asked.send([(given.name, wrong, done.text[-300:]) for given, done, wrong in found if wrong])
