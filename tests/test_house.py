@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -168,13 +170,24 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
-def test_a_class_name_means_one_thing() -> None:
-    """A task and the benchmark of the same dataset may share its name."""
+def types_in(path: Path) -> Iterator[str]:
+    """The names of classes, and those that a file gives to types: `Row = dict[str, Any]`."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+    for node in tree.body:
+        names = node.targets if isinstance(node, ast.Assign) else []
+        yield from (n.id for n in names if isinstance(n, ast.Name) and re.fullmatch(r"[A-Z]+[a-z]\w*", n.id))
+
+
+def test_a_type_name_means_one_thing() -> None:
+    """A task and the benchmark of the same dataset may share its name, and two commands that of an option."""
     found: dict[str, list[str]] = {}
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef) and path.parent.name != "benchmarks":
-                found.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
+        for name in types_in(path):
+            if path.parent.name != "benchmarks" and not name.endswith(("Option", "Argument")):
+                found.setdefault(name, []).append(str(path.relative_to(PACKAGE)))
     assert {name: files for name, files in found.items() if len(files) > 1} == {}
 
 

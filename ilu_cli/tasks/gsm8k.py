@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 
 from ilu_cli.registry import task
-from ilu_cli.tasks import Example, Row, Task, words
+from ilu_cli.tasks import Example, Fields, Task, words
 
 
 class Story:
@@ -55,14 +55,14 @@ class GSM8K(Task):
     hub, config = "openai/gsm8k", "main"
     fields = {"question": str, "answer": str}
 
-    def example(self, row: Row) -> Example:
+    def example(self, row: Fields) -> Example:
         return Example(f"Question: {row['question']}\nAnswer:", f" {row['answer']}")
 
-    def correct(self, row: Row, completion: str) -> bool:
+    def correct(self, row: Fields, completion: str) -> bool:
         """Compare the number after `####`; an answer without that mark is judged by its last number."""
         return _final(completion.partition("Question:")[0]) == _final(row["answer"])
 
-    def generate(self, rng: random.Random) -> Row:
+    def generate(self, rng: random.Random) -> Fields:
         story = Story(rng)
         question = rng.choice(STORIES)(story)
         last = _final(story.lines[-1].rpartition(">>")[2].split(" ")[0])
