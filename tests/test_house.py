@@ -88,6 +88,16 @@ def test_the_map_in_the_architecture_is_the_one_that_is_enforced() -> None:
     assert drawn == [{name for name in names if not name.startswith("__")} for names in LEVELS]
 
 
+def test_every_file_that_the_architecture_names_is_there() -> None:
+    text = (PACKAGE.parent / "ARCHITECTURE.md").read_text()
+    named = set(re.findall(r"`(?:ilu_cli/)?([\w/]+\.py)\b", text)) - {"tests/test_house.py"}
+    here = [f"/{path.relative_to(PACKAGE).as_posix()}" for path in FILES]
+    assert len(named) > 20
+    assert sorted(name for name in named if not any(path.endswith(f"/{name}") for path in here)) == []
+    rooms = [name.rstrip("/") for name in re.findall(r"`([\w/]+/)`", text)]
+    assert [name for name in rooms if not (PACKAGE / name).is_dir()] == []
+
+
 def part_of_path(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
