@@ -126,6 +126,7 @@ def test_light_modules_import_nothing_heavy_at_the_top(path: Path) -> None:
 
 
 LINES_OF_FILE, LINES_OF_FUNCTION, COMPLEXITY = 300, 60, 15
+UNTYPED = 95  # `dict[str, Any]` in the whole package
 SILENCED = {"type: ignore": 4, "noqa": 10}  # at most so often in the whole package
 
 
@@ -229,6 +230,11 @@ def test_imports_go_in_no_circle() -> None:
     """Also those within functions; `graphlib` names the modules of a circle."""
     graph = {name: uses(path) - {name} for name, path in MODULES.items()}
     TopologicalSorter(graph).prepare()
+
+
+def test_what_flows_between_files_has_types() -> None:
+    found = {str(path.relative_to(PACKAGE)): path.read_text().count("dict[str, Any]") for path in FILES}
+    assert sum(found.values()) <= UNTYPED, sorted(found.items(), key=lambda item: -item[1])[:10]
 
 
 @pytest.mark.parametrize("mark", SILENCED)
