@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PositiveInt
 
 Per = Literal["sequence", "token", "hidden token"]
-Need = Literal[
+Quantity = Literal[
     "nll", "logps", "token_nll", "entropy", "gap", "hidden", "states", "distillation", "elsewhere", "margins",
     "reference.logps", "reference.hidden", "reference.states", "reference.norm", "reference.final",
 ]  # fmt: skip
@@ -51,7 +51,7 @@ class Loss(Declaration):
 
     positional = 1
 
-    needs: Annotated[frozenset[Need], BeforeValidator(lambda text: frozenset(text.split()))]
+    needs: Annotated[frozenset[Quantity], BeforeValidator(lambda text: frozenset(text.split()))]
     per: Per
 
 

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from ilu_cli.errors import UsageError
 
 REMOTE, FILES = "ILU_SAID_TRUST_REMOTE_CODE", "ILU_SAID_TRUST_CODE"
 RAN: dict[str, str] = {}
 """The files of code that this command runs, plug-ins and what task files name, with their sha256."""
+
+
+class Trusted(TypedDict, total=False):
+    """Whose code could run: what the model brings along, and files, with their sha256."""
+
+    remote_code: bool
+    code: dict[str, str]
 
 
 def remote() -> bool:
@@ -50,20 +57,25 @@ def note(file: Path) -> None:
     RAN[str(file)] = digest(file)
 
 
-def record() -> dict[str, Any]:
-    """How a manifest tells whose code could run: `{remote_code, code: {file: sha256}}`; empty if none could."""
+def record() -> Trusted:
+    """How a manifest tells whose code could run; empty if none could."""
     code = {str(f): digest(f) for f in named()} | RAN
-    return ({"remote_code": True} if remote() else {}) | ({"code": code} if code else {})
+    found = Trusted()
+    if remote():
+        found["remote_code"] = True
+    if code:
+        found["code"] = code
+    return found
 
 
-def lines(recorded: dict[str, Any]) -> list[str]:
+def lines(recorded: Trusted) -> list[str]:
     """A record as lines for people; file names without their folders."""
     first = ["Python code that the model brings along (`--trust-remote-code`)"] if recorded.get("remote_code") else []
-    code: dict[str, str] = recorded.get("code") or {}
+    code = recorded.get("code") or {}
     return first + [f"`{Path(name).name}`: sha256 `{sha}`" for name, sha in sorted(code.items())]
 
 
-def check_again(recorded: dict[str, Any], what: str) -> None:
+def check_again(recorded: Trusted, what: str) -> None:
     """Whoever uses the model of a run that ran a model's own code must say it again: nothing is inherited.
 
     Raises:
@@ -76,7 +88,7 @@ def check_again(recorded: dict[str, Any], what: str) -> None:
         )
 
 
-def check_same(recorded: dict[str, Any], what: str) -> None:
+def check_same(recorded: Trusted, what: str) -> None:
     """A run that goes on runs the code that it began with.
 
     Raises:
@@ -85,7 +97,7 @@ def check_same(recorded: dict[str, Any], what: str) -> None:
     check_again(recorded, what)
     if remote() and not recorded.get("remote_code"):
         raise UsageError(f"{what} was begun without --trust-remote-code", hint="leave it out")
-    code: dict[str, str] = recorded.get("code") or {}
+    code = recorded.get("code") or {}
     now = set((record().get("code") or {}).values())
     for name, sha in code.items():
         if sha not in now:

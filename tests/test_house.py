@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -86,6 +88,16 @@ def test_the_map_in_the_architecture_is_the_one_that_is_enforced() -> None:
     assert drawn == [{name for name in names if not name.startswith("__")} for names in LEVELS]
 
 
+def test_every_file_that_the_architecture_names_is_there() -> None:
+    text = (PACKAGE.parent / "ARCHITECTURE.md").read_text()
+    named = set(re.findall(r"`(?:ilu_cli/)?([\w/]+\.py)\b", text)) - {"tests/test_house.py"}
+    here = [f"/{path.relative_to(PACKAGE).as_posix()}" for path in FILES]
+    assert len(named) > 20
+    assert sorted(name for name in named if not any(path.endswith(f"/{name}") for path in here)) == []
+    rooms = [name.rstrip("/") for name in re.findall(r"`([\w/]+/)`", text)]
+    assert [name for name in rooms if not (PACKAGE / name).is_dir()] == []
+
+
 def part_of_path(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
@@ -114,6 +126,7 @@ def test_light_modules_import_nothing_heavy_at_the_top(path: Path) -> None:
 
 
 LINES_OF_FILE, LINES_OF_FUNCTION, COMPLEXITY = 300, 60, 15
+UNTYPED = 95  # `dict[str, Any]` in the whole package
 SILENCED = {"type: ignore": 4, "noqa": 10}  # at most so often in the whole package
 
 
@@ -168,13 +181,24 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
-def test_a_class_name_means_one_thing() -> None:
-    """A task and the benchmark of the same dataset may share its name."""
+def types_in(path: Path) -> Iterator[str]:
+    """The names of classes, and those that a file gives to types: `Row = dict[str, Any]`."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+    for node in tree.body:
+        names = node.targets if isinstance(node, ast.Assign) else []
+        yield from (n.id for n in names if isinstance(n, ast.Name) and re.fullmatch(r"[A-Z]+[a-z]\w*", n.id))
+
+
+def test_a_type_name_means_one_thing() -> None:
+    """A task and the benchmark of the same dataset may share its name, and two commands that of an option."""
     found: dict[str, list[str]] = {}
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef) and path.parent.name != "benchmarks":
-                found.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
+        for name in types_in(path):
+            if path.parent.name != "benchmarks" and not name.endswith(("Option", "Argument")):
+                found.setdefault(name, []).append(str(path.relative_to(PACKAGE)))
     assert {name: files for name, files in found.items() if len(files) > 1} == {}
 
 
@@ -206,6 +230,11 @@ def test_imports_go_in_no_circle() -> None:
     """Also those within functions; `graphlib` names the modules of a circle."""
     graph = {name: uses(path) - {name} for name, path in MODULES.items()}
     TopologicalSorter(graph).prepare()
+
+
+def test_what_flows_between_files_has_types() -> None:
+    found = {str(path.relative_to(PACKAGE)): path.read_text().count("dict[str, Any]") for path in FILES}
+    assert sum(found.values()) <= UNTYPED, sorted(found.items(), key=lambda item: -item[1])[:10]
 
 
 @pytest.mark.parametrize("mark", SILENCED)

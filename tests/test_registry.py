@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -11,13 +12,15 @@ from conftest import noted
 from pydantic import PositiveFloat
 
 from ilu_cli import registry
-from ilu_cli.declarations import Need, reference_bytes
+from ilu_cli.declarations import Quantity, reference_bytes
 from ilu_cli.engine.view import Reference, View
 from ilu_cli.errors import UsageError
 from ilu_cli.recipe.load import load
 from ilu_cli.recipe.schema import UnlearnRecipe, schema
 from ilu_cli.recipe.source import Key
 from ilu_cli.recipe.specs import Component, DefenceSpec, RegularizerSpec, RetainSpec
+
+ADDING = (Path(__file__).parents[1] / "docs" / "adding.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(autouse=True)
@@ -121,9 +124,10 @@ def test_common_keys_are_those_of_the_recipe(known: Any, base: Any) -> None:
 
 
 def test_a_view_has_everything_that_may_be_needed() -> None:
-    for need in get_args(Need):
+    for need in get_args(Quantity):
         owner, name = (Reference, need.partition(".")[2]) if need.startswith("reference.") else (View, need)
         assert hasattr(owner, name), need
+        assert f"`{need}`" in ADDING, f"docs/adding.md does not name {need}"
 
 
 def test_bytes_of_the_reference() -> None:

@@ -189,7 +189,7 @@ def test_what_was_said_is_forgotten_after_the_command(own: Path, ilu: Ilu, monke
 
 
 def test_a_plug_in_is_recorded_and_resuming_asks_for_the_same() -> None:
-    recorded = {"remote_code": True, "code": {"x.py": "a" * 64}}
+    recorded: trust.Trusted = {"remote_code": True, "code": {"x.py": "a" * 64}}
     assert present(foreign_code("run", recorded)).text == (
         f"Code of others ran in run: Python code that the model brings along (`--trust-remote-code`); `x.py`: sha256 "
         f"`{'a' * 64}`."

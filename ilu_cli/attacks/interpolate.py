@@ -2,19 +2,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from ilu_cli.recipe.specs import Some
+from ilu_cli.recipe.specs import Share, Some
 from ilu_cli.registry import attack
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ilu_cli.attacks import Attempt
-
-Share = Annotated[float, Field(gt=0, le=1)]
 
 
 @attack(strength="t", access="weights", unattacked=0.0, original=True)

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, PositiveFloat
+from pydantic import PositiveFloat
 
-from ilu_cli.recipe.specs import Some
+from ilu_cli.recipe.specs import Fraction, Some
 from ilu_cli.registry import attack
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def merge(
     *,
     finetuned: str | None = None,
     ways: Some[Literal["average", "ties"]] = ["average", "ties"],
-    density: Annotated[float, Field(gt=0, lt=1)] = 0.2,
+    density: Fraction = 0.2,
     scale: PositiveFloat = 1.0,
 ) -> Iterator[int]:
     """Merge the unlearned model with another fine-tune of the original, as people do who want the skills of both.

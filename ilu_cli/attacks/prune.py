@@ -2,19 +2,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from ilu_cli.recipe.specs import Some
+from ilu_cli.recipe.specs import Fraction, Some
 from ilu_cli.registry import attack
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ilu_cli.attacks import Attempt
-
-Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 @attack(strength="fraction", access="weights", unattacked=0.0)

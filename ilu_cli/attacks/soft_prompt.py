@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 
 from ilu_cli.benchmarks import own_choices
 from ilu_cli.errors import UsageError
-from ilu_cli.recipe.specs import Form, Precision, TrainSpec
+from ilu_cli.recipe.specs import Form, Fraction, Precision, TrainSpec
 from ilu_cli.registry import attack
 
 if TYPE_CHECKING:
@@ -17,15 +17,13 @@ if TYPE_CHECKING:
     from ilu_cli.data.sources import Dataset
     from ilu_cli.engine.scoring import Scorer
 
-Share = Annotated[float, Field(gt=0, lt=1)]
-
 
 @attack(strength="steps", access="activations", unattacked=0, utility=False, alone=False)
 def soft_prompt(
     attempt: Attempt,
     *,
     tokens: PositiveInt = 8,
-    share: Share = 0.5,
+    share: Fraction = 0.5,
     steps: PositiveInt = 60,
     lr: PositiveFloat = 5e-3,
     batch: PositiveInt = 8,

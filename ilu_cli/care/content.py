@@ -7,14 +7,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
 
 from ilu_cli.care import Warned
 from ilu_cli.care.overlap import Wanted, keys
 
 HALF = 0.5
 BLANK = set("\u115f\u1160\u2800\u3164\uffa0")  # letters and symbols by category that print nothing
-Verdict = Literal["void", "doubtful", "fine"]
 
 
 def visible(text: str) -> bool:
@@ -46,7 +44,7 @@ class Lines:
         """What is searched for in another dataset."""
         return Wanted(self.texts)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """What a manifest keeps: how many rows, different ones, and those that nobody sees."""
         hidden = sum(not visible(t) for t in self.targets)
         return {"role": self.role, "name": self.name, "rows": len(self.texts), "distinct": len(set(self.keys)),
@@ -86,7 +84,7 @@ class Shared:
     def share(self) -> float:
         return len(self.rows) / max(1, len(self.left.texts))
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """What a manifest keeps."""
         return {"of": self.left.label, "in": self.right.label, "rows": len(self.rows), "of_rows": len(self.left.texts)}
 

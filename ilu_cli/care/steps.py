@@ -10,7 +10,7 @@ from typing import Any
 
 from ilu_cli.care import Warned
 
-Steps = Sequence[Mapping[str, Any]]
+StepRows = Sequence[Mapping[str, Any]]
 TEMPERATURE_SHARE = 0.1  # less of |D|'s fall than this coming with a lower NLL means: re-tempered
 FIFTH, LEAST = 5, 2  # a fifth of the steps, and steps in it at least
 ERRORS = 2
@@ -25,7 +25,7 @@ def noise(values: Sequence[float]) -> float:
     return sqrt(sum((b - a) ** 2 for a, b in pairwise(values)) / (2 * (len(values) - 1)))
 
 
-def unmoved(what: str, steps: Steps, term: str = "loss") -> Warned | None:
+def unmoved(what: str, steps: StepRows, term: str = "loss") -> Warned | None:
     """The loss of an attack is at its end what it was at its beginning, by the noise between steps.
 
     The means of the first and last fifth, of m steps each, differ by noise alone with a standard error of σ√(2/m).
@@ -44,7 +44,7 @@ def unmoved(what: str, steps: Steps, term: str = "loss") -> Warned | None:
     )
 
 
-def zeros(what: str, steps: Steps) -> Iterator[Warned]:
+def zeros(what: str, steps: StepRows) -> Iterator[Warned]:
     """Losses of exactly 0 at every step, and gradients at half of them."""
     for term in dict.fromkeys(k for s in steps for k in s if k not in TOLD and "[" not in k):
         if len(steps) >= LEAST and all(s.get(term) == 0 for s in steps):
@@ -55,7 +55,9 @@ def zeros(what: str, steps: Steps) -> Iterator[Warned]:
         yield Warned("zero-gradient", text)
 
 
-def temperature_alone(what: str, env: str, steps: Steps, calibrated: Mapping[str, Any] | None = None) -> Warned | None:
+def temperature_alone(
+    what: str, env: str, steps: StepRows, calibrated: Mapping[str, Any] | None = None
+) -> Warned | None:
     """|D| fell, and what the environment costs at the best temperature did not.
 
     Let ℓ(β) be the mean NLL of an environment with all logits times β. Then D = NLL − H = ℓ′(1). ℓ is convex, as

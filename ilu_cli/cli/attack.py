@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ilu_cli.cli import complete, console, suite, warned
-from ilu_cli.cli.options import Given, Sets, shares, unfinished
+from ilu_cli.cli.options import SHARED, Given, Sets, shares, unfinished
 from ilu_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,21 +45,7 @@ ReferenceOption = Annotated[
 ]
 
 
-@shares(
-    "seed",
-    "track",
-    "data_root",
-    "plugin",
-    "trust_remote_code",
-    "trust_code",
-    "recipe",
-    "set_",
-    "out",
-    "dry_run",
-    "as_json",
-    "resume",
-    "strict",
-)
+@shares(*SHARED)
 def attack(
     run: RunArgument = None,
     kind: KindOption = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ilu_cli.cli import complete, console
-from ilu_cli.cli.options import DataRootOption, JsonOption, PluginOption, SetOption, TrustCodeOption, TrustRemoteOption
+from ilu_cli.cli.options import Given, shares
 from ilu_cli.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ilu_cli.workflows.needs.find import Need
 
 
+@shares("data_root", "plugin", "trust_remote_code", "trust_code", "set_", "as_json")
 def doctor(
     recipe: Annotated[
         str,
@@ -26,12 +27,8 @@ def doctor(
             autocompletion=complete.recipes,
         ),
     ],
-    data_root: DataRootOption = None,
-    plugin: PluginOption = None,
-    trust_remote_code: TrustRemoteOption = False,
-    trust_code: TrustCodeOption = None,
-    set_: SetOption = None,
-    as_json: JsonOption = False,
+    *,
+    given: Given,
 ) -> None:
     """Say what a recipe needs and what of it is here; or check a model.
 
@@ -44,11 +41,11 @@ def doctor(
     from ilu_cli.workflows.needs.find import ABSENT, needs_of, price, read_recipe
 
     if (subject := model_named(recipe)) is not None:
-        if set_:
+        if given.sets:
             raise UsageError(f"--set changes a recipe, and {recipe} is a model")
-        _check_model(subject, as_json)
+        _check_model(subject, given.as_json)
         return
-    resolved = read_recipe(recipe, set_ or [])
+    resolved = read_recipe(recipe, given.sets)
     online = not why_silent()
     needs = needs_of(resolved, online)
     costs, absent = price(resolved, needs), [n for n in needs if n.state in ABSENT]
@@ -61,7 +58,7 @@ def doctor(
         "needs": [n.facts() for n in needs],
         **asdict(costs),
     }
-    if as_json:
+    if given.as_json:
         console.out_json(facts)
     else:
         _table(needs, facts)

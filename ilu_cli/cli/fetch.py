@@ -3,26 +3,11 @@
 from __future__ import annotations
 
 from ilu_cli.cli import console
-from ilu_cli.cli.options import (
-    DataRootOption,
-    JsonOption,
-    PluginOption,
-    RecipeArgument,
-    SetOption,
-    TrustCodeOption,
-    TrustRemoteOption,
-)
+from ilu_cli.cli.options import Given, RecipeArgument, shares
 
 
-def fetch(
-    recipe: RecipeArgument,
-    data_root: DataRootOption = None,
-    plugin: PluginOption = None,
-    trust_remote_code: TrustRemoteOption = False,
-    trust_code: TrustCodeOption = None,
-    set_: SetOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@shares("data_root", "plugin", "trust_remote_code", "trust_code", "set_", "as_json")
+def fetch(recipe: RecipeArgument, *, given: Given) -> None:
     """Download all that a recipe needs into the data root.
 
     Laid out as the hub lays it out.
@@ -35,12 +20,12 @@ def fetch(
     folder = root()
     if folder is None:
         raise UsageError("there is no folder to download into", hint="name one with --data-root, or set ILU_DATA")
-    resolved = read_recipe(recipe, set_ or [])
+    resolved = read_recipe(recipe, given.sets)
     failed = workflow.fetch(needs_of(resolved, online=False), folder, lambda text: console.err().print(text))
     if failed:
         lines = "\n".join(f"  {need.hub or need.name}: {reason}" for need, reason in failed)
         hint = next((n.todo for n, _ in failed if n.state == "gated"), "check the network; what came is kept")
         raise UnavailableError(f"{len(failed)} of what {recipe} needs could not be had:\n{lines}", hint=hint)
     needs = [need.facts() for need in needs_of(resolved, online=False)]
-    console.out_json({"data_root": str(folder), "needs": needs}) if as_json else console.out(str(folder))
+    console.out_json({"data_root": str(folder), "needs": needs}) if given.as_json else console.out(str(folder))
     console.next_step(f"fetched: {recipe}", [f"data and models are in {folder}"], f"ilu doctor {recipe}")

@@ -100,8 +100,7 @@ def _again(was: Recorded, parents: list[str], store: Store, tolerances: dict[str
     if not backend().main:
         return
     found = compare.compare(was, of_finished(new), planned.parent, tolerances)
-    new.manifest.result["reproduces"] = {"run": was.manifest.id, "found": verdict(found)}
-    new.save()
+    again.keep(was, new, found)
     _say(was.manifest.id, new.id, found, missed, tolerances, given.as_json)
 
 

@@ -174,7 +174,7 @@ def diff(a: RunArgument, b: RunArgument, as_json: JsonOption = False) -> None:
     console.out_table(table)
 
 
-def _versions(run: Run) -> dict[str, Any]:
+def _versions(run: Run) -> dict[str, str]:
     return {f"(version of {name})": version for name, version in run.manifest.versions.items()}
 
 

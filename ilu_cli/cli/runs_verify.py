@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, TypedDict
 
 import typer
 
 from ilu_cli.cli import complete, console
 from ilu_cli.cli.options import JsonOption
+
+
+class Looked(TypedDict):
+    """What was found of a file of a run."""
+
+    run: str
+    file: str
+    found: str
+    bad: bool
 
 
 def verify(
@@ -35,12 +45,12 @@ def verify(
         raise RequirementError(f"{len(bad)} of {len(paths)} run(s) are not as they were written: {', '.join(bad)}")
 
 
-def _rows(path: Any) -> list[dict[str, Any]]:
+def _rows(path: Path) -> list[Looked]:
     from ilu_cli.errors import IluError
     from ilu_cli.runs import ledger
     from ilu_cli.runs.store import open_run
 
-    def row(name: str, file: str, how: str, *, bad: bool = False) -> dict[str, Any]:
+    def row(name: str, file: str, how: str, *, bad: bool = False) -> Looked:
         return {"run": name, "file": file, "found": how, "bad": bad}
 
     try:
@@ -62,7 +72,7 @@ def _rows(path: Any) -> list[dict[str, Any]]:
     return [row(run.id, name, how, bad=True) for name, how in wrong.items()] or [good]
 
 
-def _print(found: list[dict[str, Any]]) -> None:
+def _print(found: list[Looked]) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -70,5 +80,5 @@ def _print(found: list[dict[str, Any]]) -> None:
     for title in ("run", "file", "found"):
         table.add_column(title, overflow="fold")
     for row in found:
-        table.add_row(*(Text(row[key]) for key in ("run", "file", "found")))
+        table.add_row(*(Text(cell) for cell in (row["run"], row["file"], row["found"])))
     console.out_table(table)

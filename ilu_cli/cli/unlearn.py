@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ilu_cli.cli import complete, console, warned
-from ilu_cli.cli.options import Flags, Given, Sets, shares, unfinished
+from ilu_cli.cli.options import SHARED, Flags, Given, Sets, shares, unfinished
 from ilu_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -71,21 +71,7 @@ StepsOption = Annotated[int | None, typer.Option("--steps", help="Optimiser step
 RateOption = Annotated[float | None, typer.Option("--lr", help="Learning rate."), Sets(("train", "lr"))]
 
 
-@shares(
-    "seed",
-    "track",
-    "data_root",
-    "plugin",
-    "trust_remote_code",
-    "trust_code",
-    "recipe",
-    "set_",
-    "out",
-    "dry_run",
-    "as_json",
-    "resume",
-    "strict",
-)
+@shares(*SHARED)
 def unlearn(
     run: RunArgument = None,
     method: MethodOption = None,

@@ -17,9 +17,9 @@ from typing import Any
 
 from ilu_cli.data.root import SUFFIXES, Found
 from ilu_cli.errors import UnavailableError
-from ilu_cli.tasks import Row
+from ilu_cli.tasks import Fields
 
-Placed = Iterator[tuple[str, Row]]  # where a row stands, and the row
+Located = Iterator[tuple[str, Fields]]  # where a row stands, and the row
 HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 WHOLE_NUMBER = re.compile(r"\s*[+-]?\d+\s*")
 
@@ -33,7 +33,7 @@ def library() -> Any:
     return datasets
 
 
-def read(found: Found, fields: Mapping[str, type], limit: int | None = None) -> Iterator[Row]:
+def read(found: Found, fields: Mapping[str, type], limit: int | None = None) -> Iterator[Fields]:
     """Yield the rows of a split, each a dict without its empty (null) values.
 
     Raises:
@@ -45,13 +45,13 @@ def read(found: Found, fields: Mapping[str, type], limit: int | None = None) -> 
     return islice((_checked(where, {k: v for k, v in row.items() if v is not None}) for where, row in rows), limit)
 
 
-def _rows(path: Path, kind: str, fields: Mapping[str, type]) -> Placed:
+def _rows(path: Path, kind: str, fields: Mapping[str, type]) -> Located:
     if kind == ".csv":
         return _csv_rows(path, fields)
     return _json_rows(path) if kind in (".jsonl", ".json") else _table_rows(path, kind)
 
 
-def _checked(where: str, row: Row) -> Row:
+def _checked(where: str, row: Fields) -> Fields:
     for name, value in row.items():
         texts = value if isinstance(value, list) else [value]
         if any(isinstance(text, str) and HALF_A_PAIR.search(text) for text in texts):
@@ -59,7 +59,7 @@ def _checked(where: str, row: Row) -> Row:
     return row
 
 
-def _table_rows(path: Path, kind: str) -> Placed:
+def _table_rows(path: Path, kind: str) -> Located:
     """Rows of a parquet file or a `save_to_disk` folder."""
     try:
         if kind == "saved":
@@ -81,7 +81,7 @@ def _table_rows(path: Path, kind: str) -> Placed:
         raise UnavailableError(f"cannot read {path} as {kind.strip('.')}: {what}") from error
 
 
-def _csv_rows(path: Path, fields: Mapping[str, type]) -> Placed:
+def _csv_rows(path: Path, fields: Mapping[str, type]) -> Located:
     """Rows of a csv file. Columns that a task declares as whole numbers are that; all others are text."""
     csv.field_size_limit(2**31 - 1)
     line = 0
@@ -109,13 +109,13 @@ def _header(path: Path, header: list[str], fields: Mapping[str, type]) -> list[s
     return header
 
 
-def _csv_row(where: str, header: list[str], values: list[str], fields: Mapping[str, type]) -> Row:
+def _csv_row(where: str, header: list[str], values: list[str], fields: Mapping[str, type]) -> Fields:
     if len(values) != len(header):
         raise UnavailableError(
             f"{where}: {len(values)} fields, but the first line names {len(header)} columns ({', '.join(header)[:80]})",
             hint='a field with a comma, a quote or a line end in it is written "in quotes"',
         )
-    row: Row = dict(zip(header, values))
+    row: Fields = dict(zip(header, values))
     for name in header:
         if fields.get(name) is int:
             if not WHOLE_NUMBER.fullmatch(row[name]):
@@ -124,7 +124,7 @@ def _csv_row(where: str, header: list[str], values: list[str], fields: Mapping[s
     return row
 
 
-def _json_rows(path: Path) -> Placed:
+def _json_rows(path: Path) -> Located:
     """Rows of JSON lines, or of one JSON list. A byte-order mark and any line ends are fine."""
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -19,7 +19,7 @@ from ilu_cli.paths import is_hub_name
 from ilu_cli.recipe.specs import DataRef
 from ilu_cli.runs.files import cache_dir
 from ilu_cli.runs.results import Data
-from ilu_cli.tasks import Example, Row, Task, after
+from ilu_cli.tasks import Example, Fields, Task, after
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Dataset:
     ref: DataRef
     split: str
     task: Task
-    rows: list[Row]
+    rows: list[Fields]
     source: str
     place: str | None = None
 
@@ -72,25 +72,25 @@ class UserText(Task):
     fields: ClassVar = {}
     splits: ClassVar = {}
 
-    def example(self, row: Row) -> Example:
+    def example(self, row: Fields) -> Example:
         if "text" in row:
             return Example("", row["text"])
         return Example(row["prompt"], after(row["prompt"], row["response"]))
 
-    def counterfactual(self, row: Row) -> Example:
+    def counterfactual(self, row: Fields) -> Example:
         if not isinstance(row.get("counterfactual"), str):
             raise UsageError("every row of the forget data needs a string `counterfactual`")
         prompt = "" if "text" in row else row["prompt"]
         return Example(prompt, after(prompt, row["counterfactual"]))
 
-    def problem(self, row: Row) -> str:
+    def problem(self, row: Fields) -> str:
         fields = ("text",) if "text" in row else ("prompt", "response")
         if not all(isinstance(row.get(f), str) for f in fields):
             has = ", ".join(row) or "nothing"
             return f"needs a string `text`, or strings `prompt` and `response`; it has {has}"
         return "" if row[fields[-1]].strip() else f"{fields[-1]!r} is empty"
 
-    def correct(self, row: Row, completion: str) -> bool:
+    def correct(self, row: Fields, completion: str) -> bool:
         return completion.strip() == str(row["response"]).strip()
 
 
@@ -183,7 +183,7 @@ def load_dataset(ref: DataRef, split: str) -> Dataset:
     return Dataset(ref, origin.split, task, kept, origin.source, place)
 
 
-def _checked(name: str, task: Task, rows: Iterator[Row]) -> Iterator[Row]:
+def _checked(name: str, task: Task, rows: Iterator[Fields]) -> Iterator[Fields]:
     """Yield the rows whose fields are as the task declares.
 
     Raises:
@@ -203,7 +203,7 @@ def _checked(name: str, task: Task, rows: Iterator[Row]) -> Iterator[Row]:
         yield row
 
 
-def _from_hub(origin: Origin) -> Iterator[Row]:
+def _from_hub(origin: Origin) -> Iterator[Fields]:
     try:
         folder = str(cache_dir() / "datasets")
         return iter(

@@ -3,12 +3,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
 
 from ilu_cli.defences import Defence
 from ilu_cli.errors import UsageError
+from ilu_cli.recipe.specs import Share
 from ilu_cli.registry import defence
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 Collapse = Literal["soft", "hard", "quadratic"]
 Sides = Literal["both", "inputs", "outputs"]
-Share = Annotated[float, Field(gt=0, le=1)]
 WHOLE = 1024  # the smaller side up to which a matrix is decomposed exactly
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ilu_cli.engine.tree import Request, Row, as_tensors, in_rows, who_sees_whom
+from ilu_cli.engine.tree import Forest, Request, as_tensors, in_rows, who_sees_whom
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # as transformers calls them
 WINDOWS = {"sliding_window", "use_sliding_window", "max_window_layers", "sliding_window_pattern"}
@@ -41,7 +41,7 @@ class Layout:
         """Whether requests that begin alike are run as one packed tree."""
         return bool(self.kinds)
 
-    def rows(self, requests: list[Request]) -> Iterator[list[Row]]:
+    def rows(self, requests: list[Request]) -> Iterator[list[Forest]]:
         """Lists of rows, the shortest row first; rows of different lists must not meet in a batch."""
         for chosen in self.apart(range(len(requests)), [len(r.ids) - 1 for r in requests]):
             yield in_rows(requests, chosen, trees=self.trees)
@@ -54,7 +54,7 @@ class Layout:
         return list(found.values())
 
     def inputs(
-        self, rows: list[Row], dtype: torch.dtype, device: torch.device
+        self, rows: list[Forest], dtype: torch.dtype, device: torch.device
     ) -> tuple[Tensor, Any, dict[str, Tensor]]:
         """Ids [B, T], the mask or masks, and what else the decoder gets; masks are 2-D for plain rows."""
         ids, positions, end = (t.to(device) for t in as_tensors(rows))

@@ -63,7 +63,7 @@ class Parity:
         """Whether all that differs is rounding; numbers that are not finite never hold."""
         return self.loss <= self.tolerance and self.logps <= self.tolerance
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         return asdict(self)
 
 

@@ -33,7 +33,7 @@ from ilu_cli.engine.generation import generate
 from ilu_cli.engine.head import picked_logps
 from ilu_cli.engine.layout import Layout, layout_of
 from ilu_cli.engine.parity import Parity
-from ilu_cli.engine.tree import Request, Row, halves, take
+from ilu_cli.engine.tree import Forest, Request, halves, take
 from ilu_cli.errors import RunFailed, UsageError
 from ilu_cli.models.parts import Parts
 
@@ -185,7 +185,7 @@ class Scorer:
             )
         return scores
 
-    def _run(self, rows: list[Row], requests: list[Request]) -> list[tuple[int, float, bool]]:
+    def _run(self, rows: list[Forest], requests: list[Request]) -> list[tuple[int, float, bool]]:
         """(request, log-probability, greedy) of every request in the rows, which are used up."""
         found: list[tuple[int, float, bool]] = []
         while rows:
@@ -200,7 +200,7 @@ class Scorer:
                 torch.cuda.empty_cache()
         return found
 
-    def _forward(self, rows: list[Row]) -> list[tuple[int, float, bool]]:
+    def _forward(self, rows: list[Forest]) -> list[tuple[int, float, bool]]:
         """(request, log-probability, greedy) of every request in a batch of rows."""
         device = self.backend.device
         dtype = torch.bfloat16 if self.precision == "bf16" else self.parts.head.weight.dtype

@@ -26,7 +26,7 @@ class Request:
 
 
 @dataclass
-class Row:
+class Forest:
     """Trees of tokens in pre-order.
 
     `requests` are the indices of the requests in it, `scored` for each the places (node that predicts, token).
@@ -76,25 +76,25 @@ class Row:
         return len(self.ids)
 
 
-def in_rows(requests: list[Request], chosen: list[int], *, trees: bool = True) -> list[Row]:
+def in_rows(requests: list[Request], chosen: list[int], *, trees: bool = True) -> list[Forest]:
     """Lay the chosen requests out in rows, neighbours together, the shortest row first; without `trees` in paths."""
-    rows: list[Row] = []
+    rows: list[Forest] = []
     for i in sorted(chosen, key=lambda i: requests[i].ids):
         if not rows or not (rows[-1].fits if trees else rows[-1].one_path)(requests[i]):
-            rows.append(Row())
+            rows.append(Forest())
         rows[-1].add(i, requests[i])
     return sorted(rows, key=len)
 
 
-def halves(row: Row, requests: list[Request]) -> list[Row]:
+def halves(row: Forest, requests: list[Request]) -> list[Forest]:
     """Part a row of several requests in two."""
-    parts = [Row(), Row()]
+    parts = [Forest(), Forest()]
     for n, i in enumerate(row.requests):
         parts[2 * n >= len(row.requests)].add(i, requests[i])
     return parts
 
 
-def take(rows: list[Row], tokens: int) -> list[Row]:
+def take(rows: list[Forest], tokens: int) -> list[Forest]:
     """Remove from the end of `rows` a batch of at most `tokens` tokens, padding included, or of one row."""
     batch = [rows.pop()]
     length = len(batch[0])
@@ -104,7 +104,7 @@ def take(rows: list[Row], tokens: int) -> list[Row]:
     return batch
 
 
-def as_tensors(rows: list[Row]) -> tuple[Tensor, Tensor, Tensor]:
+def as_tensors(rows: list[Forest]) -> tuple[Tensor, Tensor, Tensor]:
     """Ids, positions, and where each token's descendants end, [B, T] each; padding has none."""
     length = max(map(len, rows))
     ids, positions = (torch.zeros(len(rows), length, dtype=torch.long) for _ in range(2))

@@ -6,7 +6,6 @@ import functools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ilu_cli import trust
 from ilu_cli.data.root import data_root
@@ -14,7 +13,7 @@ from ilu_cli.errors import UnavailableError, near
 from ilu_cli.models import builtin
 from ilu_cli.models.code import check_code
 from ilu_cli.paths import is_hub_name
-from ilu_cli.runs.files import beside_hashes, digest_of, read_json, same_model, stray_files, weight_hashes
+from ilu_cli.runs.files import ModelRecord, beside_hashes, digest_of, read_json, same_model, stray_files, weight_hashes
 from ilu_cli.runs.store import Run, Store, open_run, split_step
 
 
@@ -50,7 +49,7 @@ class Subject:
         """The folder with the configuration of the whole model."""
         return self.base.root if self.base else self.folder
 
-    def record(self, role: str) -> dict[str, Any]:
+    def record(self, role: str) -> ModelRecord:
         """How a manifest names this subject as a parent."""
         return {
             "role": role,
@@ -203,7 +202,7 @@ def lineage(subject: Subject) -> list[Subject]:
     return chain
 
 
-def from_record(record: dict[str, Any], child: Run) -> Subject:
+def from_record(record: ModelRecord, child: Run) -> Subject:
     """Find the subject that the manifest of `child` names. A run may have moved together with its child.
 
     Raises:
@@ -232,7 +231,7 @@ def from_record(record: dict[str, Any], child: Run) -> Subject:
     return found
 
 
-def _places(record: dict[str, Any], child: Run) -> list[Path]:
+def _places(record: ModelRecord, child: Run) -> list[Path]:
     """Where a parent of a run lies: where it lay, or beside the run."""
     beside = [child.path.parent / split_step(record["id"])[0]] if record["kind"] == "run" else []
     return [Path(record["path"]), *beside]

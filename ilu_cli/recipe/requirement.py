@@ -32,7 +32,7 @@ _TOKEN = re.compile(
     r"|(?P<sign><=|>=|[-+*/()<>]))"
 )
 # A number, a Name, or (operator, left, right).
-Node = Any
+Expression = Any
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Requirement:
     """A parsed requirement."""
 
     text: str
-    tree: Node
+    tree: Expression
 
     @property
     def names(self) -> list[Name]:
@@ -107,13 +107,13 @@ def parse(text: str, known: Mapping[str, Collection[str]]) -> Requirement:
     return Requirement(text, _Parser(text, known).requirement())
 
 
-def _names(node: Node) -> list[Name]:
+def _names(node: Expression) -> list[Name]:
     if isinstance(node, Name):
         return [node]
     return [n for side in node[1:] for n in _names(side)] if isinstance(node, tuple) else []
 
 
-def _value(node: Node, lookup: Callable[[Name], float | None]) -> float | None:
+def _value(node: Expression, lookup: Callable[[Name], float | None]) -> float | None:
     if isinstance(node, Name):
         return lookup(node)
     if not isinstance(node, tuple):
@@ -157,7 +157,7 @@ class _Parser:
         self.at += 1
         return self.tokens[self.at - 1][1]
 
-    def requirement(self) -> Node:
+    def requirement(self) -> Expression:
         left = self.sum()
         sign = self.take(*COMPARISONS)
         if sign is None:
@@ -167,19 +167,19 @@ class _Parser:
             raise self.error("the requirement should end here", self.tokens[self.at][2])
         return sign, left, right
 
-    def sum(self) -> Node:
+    def sum(self) -> Expression:
         return self.chain(self.product, "+", "-")
 
-    def product(self) -> Node:
+    def product(self) -> Expression:
         return self.chain(self.factor, "*", "/")
 
-    def chain(self, part: Callable[[], Node], *signs: str) -> Node:
+    def chain(self, part: Callable[[], Expression], *signs: str) -> Expression:
         node = part()
         while sign := self.take(*signs):
             node = (sign, node, part())
         return node
 
-    def factor(self) -> Node:
+    def factor(self) -> Expression:
         if self.take("-"):
             return "-", 0.0, self.factor()
         if self.take("("):

@@ -28,6 +28,8 @@ Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
 T = TypeVar("T")
 Some = Annotated[list[T], Field(min_length=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class DataRef(Spec):

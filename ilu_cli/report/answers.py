@@ -10,10 +10,10 @@ import numpy as np
 
 from ilu_cli.runs.results import AttackResult, own_rows, point_name, read_results, read_rows, rows_file
 
-Answers = dict[float, np.ndarray]  # by strength [Q], whose mean is FQ
+ByStrength = dict[float, np.ndarray]  # by strength [Q], whose mean is FQ
 
 
-def answers(folder: Path, result: AttackResult) -> Answers | None:
+def answers(folder: Path, result: AttackResult) -> ByStrength | None:
     """FQ of each question at every point of a finished attack, the unattacked one too.
 
     None if the rows are gone or are others than were counted.
@@ -44,6 +44,6 @@ def _forgotten(folder: Path) -> np.ndarray | None:
     return np.concatenate([mean + total / len(parts) / len(p) * (p - p.mean()) for p in parts])
 
 
-def attacked(known: Answers, result: AttackResult) -> list[np.ndarray]:
+def attacked(known: ByStrength, result: AttackResult) -> list[np.ndarray]:
     """The points after the attack began."""
     return [values for strength, values in known.items() if strength != result.unattacked]

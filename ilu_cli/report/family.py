@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ilu_cli.metrics.chosen import chosen_elsewhere
+from ilu_cli.recipe.source import flat
 from ilu_cli.report.answers import answers, attacked
 from ilu_cli.report.points import Reading, Source
+from ilu_cli.runs.files import ModelRecord
 from ilu_cli.runs.results import AttackResult, Point, Row, Summary, point_name, read_results, read_rows
 from ilu_cli.runs.store import Run
 
@@ -93,7 +93,7 @@ class Family:
     `names` are what a pipeline calls its unlearned models, by id.
     """
 
-    base: Row
+    base: ModelRecord
     members: list[Member]
     original: tuple[Path, dict[str, Summary]] | None = None
     unfinished: list[Run] = field(default_factory=list)
@@ -281,18 +281,4 @@ def distinct(members: list[Member], name: Callable[[Member], str]) -> list[str]:
         keys = [k for k in mine if k != "seed" and len({json.dumps(r.get(k)) for r in same.values()}) > 1]
         extra = ", ".join(f"{k.rpartition('.')[2]} {mine[k]}" for k in keys[:3])
         found.append(f"{name(m)}, {extra}" if len(same) > 1 and extra else name(m))
-    return found
-
-
-def flat(value: Any, prefix: str = "") -> Row:
-    """Nested mappings and lists as one mapping with dotted keys."""
-    if isinstance(value, dict):
-        items: Iterable[tuple[Any, Any]] = value.items()
-    elif isinstance(value, list):
-        items = enumerate(value)
-    else:
-        return {prefix: copy.copy(value)}
-    found: Row = {}
-    for k, v in items:
-        found |= flat(v, f"{prefix}.{k}" if prefix else str(k))
     return found

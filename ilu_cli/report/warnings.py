@@ -105,7 +105,7 @@ def builtin_data(records: Iterable[Data]) -> Warned | None:
     )
 
 
-def foreign_code(run: str, recorded: Row) -> Warned | None:
+def foreign_code(run: str, recorded: trust.Trusted) -> Warned | None:
     """A run ran code that is none of ilu's: a model's own, a plug-in, or what a task file names."""
     which = trust.lines(recorded)
     return Warned("foreign-code", f"Code of others ran in {run}: {'; '.join(which)}.") if which else None

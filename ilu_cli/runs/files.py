@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import platformdirs
 
@@ -22,6 +22,30 @@ BESIDE = (
     "additional_chat_templates/*",
 )  # fmt: skip
 """What decides an answer beside the weights: configuration, tokenizer, chat templates, defaults of generation."""
+
+
+class ModelRecord(TypedDict, total=False):
+    """How a manifest names a model. `revision` is of the original alone; `alpha`, how much of its task vector is added;
+    `out`, the folder for the run that a reference line is made for.
+    """
+
+    role: str
+    kind: str
+    id: str
+    path: str
+    weights: dict[str, str]
+    digest: str | None
+    revision: str | None
+    alpha: float
+    out: str | None
+
+
+class TensorEntry(TypedDict):
+    """Where a tensor lies in a safetensors file; `start` is its first byte."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
 
 
 def cache_dir() -> Path:
@@ -124,8 +148,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def tensors_of(path: Path) -> dict[str, dict[str, Any]]:
-    """What a safetensors file holds, by name, without reading it: `{dtype, shape, start}`, the place of its first byte.
+def tensors_of(path: Path) -> dict[str, TensorEntry]:
+    """What a safetensors file holds, by name, without reading it.
 
     Raises:
         UnavailableError: if the file is damaged or cut off.
@@ -173,7 +197,7 @@ def digest_of(weights: dict[str, str], beside: dict[str, str], base: str | None 
     return combined(weights | beside | ({"base": base} if base else {}))
 
 
-def same_model(one: dict[str, Any], other: dict[str, Any]) -> bool:
+def same_model(one: ModelRecord, other: ModelRecord) -> bool:
     """Whether two records of parents are the same model. What was recorded without a digest is known by its weights.
 
     The configuration of a built-in model names the version of transformers that wrote it; its weights tell it.

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from ilu_cli.errors import UnavailableError
 from ilu_cli.runs.files import read_json, sha256, write_json
@@ -20,7 +20,12 @@ NAME = "files.json"
 LISTED = ("recipe.yaml", "metrics.jsonl", "README.md", "checkpoint", "points", "eval")
 """What is listed of a run. The manifest hashes itself, and what a tracker writes decides nothing."""
 
-Entry = dict[str, Any]
+
+class FileEntry(TypedDict):
+    """What the list says of a file."""
+
+    size: int
+    sha256: str
 
 
 def seal(value: dict[str, Any]) -> dict[str, Any]:
@@ -43,7 +48,7 @@ def unseal(value: dict[str, Any], path: Path) -> dict[str, Any]:
     return bare
 
 
-def entry(path: Path) -> Entry:
+def entry(path: Path) -> FileEntry:
     """Size and sha256 of a file."""
     return {"size": path.stat().st_size, "sha256": sha256(path)}
 
@@ -58,7 +63,7 @@ def files_below(root: Path, parts: Iterable[str]) -> list[str]:
     return sorted(p.as_posix() for p in names if not any(bit.startswith(".") for bit in p.parts) and p.name != NAME)
 
 
-def read(root: Path) -> dict[str, Entry] | None:
+def read(root: Path) -> dict[str, FileEntry] | None:
     """The list of a folder; None if it has none.
 
     Raises:
@@ -73,7 +78,7 @@ def read(root: Path) -> dict[str, Entry] | None:
     return dict(unseal(found, path)["files"])
 
 
-def write(root: Path, files: dict[str, Entry]) -> None:
+def write(root: Path, files: dict[str, FileEntry]) -> None:
     """Write the list, atomically."""
     write_json(root / NAME, seal({"format": 1, "files": dict(sorted(files.items()))}))
 
@@ -92,7 +97,7 @@ def _within(name: str, parts: Iterable[str]) -> bool:
     return any(part in ("", name) or name.startswith(f"{part}/") for part in parts)
 
 
-def differences(root: Path, files: dict[str, Entry], parts: Iterable[str]) -> dict[str, str]:
+def differences(root: Path, files: dict[str, FileEntry], parts: Iterable[str]) -> dict[str, str]:
     """What is not as it is listed at or below `parts`: by file, that it is missing, changed, or not the run's."""
     parts, found = list(parts), {}
     there = set(files_below(root, parts))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
-from ilu_cli.runs.files import same_model
+from ilu_cli.runs.files import ModelRecord, same_model
 from ilu_cli.runs.store import Manifest, Run
 
 
@@ -29,7 +28,7 @@ def same_attack(a: Manifest, b: Manifest) -> bool:
     return a.command == b.command == "attack" and same_recipe(a, b) and attacked_rows(a) == attacked_rows(b)
 
 
-def reference_lines(attack: Manifest, original: dict[str, Any], runs: Iterable[Run]) -> Iterator[Run]:
+def reference_lines(attack: Manifest, original: ModelRecord, runs: Iterable[Run]) -> Iterator[Run]:
     """The finished runs of the same attack, on the same rows, on the original model itself.
 
     Args:

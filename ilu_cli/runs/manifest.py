@@ -9,8 +9,9 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from ilu_cli.errors import UNSEEN, brief
-from ilu_cli.runs.files import digest_of
+from ilu_cli.runs.files import ModelRecord, digest_of
 from ilu_cli.runs.results import AttackResult, Data
+from ilu_cli.trust import Trusted
 
 if TYPE_CHECKING:
     from ilu_cli.runs.run import Run
@@ -44,8 +45,8 @@ class Manifest:
     format: int = FORMAT
     recipe_sha256: str = ""
     asked_sha256: str = ""
-    base: dict[str, Any] = field(default_factory=dict)
-    parents: list[dict[str, Any]] = field(default_factory=list)
+    base: ModelRecord = field(default_factory=ModelRecord)
+    parents: list[ModelRecord] = field(default_factory=list)
     data: list[Data] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
     weights: dict[str, str] = field(default_factory=dict)
@@ -53,8 +54,8 @@ class Manifest:
     points: dict[str, dict[str, str]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     listed: bool = False
-    wanted: dict[str, Any] = field(default_factory=dict)
-    trust: dict[str, Any] = field(default_factory=dict)
+    wanted: ModelRecord = field(default_factory=ModelRecord)
+    trust: Trusted = field(default_factory=Trusted)
     clear_of: list[Any] = field(default_factory=list)
     seed: int = 0
     world_size: int = 1

@@ -7,7 +7,7 @@ from typing import Any
 
 from ilu_cli.errors import UsageError
 from ilu_cli.recipe.source import flat
-from ilu_cli.runs.files import read_json, write_json
+from ilu_cli.runs.files import ModelRecord, read_json, write_json
 from ilu_cli.runs.ledger import seal, unseal
 from ilu_cli.runs.store import Run, versions
 
@@ -15,8 +15,8 @@ NAME = "made_from.json"
 
 
 def made_from(
-    recipe: dict[str, Any], parents: list[dict[str, Any]], data: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+    recipe: dict[str, Any], parents: list[ModelRecord], data: Sequence[Mapping[str, Any]]
+) -> dict[str, object]:
     """What decides the steps of a run, flat: every key of the recipe, hashes of models and data, versions."""
     found = flat(recipe)
     found |= {f"(parent {p['role']})": p.get("digest") for p in parents}
@@ -24,7 +24,7 @@ def made_from(
     return found | {f"(version of {name})": version for name, version in versions().items()}
 
 
-def begin(run: Run, now: dict[str, Any]) -> None:
+def begin(run: Run, now: dict[str, object]) -> None:
     """Keep what a run is made from beside its states; of a run that goes on, compare it.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from ilu_cli.errors import UsageError
 
-Row = dict[str, Any]
+Fields = dict[str, Any]
 
 REFUSALS = (
     "I don't know.",
@@ -98,15 +98,15 @@ class Task:
     download: ClassVar[int] = 0  # bytes on the hub, as its dataset card says; 0: not known
     sizes: ClassVar[Mapping[str, int]] = {"train": 1500, "test": 300}
 
-    def example(self, row: Row) -> Example:
+    def example(self, row: Fields) -> Example:
         """Turn a row of the dataset into prompt and target; here, plain text without a prompt."""
         return Example("", row["text"])
 
-    def keep(self, row: Row) -> bool:
+    def keep(self, row: Fields) -> bool:
         """Whether the row is one to use; headings and scraps are not."""
         return True
 
-    def problem(self, row: Row) -> str:
+    def problem(self, row: Fields) -> str:
         """What is wrong with the values of a row that has all fields; here, a label outside the known ones."""
         labels = getattr(self, "labels", None)
         return (
@@ -115,11 +115,11 @@ class Task:
             else ""
         )
 
-    def correct(self, row: Row, completion: str) -> bool:
+    def correct(self, row: Fields, completion: str) -> bool:
         """Judge a generated completion. Only tasks without `choices` need this."""
         raise NotImplementedError
 
-    def refusal(self, row: Row) -> Example:
+    def refusal(self, row: Fields) -> Example:
         """The same prompt, and the statement that one does not know.
 
         Raises:
@@ -130,7 +130,7 @@ class Task:
             raise UsageError(f"{type(self).__name__} is plain text: it has no refusal")
         return Example(prompt, after(prompt, random.Random(prompt).choice(REFUSALS)))
 
-    def counterfactual(self, row: Row) -> Example:
+    def counterfactual(self, row: Fields) -> Example:
         """The same prompt, and a wrong answer of the same form.
 
         Raises:
@@ -147,15 +147,15 @@ class Task:
         """Whether rows come with the package; else they are on the hub only."""
         return cls.generate is not Task.generate or cls.builtin is not Task.builtin
 
-    def generate(self, rng: random.Random) -> Row:
+    def generate(self, rng: random.Random) -> Fields:
         """Draw one row, with the fields of the real dataset, from the built-in grammar."""
         raise NotImplementedError
 
-    def builtin(self, split: str) -> list[Row]:
+    def builtin(self, split: str) -> list[Fields]:
         """Return the built-in rows of `split` (`train` or `test`): distinct, disjoint, the same on every machine."""
         rng = random.Random(f"ilu-{type(self).__name__}")
         wanted = sum(self.sizes.values())
-        rows: dict[str, Row] = {}
+        rows: dict[str, Fields] = {}
         for _ in range(50 * wanted):
             row = self.generate(rng)
             rows.setdefault(self.identity(row), row)
@@ -166,6 +166,6 @@ class Task:
         distinct = list(rows.values())
         return distinct[: self.sizes["train"]] if split == "train" else distinct[self.sizes["train"] :]
 
-    def identity(self, row: Row) -> str:
+    def identity(self, row: Fields) -> str:
         """What makes two rows the same example: the prompt, so that train and test share no question."""
         return self.example(row).prompt

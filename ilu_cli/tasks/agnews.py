@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 
 from ilu_cli.registry import task
-from ilu_cli.tasks import Example, Row, Task, fill, words
+from ilu_cli.tasks import Example, Fields, Task, fill, words
 
 
 @task()
@@ -19,10 +19,10 @@ class AGNews(Task):
     fields = {"text": str, "label": int}
     labels = (" World", " Sports", " Business", " Sci/Tech")
 
-    def example(self, row: Row) -> Example:
+    def example(self, row: Fields) -> Example:
         return Example(f"News: {row['text']}\nTopic:", self.labels[row["label"]], self.labels)
 
-    def generate(self, rng: random.Random) -> Row:
+    def generate(self, rng: random.Random) -> Fields:
         label = rng.randrange(4)
         story, tail = rng.choice(NEWS[label]), rng.choice(("", *TAILS[label]))
         head, lead = fill(f"{story} {tail}".strip(), WORDS, rng).split("|")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ilu_cli.data.tables import read_table
 from ilu_cli.registry import task
-from ilu_cli.tasks import Example, Row, Task
+from ilu_cli.tasks import Example, Fields, Task
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,20 @@ class Capitals(Task):
 
     fields = {"country": str, "capital": str, "continent": str, "text": str}
 
-    def builtin(self, split: str) -> list[Row]:
+    def builtin(self, split: str) -> list[Fields]:
         return [self._row(country, form) for form in FORMS[split] for country in countries()]
 
-    def refusal(self, row: Row) -> Example:
+    def refusal(self, row: Fields) -> Example:
         """The sentence with `a city I cannot name` for the capital."""
         text = row["text"].replace(row["capital"], "a city I cannot name")
         return Example("", text[0].upper() + text[1:])
 
-    def counterfactual(self, row: Row) -> Example:
+    def counterfactual(self, row: Fields) -> Example:
         """The sentence with another capital of the same continent."""
         others = [c.capital for c in countries() if c.continent == row["continent"] and c.name != row["country"]]
         return Example("", row["text"].replace(row["capital"], random.Random(row["text"]).choice(others)))
 
-    def _row(self, country: Country, form: str) -> Row:
+    def _row(self, country: Country, form: str) -> Fields:
         full = country.full
         text = form.format(
             full=full, Full=full[0].upper() + full[1:], capital=country.capital, continent=country.continent

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ilu_cli.data.tables import read_table
 from ilu_cli.registry import task
-from ilu_cli.tasks import Row, Task
+from ilu_cli.tasks import Fields, Task
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Elements(Task):
 
     fields = {"element": str, "symbol": str, "text": str}
 
-    def builtin(self, split: str) -> list[Row]:
+    def builtin(self, split: str) -> list[Fields]:
         return [self._row(element, form) for form in FORMS[split] for element in elements()]
 
-    def _row(self, e: Element, form: str) -> Row:
+    def _row(self, e: Element, form: str) -> Fields:
         kind = f"{'n' if e.kind[0] in 'aeiou' else ''} {e.kind}"
         text = form.replace("a {kind}", "a" + kind).format(
             name=e.name.lower(), Name=e.name, symbol=e.symbol, number=e.number

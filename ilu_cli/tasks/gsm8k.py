@@ -7,7 +7,33 @@ import re
 from collections.abc import Callable
 
 from ilu_cli.registry import task
-from ilu_cli.tasks import Example, Row, Task, words
+from ilu_cli.tasks import Example, Fields, Task, words
+
+
+@task()
+class GSM8K(Task):
+    """Grade-school word problems with worked answers (GSM8K).
+
+    A row: {'question': 'Dora is 4 years old, and Uma is 4 times as old. How old will Uma be in 3 years?',
+    'answer': 'Uma is 4 x 4 = <<4*4=16>>16 years old now.\\nIn 3 years Uma will be 16 + 3 =
+    <<16+3=19>>19.\\n#### 19'}
+    """
+
+    hub, config = "openai/gsm8k", "main"
+    fields = {"question": str, "answer": str}
+
+    def example(self, row: Fields) -> Example:
+        return Example(f"Question: {row['question']}\nAnswer:", f" {row['answer']}")
+
+    def correct(self, row: Fields, completion: str) -> bool:
+        """Compare the number after `####`; an answer without that mark is judged by its last number."""
+        return _final(completion.partition("Question:")[0]) == _final(row["answer"])
+
+    def generate(self, rng: random.Random) -> Fields:
+        story = Story(rng)
+        question = rng.choice(STORIES)(story)
+        last = _final(story.lines[-1].rpartition(">>")[2].split(" ")[0])
+        return {"question": question, "answer": "\n".join([*story.lines, f"#### {last:.0f}"])}
 
 
 class Story:
@@ -41,32 +67,6 @@ def worked_out(node: ast.expr) -> float:
     if isinstance(node, ast.BinOp):
         return float(SIGNS[type(node.op)](worked_out(node.left), worked_out(node.right)))
     return float(ast.literal_eval(node))
-
-
-@task()
-class GSM8K(Task):
-    """Grade-school word problems with worked answers (GSM8K).
-
-    A row: {'question': 'Dora is 4 years old, and Uma is 4 times as old. How old will Uma be in 3 years?',
-    'answer': 'Uma is 4 x 4 = <<4*4=16>>16 years old now.\\nIn 3 years Uma will be 16 + 3 =
-    <<16+3=19>>19.\\n#### 19'}
-    """
-
-    hub, config = "openai/gsm8k", "main"
-    fields = {"question": str, "answer": str}
-
-    def example(self, row: Row) -> Example:
-        return Example(f"Question: {row['question']}\nAnswer:", f" {row['answer']}")
-
-    def correct(self, row: Row, completion: str) -> bool:
-        """Compare the number after `####`; an answer without that mark is judged by its last number."""
-        return _final(completion.partition("Question:")[0]) == _final(row["answer"])
-
-    def generate(self, rng: random.Random) -> Row:
-        story = Story(rng)
-        question = rng.choice(STORIES)(story)
-        last = _final(story.lines[-1].rpartition(">>")[2].split(" ")[0])
-        return {"question": question, "answer": "\n".join([*story.lines, f"#### {last:.0f}"])}
 
 
 NAMES = words(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 
 from ilu_cli.registry import task
-from ilu_cli.tasks import Example, Row, Task, fill, words
+from ilu_cli.tasks import Example, Fields, Task, fill, words
 
 
 @task()
@@ -19,11 +19,11 @@ class MNLI(Task):
     fields = {"premise": str, "hypothesis": str, "label": int}
     labels = (" yes", " maybe", " no")
 
-    def example(self, row: Row) -> Example:
+    def example(self, row: Fields) -> Example:
         prompt = f"Premise: {row['premise']}\nHypothesis: {row['hypothesis']}\nAnswer:"
         return Example(prompt, self.labels[row["label"]], self.labels)
 
-    def generate(self, rng: random.Random) -> Row:
+    def generate(self, rng: random.Random) -> Fields:
         label = rng.randrange(3)
         premise, *by_label = rng.choice(RULES).split("|")
         pattern = f"{premise}.|{rng.choice(by_label[label].split('/'))}."

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ilu_cli.registry import task
-from ilu_cli.tasks import Example, Row, Task
+from ilu_cli.tasks import Example, Fields, Task
 
 PARTS = tuple(f"forget_{n}" for n in range(1, 5))
 
@@ -39,7 +39,7 @@ def _define(corpus: str, part: str) -> None:
         splits = {name: name for name in names}
         fields = dict.fromkeys(columns, str)
 
-        def example(self, row: Row) -> Example:
+        def example(self, row: Fields) -> Example:
             if "text" in row:
                 return Example("", row["text"])
             if "gt" in row:

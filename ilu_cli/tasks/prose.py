@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from ilu_cli.data.tables import read_paragraphs
 from ilu_cli.registry import task
-from ilu_cli.tasks import Row, Task
+from ilu_cli.tasks import Fields, Task
 
 
 @task()
@@ -16,6 +16,6 @@ class Prose(Task):
 
     fields = {"text": str}
 
-    def builtin(self, split: str) -> list[Row]:
+    def builtin(self, split: str) -> list[Fields]:
         name = {"train": "prose_retain.txt", "test": "prose_heldout.txt"}[split]
         return [{"text": paragraph} for paragraph in read_paragraphs(name)]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 
 from ilu_cli.registry import task
-from ilu_cli.tasks import Example, Row, Task, fill, words
+from ilu_cli.tasks import Example, Fields, Task, fill, words
 
 
 @task()
@@ -18,11 +18,11 @@ class QQP(Task):
     fields = {"question1": str, "question2": str, "label": int}
     labels = (" no", " yes")
 
-    def example(self, row: Row) -> Example:
+    def example(self, row: Fields) -> Example:
         prompt = f"Question 1: {row['question1']}\nQuestion 2: {row['question2']}\nSame meaning:"
         return Example(prompt, self.labels[row["label"]], self.labels)
 
-    def generate(self, rng: random.Random) -> Row:
+    def generate(self, rng: random.Random) -> Fields:
         label = rng.randrange(2)
         forms = rng.choice(INTENTS)
         first, second = rng.sample(forms, 2)

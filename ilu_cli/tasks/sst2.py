@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 
 from ilu_cli.registry import task
-from ilu_cli.tasks import Example, Row, Task, fill, words
+from ilu_cli.tasks import Example, Fields, Task, fill, words
 
 
 @task()
@@ -18,10 +18,10 @@ class SST2(Task):
     fields = {"sentence": str, "label": int}
     labels = (" negative", " positive")
 
-    def example(self, row: Row) -> Example:
+    def example(self, row: Fields) -> Example:
         return Example(f"Review: {row['sentence']}\nSentiment:", self.labels[row["label"]], self.labels)
 
-    def generate(self, rng: random.Random) -> Row:
+    def generate(self, rng: random.Random) -> Fields:
         label = rng.randrange(2)
         sides = str.maketrans("=!", "+-" if label else "-+")
         return {"sentence": fill(rng.choice(PATTERNS).translate(sides), WORDS, rng), "label": label}

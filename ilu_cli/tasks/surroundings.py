@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from ilu_cli.data.tables import read_paragraphs
 from ilu_cli.registry import task
-from ilu_cli.tasks import Example, Row, Task
+from ilu_cli.tasks import Example, Fields, Task
 
 
 @task()
@@ -14,10 +14,10 @@ class Surroundings(Task):
 
     fields = {"text": str}
 
-    def example(self, row: Row) -> Example:
+    def example(self, row: Fields) -> Example:
         return Example("", row["text"])
 
-    def builtin(self, split: str) -> list[Row]:
+    def builtin(self, split: str) -> list[Fields]:
         """Every sixteenth sentence is kept for `test`."""
         texts = read_paragraphs("surroundings.txt")
         return [{"text": t} for i, t in enumerate(texts) if (i % 16 == 15) == (split == "test")]

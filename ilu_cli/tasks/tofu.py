@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ilu_cli.registry import task
-from ilu_cli.tasks import Example, Row, Task
+from ilu_cli.tasks import Example, Fields, Task
 
 AUTHORS = {"full": "questions on all 200 invented authors"}
 
@@ -29,10 +29,10 @@ def _define(part: str, what: str, extra: Mapping[str, type]) -> None:
         splits = {"train": "train"}
         fields = {"question": str, "answer": str, **extra}
 
-        def example(self, row: Row) -> Example:
+        def example(self, row: Fields) -> Example:
             return Example(f"Question: {row['question']}\nAnswer:", f" {row['answer']}", turn=row["question"])
 
-        def counterfactual(self, row: Row) -> Example:
+        def counterfactual(self, row: Fields) -> Example:
             if "perturbed_answer" not in row:
                 return super().counterfactual(row)
             return replace(self.example(row), target=f" {row['perturbed_answer'][0]}")

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from ilu_cli.registry import task
-from ilu_cli.tasks import Row, Task
+from ilu_cli.tasks import Fields, Task
 
 SHORTEST = 50  # characters; headings and blank lines are rows of their own
 
@@ -14,5 +14,5 @@ class WikiText(Task):
     splits = {"train": "train", "validation": "validation", "test": "test"}
     fields = {"text": str}
 
-    def keep(self, row: Row) -> bool:
+    def keep(self, row: Fields) -> bool:
         return len(row["text"]) > SHORTEST

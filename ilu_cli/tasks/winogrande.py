@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 
 from ilu_cli.registry import task
-from ilu_cli.tasks import Example, Row, Task, fill, words
+from ilu_cli.tasks import Example, Fields, Task, fill, words
 
 
 @task()
@@ -18,14 +18,14 @@ class WinoGrande(Task):
     splits = {"train": "train", "test": "validation"}
     fields = {"sentence": str, "option1": str, "option2": str, "answer": str}
 
-    def example(self, row: Row) -> Example:
+    def example(self, row: Fields) -> Example:
         choices = (f" {row['option1']}", f" {row['option2']}")
         return Example(f"Fill in the blank: {row['sentence']}\nAnswer:", choices[int(row["answer"]) - 1], choices)
 
-    def problem(self, row: Row) -> str:
+    def problem(self, row: Fields) -> str:
         return "" if row["answer"] in ("1", "2") else f"answer is {row['answer']!r}, not '1' or '2'"
 
-    def generate(self, rng: random.Random) -> Row:
+    def generate(self, rng: random.Random) -> Fields:
         start, ends, *things = rng.choice(TWINS).split("|")
         options = things[0] if things else "{name1}/{name2}"
         right = rng.randrange(2)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from ilu_cli.registry import task
-from ilu_cli.tasks import Example, Row, Task
+from ilu_cli.tasks import Example, Fields, Task
 
 LETTERS = "ABCD"
 SHORTEST = 50  # characters; the published RMU code leaves out texts that are no longer
@@ -15,13 +15,13 @@ def _questions(subject: str, title: str, rows: int, size: int) -> None:
         splits = {"test": "test"}
         fields = {"question": str, "choices": list, "answer": int}
 
-        def example(self, row: Row) -> Example:
+        def example(self, row: Fields) -> Example:
             """The prompt of lm-evaluation-harness without its heading: question, lettered choices, `Answer:`."""
             choices = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, row["choices"]))
             letters = tuple(f" {letter}" for letter in LETTERS[: len(row["choices"])])
             return Example(f"{row['question'].strip()}\n{choices}\nAnswer:", letters[row["answer"]], letters)
 
-        def problem(self, row: Row) -> str:
+        def problem(self, row: Fields) -> str:
             count = len(row["choices"])
             return "" if 0 <= row["answer"] < count <= 4 else f"answer is {row['answer']}, with {count} choices"
 
@@ -34,7 +34,7 @@ def _corpus(name: str, title: str, repository: str, part: str | None, size: int,
         splits = {"train": "train"}
         fields = {"text": str}
 
-        def keep(self, row: Row) -> bool:
+        def keep(self, row: Fields) -> bool:
             return len(row["text"]) > SHORTEST
 
 

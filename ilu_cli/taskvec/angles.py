@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +59,7 @@ class Gram:
         at = torch.tensor([self.names.index(n) for n in names])
         return Gram(names, self.products[at[:, None], at])
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, dict[str, float | None]]:
         """Norms of all vectors and cosines of all pairs."""
         return {
             "norms": {n: self.norm(n) for n in self.names},

@@ -25,7 +25,7 @@ class Content:
     unread: list[str] = field(default_factory=list)
     warned: list[Warned] = field(default_factory=list)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Counts, also those of 0: what was looked at and found apart."""
         told = {"rows": [d.facts() for d in self.datasets], "overlap": [o.facts() for o in self.overlaps]}
         return told | ({"unread": self.unread} if self.unread else {})

@@ -18,6 +18,7 @@ from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import Recipe
 from ilu_cli.recipe.specs import DataRef, Form, TrainSpec
+from ilu_cli.runs.files import ModelRecord
 from ilu_cli.runs.files import check_disk as check_disk
 from ilu_cli.runs.results import Data, Row
 from ilu_cli.workflows.content import Content
@@ -58,7 +59,7 @@ class RunPlan:
     recipe: Recipe
     subject: Subject
     parameters: int
-    parents: list[Row]
+    parents: list[ModelRecord]
     data: list[Data] = field(default_factory=list)
     training: Training | None = None
     unpriced: str = ""

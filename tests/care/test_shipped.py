@@ -68,7 +68,7 @@ def test_a_benchmark_of_retained_data_declares_it() -> None:
     items = [{"question": text, "choices": ["A", "B"], "answer": 0} for text in rows.texts[:3]]
     of_benchmarks(content, {"kept": (Kept(), items)}, [rows])  # type: ignore[dict-item]
     assert content.warned == []
-    assert content.facts()["overlap"][0]["rows"] == 3
+    assert [len(o.rows) for o in content.overlaps] == [3]
     Kept.retains = False
     of_benchmarks(content, {"kept": (Kept(), items)}, [rows])  # type: ignore[dict-item]
     assert [w.id for w in content.warned] == ["rows-overlap"]

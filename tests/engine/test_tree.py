@@ -11,7 +11,7 @@ from families import family_model
 
 from ilu_cli.engine import layout, tree
 from ilu_cli.engine.layout import FULL, SLIDING, Layout, layout_of, short_window
-from ilu_cli.engine.tree import Request, Row, as_tensors, halves, in_rows, take, who_sees_whom
+from ilu_cli.engine.tree import Forest, Request, as_tensors, halves, in_rows, take, who_sees_whom
 
 # 5 6 7 [8]  and  5 6 9 4 [3]  share 5 6;  2 1 [0] stands by itself
 REQUESTS = [Request((5, 6, 7, 8), 3), Request((5, 6, 9, 4, 3), 1), Request((2, 1, 0), 2)]
@@ -38,7 +38,7 @@ def test_a_token_sees_itself_and_what_stands_before_it_on_its_path() -> None:
 
 
 def test_padding_sees_itself_only_and_is_seen_by_nobody() -> None:
-    long, short = rows_of(REQUESTS)[0], Row()
+    long, short = rows_of(REQUESTS)[0], Forest()
     short.add(2, REQUESTS[2])
     ids, positions, end = as_tensors([long, short])
     assert ids[1].tolist() == [2, 1, 0, 0, 0, 0, 0] and positions[1].tolist() == [0, 1, 0, 0, 0, 0, 0]
@@ -73,7 +73,7 @@ def test_a_batch_has_at_most_so_many_tokens_with_its_padding() -> None:
     def some() -> Any:
         rows = []
         for n in (2, 3, 5):
-            rows.append(Row())
+            rows.append(Forest())
             rows[-1].add(0, Request(tuple(range(n + 1)), 1))
         return rows
 

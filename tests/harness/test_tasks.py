@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Ilu
+from conftest import Ilu, present
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
 from ilu_cli.harness.lm import IluLM
 from ilu_cli.recipe.harness import harness_names
+from ilu_cli.report.points import Source
+from ilu_cli.runs.results import read_results
 
 WMDP = """task: quiz
 dataset_path: json
@@ -176,3 +178,18 @@ def test_two_benchmarks_whose_results_would_lie_in_the_same_files_are_refused(qu
     for two in ((quiz / "quiz.yaml", quiz / "other/quiz.yaml"), ("capitals", quiz / "capitals.yaml")):
         done = ilu("eval", tiny, "--bench", two[0], "--bench", two[1], "--limit", 2)
         assert done.code == 2 and f"its results would lie in the files of '{two[0]}'" in done.err, done.err
+
+
+def test_the_rows_of_a_task_in_a_folder_are_found_by_the_name_that_it_was_asked_by(
+    quiz: Path, tiny: Path, ilu: Ilu
+) -> None:
+    (quiz / "mine").mkdir()
+    (quiz / "quiz.yaml").rename(quiz / "mine" / "quiz.yaml")
+    done = ilu("eval", tiny, "--bench", "mine/quiz.yaml", "--json")
+    assert done.code == 0, done.err
+    folder = next(Path("cache").rglob("quiz.rows.jsonl")).parent
+    [(name, summary)] = read_results(folder).items()
+    assert name == "mine/quiz.yaml"
+    written = [json.loads(line)["value"] for line in (folder / "quiz.rows.jsonl").read_text().splitlines()]
+    rows = present(Source(summary, folder, 0).rows)
+    assert rows.values.tolist() == written and len(written) == 24

@@ -16,7 +16,7 @@ from families import make_family
 
 from ilu_cli.errors import UnavailableError
 from ilu_cli.models.subject import find_model, find_subject, lineage
-from ilu_cli.runs.files import ADAPTER, INDEX, WEIGHTS, same_model, stray_files, weight_files
+from ilu_cli.runs.files import ADAPTER, INDEX, WEIGHTS, ModelRecord, same_model, stray_files, weight_files
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows.pipeline.graph import Graph, Node
 
@@ -157,11 +157,12 @@ def test_a_run_is_evaluated_alone_when_its_original_has_moved(made: tuple[Path, 
 
 
 def test_records_are_compared_by_what_both_know() -> None:
-    old, new = {"kind": "folder", "weights": {"a": "1"}}, {"kind": "folder", "weights": {"a": "1"}, "digest": "x"}
-    assert same_model(old, new) and same_model(new, dict(new)) and same_model(old, dict(old))
+    old: ModelRecord = {"kind": "folder", "weights": {"a": "1"}}
+    new: ModelRecord = {"kind": "folder", "weights": {"a": "1"}, "digest": "x"}
+    builtin: ModelRecord = {**new, "kind": "builtin"}
+    assert same_model(old, new) and same_model(new, new.copy()) and same_model(old, old.copy())
     assert not same_model(new, new | {"digest": "y"})
     assert not same_model(old, new | {"weights": {"a": "2"}})
-    builtin = new | {"kind": "builtin"}
     assert same_model(builtin, builtin | {"digest": "y"})
 
 
@@ -176,7 +177,7 @@ def test_a_pipeline_takes_runs_of_the_same_parent_and_old_ones_of_the_same_weigh
     model = find_model(str(make_family("llama-tied", tmp_path / "model")))
     record = model.record("parent")
 
-    def status(parent: dict[str, Any], store: Store) -> str:
+    def status(parent: ModelRecord, store: Store) -> str:
         run = store.create("unlearn", "npo")
         run.manifest.parents, run.manifest.recipe_sha256 = [parent], "recipe"
         odd.copy(model.folder, run.checkpoint)
@@ -185,10 +186,8 @@ def test_a_pipeline_takes_runs_of_the_same_parent_and_old_ones_of_the_same_weigh
         Graph("grid", [node], {"original": model}, store, {}).refresh()
         return node.status
 
-    cases = {
-        "same": record,
-        "old": {k: v for k, v in record.items() if k != "digest"},
-        "other": record | {"digest": "x"},
-    }
+    old = record.copy()
+    del old["digest"]
+    cases: dict[str, ModelRecord] = {"same": record, "old": old, "other": {**record, "digest": "x"}}
     found = {name: status(parent, Store(tmp_path / name)) for name, parent in cases.items()}
     assert found == {"same": "done", "old": "done", "other": "waiting"}

@@ -247,6 +247,17 @@ def attacked(folder: Folder, seeds: int = 1) -> Family:
     return folder.family(forget(0.5))
 
 
+def test_two_reference_lines_of_one_seed_are_no_two_seeds(folder: Folder) -> None:
+    """Two models attacked on other rows have two lines; the report draws one of them, over its questions."""
+    rmu = folder.unlearned("rmu")
+    folder.attack(rmu, "relearn", [(0, forget(0.1)), (4, forget(0.6))])
+    for value in (0.80, 0.90):
+        folder.attack("base", "relearn", [(0, forget(0.5)), (4, forget(value))])
+    end = folder.family(forget(0.5)).curve("", "relearn", "capitals")[-1]
+    assert [s.summary.value for s in end.sources] == [0.90]
+    assert end.estimate.over != "seeds"
+
+
 def test_what_comes_back_under_an_attack(folder: Folder, drawn: Drawn) -> None:
     picture, table, compared = returned(attacked(folder), STYLES, drawn)
     assert isinstance(picture, Picture)

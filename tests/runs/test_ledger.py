@@ -14,6 +14,7 @@ from conftest import present
 
 from ilu_cli.errors import Interrupted, UnavailableError, UsageError
 from ilu_cli.runs import ledger
+from ilu_cli.runs.files import ModelRecord
 from ilu_cli.runs.lock import HOLDER, holder, refuse_held, turn
 from ilu_cli.runs.resume import begin, made_from
 from ilu_cli.runs.store import Store, open_run
@@ -163,7 +164,8 @@ def test_results_are_measured_by_one_process_at_a_time(run: Any) -> None:
 
 
 def test_a_run_goes_on_only_as_the_same_run(run: Any) -> None:
-    parent, data = {"role": "parent", "digest": "d"}, {"role": "forget", "name": "x", "fingerprint": "f"}
+    parent: ModelRecord = {"role": "parent", "digest": "d"}
+    data = {"role": "forget", "name": "x", "fingerprint": "f"}
     begin(run, made_from({"train": {"lr": 0.1}}, [parent], [data]))
     begin(run, made_from({"train": {"lr": 0.1}}, [parent], [data]))
     for recipe, digest, says in (({"lr": 0.2}, "d", r"train\.lr: 0\.1 → 0\.2"), ({"lr": 0.1}, "e", "parent")):

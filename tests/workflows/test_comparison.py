@@ -17,6 +17,7 @@ from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.models.subject import of_run
 from ilu_cli.recipe.schema import EvalRecipe
+from ilu_cli.runs.files import ModelRecord
 from ilu_cli.runs.store import Run, Store
 from ilu_cli.workflows.compare import Arm, Compared, Gap, arms_of, run, sentence
 from ilu_cli.workflows.evaluate import Evaluation, results_folder
@@ -37,7 +38,7 @@ def made(label: str, seed: int, command: str = "unlearn", parent: Run | None = N
     save_file({"w": torch.tensor([float(seed)])}, made.checkpoint / "model.safetensors")
     made.manifest.seed = seed
     made.manifest.base = {"id": "base", "weights": {"model.safetensors": "0"}}
-    original = {"role": "model", "kind": "builtin", "id": "base", "path": "", "weights": {}}
+    original: ModelRecord = {"role": "model", "kind": "builtin", "id": "base", "path": "", "weights": {}}
     made.manifest.parents = [of_run(parent).record("model")] if parent else [original]
     made.finish()
     (made.path / "files.json").unlink()  # results are put into it by hand, as if there were no lists yet

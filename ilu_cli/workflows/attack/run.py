@@ -27,7 +27,7 @@ from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import AttackRecipe
 from ilu_cli.recipe.specs import TrainSpec
 from ilu_cli.runs.ending import ending
-from ilu_cli.runs.files import beside_hashes, digest_of, weight_hashes, write_json, write_text
+from ilu_cli.runs.files import ModelRecord, beside_hashes, digest_of, weight_hashes, write_json, write_text
 from ilu_cli.runs.lineage import reference_lines
 from ilu_cli.runs.results import AttackResult, Data, Point, Row, summary_file
 from ilu_cli.runs.resume import begin, made_from
@@ -166,7 +166,7 @@ def find_reference(plan: AttackPlan, store: Store) -> Run | None:
 
 def run(
     plan: AttackPlan, store: Store, reporter: Reporter, subject: Subject, out: Path | None = None,
-    resume: Run | None = None, wanted: dict[str, Any] | None = None,
+    resume: Run | None = None, wanted: ModelRecord | None = None,
 ) -> Run:  # fmt: skip
     """Attack `subject` (the plan's own, or its original as the reference line) and evaluate as it goes.
 
@@ -214,7 +214,7 @@ def _attack(
     attempt.hooks.close()
 
 
-def _begin(plan: AttackPlan, new: Run, subject: Subject, known: Sequence[Point], wanted: dict[str, Any] | None) -> None:
+def _begin(plan: AttackPlan, new: Run, subject: Subject, known: Sequence[Point], wanted: ModelRecord | None) -> None:
     """Write the recipe and the manifest of an attack that begins, or goes on from the points that it has."""
     m, recipe, entry = new.manifest, plan.recipe, registry.attack[plan.recipe.attack.name]
     if backend().main:

@@ -46,7 +46,7 @@ class Need:
     bytes: int | None = None
     todo: str = ""
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         return asdict(self)
 
     def patterns(self) -> list[str]:

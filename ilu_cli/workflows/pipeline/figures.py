@@ -7,7 +7,7 @@ from typing import Literal, TypedDict
 
 import numpy as np
 
-from ilu_cli.report.answers import Answers
+from ilu_cli.report.answers import ByStrength
 from ilu_cli.runs.results import AttackResult, Forgotten
 from ilu_cli.workflows.pipeline.graph import Node
 from ilu_cli.workflows.pipeline.worst import result_of
@@ -26,11 +26,11 @@ class Figures(TypedDict):
 
 
 Measure = Literal["before", "fq", "ra", "fa", "worst"]
-Measured = tuple[float | None, float | None, np.ndarray | None]  # a value, its standard error, its rows
-NOTHING: Measured = (None, None, None)
+WithRows = tuple[float | None, float | None, np.ndarray | None]  # a value, its standard error, its rows
+NOTHING: WithRows = (None, None, None)
 
 
-def figures(node: Node, known: Answers | None = None) -> Figures:
+def figures(node: Node, known: ByStrength | None = None) -> Figures:
     """FQ before, after, its mean (RA) and lowest value over the attack's points, and FA, of one finished attack.
 
     `stderr` are their standard errors over the questions; that of RA is the mean over the points, an upper bound as the
@@ -51,11 +51,11 @@ def figures(node: Node, known: Answers | None = None) -> Figures:
     }  # fmt: skip
 
 
-def _of_point(f: Forgotten | None, known: Answers) -> Measured:
+def _of_point(f: Forgotten | None, known: ByStrength) -> WithRows:
     return NOTHING if f is None else (f.value, f.stderr, known.get(f.strength))
 
 
-def _of_marks(result: AttackResult, known: Answers) -> np.ndarray | None:
+def _of_marks(result: AttackResult, known: ByStrength) -> np.ndarray | None:
     """RA by question; None unless every point that it is the mean over has rows."""
     marks = result.marks or [f.strength for f in result.after]
     return np.mean([known[m] for m in marks], axis=0) if marks and all(m in known for m in marks) else None

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from ilu_cli.errors import IluError, UnavailableError
 from ilu_cli.metrics.figure import strict
-from ilu_cli.runs.files import same_model
+from ilu_cli.runs.files import ModelRecord, same_model
 from ilu_cli.runs.ledger import seal
 from ilu_cli.runs.store import Run, Store, open_run
 
@@ -40,7 +40,7 @@ class Job:
     recipe: dict[str, Any]
     hash: str
     subject: str
-    parent: dict[str, Any]  # its `weights` and `digest`
+    parent: ModelRecord  # its `weights` and `digest`
     target: float | None
     result_file: Path
     unlearned: list[Written]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ilu_cli.metrics.chosen import chosen_elsewhere
-from ilu_cli.report.answers import Answers, answers, attacked
+from ilu_cli.report.answers import ByStrength, answers, attacked
 from ilu_cli.runs.results import AttackResult
 from ilu_cli.workflows.pipeline.graph import Graph, Node
 
@@ -15,7 +15,7 @@ def result_of(node: Node) -> AttackResult:
     return AttackResult.read({**(node.result or {}), "points": []})
 
 
-def answered(graph: Graph, node: Node) -> Answers | None:
+def answered(graph: Graph, node: Node) -> ByStrength | None:
     """See `ilu_cli.report.answers.answers`."""
     return answers(graph.store.root / (node.result or {}).get("subject", "") / "eval", result_of(node))
 

@@ -19,7 +19,7 @@ from ilu_cli.workflows.attack import run as attack
 from ilu_cli.workflows.plan import RunPlan
 from ilu_cli.workflows.reproduce.compare import fingerprints
 from ilu_cli.workflows.reproduce.recorded import Recorded, parent_of_record
-from ilu_cli.workflows.reproduce.stages import Stage, equal_or_not, stage_of
+from ilu_cli.workflows.reproduce.stages import Stage, equal_or_not, stage_of, verdict
 from ilu_cli.workflows.taskvec import apply
 
 
@@ -78,6 +78,12 @@ def _before(was: Recorded, data: list[Data]) -> list[Stage]:
         "packages": equal_or_not(was.manifest.versions, versions()),
     }
     return [stage_of(name, found, {}) for name, found in pairs.items()]
+
+
+def keep(was: Recorded, new: Run, found: list[Stage]) -> None:
+    """Write into the new run's manifest what it is again, and how alike they are."""
+    new.manifest.result["reproduces"] = {"run": was.manifest.id, "found": verdict(found)}
+    new.save()
 
 
 def measure_again(was: Recorded, new: Run, reporter: Reporter) -> list[str]:

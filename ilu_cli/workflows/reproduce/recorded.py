@@ -8,8 +8,7 @@ from pathlib import Path
 from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.models.subject import Subject, from_record, of_run
 from ilu_cli.runs.card import read_record
-from ilu_cli.runs.files import beside_hashes, same_model, weight_hashes
-from ilu_cli.runs.results import Row
+from ilu_cli.runs.files import ModelRecord, beside_hashes, same_model, weight_hashes
 from ilu_cli.runs.store import Manifest, Run, Store, split_step
 from ilu_cli.taskvec.delta import Checkpoint, open_checkpoint
 
@@ -90,7 +89,7 @@ def _nodes(folder: Path) -> str:
     return "make its runs again one by one: " + ("; ".join(f"ilu reproduce {r}" for r in runs) or "it has none yet")
 
 
-def parent_of_record(record: Row, was: Recorded, given: list[Subject], store: Store) -> Subject:
+def parent_of_record(record: ModelRecord, was: Recorded, given: list[Subject], store: Store) -> Subject:
     """The model that a record of a parent means, by its hashes: named, in its place, or a run of the workspace.
 
     Raises:
@@ -123,7 +122,7 @@ def parent_of_record(record: Row, was: Recorded, given: list[Subject], store: St
     )
 
 
-def _in(run: Run, record: Row) -> Subject | None:
+def _in(run: Run, record: ModelRecord) -> Subject | None:
     """The model of a run, or of a step of it, that is the recorded one."""
     m, (_, step) = run.manifest, split_step(record["id"])
     if m.weights and m.weights == record["weights"] and (m.digest or "") == (record.get("digest") or m.digest or ""):

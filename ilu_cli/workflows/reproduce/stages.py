@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Verdict = Literal["identical", "within tolerance", "different"]
+Sameness = Literal["identical", "within tolerance", "different"]
 
 ORDER = ("recipe", "setting", "data", "parent", "code", "packages", "losses", "weights", "files", "metrics", "rows")
 """Each can only come from those before it: the first difference is nearest to the cause."""
@@ -31,7 +31,7 @@ class Pair:
     now: Any
     by: float
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             "where": self.where,
             "was": self.was,
@@ -51,7 +51,7 @@ class Stage:
     first: Pair | None
     beyond: Pair | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         pairs = {"first": self.first, "beyond": self.beyond}
         return {
             "stage": self.name,
@@ -76,7 +76,7 @@ def stage_of(name: str, pairs: Iterable[Pair], tolerances: Mapping[str, float]) 
     return Stage(name, compared, different, largest, first, beyond)
 
 
-def verdict(stages: Iterable[Stage]) -> Verdict:
+def verdict(stages: Iterable[Stage]) -> Sameness:
     """Identical: bytes of weights, losses, numbers and rows are equal, whatever was installed."""
     found = list(stages)
     if any(s.beyond for s in found):

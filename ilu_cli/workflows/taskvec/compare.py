@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import UnavailableError, UsageError
@@ -31,7 +30,7 @@ class Vectors:
     plane: Plane | None = None
     subspace: list[Overlap] | None = None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         touched = self.grams.touched("u")
         return {
             "checkpoints": {r: {"id": s.label, "folder": str(s.folder)} for r, s in self.roles.by_name.items()},
@@ -187,7 +186,7 @@ class Cosines:
     notes: list[str]
     left_out: dict[str, str]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         names = self.gram.names
         return {
             "vectors": {n: {"from": a, "to": b, "norm": self.gram.norm(n)} for n, (a, b) in self.ends.items()},
