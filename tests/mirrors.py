@@ -77,7 +77,7 @@ WINO = split_of(
     sentence=(TEXT, lambda i: f"Ann thanked Bea for the {thing(i)} because _ was kind."),
     option1=(TEXT, lambda i: "Ann"), option2=(TEXT, lambda i: "Bea"), answer=(TEXT, lambda i: str(1 + i % 2)),
 )  # fmt: skip
-WIKI = split_of(text=(TEXT, lambda i: ("", f" = {thing(i)} = \n", f" {story(i)} \n")[i % 3]))
+WIKI = split_of(text=(TEXT, lambda i: ("", f" = {thing(i)} = \n", f" {story(i + 1000)} \n")[i % 3]))
 VERBATIM = split_of(gt=(TEXT, lambda i: story(i + 1)), prompt=(TEXT, story))
 KNOWLEDGE = split_of(answer=QUESTION["answer"], question=QUESTION["question"])
 PAPER = split_of(

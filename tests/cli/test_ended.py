@@ -31,7 +31,7 @@ def recorded(command: str) -> tuple[str, str | None]:
 
 
 def test_training_that_diverges(ilu: Ilu, tiny: Path) -> None:
-    done = ilu(*UNLEARN, "--model", tiny, "--lr", "1e30")
+    done = ilu(*UNLEARN, "--model", tiny, "--lr", "1e9")
     assert done.code == 5
     status, why = recorded("unlearn")
     assert status == "failed" and why is not None
