@@ -77,6 +77,10 @@ def _load_folder(folder: Path, device: torch.device | str) -> Any:
     except FAILURES as error:
         raise _failed(folder, error) from error
     check_report(folder, report)
+    if getattr(
+        model.config, "attn_logit_softcapping", None
+    ):  # which sdpa would leave out, as transformers 5.20 loads it
+        model.set_attn_implementation("eager")
     model.eval()  # no dropout: unlearning compares a model with itself
     return model.to(device)
 
