@@ -1,4 +1,4 @@
-"""The warnings of models that were evaluated, and those that finished runs keep."""
+"""The warnings of models that were evaluated, and of those that are compared."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ilu_cli import care
+from ilu_cli.care.kept import FILE
 from ilu_cli.care.measured import along
 from ilu_cli.engine.accel import backend
 from ilu_cli.models.subject import Subject
 from ilu_cli.report.numbers import Estimate
 from ilu_cli.report.warnings import utility_unmatched
-from ilu_cli.runs.files import read_json, write_json
-from ilu_cli.runs.results import Row, Summary
-from ilu_cli.runs.store import Run
+from ilu_cli.runs.files import write_json
+from ilu_cli.runs.results import Summary
 from ilu_cli.workflows.attack.seen import unlearning_recipes
 from ilu_cli.workflows.content import Content, of_benchmarks, trained_on
 from ilu_cli.workflows.evaluate import Evaluation
 
 if TYPE_CHECKING:
     from ilu_cli.workflows.compare import Comparison
-
-FILE = "warnings.json"  # in the results folder of a run
 
 
 def of_lineage(
@@ -45,17 +43,6 @@ def of_lineage(
         write_json(where, {"warnings": [w.to_json() for w in found], "content": content.facts()})
         subject.run.add(where.relative_to(subject.run.path).as_posix())
     return found
-
-
-def kept(runs: Iterable[Run]) -> list[care.Warned]:
-    """What runs say of themselves, and the last evaluation of their models."""
-    found: list[Row] = []
-    for run in runs:
-        found += run.manifest.result.get("warnings") or []
-        if (path := run.eval / FILE).is_file():
-            run.check(f"eval/{FILE}")
-            found += read_json(path).get("warnings") or []
-    return care.once(care.read(found))
 
 
 def unmatched(comparisons: Iterable[Comparison], margin: float) -> Iterator[care.Warned]:
