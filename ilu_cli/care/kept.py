@@ -6,10 +6,8 @@ from collections.abc import Iterable
 
 from ilu_cli import care
 from ilu_cli.runs.files import read_json
-from ilu_cli.runs.results import Row
+from ilu_cli.runs.results import WARNINGS, Row
 from ilu_cli.runs.run import Run
-
-FILE = "warnings.json"  # in the results folder of a run
 
 
 def kept(runs: Iterable[Run]) -> list[care.Warned]:
@@ -17,7 +15,7 @@ def kept(runs: Iterable[Run]) -> list[care.Warned]:
     found: list[Row] = []
     for run in runs:
         found += run.manifest.result.get("warnings") or []
-        if (path := run.eval / FILE).is_file():
-            run.check(f"eval/{FILE}")
+        if (path := run.eval / WARNINGS).is_file():
+            run.check(f"eval/{WARNINGS}")
             found += read_json(path).get("warnings") or []
     return care.once(care.read(found))

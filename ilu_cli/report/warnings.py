@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 
 from ilu_cli import trust
 from ilu_cli.care import Warned, once, read
-from ilu_cli.care.kept import FILE
 from ilu_cli.care.measured import at_chance, collapsed
 from ilu_cli.care.steps import temperature_alone
 from ilu_cli.report.family import Family, environments
@@ -14,7 +13,7 @@ from ilu_cli.report.headline import pairs
 from ilu_cli.report.numbers import Estimate, of_summary
 from ilu_cli.report.points import Reading
 from ilu_cli.runs.files import read_json
-from ilu_cli.runs.results import Data, Row, Summary
+from ilu_cli.runs.results import WARNINGS, Data, Row, Summary
 
 
 def all_warnings(family: Family) -> list[Warned]:
@@ -36,7 +35,7 @@ def _kept(family: Family, told: set[str]) -> Iterator[Warned]:
     """What the runs say of themselves and of their models, but for what is told of the whole family already."""
     for m in family.members:
         stored = list(m.run.manifest.result.get("warnings") or [])
-        if (path := m.folder / FILE).is_file():
+        if (path := m.folder / WARNINGS).is_file():
             stored += read_json(path).get("warnings") or []
         for result in [m.results, *(p.eval for p in m.points)]:
             stored += [w for s in result.values() for w in s.more.get("warnings") or []]

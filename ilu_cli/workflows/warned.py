@@ -6,14 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ilu_cli import care
-from ilu_cli.care.kept import FILE
 from ilu_cli.care.measured import along
 from ilu_cli.engine.accel import backend
 from ilu_cli.models.subject import Subject
 from ilu_cli.report.numbers import Estimate
 from ilu_cli.report.warnings import utility_unmatched
 from ilu_cli.runs.files import write_json
-from ilu_cli.runs.results import Summary
+from ilu_cli.runs.results import WARNINGS, Summary
 from ilu_cli.workflows.attack.seen import unlearning_recipes
 from ilu_cli.workflows.content import Content, of_benchmarks, trained_on
 from ilu_cli.workflows.evaluate import Evaluation
@@ -38,7 +37,7 @@ def of_lineage(
         [*along([(s.label, s.run is None, results) for _, s, results in lineage]), *rows, *content.warned]
     )
     if subject.run and backend().main:
-        where = subject.run.results(subject.step) / FILE
+        where = subject.run.results(subject.step) / WARNINGS
         where.parent.mkdir(parents=True, exist_ok=True)
         write_json(where, {"warnings": [w.to_json() for w in found], "content": content.facts()})
         subject.run.add(where.relative_to(subject.run.path).as_posix())

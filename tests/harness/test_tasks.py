@@ -176,3 +176,9 @@ def test_two_benchmarks_whose_results_would_lie_in_the_same_files_are_refused(qu
     for two in ((quiz / "quiz.yaml", quiz / "other/quiz.yaml"), ("capitals", quiz / "capitals.yaml")):
         done = ilu("eval", tiny, "--bench", two[0], "--bench", two[1], "--limit", 2)
         assert done.code == 2 and f"its results would lie in the files of '{two[0]}'" in done.err, done.err
+
+
+def test_a_task_file_called_as_the_file_of_warnings_is_refused(quiz: Path, tiny: Path, ilu: Ilu) -> None:
+    named = (quiz / "quiz.yaml").rename(quiz / "warnings.yaml")
+    done = ilu("eval", tiny, "--bench", named, "--limit", 2)
+    assert done.code == 2 and "warnings.json" in done.err and "rename the file" in done.err, done.err
