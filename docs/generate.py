@@ -169,11 +169,11 @@ id, a sentence with the numbers, and what to do. Each stands
 - in the terminal (on stderr), and as `warnings` in what `--json` prints;
 - in the manifest of an unlearning run or attack (`result.warnings`), and for `ilu eval` in the run's
   `eval/warnings.json`;
-- at the head of `ilu report`, and in `results.json` of a pipeline.
+- at the head of `ilu report`, in `ilu runs show`, and in `results.json` of a pipeline.
 
 With `--strict`, `ilu unlearn`, `attack`, `eval`, `compare`, `taskvec`, `pipeline` and `report` exit with code 4,
 as where a requirement fails, when everything is written: nothing is lost. What only limits a result, and does
-not make it void, passes (last column).
+not make it void, passes (last column), and stands in reports alone.
 """
 ABOUT_OVERLAP = """\
 ## Rows that are in two sets

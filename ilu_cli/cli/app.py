@@ -106,9 +106,10 @@ def main() -> None:
     except Exception as error:
         # Typer's errors of usage, whose class is private; they show the usage as well.
         if hasattr(error, "show") and hasattr(error, "exit_code") and hasattr(error, "format_message"):
-            vars(error)["message"] = plain(error.format_message())
+            told = plain(error.format_message())
+            vars(error)["format_message"] = lambda: told  # which `show` asks for
             error.show()
-            _tell(error.exit_code, error.format_message(), None)
+            _tell(error.exit_code, told, None)
         known = Interrupted("interrupted") if stopping.asked.is_set() else as_known(error)
         _fail(known, known.exit_code)
 

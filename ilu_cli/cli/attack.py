@@ -68,9 +68,9 @@ def attack(
     store = Store()
     resolved, subject, old = _resumed(run, store, given) if given.resume else _asked(run, kind, store, given)
 
+    from ilu_cli.care.kept import kept as of_runs
     from ilu_cli.engine.accel import backend
     from ilu_cli.workflows.attack import run as workflow
-    from ilu_cli.workflows.warned import kept as of_runs
 
     if not reference and subject.run is not None:
         _check_alone(resolved)

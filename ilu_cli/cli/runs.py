@@ -110,16 +110,19 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
     """Show what a run was made from, how, and what was measured on it."""
     from dataclasses import asdict
 
+    from ilu_cli.care.kept import kept
     from ilu_cli.runs.results import Summary
     from ilu_cli.runs.store import Store
 
     found = Store().get(run)
     m = found.manifest
     found.check("eval")
-    results = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(found.eval.glob("*.json"))}
+    files = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(found.eval.glob("*.json"))}
+    results, warned = {k: s for k, s in files.items() if "benchmark" in s}, kept([found])
     recipe = _recipe(found)
     if as_json:
-        console.out_json({"manifest": asdict(m), "recipe": recipe, "eval": results, "path": str(found.path)})
+        told = {"eval": results, "warnings": [w.to_json() for w in warned]}
+        console.out_json({"manifest": asdict(m), "recipe": recipe, **told, "path": str(found.path)})
         return
     import yaml
 
@@ -132,6 +135,7 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
     lines += [("result", f"{key} {value}") for key, value in m.result.items() if isinstance(value, (int, float))]
     for name, s in results.items():
         lines.append(("eval", f"{name} ({s['role']}): {s['metric']} {console.measured(Summary.read(s))}, n={s['n']}"))
+    lines += [("warning", f"{w.text} [{w.id}]") for w in warned]
     lines.append(("recipe", f"sha256 {m.recipe_sha256[:16]}"))
     for label, text in lines:
         console.out(f"{label:<10} {text}")

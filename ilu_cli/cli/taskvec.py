@@ -103,8 +103,8 @@ def taskvec(
 
 def _told(subjects: list[Any]) -> list[Any]:
     """The warnings that the runs keep, and those that they came from."""
+    from ilu_cli.care.kept import kept
     from ilu_cli.models.subject import lineage
-    from ilu_cli.workflows.warned import kept
 
     return kept(s.run for subject in subjects for s in lineage(subject) if s.run)
 

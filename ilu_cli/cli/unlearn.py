@@ -108,10 +108,10 @@ def unlearn(
         flags = given.flags | _irm_flags(path, irm_env, irm_variant, irm_weight, irm_batch) | _lora_flags(lora)
         resolved = load(UnlearnRecipe, path, flags, given.sets)
 
+    from ilu_cli.care.kept import kept
     from ilu_cli.cli.progress import reporter
     from ilu_cli.engine.accel import backend
     from ilu_cli.workflows import unlearn as workflow
-    from ilu_cli.workflows.warned import kept
 
     plan = workflow.plan(resolved, store)
     if given.dry_run:

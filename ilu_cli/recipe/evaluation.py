@@ -16,7 +16,7 @@ from ilu_cli.recipe.requirement import Requirement, benches_of, parse
 from ilu_cli.recipe.source import Key
 from ilu_cli.recipe.spec import Spec
 from ilu_cli.recipe.specs import BenchmarkSpec, Precision
-from ilu_cli.runs.results import stem
+from ilu_cli.runs.results import WARNINGS, stem, summary_file
 
 
 class EvalSpec(Spec):
@@ -148,6 +148,8 @@ def _benchmark_problem(name: str) -> str:
 
         if problem := problem_of_name(stem(name)):
             return f"its results are called after the task file, whose name {problem}"
+        if summary_file(Path(), name).name == WARNINGS:
+            return f"its results would lie in {WARNINGS}, where those of the evaluation are; rename the file"
         return refusal(Path(name)) if Path(name).is_file() else f"there is no task file {name}"
     from ilu_cli.errors import near
     from ilu_cli.recipe.harness import harness_names

@@ -13,7 +13,7 @@ from ilu_cli.report.headline import pairs
 from ilu_cli.report.numbers import Estimate, of_summary
 from ilu_cli.report.points import Reading
 from ilu_cli.runs.files import read_json
-from ilu_cli.runs.results import Data, Row, Summary
+from ilu_cli.runs.results import WARNINGS, Data, Row, Summary
 
 
 def all_warnings(family: Family) -> list[Warned]:
@@ -35,7 +35,7 @@ def _kept(family: Family, told: set[str]) -> Iterator[Warned]:
     """What the runs say of themselves and of their models, but for what is told of the whole family already."""
     for m in family.members:
         stored = list(m.run.manifest.result.get("warnings") or [])
-        if (path := m.folder / "warnings.json").is_file():
+        if (path := m.folder / WARNINGS).is_file():
             stored += read_json(path).get("warnings") or []
         for result in [m.results, *(p.eval for p in m.points)]:
             stored += [w for s in result.values() for w in s.more.get("warnings") or []]

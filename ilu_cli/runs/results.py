@@ -25,6 +25,7 @@ Kind = Literal["share", "ratio", "loss"]
 - `loss`: exp(Σ value / Σ weight), as a perplexity is; differences are relative.
 """
 
+WARNINGS = "warnings.json"  # of the last evaluation, in the results folder of a run
 WORDS = {"acc": "accuracy", "ppl": "perplexity"}
 
 

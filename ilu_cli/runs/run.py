@@ -7,6 +7,7 @@ The manifest is rewritten atomically and says `complete` last, so a run whose ma
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,12 +16,13 @@ from typing import Any
 
 import yaml
 
-from ilu_cli.errors import Interrupted, UnavailableError
+from ilu_cli.errors import Interrupted, UnavailableError, UsageError
 from ilu_cli.runs import ledger
 from ilu_cli.runs.card import card
 from ilu_cli.runs.files import (
     beside_files,
     beside_hashes,
+    read_json,
     weight_files,
     weight_hashes,
     write_json,
@@ -123,10 +125,13 @@ class Run:
         """Work in the folder, alone. Whatever interrupts the work, the user is told how to go on.
 
         Raises:
-            UsageError: if another process works in it.
+            UsageError: if another process works in it, or went on with it since it was read here.
+            UnavailableError: if it was removed since.
             Interrupted: if the user stops it.
         """
+        self._check_as_read()
         with held(self.path, f"run {self.id}") as said:
+            self._check_as_read()
             if said:
                 note(said)
             try:
@@ -135,6 +140,15 @@ class Run:
                 begun = (self.path / "recipe.yaml").is_file()
                 how = self.how_to_go_on if begun else "nothing was begun; start it again"
                 raise Interrupted(f"run {self.id} was interrupted", hint=how) from error
+
+    def _check_as_read(self) -> None:
+        """Between reading a run and holding it a command may plan for minutes, and others come to it."""
+        path, hint = self.path / "manifest.json", "`ilu runs` shows what there is"
+        if not path.is_file():
+            raise UnavailableError(f"run {self.id} was removed by another process", hint=hint)
+        there, m = read_json(path), self.manifest
+        if (there["status"], json.dumps(there["result"])) != (m.status, json.dumps(m.result)):
+            raise UsageError(f"run {self.id} went on in another process meanwhile", hint=hint)
 
     def check(self, *parts: str) -> None:
         """Compare what is about to be read, files or folders of the run, with the list of a finished run.

@@ -12,6 +12,7 @@ import numpy as np
 
 from ilu_cli.benchmarks import by_metric
 from ilu_cli.care import once
+from ilu_cli.care.kept import kept
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import UsageError
 from ilu_cli.metrics.crossed import Rows, compare
@@ -20,7 +21,7 @@ from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.runs.results import AttackResult, Row, own_rows, read_rows, rows_file
 from ilu_cli.runs.store import Run
 from ilu_cli.workflows.evaluate import Evaluation, results_folder
-from ilu_cli.workflows.warned import kept, unmatched
+from ilu_cli.workflows.warned import unmatched
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The warnings of models that were evaluated, and those that finished runs keep."""
+"""The warnings of models that were evaluated, and of those that are compared."""
 
 from __future__ import annotations
 
@@ -11,17 +11,14 @@ from ilu_cli.engine.accel import backend
 from ilu_cli.models.subject import Subject
 from ilu_cli.report.numbers import Estimate
 from ilu_cli.report.warnings import utility_unmatched
-from ilu_cli.runs.files import read_json, write_json
-from ilu_cli.runs.results import Row, Summary
-from ilu_cli.runs.store import Run
+from ilu_cli.runs.files import write_json
+from ilu_cli.runs.results import WARNINGS, Summary
 from ilu_cli.workflows.attack.seen import unlearning_recipes
 from ilu_cli.workflows.content import Content, of_benchmarks, trained_on
 from ilu_cli.workflows.evaluate import Evaluation
 
 if TYPE_CHECKING:
     from ilu_cli.workflows.compare import Comparison
-
-FILE = "warnings.json"  # in the results folder of a run
 
 
 def of_lineage(
@@ -40,22 +37,11 @@ def of_lineage(
         [*along([(s.label, s.run is None, results) for _, s, results in lineage]), *rows, *content.warned]
     )
     if subject.run and backend().main:
-        where = subject.run.results(subject.step) / FILE
+        where = subject.run.results(subject.step) / WARNINGS
         where.parent.mkdir(parents=True, exist_ok=True)
         write_json(where, {"warnings": [w.to_json() for w in found], "content": content.facts()})
         subject.run.add(where.relative_to(subject.run.path).as_posix())
     return found
-
-
-def kept(runs: Iterable[Run]) -> list[care.Warned]:
-    """What runs say of themselves, and the last evaluation of their models."""
-    found: list[Row] = []
-    for run in runs:
-        found += run.manifest.result.get("warnings") or []
-        if (path := run.eval / FILE).is_file():
-            run.check(f"eval/{FILE}")
-            found += read_json(path).get("warnings") or []
-    return care.once(care.read(found))
 
 
 def unmatched(comparisons: Iterable[Comparison], margin: float) -> Iterator[care.Warned]:

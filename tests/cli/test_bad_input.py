@@ -57,6 +57,11 @@ def test_wrong_arguments(ilu: Ilu, tmp_path: Path, args: list[str], code: int, m
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_error_of_usage_says_what_it_says_once(ilu: Ilu) -> None:
+    assert ilu("unlearn", "--lr", "fast").err.count("Invalid value for '--lr'") == 1
+    assert ilu("unlearn", "--modl", "x").err.count("--model") == 1
+
+
 @pytest.mark.parametrize(
     ("kind", "sets", "message"),
     [

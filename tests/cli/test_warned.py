@@ -113,6 +113,13 @@ def test_eval_tells_what_the_original_never_knew(tiny: Path, ilu: Ilu) -> None:
     assert {o["in"] for o in stored["content"]["overlap"]} == {"retain data elements", "retain data prose"}
     assert not any(o["rows"] for o in stored["content"]["overlap"])
     assert ilu("runs", "verify", "--all").code == 0
+    shown = ilu("runs", "show", found["run"])
+    assert shown.code == 0, shown.err
+    assert "eval       capitals (forget): acc" in shown.out
+    assert "[benchmark-at-chance]" in shown.out
+    kept = json.loads(ilu("runs", "show", found["run"], "--json").out)
+    assert [*kept["eval"]] == ["capitals"]
+    assert ids(kept["warnings"]) == ids(found["warnings"])
 
 
 def test_eval_tells_of_questions_that_were_trained_on(tiny: Path, ilu: Ilu) -> None:

@@ -193,3 +193,9 @@ def test_the_rows_of_a_task_in_a_folder_are_found_by_the_name_that_it_was_asked_
     written = [json.loads(line)["value"] for line in (folder / "quiz.rows.jsonl").read_text().splitlines()]
     rows = present(Source(summary, folder, 0).rows)
     assert rows.values.tolist() == written and len(written) == 24
+
+
+def test_a_task_file_called_as_the_file_of_warnings_is_refused(quiz: Path, tiny: Path, ilu: Ilu) -> None:
+    named = (quiz / "quiz.yaml").rename(quiz / "warnings.yaml")
+    done = ilu("eval", tiny, "--bench", named, "--limit", 2)
+    assert done.code == 2 and "warnings.json" in done.err and "rename the file" in done.err, done.err

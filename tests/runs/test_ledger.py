@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import present
 
-from ilu_cli.errors import Interrupted, UnavailableError, UsageError
+from ilu_cli.errors import IluError, Interrupted, UnavailableError, UsageError
 from ilu_cli.runs import ledger
 from ilu_cli.runs.files import ModelRecord
 from ilu_cli.runs.lock import HOLDER, holder, refuse_held, turn
@@ -105,6 +105,23 @@ def test_a_holder_on_another_host_is_not_taken_over(run: Any) -> None:
     with pytest.raises(UsageError, match="elsewhere") as refused, run.held(print):
         pass
     assert HOLDER in present(refused.value.hint)
+
+
+@pytest.mark.parametrize("done", ["removed", "status", "result"])
+def test_what_others_did_to_a_run_while_a_command_planned_is_found(run: Any, done: str) -> None:
+    seen, other = open_run(run.path), open_run(run.path)
+    if done == "removed":
+        shutil.rmtree(run.path)
+    else:
+        setattr(other.manifest, done, {"status": "failed", "result": {"points": [1]}}[done])
+        other.save()
+    with (
+        pytest.raises(IluError, match="was removed by" if done == "removed" else "went on in") as told,
+        seen.held(print),
+    ):
+        pass
+    assert isinstance(told.value, UnavailableError if done == "removed" else UsageError)
+    assert run.path.exists() == (done != "removed")
 
 
 def test_an_interruption_tells_how_to_go_on(run: Any) -> None:

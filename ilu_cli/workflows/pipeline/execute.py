@@ -12,6 +12,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import cast
 
+from filelock import Timeout
+
 from ilu_cli.errors import RunFailed
 from ilu_cli.workflows.pipeline.graph import Graph, Node
 from ilu_cli.workflows.pipeline.worker import Answer, Job, serve
@@ -195,7 +197,7 @@ def _only_one(graph: Graph) -> Iterator[None]:
     with ExitStack() as held:
         try:
             held.enter_context(graph.lock())
-        except BlockingIOError:
+        except Timeout:
             raise RunFailed(
                 f"{graph.name} is being run by another process", hint="--state shows how far it is"
             ) from None

@@ -8,7 +8,6 @@ known by those.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterator
@@ -16,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from filelock import FileLock, Timeout
 
 from ilu_cli.metrics.figure import value_of
 from ilu_cli.models.subject import Subject
@@ -128,7 +129,7 @@ class Graph:
         try:
             with self.lock():
                 return False
-        except BlockingIOError:
+        except Timeout:
             return True
 
     @contextmanager
@@ -136,11 +137,10 @@ class Graph:
         """Hold the graph; the lock ends with the process.
 
         Raises:
-            BlockingIOError: if another process holds it.
+            Timeout: if another process holds it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as held:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with FileLock(self.folder / ".lock", timeout=0):
             yield
 
     def block(self) -> None:

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from ilu_cli.care import Warned, once
+from ilu_cli.care.kept import kept
 from ilu_cli.metrics.crossed import single, summarised
 from ilu_cli.metrics.figure import strict
 from ilu_cli.runs.files import write_json
@@ -20,7 +21,6 @@ from ilu_cli.workflows.pipeline.figures import Figures, Measure, figures, known_
 from ilu_cli.workflows.pipeline.graph import Graph, Node
 from ilu_cli.workflows.pipeline.shapes import Choice, Kept, MethodRow, Missed, Results, Spread, TableRow
 from ilu_cli.workflows.pipeline.worst import answered, elsewhere
-from ilu_cli.workflows.warned import kept
 
 T = TypeVar("T")
 

@@ -129,12 +129,11 @@ def do(task: Job, store: Store, conn: Connection) -> Path | None:
 @contextmanager
 def _alone(store: Store, digest: str) -> Iterator[None]:
     """Hold the node: two pipelines that share it do it once. The lock ends with the process."""
-    import fcntl
+    from filelock import FileLock
 
     folder = store.root / ".locks"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / digest).open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with FileLock(folder / digest):
         yield
 
 
