@@ -203,7 +203,7 @@ def test_merges_of_several_vectors(runs: Any, ilu: Ilu, tiny: Path, merge: str) 
 def test_wrong_applications(runs: Any, ilu: Ilu, tiny: Path, tmp_path: Path) -> None:
     u = runs["u"].id
     cases: list[tuple[list[object], int, str]] = [
-        (["--alpha", "much"], 2, "much"),
+        (["--alpha", "much"], 2, "Invalid value for '--alpha'"),
         (["--alpha", "nan"], 2, "finite number"),
         (["--alpha", 1, "--alpha", 2], 2, "2 --alpha for 1 runs"),
         (["--merge", "ties"], 2, "need a density"),
