@@ -232,16 +232,14 @@ def token_moments(hidden: Tensor, head: LMHead, targets: Tensor) -> Tensor:
         head: the LM head.
         targets: [N], token ids.
     """
-    full, w = torch.promote_types(hidden.dtype, torch.float32), head.weight.to(_compute_dtype(hidden))
     found = []
-    for i in range(0, hidden.shape[0], CHUNK):
-        part = slice(i, i + CHUNK)
-        logp = _logits(hidden[part], w, head.bias, head.map, full).log_softmax(-1)
+    for part, z in _each(hidden, head):
+        logp = z.log_softmax(-1)
         p = logp.exp()
         mean = (p * logp).sum(-1)
         std = (p * (logp - mean[:, None]).square()).sum(-1).sqrt()
         picked = logp.gather(-1, targets[part, None]).squeeze(-1)
-        found.append(torch.stack([picked, mean, std, (logp.argmax(-1) == targets[part]).to(full)]))
+        found.append(torch.stack([picked, mean, std, (logp.argmax(-1) == targets[part]).to(z.dtype)]))
     return torch.cat(found, dim=1)
 
 
@@ -254,13 +252,18 @@ def scaled_nll(hidden: Tensor, head: LMHead, targets: Tensor, betas: Tensor) -> 
         head: the LM head.
         targets: [N], token ids.
     """
-    full, w = torch.promote_types(hidden.dtype, torch.float32), head.weight.to(_compute_dtype(hidden))
     found = []
-    for part in _spans(hidden.shape[0], CHUNK):
-        z = _logits(hidden[part], w, head.bias, head.map, full)
+    for part, z in _each(hidden, head):
         picked = z.gather(-1, targets[part, None]).squeeze(-1)
         found.append(torch.stack([(b * z).logsumexp(-1) - b * picked for b in betas.tolist()]))
     return torch.cat(found, dim=1)
+
+
+def _each(hidden: Tensor, head: LMHead) -> Iterator[tuple[slice, Tensor]]:
+    """The logits of `hidden` [N, D], a chunk at a time, as which rows they are and float32 [·, V]."""
+    full, w = torch.promote_types(hidden.dtype, torch.float32), head.weight.to(_compute_dtype(hidden))
+    for part in _spans(hidden.shape[0], CHUNK):
+        yield part, _logits(hidden[part], w, head.bias, head.map, full)
 
 
 def _of(bias: Tensor | None, words: slice) -> Tensor | None:

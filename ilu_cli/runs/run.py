@@ -90,9 +90,12 @@ class Run:
     @property
     def resume_command(self) -> str:
         """What goes on with the run; a sum of task vectors is made again."""
-        if self.manifest.command == "taskvec apply":
-            return f"ilu taskvec apply --recipe {self.path / 'recipe.yaml'}"
-        return f"ilu {self.manifest.command} {self.id} --resume"
+        command = self.manifest.command
+        return (
+            f"ilu {command} {self.id} --resume"
+            if command in RESUMED
+            else f"ilu {command} --recipe {self.path / 'recipe.yaml'}"
+        )
 
     @property
     def how_to_go_on(self) -> str:
