@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench import ATTACK, COMPARE, Bench, Case, Ended, hash_of
+from bench import ATTACK, COMPARE, Bench, Case, Ended, hash_of, limit_memory
 from places import PLACES
 
 
@@ -206,8 +206,7 @@ HELD: list[bytearray] = []
 
 def _no_memory() -> None:
     """Two megabytes are left, whatever the process that was forked had freed before."""
-    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (now + (4 << 20), now + (4 << 20)))
+    limit_memory(4 << 20)
     try:
         while True:
             HELD.append(bytearray(1 << 18))

@@ -7,16 +7,16 @@ import fcntl
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from bench import ATTACK, COMPARE, Bench, Case
+from bench import ATTACK, COMPARE, Bench, Case, limit_memory
 
 Kind = tuple[Callable[..., Iterator[Case]], int, int]
 
@@ -239,13 +239,8 @@ def memory(bench: Bench, count: int, seed: int = 0) -> Iterator[Case]:
     for i in range(count):
         bench.reset()
         left = int(2 ** rng.uniform(19, 26))
-
-        def limit(left: int = left) -> None:
-            now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (now + left, now + left))
-
         command = commands[i % len(commands)]
-        done = bench.run(command, limit)
+        done = bench.run(command, partial(limit_memory, left))
         held = done.code == 0 or (done.refused(5, 3) and "hint: " in done.text)
         yield Case(f"{command[0]} with {left >> 10} kB", done.told and held, done)
 

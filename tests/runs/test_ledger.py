@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import shutil
 import socket
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -75,18 +76,24 @@ def test_a_list_that_is_gone_is_missed_and_a_run_of_before_has_none(run: Any) ->
     run.verify()
 
 
-def _hold(path: Path, ready: Any, done: Any) -> None:
-    with open_run(path).held(print):
+def _during(held: AbstractContextManager[None], ready: Any, done: Any) -> None:
+    with held:
         ready.set()
         done.wait(30)
 
 
-def test_one_process_holds_a_run_and_is_named(run: Any) -> None:
+def beside(held: AbstractContextManager[None]) -> tuple[Any, Any]:
+    """A process that holds it already, and the event at which it lets go, or after half a minute."""
     context = multiprocessing.get_context("fork")
     ready, done = context.Event(), context.Event()
-    process = context.Process(target=_hold, args=(run.path, ready, done))
+    process = context.Process(target=_during, args=(held, ready, done))
     process.start()
     assert ready.wait(30)
+    return process, done
+
+
+def test_one_process_holds_a_run_and_is_named(run: Any) -> None:
+    process, _ = beside(open_run(run.path).held(print))
     assert present(holder(run.path)).pid == process.pid
     with pytest.raises(UsageError, match=f"held by process {process.pid} on {socket.gethostname()}"), run.held(print):
         pass
@@ -153,18 +160,8 @@ def test_a_parent_that_is_gone_is_named(run: Any, tmp_path: Path) -> None:
     assert "--resume" in str(gone.value.hint)
 
 
-def _measure(folder: Path, ready: Any, done: Any) -> None:
-    with turn(folder, "results", print):
-        ready.set()
-        done.wait(30)
-
-
 def test_results_are_measured_by_one_process_at_a_time(run: Any) -> None:
-    context = multiprocessing.get_context("fork")
-    ready, done = context.Event(), context.Event()
-    process = context.Process(target=_measure, args=(run.eval, ready, done))
-    process.start()
-    assert ready.wait(30)
+    process, done = beside(turn(run.eval, "results", print))
     with pytest.raises(UsageError, match=f"process {process.pid}"):
         refuse_held(run.path, "run")
     said: list[str] = []

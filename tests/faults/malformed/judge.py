@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import ATTACK, Bench, Ended
+from bench import ATTACK, Bench, Ended, limit_memory
 
 SECONDS, BYTES = 5, 1 << 30  # of processor time, and beyond what the process has when the command begins
 WALL = 120
@@ -112,8 +112,7 @@ class Judge:
 
 
 def _limits() -> None:
-    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (now + BYTES, now + BYTES))
+    limit_memory(BYTES)
     resource.setrlimit(resource.RLIMIT_CPU, (4 * SECONDS, 4 * SECONDS))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 
