@@ -226,6 +226,7 @@ def save_checkpoint(model: Any, tokenizer: Any, folder: Path) -> None:
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     model.save_pretrained(part)
+    tokenizer.init_kwargs.pop("local_files_only", None)  # whether HF_HUB_OFFLINE was set is no part of a model
     tokenizer.save_pretrained(part)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,16 @@ from families import make_family
 
 from ilu_cli.errors import UnavailableError
 from ilu_cli.models.subject import find_model, find_subject, lineage
-from ilu_cli.runs.files import ADAPTER, INDEX, WEIGHTS, ModelRecord, same_model, stray_files, weight_files
+from ilu_cli.runs.files import (
+    ADAPTER,
+    INDEX,
+    WEIGHTS,
+    ModelRecord,
+    beside_hashes,
+    same_model,
+    stray_files,
+    weight_files,
+)
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows.pipeline.graph import Graph, Node
 
@@ -191,3 +203,16 @@ def test_a_pipeline_takes_runs_of_the_same_parent_and_old_ones_of_the_same_weigh
     cases: dict[str, ModelRecord] = {"same": record, "old": old, "other": {**record, "digest": "x"}}
     found = {name: status(parent, Store(tmp_path / name)) for name, parent in cases.items()}
     assert found == {"same": "done", "old": "done", "other": "waiting"}
+
+
+def test_a_model_is_the_same_whether_the_hub_was_asked_or_not(tiny: Path, tmp_path: Path) -> None:
+    digests = []
+    for offline in ("0", "1"):
+        out, env = tmp_path / offline, os.environ | {"HF_HUB_OFFLINE": offline}
+        code = (
+            "import sys; from pathlib import Path; from ilu_cli.models.load import *; from ilu_cli.models.subject import find_model; "
+            "a, b = map(Path, sys.argv[1:]); save_checkpoint(load_model(find_model(sys.argv[1], None)), load_tokenizer(a), b)"
+        )
+        subprocess.run([sys.executable, "-c", code, tiny, out], env=env, check=True)
+        digests.append(beside_hashes(out))
+    assert digests[0] == digests[1] and "tokenizer_config.json" in digests[0]
