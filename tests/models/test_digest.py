@@ -205,14 +205,19 @@ def test_a_pipeline_takes_runs_of_the_same_parent_and_old_ones_of_the_same_weigh
     assert found == {"same": "done", "old": "done", "other": "waiting"}
 
 
+COPY = """
+import sys
+from pathlib import Path
+from ilu_cli.models.load import load_model, load_tokenizer, save_checkpoint
+from ilu_cli.models.subject import find_model
+save_checkpoint(load_model(find_model(sys.argv[1], None)), load_tokenizer(Path(sys.argv[1])), Path(sys.argv[2]))
+"""
+
+
 def test_a_model_is_the_same_whether_the_hub_was_asked_or_not(tiny: Path, tmp_path: Path) -> None:
     digests = []
     for offline in ("0", "1"):
         out, env = tmp_path / offline, os.environ | {"HF_HUB_OFFLINE": offline}
-        code = (
-            "import sys; from pathlib import Path; from ilu_cli.models.load import *; from ilu_cli.models.subject import find_model; "
-            "a, b = map(Path, sys.argv[1:]); save_checkpoint(load_model(find_model(sys.argv[1], None)), load_tokenizer(a), b)"
-        )
-        subprocess.run([sys.executable, "-c", code, tiny, out], env=env, check=True)
+        subprocess.run([sys.executable, "-c", COPY, tiny, out], env=env, check=True)
         digests.append(beside_hashes(out))
     assert digests[0] == digests[1] and "tokenizer_config.json" in digests[0]
