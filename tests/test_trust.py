@@ -142,6 +142,7 @@ def command(*args: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_models_own_code_runs_only_if_each_command_says_so(own: Path, tmp_path: Path, ilu: Ilu) -> None:
     ran = tmp_path / "ran"
     for more in (["--dry-run"], []):

@@ -31,3 +31,12 @@ def why_silent() -> str:
     asking.start()
     asking.join(PATIENCE)
     return found[0]
+
+
+def cache_only_if_silent() -> None:
+    """Without an answer the hub's client shall look at its cache only, and not try again for minutes."""
+    import datasets
+    from huggingface_hub import constants
+
+    if why_silent():
+        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar, cast
 
 from ilu_cli import registry
+from ilu_cli.data.hub import cache_only_if_silent
 from ilu_cli.data.read import library, read
 from ilu_cli.data.root import SUFFIXES, Found, data_root, in_root, locate
 from ilu_cli.errors import UnavailableError, UsageError
@@ -204,6 +205,7 @@ def _checked(name: str, task: Task, rows: Iterator[Fields]) -> Iterator[Fields]:
 
 
 def _from_hub(origin: Origin) -> Iterator[Fields]:
+    cache_only_if_silent()
     try:
         folder = str(cache_dir() / "datasets")
         return iter(

@@ -13,7 +13,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from ilu_cli import trust
-from ilu_cli.data.hub import why_silent
+from ilu_cli.data.hub import cache_only_if_silent
 from ilu_cli.data.read import library, read
 from ilu_cli.data.root import in_root
 from ilu_cli.errors import UnavailableError, UsageError
@@ -120,7 +120,7 @@ def _dataset(name: str, where: dict[str, Any]) -> Any:
         return {split: library().Dataset.from_list(list(read(f, {}))) for split, f in found.items() if f}
     if path not in LOCAL and not Path(path).exists():
         _check_builder(name, path)
-        _go_offline_if_unreachable()
+        cache_only_if_silent()
     kwargs = dict(where["dataset_kwargs"] or {})
     kwargs.pop("trust_remote_code", None)
     try:
@@ -160,12 +160,3 @@ def _names(given: Any) -> list[str]:
     """The files that `data_files` names: a text, a list of them, or either by split."""
     lists = given.values() if isinstance(given, dict) else [given]
     return [n for some in lists for n in (some if isinstance(some, list) else [some]) if isinstance(n, str)]
-
-
-def _go_offline_if_unreachable() -> None:
-    """Without an answer the hub's client shall look at its cache only, and not try again for minutes."""
-    import datasets
-    from huggingface_hub import constants
-
-    if why_silent():
-        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True

@@ -66,6 +66,7 @@ def test_some_forget_rows_among_the_retained_are_told_and_half_are_refused(tiny:
     assert "What is retained cannot be forgotten" in refused.err
 
 
+@pytest.mark.slow
 def test_a_training_that_changes_nothing_is_an_error_with_strict_and_lost_without(tiny: Path, ilu: Ilu) -> None:
     still = [*UNLEARN, "--model", tiny, "--lr", 1e-30]
     done = ilu(*still)
@@ -150,6 +151,7 @@ def test_what_an_attack_trains_on_is_compared_with_what_was_forgotten(tiny: Path
     ]
 
 
+@pytest.mark.slow
 def test_an_attack_that_learns_nothing(tiny: Path, ilu: Ilu) -> None:
     ilu(*UNLEARN, "--model", tiny)
     still = [*ATTACK, "--task", "sst2", "--lr", 1e-30, "--set", "attack.test_rows=40"]

@@ -69,14 +69,14 @@ def test_a_harness_that_found_none_asks_no_second_time(monkeypatch: pytest.Monke
     import datasets
     from huggingface_hub import constants
 
-    from ilu_cli.harness.load import _go_offline_if_unreachable
+    from ilu_cli.data.hub import cache_only_if_silent
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub, "PATIENCE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         at(silent.getsockname()[1], monkeypatch)
-        _go_offline_if_unreachable()
+        cache_only_if_silent()
         assert constants.HF_HUB_OFFLINE and datasets.config.HF_HUB_OFFLINE
         began = time.monotonic()
-        _go_offline_if_unreachable()
+        cache_only_if_silent()
         assert time.monotonic() - began < 0.2

@@ -214,6 +214,7 @@ save_checkpoint(load_model(find_model(sys.argv[1], None)), load_tokenizer(Path(s
 """
 
 
+@pytest.mark.slow
 def test_a_model_is_the_same_whether_the_hub_was_asked_or_not(tiny: Path, tmp_path: Path) -> None:
     digests = []
     for offline in ("0", "1"):
