@@ -15,6 +15,8 @@ from ilu_cli.data.sources import load_dataset
 from ilu_cli.recipe.specs import DataRef
 from ilu_cli.workflows.attack.seen import Regularised, Seen, Written
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--set", "attack.batch=2", "--set", "eval.limit=4", "--no-reference", "--json"]
 
 

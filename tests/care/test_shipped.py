@@ -14,6 +14,8 @@ from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.specs import DataRef
 from ilu_cli.workflows.content import Content, of_attack, of_benchmarks, of_training, rows_of, trained_on
 
+pytestmark = pytest.mark.slow
+
 CAPITALS = {"forget": {"data": [{"name": "capitals"}]}, "retain": {"data": [{"name": "elements"}, {"name": "prose"}]},
             "regularizers": [{"env": [{"name": "gsm8k"}]}]}  # fmt: skip
 TASKS = ("agnews", "gsm8k", "mnli", "qqp", "sst2", "winogrande")

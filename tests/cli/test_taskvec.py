@@ -20,6 +20,8 @@ from ilu_cli.recipe.schema import TaskvecRecipe
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows.taskvec import compare
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def chain(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:

@@ -14,6 +14,8 @@ from ilu_cli.data.sources import load_dataset
 from ilu_cli.recipe.specs import DataRef
 from ilu_cli.workflows.warned import unmatched
 
+pytestmark = pytest.mark.slow
+
 UNLEARN = ["unlearn", "--method", "npo", "--steps", 2, "--set", "forget.batch=2", "--set", "retain.batch=2", "--set",
            "forget.max_length=24", "--set", "retain.max_length=24"]  # fmt: skip
 ATTACK = ["attack", "--no-reference", "--json", "--steps", 12, "--set", "attack.batch=2", "--set", "eval.limit=4"]
@@ -66,7 +68,6 @@ def test_some_forget_rows_among_the_retained_are_told_and_half_are_refused(tiny:
     assert "What is retained cannot be forgotten" in refused.err
 
 
-@pytest.mark.slow
 def test_a_training_that_changes_nothing_is_an_error_with_strict_and_lost_without(tiny: Path, ilu: Ilu) -> None:
     still = [*UNLEARN, "--model", tiny, "--lr", 1e-30]
     done = ilu(*still)
@@ -151,7 +152,6 @@ def test_what_an_attack_trains_on_is_compared_with_what_was_forgotten(tiny: Path
     ]
 
 
-@pytest.mark.slow
 def test_an_attack_that_learns_nothing(tiny: Path, ilu: Ilu) -> None:
     ilu(*UNLEARN, "--model", tiny)
     still = [*ATTACK, "--task", "sst2", "--lr", 1e-30, "--set", "attack.test_rows=40"]

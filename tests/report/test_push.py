@@ -18,6 +18,8 @@ from ilu_cli.errors import UsageError
 from ilu_cli.runs.store import Run, Store
 from ilu_cli.workflows.push import plan
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:

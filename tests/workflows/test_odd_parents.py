@@ -17,6 +17,8 @@ from ilu_cli.models.subject import find_subject
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows import unlearn
 
+pytestmark = pytest.mark.slow
+
 BATCH = ["--set", "forget.batch=2", "--set", "retain.batch=2", "--set", "forget.max_length=24"]
 SMALL = ["--method", "npo", "--set", "train.params=['*']", "--steps", 1, *BATCH]
 PARENTS = ["inv_freq", "masks", "gpt2_hub", "gpt2_head", "stray", "modules_to_save", "dora", "rank_pattern", "ia3"]

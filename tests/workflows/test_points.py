@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from ilu_cli.models.subject import find_subject, from_record, lineage
 from ilu_cli.runs.store import Store, open_run
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--method", "npo", "--set", "forget.batch=4", "--set", "retain.batch=4", "--set", "forget.max_length=24",
          "--set", "retain.max_length=24"]  # fmt: skip
 
