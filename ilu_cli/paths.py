@@ -32,6 +32,16 @@ def problem_of_name(name: str) -> str:
     return ""
 
 
+def problem_of_new(folder: Path) -> str:
+    """Why a folder cannot be made for something new; "" if it can, as far as looking tells."""
+    for part in folder.parts:
+        if len(part.encode("utf-8", "surrogatepass")) > LONGEST:
+            return f"has a name longer than {LONGEST} bytes"
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        return "exists and is not empty"
+    return ""
+
+
 def as_name(text: str) -> str:
     """A text as a part of a file's name: whatever is neither a letter, a digit, nor one of `_.@=-` becomes `_`."""
     return re.sub(r"[^\w.@=-]+", "_", text)

@@ -34,9 +34,20 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set any recipe key, e.g. train.lr=1e-4. Repeatable."),
 ]
+
+
+def _new(folder: Path | None) -> Path | None:
+    """What cannot be made is refused before anything runs, in dry runs too."""
+    from ilu_cli.paths import problem_of_new
+
+    if folder is not None and (problem := problem_of_new(folder)):
+        raise UsageError(f"--out {folder} {problem}", hint="choose another --out")
+    return folder
+
+
 OutOption = Annotated[
     Path | None,
-    typer.Option("--out", help="Folder of the new run (default: ILU_RUNS, or ./runs, and a new id)."),
+    typer.Option("--out", help="Folder of the new run (default: ILU_RUNS, or ./runs, and a new id).", callback=_new),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Resolve, check and price; run nothing.")]

@@ -126,11 +126,20 @@ def _dataset(name: str, where: dict[str, Any]) -> Any:
     try:
         return library().load_dataset(path, name=config, **kwargs, **_own_cache(path, kwargs), trust_remote_code=False)
     except Exception as error:  # datasets, the hub client and httpx each raise their own
-        first = (str(error).splitlines() or [""])[0]
-        raise UnavailableError(
-            f"the dataset {path!r} ({config or 'default'}) of {name} cannot be had: {type(error).__name__}: {first}",
-            hint=f"check the network and access rights; or mirror it as {path}/ under --data-root",
-        ) from error
+        raise _not_had(name, where, error) from error
+
+
+def _not_had(name: str, where: dict[str, Any], error: Exception) -> UnavailableError:
+    path, config = where["dataset_path"], where["dataset_name"]
+    said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    if path in LOCAL:
+        why = "one of them is empty" if isinstance(error, StopIteration) else said
+        hint = f"see its dataset_kwargs: {where['dataset_kwargs']}"
+        return UnavailableError(f"the data files of {name} cannot be read: {why}", hint=hint)
+    return UnavailableError(
+        f"the dataset {path!r} ({config or 'default'}) of {name} cannot be had: {said}",
+        hint=f"check the network and access rights; or mirror it as {path}/ under --data-root",
+    )
 
 
 def _check_builder(name: str, path: str) -> None:

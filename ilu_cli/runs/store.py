@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ilu_cli import trust
 from ilu_cli.errors import UnavailableError, UsageError, near, plain
-from ilu_cli.paths import as_name
+from ilu_cli.paths import as_name, problem_of_new
 from ilu_cli.recipe.command import today
 from ilu_cli.runs import ledger
 from ilu_cli.runs.manifest import FORMAT, Manifest, check_manifest, circles, now, split_step, versions
@@ -64,12 +64,12 @@ class Store:
         """Make the folder of a new run. Nothing of an earlier run is ever overwritten.
 
         Raises:
-            UsageError: if `out` exists and is not empty.
+            UsageError: if `out` exists and is not empty, or its name is too long.
         """
         run_id = f"{command.replace(' ', '-')}-{as_name(label)}-{secrets.token_hex(3)}"
         path = out or self.root / run_id
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UsageError(f"{path} exists and is not empty", hint="choose another --out")
+        if problem := problem_of_new(path):
+            raise UsageError(f"{path} {problem}", hint="choose another --out")
         path.mkdir(parents=True, exist_ok=True)
         run = Run(
             path,

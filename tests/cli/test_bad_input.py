@@ -28,6 +28,8 @@ from ilu_cli.models import builtin
         (["unlearn", "--irm-env", "gsm9k"], 2, "unknown task 'gsm9k'"),
         (["unlearn", "--irm-weight", "2"], 2, "need an --irm-env"),
         (["unlearn", "--steps", "0"], 2, "train.steps"),
+        (["unlearn", "--dry-run", "--out", "n" * 300], 2, "longer than 255 bytes"),
+        (["unlearn", "--dry-run", "--out", "/"], 2, "exists and is not empty"),
         (["unlearn", "--set", "train.lr"], 2, "key.path=value"),
         (["unlearn", "some-run"], 2, "only with --resume"),
         (["unlearn", "--resume", "--lr", "1e-4"], 2, "--lr cannot change it"),

@@ -114,6 +114,17 @@ def test_a_dataset_that_cannot_be_had_is_said_so(tiny: Path, ilu: Ilu, name: str
     assert "mirror it as" in done.err
 
 
+def test_a_data_file_without_rows_is_said_so(tiny: Path, ilu: Ilu, tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "own.yaml").write_text(
+        "task: own\ndataset_path: json\ndataset_kwargs: {data_files: {test: empty.jsonl}}\ntest_split: test\n"
+        "output_type: multiple_choice\ndoc_to_text: q\ndoc_to_choice: c\ndoc_to_target: a\n"
+    )
+    done = ilu("eval", tiny, "--bench", "own.yaml", "--dry-run")
+    assert done.code == 3
+    assert "the data files of own cannot be read: one of them is empty" in done.err
+
+
 def test_a_group_is_read_from_the_data_root(
     tiny: Path, ilu: Ilu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
