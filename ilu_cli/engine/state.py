@@ -22,7 +22,10 @@ KEPT = 2
 
 
 def save_state(trainer: Trainer, folder: Path) -> None:
-    """Write `step-N.pt` whole and to the disk, then its hash, then drop all but two. Call on the main process."""
+    """Write a state whole and to the disk, then its hash, then name it `step-N.pt`; drop all but two.
+
+    Call on the main process. A kill at any moment leaves no state that has a name and no hash.
+    """
     folder.mkdir(exist_ok=True)
     target = folder / f"step-{trainer.step:07d}.pt"
     part = target.with_suffix(".part")
@@ -37,9 +40,8 @@ def save_state(trainer: Trainer, folder: Path) -> None:
         torch.save(saved, f)
         f.flush()
         os.fsync(f.fileno())
-    known = entry(part)
+    write_json(_beside(target), seal({"state": entry(part)}))
     part.replace(target)
-    write_json(_beside(target), seal({"state": known}))
     for old in sorted(folder.glob("step-*.pt"))[:-KEPT]:
         old.unlink()
         _beside(old).unlink(missing_ok=True)
@@ -53,7 +55,7 @@ def _damage(state: Path) -> str | None:
     """What is wrong with a state; one of before there were hashes is taken as it is."""
     beside = _beside(state)
     if not beside.exists() and (state.parent / "made_from.json").exists():
-        return "its hash was not written"
+        return "its hash is gone"
     try:
         known = unseal(read_json(beside), beside).get("state") if beside.exists() else None
     except UnavailableError as error:
