@@ -95,6 +95,16 @@ class Attempt(Protocol):
             UsageError: if they are `needed` and there are none.
         """
 
+    def parted(self, share: float, name: str) -> dict[str, tuple[Dataset, list[Row]]]:
+        """Of each forget benchmark a share of its facts, as rows to teach, and the items that ask for others.
+
+        Both share no subject and no answer; they are drawn by the seed and the attack's `name`. Items that ask for no
+        fact of the topic are asked with the others.
+
+        Raises:
+            UsageError: if no benchmark has facts, or one side is empty.
+        """
+
     def variants(self, kind: str) -> dict[str, dict[str, list[Row]]]:
         """The same items asked in other ways of this kind, by name and benchmark, for the benchmarks that have them."""
 

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pydantic import PositiveFloat, PositiveInt
 
-from ilu_cli.benchmarks import own_choices
 from ilu_cli.errors import UsageError
 from ilu_cli.recipe.specs import Form, Fraction, Precision, TrainSpec
 from ilu_cli.registry import attack
@@ -14,7 +12,6 @@ from ilu_cli.registry import attack
 if TYPE_CHECKING:
     from ilu_cli.attacks import Attempt
     from ilu_cli.benchmarks import Row
-    from ilu_cli.data.sources import Dataset
     from ilu_cli.engine.scoring import Scorer
 
 
@@ -33,8 +30,9 @@ def soft_prompt(
 
     Attacks in embedding space (arXiv 2402.09063). The model stays as it is; only `tokens` vectors are trained, with the
     answers of a `share` T of the benchmark's questions, drawn by the seed. All points, the one before the attack too,
-    are of the other questions V, whose right answers T does not name. A long enough prompt elicits anything from any
-    model (arXiv 2502.15836), so this means nothing without the reference line: the original under the same training.
+    are of the other questions V, which share no subject and no answer with T (as in `rtt`). A long enough prompt
+    elicits anything from any model (arXiv 2502.15836), so this means nothing without the reference line: the original
+    under the same training.
 
     Raises:
         UsageError: if T or V is empty, or the prompt and a question do not fit into the model's context.
@@ -42,43 +40,21 @@ def soft_prompt(
     from ilu_cli.attacks import quartiles
     from ilu_cli.engine.prompted import prompted
 
-    questions, (scorer, vectors) = attempt.questions(), prompted(attempt.scorer, tokens, attempt.seed)
-    parted = {bench: halves(items, share, attempt.seed) for bench, items in questions.items()}
-    held = {bench: asked for bench, (_, asked) in parted.items()}
-    if short := [bench for bench, sides in parted.items() if not all(sides)]:
-        raise UsageError(
-            f"attack.share: {share} of the questions of {short[0]} leaves none to train on, or none to ask"
-        )
-    _check_room(scorer, questions, tokens)
+    scorer, vectors = prompted(attempt.scorer, tokens, attempt.seed)
+    sides = attempt.parted(share, "soft_prompt")
+    held, data = {bench: asked for bench, (_, asked) in sides.items()}, [taught for taught, _ in sides.values()]
+    _check_room(scorer, attempt.questions(), tokens)
     attempt.ask(held)
     yield 0
     attempt.read(scorer)
     spec = TrainSpec(steps=steps, lr=lr, precision=precision, save_every=0)
-    data, chat = [_taught(bench, trained) for bench, (trained, _) in parted.items()], scorer.chat
+    chat = scorer.chat
     form = Form(max_length=scorer.context_length)
     if chat is not None:
         form = form.model_copy(update={"chat": True, "chat_system": chat.system, "chat_date": chat.date})
     for done in attempt.tune(scorer.parts, {"prompt": vectors}, data, spec, batch, form):
         if done in quartiles(steps):
             yield done
-
-
-def halves(items: list[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """T and V: a share of the items, and those whose right answer is none of T's, where an answer is a fact."""
-    drawn = random.Random(f"soft_prompt-{seed}").sample(items, len(items))
-    trained, left = drawn[: round(share * len(items))], drawn[round(share * len(items)) :]
-    told = {i["choices"][i["answer"]] for i in trained} if own_choices(items) else set[str]()
-    asked = {i["question"] for i in trained}
-    return trained, [i for i in left if i["choices"][i["answer"]] not in told and i["question"] not in asked]
-
-
-def _taught(bench: str, items: list[Row]) -> Dataset:
-    """The questions with their right answers, as rows to train on."""
-    from ilu_cli.data.sources import Dataset, UserText
-    from ilu_cli.recipe.specs import DataRef
-
-    rows = [{"prompt": i["question"], "response": i["choices"][i["answer"]]} for i in items]
-    return Dataset(DataRef(name=bench), "questions", UserText(), rows, "benchmark")
 
 
 def _check_room(scorer: Scorer, questions: dict[str, list[Row]], tokens: int) -> None:

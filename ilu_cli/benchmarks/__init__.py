@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic_core import to_jsonable_python
 
 from ilu_cli.errors import UsageError
+from ilu_cli.metrics.facts import Fact, subjects_by_words
 from ilu_cli.metrics.figure import Figure as Figure
 from ilu_cli.metrics.figure import number as number
 from ilu_cli.runs.results import Kind, Role
@@ -98,6 +99,19 @@ class Benchmark:
         Of no items, the names alone, as in `rephrasings`.
         """
         return self.rephrasings(items) if kind == "rephrase" else {}
+
+    def facts(self, items: list[Row]) -> list[Fact | None]:
+        """The fact that each item asks for, to teach some and to ask others; None where it asks for none.
+
+        Here, of multiple-choice items the right choice; questions that share their rare words are of one subject.
+        """
+        asked = [{"question", "choices", "answer"} <= i.keys() for i in items]
+        if not all(asked) or not items:
+            return [None] * len(items)
+        names, right = own_choices(items), [i["choices"][i["answer"]] for i in items]
+        texts = [f"{i['question']} {' '.join(i['choices'])}" for i in items]
+        subjects = subjects_by_words(texts)
+        return [Fact(s, i["question"], a, names) for s, i, a in zip(subjects, items, right)]
 
     def details(self, rows: list[Row]) -> Row:
         """What else is worth keeping beside the value."""

@@ -7,6 +7,7 @@ from typing import Any
 from ilu_cli.benchmarks import Row
 from ilu_cli.data.tables import read_table
 from ilu_cli.harness.task import HarnessTask, as_test_split
+from ilu_cli.metrics.facts import Fact
 from ilu_cli.registry import benchmark
 from ilu_cli.tasks.capitals import Country, countries
 
@@ -40,14 +41,22 @@ def _question(country: Country) -> str:
 class Capitals(HarnessTask):
     """The world's capitals, four choices from the same continent (forget benchmark of the quickstart)."""
 
+    def table(self) -> list[Country]:
+        """The countries that it asks for."""
+        return countries()
+
     def rephrasings(self, items: list[Row]) -> dict[str, list[Row]]:
         known = {
-            _question(c): {"full": c.full, "Full": c.full[0].upper() + c.full[1:], "name": c.name} for c in countries()
+            _question(c): {"full": c.full, "Full": c.full[0].upper() + c.full[1:], "name": c.name} for c in self.table()
         }
         return {
             wording: [i | {"question": form.format(**known[i["question"]])} for i in items]
             for wording, form in WORDINGS.items()
         }
+
+    def facts(self, items: list[Row]) -> list[Fact | None]:
+        """A country is a subject of its own."""
+        return [Fact(i["question"], i["question"], i["choices"][i["answer"]]) for i in items]
 
     def variants(self, kind: str, items: list[Row]) -> dict[str, list[Row]]:
         known = {_question(c): c for c in countries()}
@@ -97,10 +106,15 @@ def _river(item: Row, country: Country) -> Row:
 
 def dataset(**_: object) -> dict[str, Any]:
     """The questions, as capitals.yaml asks for them."""
+    return asked(countries())
+
+
+def asked(table: list[Country]) -> dict[str, Any]:
+    """A question for each country, whose wrong choices are capitals of the same continent."""
     found: list[Row] = []
-    for country in countries():
+    for country in table:
         rng = random.Random(f"capitals-{country.name}")
-        others = [c.capital for c in countries() if c.continent == country.continent and c != country]
+        others = [c.capital for c in table if c.continent == country.continent and c != country]
         choices = [country.capital, *rng.sample(others, 3)]
         rng.shuffle(choices)
         found.append(

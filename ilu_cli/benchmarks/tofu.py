@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,6 +8,7 @@ from pydantic import Field
 
 from ilu_cli.benchmarks import Benchmark, Figure, Row, by_metric, estimate, interleave
 from ilu_cli.errors import UnavailableError
+from ilu_cli.metrics.facts import Fact
 from ilu_cli.registry import benchmark
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ RetainRun = Annotated[str | None, Field(description="run or rows file of a model
 NEW = 128  # tokens of a generated answer
 KEPT = {"retain": "retain", "authors": "real_authors", "facts": "world_facts"}
 MEASURES = ("prob", "rouge", "truth_ratio")
+OF_AUTHOR = 20  # questions of an author, one after another
 RANKED = "ratio_geometric"  # what forget quality compares
 
 
@@ -52,6 +55,14 @@ def _define(name: str, forget: str) -> None:
             self.source = parts[-1][1]
             return interleave([rows for rows, _ in parts])
 
+        def facts(self, items: list[Row]) -> list[Fact | None]:
+            """An author of the forget set, who has twenty questions in a row, is a subject."""
+            place = itertools.count()
+            return [
+                Fact(str(next(place) // OF_AUTHOR), i["prompt"], i["answers"][0]) if i["part"] == "forget" else None
+                for i in items
+            ]
+
         def score(self, scorer: Scorer, items: list[Row]) -> list[Row]:
             return _scored(scorer, items)
 
@@ -62,7 +73,7 @@ def _define(name: str, forget: str) -> None:
             kept = {name: estimate(rs)[0] for name, rs in groups.items() if name.startswith(tuple(KEPT))}
             if len(kept) == len(KEPT) * len(MEASURES):  # a small limit may leave a part out
                 found["utility"] = {"value": model_utility(kept), "stderr": None}
-            if self.retain:
+            if self.retain:  # of the same questions
                 ours = [r[RANKED] for r in groups["truth_ratio"]]
                 found["forget_quality"] = {"value": forget_quality(ours, self.retain), "stderr": None}
             return found

@@ -77,15 +77,16 @@ def attack(
     plan = workflow.plan(resolved, subject)
     if given.dry_run:
         return console.show_plan(plan, given.as_json)
-    base, done = _resume(plan, store, old) if old else _both(plan, store, reference, given.out)
+    lines, done = _resume(plan, store, old) if old else _all(plan, store, reference, given.out)
     if not backend().main:
         return
     if given.as_json:
-        console.out_json(describe(done) | {"reference": describe(base) if base else None})
+        keys = {"reference": "original", "never_knew": "never knew"}
+        console.out_json(describe(done) | {k: describe(lines[n]) if n in lines else None for k, n in keys.items()})
     else:
-        _show(done, base)
+        _show(done, lines)
         console.out(str(done.path))
-    told = of_runs([done, *([base] if base else [])])
+    told = of_runs([done, *lines.values()])
     warned.show(told)
     kept = "recipe, rows and checkpoint are" if done.has_model else "recipe and rows are"
     console.next_step(
@@ -94,16 +95,16 @@ def attack(
     warned.conclude(told, given)
 
 
-def _both(plan: AttackPlan, store: Store, reference: bool, out: Path | None) -> tuple[Run | None, Run]:
-    """The reference line, if it is wanted and not there yet, and the attack."""
+def _all(plan: AttackPlan, store: Store, reference: bool, out: Path | None) -> tuple[dict[str, Run], Run]:
+    """The reference lines, if they are wanted and not there yet, and the attack."""
     from ilu_cli.cli.progress import reporter
     from ilu_cli.workflows.attack import run as workflow
 
-    base = workflow.reference_run(plan, store, reporter(), out) if reference else None
-    return base, workflow.run(plan, store, reporter(), plan.subject, out)
+    lines = workflow.reference_runs(plan, store, reporter(), out) if reference else {}
+    return lines, workflow.run(plan, store, reporter(), plan.subject, out)
 
 
-def _resume(plan: AttackPlan, store: Store, old: Run) -> tuple[Run | None, Run]:
+def _resume(plan: AttackPlan, store: Store, old: Run) -> tuple[dict[str, Run], Run]:
     """Go on with an attack; after a reference line that was interrupted comes what it was made for."""
     from ilu_cli.cli.progress import reporter
     from ilu_cli.models.subject import from_record
@@ -111,10 +112,9 @@ def _resume(plan: AttackPlan, store: Store, old: Run) -> tuple[Run | None, Run]:
 
     wanted, done = old.manifest.wanted, workflow.run(plan, store, reporter(), plan.subject, None, old)
     if not wanted:
-        return None, done
+        return {}, done
     plan = workflow.plan(plan.asked, from_record(wanted, old))
-    out = Path(wanted["out"]) if wanted["out"] else None
-    return done, workflow.run(plan, store, reporter(), plan.subject, out)
+    return _all(plan, store, True, Path(wanted["out"]) if wanted["out"] else None)
 
 
 def _check_alone(recipe: AttackRecipe) -> None:
@@ -188,11 +188,11 @@ def describe(run: Run) -> Row:
     }
 
 
-def _show(run: Run, reference: Run | None) -> None:
-    """Both lines side by side, what they add up to, and what is to be known of the data."""
+def _show(run: Run, lines: dict[str, Run]) -> None:
+    """All lines side by side, what they add up to, and what is to be known of the data."""
     from ilu_cli.runs.results import AttackResult
 
-    runs = {"this model": run} | ({"original": reference} if reference else {})
+    runs = {"this model": run} | lines
     results = {title: AttackResult.read(r.manifest.result) for title, r in runs.items()}
     _curves(f"{run.id}: what comes back", results)
     for title, r in results.items():

@@ -189,6 +189,16 @@ def original_of(subject: Subject) -> Subject:
     return from_record(subject.run.manifest.base, subject.run)
 
 
+def never_of(subject: Subject) -> Subject | None:
+    """The model that never knew what the lineage forgets, if a recipe named one (`model.never`).
+
+    Raises:
+        UnavailableError: if it is gone or was changed.
+    """
+    record = subject.run.manifest.never if subject.run else None
+    return from_record(record, subject.run) if record and subject.run else None
+
+
 def parent_of(subject: Subject) -> Subject | None:
     """The model that `subject` was made from; None for an original."""
     return from_record(subject.run.manifest.parents[0], subject.run) if subject.run else None

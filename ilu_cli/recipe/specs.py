@@ -241,8 +241,15 @@ class TrainSpec(Spec):
 class ModelSpec(Spec):
     """The model to start from: a built-in name, a folder, or a hub name."""
 
+    later = ("never",)
+
     ref: str = DEFAULT_MODEL
     revision: str | None = None
+    never: str | None = Field(
+        None,
+        description="a model that never knew the forget data, of before they were taught or trained without them: a "
+        "run, folder or hub name. What it says is what forgetting aims at. The lineage then begins with `ref`",
+    )
 
 
 def unknown(known: registry.Registry[Any], name: str) -> str:

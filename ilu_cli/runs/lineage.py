@@ -40,5 +40,5 @@ def reference_lines(attack: Manifest, original: ModelRecord, runs: Iterable[Run]
         if not (run.complete and same_attack(run.manifest, attack)):
             continue
         target = run.manifest.parents[0]
-        if target["kind"] != "run" and same_model(target, original):
+        if (target["kind"] != "run" or original["kind"] == "run") and same_model(target, original):
             yield run

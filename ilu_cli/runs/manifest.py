@@ -32,6 +32,7 @@ class Manifest:
     `inputs` are the files and hub datasets that it read (`ilu_cli.workflows.needs.inputs`). `points` are the weights at
     the intermediate steps that were kept, by step. `listed`: the run has a list of its files (`ilu_cli.runs.ledger`).
     `trust` is whose code could run (`ilu_cli.trust.record`).
+    `base` is the original that the lineage began with, and `never` the model that never knew, if one is named.
     `wanted` is, of a reference line that is made for another run, the model that is attacked next, and its `out`.
     `clear_of` is what an attack keeps of the unlearning recipes whose environments it stays clear of.
     """
@@ -46,6 +47,7 @@ class Manifest:
     recipe_sha256: str = ""
     asked_sha256: str = ""
     base: ModelRecord = field(default_factory=ModelRecord)
+    never: ModelRecord = field(default_factory=ModelRecord)
     parents: list[ModelRecord] = field(default_factory=list)
     data: list[Data] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
@@ -87,7 +89,7 @@ def check_manifest(m: Manifest) -> None:
     for key in ("created", "finished"):
         if (time := getattr(m, key)) is not None:
             _time(key, time)
-    for key in ("base", "weights", "beside", "points", "versions", "wanted", "result", "trust"):
+    for key in ("base", "never", "weights", "beside", "points", "versions", "wanted", "result", "trust"):
         _typed(key, getattr(m, key), dict)
     for key in ("weights", "beside", "versions"):
         _texts(key, getattr(m, key))

@@ -35,7 +35,11 @@ class Capitals(Task):
     fields = {"country": str, "capital": str, "continent": str, "text": str}
 
     def builtin(self, split: str) -> list[Fields]:
-        return [self._row(country, form) for form in FORMS[split] for country in countries()]
+        return [self._row(country, form) for form in FORMS[split] for country in self.table()]
+
+    def table(self) -> list[Country]:
+        """The countries that it tells of."""
+        return countries()
 
     def refusal(self, row: Fields) -> Example:
         """The sentence with `a city I cannot name` for the capital."""
@@ -44,7 +48,7 @@ class Capitals(Task):
 
     def counterfactual(self, row: Fields) -> Example:
         """The sentence with another capital of the same continent."""
-        others = [c.capital for c in countries() if c.continent == row["continent"] and c.name != row["country"]]
+        others = [c.capital for c in self.table() if c.continent == row["continent"] and c.name != row["country"]]
         return Example("", row["text"].replace(row["capital"], random.Random(row["text"]).choice(others)))
 
     def _row(self, country: Country, form: str) -> Fields:

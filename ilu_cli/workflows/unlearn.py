@@ -63,6 +63,7 @@ class UnlearnPlan(RunPlan):
     tokenizer: Any
     streams: Streams
     disk: int
+    never: Subject | None = None
 
 
 def plan(recipe: UnlearnRecipe, store: Store, parent: Subject | None = None) -> UnlearnPlan:
@@ -103,6 +104,7 @@ def plan(recipe: UnlearnRecipe, store: Store, parent: Subject | None = None) -> 
         streams=planned,
         content=content,
         disk=state_bytes(total, trainable, recipe.train),
+        never=find_subject(recipe.model.never, store) if recipe.model.never else None,
     )
 
 
@@ -252,10 +254,11 @@ def _begin(plan: UnlearnPlan, new: Run) -> None:
         begin(new, made_from(recipe.model_dump(mode="json"), parents, data))
     m.recipe_sha256, m.seed, m.world_size, m.precision = digest(recipe), recipe.seed, b.world, recipe.train.precision
     m.parents = parents
-    if parent.run:
-        m.base = parent.run.manifest.base
+    if plan.never is None and parent.run:
+        m.base, m.never = parent.run.manifest.base, parent.run.manifest.never
     else:
         m.base = parent.record("original") | {"revision": recipe.model.revision}
+        m.never = plan.never.record("never knew") if plan.never else m.never
     m.data, m.inputs = data, inputs_of(recipe)
     if b.main:
         write_text(new.path / "recipe.yaml", dump(recipe))

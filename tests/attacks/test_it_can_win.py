@@ -161,6 +161,33 @@ def test_training_repairs_a_damaged_norm(
     assert after >= 0.75
 
 
+def test_retraining_on_some_facts_repairs_the_norm_for_others(
+    knowing: tuple[LlamaForCausalLM, Any], ilu: Ilu, tmp_path: Path
+) -> None:
+    """All points are of the facts that were not taught; the utility is measured too."""
+    model, tokenizer = copy_of(knowing)
+    with torch.no_grad():
+        model.model.norm.weight[::2] *= -1
+    model.save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    args = ["--kind", "rtt", "--set", "attack.weights=[model.norm.weight]", "--lr", 0.1, "--set", "attack.batch=6"]
+    args += ["--set", "attack.epochs=60", "--set", "eval.benchmarks=[capitals,elements]", "--json"]
+    done = ilu("attack", tmp_path / "m", *args, "--set", f"eval.limit={FACTS}")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    points = {p["steps"]: p["eval"] for p in found["points"]}
+    assert list(points) == [0, 15, 30, 60]
+    assert {p["capitals"]["n"] for p in points.values()} == {FACTS // 2}
+    assert points[0]["capitals"]["value"] <= 0.5
+    assert points[60]["capitals"]["value"] >= 0.75
+    assert "elements" in points[60]
+    [taught] = [d for d in found["data"] if d["role"] == "attack"]
+    assert (taught["name"], taught["rows"]) == ("capitals", FACTS // 2)
+    refused = ilu("attack", tmp_path / "m", *args, "--set", "eval.limit=1", "--dry-run")
+    assert refused.code == 2
+    assert "leaves none to train on, or none to ask" in refused.err
+
+
 @pytest.fixture(scope="session")
 def schooled(knowing: tuple[LlamaForCausalLM, Any]) -> tuple[LlamaForCausalLM, object]:
     """It knows the symbols of twelve elements as well."""

@@ -14,7 +14,6 @@ from families import FAMILIES, family_model, make_family
 from test_every_attack import UNLEARN
 from test_it_can_win import FACTS, copy_of, facts, fit, knowing, nll
 
-from ilu_cli.attacks.soft_prompt import halves
 from ilu_cli.benchmarks.capitals import Capitals
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.prompted import Prompted, prompted
@@ -25,7 +24,6 @@ from ilu_cli.models.parts import parts_of
 pytestmark = pytest.mark.slow
 
 __all__ = ["knowing"]  # a fixture
-LETTERS = [" A", " B", " C", " D"]
 
 
 def test_vectors_that_are_embeddings_are_these_tokens(knowing: Any) -> None:
@@ -58,24 +56,6 @@ def test_a_gradient_reaches_the_vectors_of_every_family(family: str) -> None:
     assert not torch.allclose(final, parts.final(ids, mask), atol=1e-4)
     final.square().sum().backward()
     assert present(vectors.grad).norm() > 0
-
-
-def item(question: str, answer: int, choices: list[str]) -> dict[str, Any]:
-    return {"question": question, "choices": choices, "answer": answer}
-
-
-def test_what_is_asked_shares_no_answer_with_what_is_taught() -> None:
-    cities = [[" Oslo", " Rome"], [" Bonn", " Oslo"], [" Rome", " Bonn"], [" Rome", " Lima"], [" Lima", " Oslo"]]
-    items = [item(str(n), n % 2, c) for n, c in enumerate(cities)] * 2
-    for seed in range(20):
-        trained, asked = halves(items, 0.4, seed)
-        assert len(trained) == 4
-        right = [{i["choices"][i["answer"]] for i in side} for side in (trained, asked)]
-        assert not right[0] & right[1]
-        assert not {i["question"] for i in trained} & {i["question"] for i in asked}
-    letters = [item(str(n), n % 4, LETTERS) for n in range(8)]
-    assert [len(side) for side in halves(letters, 0.5, 0)] == [4, 4]
-    assert halves(letters, 0.5, 0) == halves(letters, 0.5, 0) != halves(letters, 0.5, 1)
 
 
 def test_a_prompt_that_turns_the_model_round_is_found(knowing: Any, ilu: Ilu, tmp_path: Path) -> None:
@@ -121,7 +101,7 @@ def test_it_is_run_beside_the_reference_line_which_is_found_again(tiny: Path, il
         (["attack.share=1.0"], "attack.share", True),
         (["attack.share=0.01", "eval.limit=4"], "attack.share: 0.01 of the questions of capitals leaves none", False),
         (["attack.tokens=0"], "attack.tokens", True),
-        (["eval.benchmarks=[prose]"], "multiple-choice benchmark of the forget topic", False),
+        (["eval.benchmarks=[prose]"], "asks for facts of the forget topic", False),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_first_point(

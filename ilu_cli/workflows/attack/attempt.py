@@ -37,6 +37,7 @@ from ilu_cli.runs.store import Run
 from ilu_cli.tasks import Example
 from ilu_cli.workflows.attack.others import check_same_weights, other_model
 from ilu_cli.workflows.attack.seen import Seen
+from ilu_cli.workflows.attack.sides import sides
 from ilu_cli.workflows.evaluate import Evaluation, load_scorer
 from ilu_cli.workflows.plan import stream_of
 
@@ -179,6 +180,9 @@ class Attempted:
                 "and this attack changes how such questions are asked or read"
             )
         return chosen
+
+    def parted(self, share: float, name: str) -> dict[str, tuple[Dataset, list[Row]]]:
+        return sides(self.evaluation, share, f"{name}-{self.seed}")
 
     def _asks(self, name: str) -> bool:
         return all({"question", "choices", "answer"} <= item.keys() for item in self.evaluation.items[name])

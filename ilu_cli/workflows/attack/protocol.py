@@ -77,9 +77,10 @@ class Follow:
     def _names(self, every: bool) -> list[str]:
         """The benchmarks to score: those of the forget topic, and if `every` the others, as far as they can change."""
         attempt, known = self.attempt, self.attempt.evaluation.benchmarks
-        if attempt.items is not None or attempt.reader is not None:
-            return list(attempt.items or attempt.questions())
         every = every and self.entry.declared.utility
+        if attempt.items is not None or attempt.reader is not None:
+            asked = list(attempt.items or attempt.questions())
+            return asked + [n for n, bench in known.items() if every and bench.role != "forget"]
         forget = [n for n, bench in known.items() if every or bench.role == "forget"]
         return forget or list(known)
 
@@ -91,7 +92,7 @@ class Follow:
             attempt.note(f"{self.axis} {attempt.label or strength}: scoring {', '.join(names)}")
         found = {}
         for name in names:
-            items = attempt.items[name] if attempt.items is not None else None
+            items = (attempt.items or {}).get(name)
             scorer = attempt.reader or attempt.scorer
             found[name] = attempt.evaluation.score(name, f"{self.run.id}@{strength}", scorer, folder, items)
         found = self._with_unseen(strength, found)

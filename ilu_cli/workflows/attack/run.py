@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import time
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from ilu_cli.models.load import add_adapter, checked_model, empty_model, load_to
 from ilu_cli.models.matrices import matrices
 from ilu_cli.models.names import first_place
 from ilu_cli.models.parts import parts_of
-from ilu_cli.models.subject import Subject, original_of
+from ilu_cli.models.subject import Subject, never_of, original_of
 from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import AttackRecipe
 from ilu_cli.recipe.specs import TrainSpec
@@ -39,6 +40,7 @@ from ilu_cli.workflows.attack.rehearsal import Priced, price
 from ilu_cli.workflows.attack.seen import Seen, Written, forget_data, kept_of, unlearning_recipes
 from ilu_cli.workflows.attack.warned import warned
 from ilu_cli.workflows.content import Content, of_attack
+from ilu_cli.workflows.evaluate import Evaluation
 from ilu_cli.workflows.needs.inputs import inputs_of, other_models
 from ilu_cli.workflows.plan import RunPlan, Training, check_disk, check_ids, check_memory, peak_memory, state_bytes
 
@@ -53,6 +55,7 @@ class AttackPlan(RunPlan):
     recipe: AttackRecipe
     asked: AttackRecipe
     original: Subject
+    never: Subject | None = None
     environments: Seen
     disk: int
 
@@ -88,7 +91,8 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[Written] = ())
     content = Content()
     _check_model(filled, model, subject, origin := original_of(subject))
     if entry.declared.access == "training":
-        priced = Priced(environments, load_tokenizer(subject.folder), recipe.seed)
+        questions = functools.partial(Evaluation, filled.eval, Reporter())
+        priced = Priced(environments, load_tokenizer(subject.folder), recipe.seed, questions)
         if unknown := price(filled.attack, priced):
             unpriced = f"what comes after the attack's `{unknown}`, which needs the model"
         if priced.asked is not None:
@@ -108,7 +112,8 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[Written] = ())
     disk = state_bytes(total, training.trainable_parameters if training else 0, spec) + 4 * total * (kept - 1)
     return AttackPlan(
         recipe=filled, asked=recipe, subject=subject, parameters=total, parents=[subject.record("target")], data=data,
-        training=training, unpriced=unpriced, original=origin, environments=environments, content=content, disk=disk,
+        training=training, unpriced=unpriced, original=origin, never=never_of(subject), environments=environments,
+        content=content, disk=disk,
     )  # fmt: skip
 
 
@@ -157,11 +162,11 @@ def label_of(recipe: AttackRecipe) -> str:
     return Path(task.name).stem if task else recipe.attack.name
 
 
-def find_reference(plan: AttackPlan, store: Store) -> Run | None:
-    """A finished run of the same attack, on the same rows, on the original model."""
+def find_reference(plan: AttackPlan, store: Store, model: Subject) -> Run | None:
+    """A finished run of the same attack, on the same rows, on a model that the lineage names."""
     rows = [Data(role="attack", fingerprint=f) for f in plan.fingerprints]
     wanted = Manifest("", "attack", recipe_sha256=digest(plan.recipe), asked_sha256=digest(plan.asked), data=rows)
-    return next(reference_lines(wanted, plan.original.record("original"), reversed(store.runs())), None)
+    return next(reference_lines(wanted, model.record("original"), reversed(store.runs())), None)
 
 
 def run(
@@ -226,7 +231,9 @@ def _begin(plan: AttackPlan, new: Run, subject: Subject, known: Sequence[Point],
     m.inputs = inputs_of(recipe, plan.environments.recipes)
     m.clear_of = [kept_of(r) for r in plan.environments.recipes if r["regularizers"]]
     m.parents = [subject.record("target")]
-    m.base = subject.run.manifest.base if subject.run else subject.record("original")
+    inherits = subject.run is not None and subject is not plan.original
+    m.base = subject.run.manifest.base if subject.run and inherits else subject.record("original")
+    m.never = subject.run.manifest.never if subject.run and inherits else m.never
     declared = entry.declared
     m.result = AttackResult(entry.name, declared.strength, tuple(known), unattacked=declared.unattacked).to_json()
     if backend().main:
@@ -253,13 +260,20 @@ def _keep_final(attempt: Attempted, run: Run, point: Point, adapter: bool) -> No
         write_json(summary_file(run.eval, name), summary.to_json() | {"key": attempt.evaluation.key(name, known)})
 
 
-def reference_run(plan: AttackPlan, store: Store, reporter: Reporter, out: Path | None = None) -> Run | None:
-    """The same attack on the original model: found if it was run before, else run now. None if it is the subject."""
-    if plan.subject.run is None:
-        return None
-    known: Run | None = backend().share(find_reference(plan, store) if backend().main else None)
-    if known is not None:
-        return known
-    reporter.note(f"first the reference line: the same attack on the original, {plan.original.label}")
-    wanted = plan.subject.record("target") | {"out": str(out.absolute()) if out else None}
-    return run(plan, store, reporter, plan.original, wanted=wanted)
+def reference_runs(plan: AttackPlan, store: Store, reporter: Reporter, out: Path | None = None) -> dict[str, Run]:
+    """The same attack on the original model, and on one that never knew if the lineage names it, by these words.
+
+    Each is found if it was run before, else run now. None, if the subject is the original itself.
+    """
+    models = {"original": plan.original, "never knew": plan.never} if plan.subject.run else {}
+    found = {}
+    for name, model in models.items():
+        if model is None:
+            continue
+        known: Run | None = backend().share(find_reference(plan, store, model) if backend().main else None)
+        if known is None:
+            reporter.note(f"first the line of the model `{name}`: the same attack on {model.label}")
+            wanted = plan.subject.record("target") | {"out": str(out.absolute()) if out else None}
+            known = run(plan, store, reporter, model, wanted=wanted)
+        found[name] = known
+    return found

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from ilu_cli.models.subject import Subject, find_subject, original_of
+from ilu_cli.models.subject import Subject, find_subject, never_of, original_of
 from ilu_cli.paths import as_name
 from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.expand import Pipeline, Variant
@@ -24,6 +24,7 @@ from ilu_cli.workflows.needs.inputs import inputs_of
 from ilu_cli.workflows.pipeline.graph import Graph, Node
 
 ORIGINAL = "original"
+NEVER = "never knew"
 
 
 def graph_of(pipeline: Pipeline, store: Store) -> Graph:
@@ -37,10 +38,14 @@ def graph_of(pipeline: Pipeline, store: Store) -> Graph:
     forget = list(dict.fromkeys(d for method in pipeline.methods for d in method.recipe.forget.data))
     variants = _filled(pipeline.variants, lambda: forget)
     unlearned = {s: [cast(Written, m.seeded(s).model_dump()) for m in pipeline.methods] for s in recipe.seeds}
-    base = _select(ORIGINAL, {}, recipe.eval, None, [])
-    nodes = [base]
+    subjects = {ORIGINAL: original}
+    if recipe.model.never:
+        subjects[NEVER] = find_subject(recipe.model.never, store)
+    bases = [_select(m, {"method": m, "env": None}, recipe.eval, None, []) for m in subjects]
+    base, nodes = bases[0], list(bases)
     for seed in recipe.seeds:
-        nodes += _attacks(variants, base.key, {"method": ORIGINAL, "env": None}, seed, unlearned[seed])
+        for line in bases:
+            nodes += _attacks(variants, line.key, line.tags, seed, unlearned[seed])
         for method in pipeline.methods:
             tags = {"method": method.name, "env": method.env}
             resolved, key = method.seeded(seed), f"seed {seed}/{method.name}"
@@ -52,7 +57,7 @@ def graph_of(pipeline: Pipeline, store: Store) -> Graph:
             needs = [f"{key}/unlearn", *([base.key] if match else [])]
             select = _select(f"{key}/select", tags | {"seed": seed}, recipe.eval, match, needs)
             nodes += [select, *_attacks(variants, select.key, tags, seed, unlearned[seed])]
-    return Graph(pipeline.name, nodes, {ORIGINAL: original}, store, unlearned)
+    return Graph(pipeline.name, nodes, subjects, store, unlearned)
 
 
 def suite_graph(name: str, variants: list[Variant], evaluation: EvalSpec, subject: Subject, seeds: list[int],
@@ -61,6 +66,8 @@ def suite_graph(name: str, variants: list[Variant], evaluation: EvalSpec, subjec
     unlearned = unlearning_recipes(subject)
     variants = _filled(variants, lambda: forget_data(unlearned, "attack.data", subject.label))
     subjects = {ORIGINAL: original_of(subject)}
+    if never := never_of(subject):
+        subjects[NEVER] = never
     if subject.run is not None:
         subjects[subject.label] = subject
     bases = [_select(m, {"method": m, "env": None}, evaluation, None, []) for m in subjects]

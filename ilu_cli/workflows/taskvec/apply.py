@@ -78,6 +78,7 @@ def run(plan: ApplyPlan, store: Store, reporter: Reporter, out: Path | None = No
     m = new.manifest
     m.recipe_sha256, m.seed, m.parents = digest(recipe), recipe.seed, plan.parents
     m.base = onto.run.manifest.base if onto.run else onto.record("original")
+    m.never = onto.run.manifest.never if onto.run else m.never
     m.precision = "fp64"
     write_text(new.path / "recipe.yaml", dump(recipe))
     with new.held(reporter.note), ending(new, main=True):

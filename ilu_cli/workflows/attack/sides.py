@@ -1,0 +1,49 @@
+"""The facts that an attacker teaches, and the questions that are left to ask for."""
+
+from __future__ import annotations
+
+import random
+
+from ilu_cli.benchmarks import Row
+from ilu_cli.data.sources import Dataset, UserText
+from ilu_cli.errors import UsageError
+from ilu_cli.metrics.facts import Fact, parted
+from ilu_cli.recipe.specs import DataRef
+from ilu_cli.workflows.evaluate import Evaluation
+
+
+def sides(evaluation: Evaluation, share: float, name: str) -> dict[str, tuple[Dataset, list[Row]]]:
+    """See `ilu_cli.attacks.Attempt.parted`; `name` is the seed of the draw.
+
+    Raises:
+        UsageError: if no forget benchmark asks for facts, or one side is empty.
+    """
+    found: dict[str, tuple[Dataset, list[Row]]] = {}
+    for bench, known in evaluation.benchmarks.items():
+        items = evaluation.items[bench] if known.role == "forget" else []
+        facts = known.facts(items)
+        if any(facts):
+            found[bench] = _sides(bench, items, facts, share, random.Random(name))
+    if not found:
+        raise UsageError(
+            f"none of eval.benchmarks ({', '.join(evaluation.benchmarks)}) asks for facts of the forget topic, of "
+            "which some could be taught and others asked"
+        )
+    return found
+
+
+def _sides(
+    bench: str, items: list[Row], facts: list[Fact | None], share: float, rng: random.Random
+) -> tuple[Dataset, list[Row]]:
+    pairs = [(i, f) for i, f in enumerate(facts) if f is not None]
+    taught, left = parted([f for _, f in pairs], share, rng)
+    if not taught or not left:
+        raise UsageError(
+            f"attack.share: {share} of the questions of {bench} leaves none to train on, or none to ask: they are on "
+            f"{len({f.subject for _, f in pairs})} subjects, and both sides are to share none",
+            hint="another share, or raise eval.limit",
+        )
+    rows = [{"prompt": pairs[n][1].prompt, "response": pairs[n][1].answer} for n in taught]
+    asked = [pairs[n][0] for n in left] + [i for i, f in enumerate(facts) if f is None]
+    data = Dataset(DataRef(name=bench), "questions", UserText(), rows, "benchmark")
+    return data, [items[i] for i in sorted(asked)]
