@@ -5,14 +5,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import PositiveFloat, PositiveInt
 
-from ilu_cli.errors import UsageError
 from ilu_cli.recipe.specs import Form, Fraction, Precision, TrainSpec
 from ilu_cli.registry import attack
 
 if TYPE_CHECKING:
     from ilu_cli.attacks import Attempt
-    from ilu_cli.benchmarks import Row
-    from ilu_cli.engine.scoring import Scorer
 
 
 @attack(strength="steps", access="activations", unattacked=0, utility=False, alone=False)
@@ -38,12 +35,12 @@ def soft_prompt(
         UsageError: if T or V is empty, or the prompt and a question do not fit into the model's context.
     """
     from ilu_cli.attacks import quartiles
-    from ilu_cli.engine.prompted import prompted
+    from ilu_cli.engine.prompted import check_room, prompted
 
     scorer, vectors = prompted(attempt.scorer, tokens, attempt.seed)
     sides = attempt.parted(share, "soft_prompt")
     held, data = {bench: asked for bench, (_, asked) in sides.items()}, [taught for taught, _ in sides.values()]
-    _check_room(scorer, attempt.questions(), tokens)
+    check_room(scorer, attempt.questions(), tokens, "prompt")
     attempt.ask(held)
     yield 0
     attempt.read(scorer)
@@ -55,13 +52,3 @@ def soft_prompt(
     for done in attempt.tune(scorer.parts, {"prompt": vectors}, data, spec, batch, form):
         if done in quartiles(steps):
             yield done
-
-
-def _check_room(scorer: Scorer, questions: dict[str, list[Row]], tokens: int) -> None:
-    every = [scorer.pair(i["question"], c) for items in questions.values() for i in items for c in i["choices"]]
-    longest, room = max(len(r.ids) for r in every), scorer.context_length
-    if longest + tokens > room:
-        raise UsageError(
-            f"attack.tokens: a prompt of {tokens} and a question of {longest} tokens do not fit into the model's "
-            f"context of {room}"
-        )

@@ -55,7 +55,7 @@ def attack(
     reference: ReferenceOption = True,
     suite_: suite.SuiteOption = None,
     seeds: suite.SeedsOption = None,
-    jobs: suite.JobsOption = 1,
+    jobs: suite.JobsOption = None,
     markdown: suite.MarkdownOption = None,
     *,
     given: Given,

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
 from ilu_cli.cli.options import Flags, Given, RecipeArgument, shares
 from ilu_cli.cli.suite import JobsOption, MarkdownOption, SeedsOption, show
+from ilu_cli.errors import UsageError
 
 
 @shares("data_root", "plugin", "trust_remote_code", "trust_code", "set_", "dry_run", "as_json", "strict")
 def pipeline(
     recipe: RecipeArgument,
     seeds: SeedsOption = None,
-    jobs: JobsOption = 1,
+    jobs: JobsOption = None,
     state: Annotated[bool, typer.Option("--state", help="Show how far it is, and the table so far.")] = False,
     markdown: MarkdownOption = None,
+    launcher: Annotated[
+        Literal["local", "slurm", "ray"],
+        typer.Option("--launcher", help="Who does the nodes: this machine, Slurm, or Ray."),
+    ] = "local",
+    launcher_options: Annotated[
+        list[str] | None,
+        typer.Option("--launcher-options", metavar="KEY=VALUE", help="Of submitit or Ray, by their names. Repeatable."),
+    ] = None,
+    gpus_per_node: Annotated[
+        int, typer.Option("--gpus-per-node", min=0, help="GPUs that each node has to itself: 0 or 1.")
+    ] = 0,
     *,
     given: Given,
 ) -> None:
@@ -31,5 +43,24 @@ def pipeline(
     loaded = load_pipeline(recipe, given.sets, flags)
 
     from ilu_cli.workflows.pipeline.build import graph_of
+    from ilu_cli.workflows.pipeline.launchers import Launch
 
-    show(graph_of(loaded, Store()), jobs, given, markdown, state=state)
+    launch = Launch(launcher, jobs, gpus_per_node, _options(launcher_options or []), given.plugins)
+    show(graph_of(loaded, Store()), launch, given, markdown, state=state)
+
+
+def _options(texts: list[str]) -> dict[str, Any]:
+    """`KEY=VALUE`, the value as YAML.
+
+    Raises:
+        UsageError: if there is no `=`, or the value is not YAML.
+    """
+    from ilu_cli.recipe.source import parse_scalar
+
+    found = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--launcher-options {text!r}: KEY=VALUE is needed")
+        found[key] = parse_scalar(value, f"--launcher-options {key}: ")
+    return found

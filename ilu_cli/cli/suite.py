@@ -13,6 +13,7 @@ from ilu_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from ilu_cli.workflows.pipeline.graph import Graph, Node
+    from ilu_cli.workflows.pipeline.launchers import Launch, Launcher
     from ilu_cli.workflows.pipeline.shapes import Told
 
 SuiteOption = Annotated[
@@ -23,7 +24,13 @@ SeedsOption = Annotated[
     int | None,
     typer.Option("--seeds", min=1, help="Number of seeds, from 0 on.", show_default=False),
 ]
-JobsOption = Annotated[int, typer.Option("--jobs", min=1, help="Nodes that run at the same time, a process each.")]
+JobsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs", min=1, show_default=False,
+        help="Nodes at work at a time, a process each (default: 1, or one for each GPU; on a cluster all).",
+    ),
+]  # fmt: skip
 MarkdownOption = Annotated[
     Path | None,
     typer.Option("--markdown", metavar="FILE", help="Write the table as Markdown too."),
@@ -52,12 +59,13 @@ def asked_for(suite: str | None, given: Given) -> str | None:
     return suite
 
 
-def attack(run: str | None, name: str, seeds: int, jobs: int, given: Given, markdown: Path | None) -> None:
+def attack(run: str | None, name: str, seeds: int, jobs: int | None, given: Given, markdown: Path | None) -> None:
     """Run a suite on a model and on its original, and print the table."""
     from ilu_cli.models.subject import find_subject, of_run
     from ilu_cli.recipe.expand import find_suite, load_suite
     from ilu_cli.runs.store import Store
     from ilu_cli.workflows.pipeline.build import suite_graph
+    from ilu_cli.workflows.pipeline.launchers import Launch
 
     recipe, variants = load_suite(name)
     store = Store()
@@ -68,10 +76,10 @@ def attack(run: str | None, name: str, seeds: int, jobs: int, given: Given, mark
         subject = find_subject(run, store)
     label = find_suite(name).stem.removeprefix("suite-")
     graph = suite_graph(label, variants, recipe.eval, subject, list(range(seeds)), store)
-    show(graph, jobs, given, markdown)
+    show(graph, Launch(jobs=jobs, plugins=given.plugins), given, markdown)
 
 
-def show(graph: Graph, jobs: int, given: Given, markdown: Path | None, *, state: bool = False) -> None:
+def show(graph: Graph, launch: Launch, given: Given, markdown: Path | None, *, state: bool = False) -> None:
     """Run a graph, or say how far it is, and print its table.
 
     Raises:
@@ -79,7 +87,9 @@ def show(graph: Graph, jobs: int, given: Given, markdown: Path | None, *, state:
     """
     from ilu_cli.care import read
     from ilu_cli.workflows.pipeline import table as results
+    from ilu_cli.workflows.pipeline.launchers import launcher
 
+    chosen = None if state else launcher(launch, graph)
     if state or given.dry_run:
         graph.watch()
     if markdown:
@@ -87,9 +97,9 @@ def show(graph: Graph, jobs: int, given: Given, markdown: Path | None, *, state:
     if given.dry_run:
         from ilu_cli.workflows.pipeline.build import plan
 
-        return console.show_plan(plan(graph, jobs), given.as_json)
-    if not state:
-        _run(graph, jobs, given.plugins)
+        return console.show_plan(plan(graph, chosen.room if chosen else 1), given.as_json)
+    if chosen:
+        _run(graph, chosen)
     found: Told = {**results.collect(graph), "state": graph.counts(), "folder": str(graph.folder)}
     if markdown:
         from ilu_cli.runs.files import write_text
@@ -108,7 +118,9 @@ def show(graph: Graph, jobs: int, given: Given, markdown: Path | None, *, state:
     warned.conclude(told, given)
 
 
-def _run(graph: Graph, jobs: int, plugins: list[Path]) -> None:
+def _run(graph: Graph, launcher: Launcher) -> None:
+    import contextlib
+    import sys
     import time
 
     from ilu_cli.runs.files import check_disk
@@ -117,7 +129,7 @@ def _run(graph: Graph, jobs: int, plugins: list[Path]) -> None:
     from ilu_cli.workflows.pipeline.build import bytes_needed
 
     graph.refresh()
-    check_disk(graph.folder, bytes_needed(graph, jobs))
+    check_disk(graph.folder, bytes_needed(graph, launcher.room))
     err, began, size = console.err(), time.monotonic(), len(graph.nodes)
     known = graph.counts().get("done", 0)
     err.print(f"{graph.name}: {size} nodes, {known} done already; state in {graph.folder}", soft_wrap=True)
@@ -134,7 +146,8 @@ def _run(graph: Graph, jobs: int, plugins: list[Path]) -> None:
             line += f" ({node.seconds or 0:.0f} s; about {pace * (size - done) / 60:.0f} min left)"
         err.print(line + (f": {node.error}" if node.error else ""), markup=False, soft_wrap=True)
 
-    execute.run(graph, jobs, plugins, changed)
+    with contextlib.redirect_stdout(sys.stderr):  # Ray's own messages; stdout belongs to the result
+        execute.run(graph, launcher, changed)
     results.save(graph)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ilu_cli.data.sampling import seed_of
 from ilu_cli.engine.scoring import Scorer
+from ilu_cli.errors import UsageError
 from ilu_cli.models.parts import Parts
 
 
@@ -45,3 +46,18 @@ def prompted(scorer: Scorer, tokens: int, seed: int) -> tuple[Scorer, nn.Paramet
     found = Prompted(parts.decoder, parts.layers, parts.head, vectors)
     layout = replace(scorer.layout, kinds=(), why="a soft prompt stands before it")
     return replace(scorer, parts=found, layout=layout), vectors
+
+
+def check_room(scorer: Scorer, questions: dict[str, list[dict[str, Any]]], tokens: int, what: str) -> None:
+    """Refuse tokens beside the questions that make one of them too long.
+
+    Raises:
+        UsageError: if they do.
+    """
+    every = [scorer.pair(i["question"], c) for items in questions.values() for i in items for c in i["choices"]]
+    longest, room = max(len(r.ids) for r in every), scorer.context_length
+    if longest + tokens > room:
+        raise UsageError(
+            f"attack.tokens: a {what} of {tokens} and a question of {longest} tokens do not fit into the model's "
+            f"context of {room}"
+        )

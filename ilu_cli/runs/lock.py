@@ -20,6 +20,7 @@ from ilu_cli.errors import UsageError
 
 LOCK, HOLDER = ".lock", ".holder.json"
 TURN, MEASURES = ".turn.lock", ".turn"  # of a folder of results
+LINE = 200  # characters of a command that are kept
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Holder:
 def _myself() -> Holder:
     import psutil
 
-    line = " ".join(["ilu", *sys.argv[1:]])[:200]
+    line = " ".join(["ilu", *sys.argv[1:]])[:LINE]
     since = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return Holder(socket.gethostname(), os.getpid(), psutil.Process().create_time(), line, since)
 
@@ -118,6 +119,12 @@ def held(folder: Path, what: str) -> Iterator[str | None]:
             (folder / HOLDER).unlink(missing_ok=True)
     finally:
         lock.release()
+
+
+def let_go(folder: Path, gone: list[str]) -> None:
+    """Forget who holds a run folder if it is one of these commands, which are known to have ended on whatever host."""
+    if (found := _recorded(folder)) is not None and found.command in {line[:LINE] for line in gone}:
+        (folder / HOLDER).unlink(missing_ok=True)
 
 
 @contextmanager

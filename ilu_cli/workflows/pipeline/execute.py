@@ -1,26 +1,20 @@
-"""Run a graph on a few worker processes: ready nodes in order, failures apart, the state on disk at every moment."""
+"""Run a graph by a launcher: ready nodes in order, failures apart, the state on disk at every moment."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from multiprocessing.connection import Connection, wait
-from pathlib import Path
-from typing import cast
+from dataclasses import dataclass, field
 
 from filelock import Timeout
 
 from ilu_cli.errors import RunFailed
 from ilu_cli.workflows.pipeline.graph import Graph, Node
-from ilu_cli.workflows.pipeline.worker import Answer, Job, serve
+from ilu_cli.workflows.pipeline.launchers import Launcher
+from ilu_cli.workflows.pipeline.worker import Answer, Job
 
 Changed = Callable[[Node, str | None], None]
-CONTEXT = multiprocessing.get_context("spawn")  # torch does not survive a fork
-PATIENCE = 5.0  # seconds that an idle process has for its end
 
 
 class Stopped(RunFailed):
@@ -29,102 +23,64 @@ class Stopped(RunFailed):
     exit_code = 130
 
 
-class Worker:
-    """A process, the pipe to it, and the node that it does."""
+@dataclass
+class Course:
+    """A graph that is run: by what, who hears of it, what is at work, and how often each node was lost."""
 
-    def __init__(self, root: Path, plugins: list[Path], threads: int) -> None:
-        self.conn, theirs = CONTEXT.Pipe()
-        self.process = CONTEXT.Process(target=serve, args=(theirs, root, plugins, threads), daemon=True)
-        self.process.start()
-        theirs.close()
-        self.node: Node | None = None
-        self.began = 0.0
-
-    def give(self, node: Node, task: Job) -> None:
-        """Start a node's job in this process."""
-        self.node, self.began = node, time.monotonic()
-        self.conn.send(task)
-
-    def end(self) -> None:
-        """End the process: one that waits for work, whose pipe is closed, by itself, and any other at once."""
-        if self.node is None:
-            self.process.join(PATIENCE)
-        self.process.terminate()
-        self.process.join()
-
-    def answer(self) -> Answer:
-        """What it says of its node; of a process that has died, how."""
-        try:
-            return cast(Answer, self.conn.recv())
-        except (EOFError, OSError):
-            self.process.join()
-            code = self.process.exitcode or 0
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-            more = "; out of memory?" if code == -signal.SIGKILL else ""
-            return {
-                "error": f"its process {how}{more}",
-                "seconds": round(time.monotonic() - self.began, 2),
-                "died": True,
-            }
+    graph: Graph
+    launcher: Launcher
+    changed: Changed
+    busy: dict[str, Node] = field(default_factory=dict)
+    lost: Counter[str] = field(default_factory=Counter)
 
 
-def run(graph: Graph, jobs: int, plugins: list[Path], changed: Changed) -> None:
-    """Do what can be done, `jobs` nodes at a time. `changed` hears of every node that begins, says something, or ends.
+def run(graph: Graph, launcher: Launcher, changed: Changed) -> None:
+    """Do what can be done, as much at a time as the launcher takes.
+
+    `changed` hears of every node that begins, says something, or ends.
 
     Raises:
-        Stopped: after Ctrl-C, when every worker has stopped.
+        Stopped: after Ctrl-C, when all that was at work has stopped.
         RunFailed: if another process runs this graph.
     """
     with _only_one(graph):
         graph.refresh()
         graph.retry()
         graph.save()
-        workers: list[Worker] = []
+        course = Course(graph, launcher, changed)
         try:
-            _assign(graph, workers, jobs, plugins, changed)
-            while busy := {w.conn: w for w in workers if w.node}:
-                for conn in wait(list(busy)):
-                    _listen(graph, workers, busy[cast(Connection, conn)], changed)
-                _assign(graph, workers, jobs, plugins, changed)
+            _assign(course)
+            while course.busy:
+                for node, answer in launcher.listen():
+                    _hear(course, node, answer)
+                _assign(course)
         except KeyboardInterrupt:
-            _stop(workers)
-            for worker in workers:
-                if worker.node and worker.node.status == "running":
-                    worker.node.status = "waiting"
+            launcher.stop()
+            for node in course.busy.values():
+                node.status = "waiting"
             raise Stopped("stopped; nothing that was finished is lost", hint="the same command goes on") from None
         finally:
             graph.save()
-            for worker in workers:
-                worker.conn.close()
-            for worker in workers:
-                worker.end()
+            launcher.close()
 
 
-def _assign(graph: Graph, workers: list[Worker], jobs: int, plugins: list[Path], changed: Changed) -> None:
-    """Give every node that is ready to a free worker, or to a new one while there are fewer than `jobs`."""
-    workers[:] = [w for w in workers if w.node or w.process.is_alive()]
+def _assign(course: Course) -> None:
+    """Hand every node that is ready to the launcher, while that has room."""
+    graph = course.graph
     for node in graph.ready():
         graph.settle(node)
         if node.status == "done":  # done by an earlier process, on weights that are known only now
-            changed(node, None)
-            return _assign(graph, workers, jobs, plugins, changed)
-        if node.hash in {w.node.hash for w in workers if w.node}:  # the same work under another name: wait for it
+            course.changed(node, None)
+            return _assign(course)
+        if node.hash in {n.hash for n in course.busy.values()}:  # the same work under another name: wait for it
             continue
-        worker = next((w for w in workers if not w.node), None)
-        if worker is None:
-            if len(workers) >= jobs:
-                return
-            worker = Worker(graph.store.root.absolute(), plugins, _threads(jobs))
-            workers.append(worker)
+        if len(course.busy) >= course.launcher.room:
+            return
         node.status = "running"
-        worker.give(node, _task(graph, node))
-        changed(node, None)
+        course.busy[node.key] = node
+        course.launcher.begin(node, _task(graph, node))
+        course.changed(node, None)
         graph.save()
-
-
-def _threads(jobs: int) -> int:
-    """Threads of each of so many workers."""
-    return int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, (os.cpu_count() or 1) // jobs)
 
 
 def _task(graph: Graph, node: Node) -> Job:
@@ -143,30 +99,25 @@ def _task(graph: Graph, node: Node) -> Job:
     )
 
 
-def _listen(graph: Graph, workers: list[Worker], worker: Worker, changed: Changed) -> None:
-    """Hear what a worker says: a note on the way, or how its node ended."""
-    answer = worker.answer()
-    if "note" in answer:
-        changed(cast(Node, worker.node), answer["note"])
-        return
-    _finish(graph, worker, answer, changed)
-    if "died" in answer:
-        workers.remove(worker)
-
-
-def _finish(graph: Graph, worker: Worker, answer: Answer, changed: Changed) -> None:
-    """Take over what a worker says of its node.
+def _hear(course: Course, node: Node, answer: Answer) -> None:
+    """Take over what is said of a node: a note on the way, or how it ended.
 
     Raises:
         KeyboardInterrupt: if it was interrupted.
     """
-    node = cast(Node, worker.node)
-    worker.node = None
+    if "note" in answer:
+        course.changed(node, answer["note"])
+        return
+    graph = course.graph
+    del course.busy[node.key]
     node.status, node.error = "waiting", None
-    if "error" in answer:
-        node.status, node.error = "failed", answer["error"]
-    elif "interrupted" in answer:
+    if "interrupted" in answer:
         raise KeyboardInterrupt
+    if "died" in answer and course.lost[node.key] < course.launcher.retries:
+        course.lost[node.key] += 1
+        course.changed(node, f"{answer['error']}; try {course.lost[node.key] + 1} of {course.launcher.retries + 1}")
+    elif "error" in answer:
+        node.status, node.error = "failed", answer["error"]
     elif not graph.settle(node, answer["run"]):
         node.status, node.error = (
             "failed",
@@ -175,21 +126,8 @@ def _finish(graph: Graph, worker: Worker, answer: Answer, changed: Changed) -> N
     node.seconds = answer["seconds"]
     graph.block()
     graph.save()
-    changed(node, None)
-
-
-def _stop(workers: list[Worker]) -> None:
-    """Pass Ctrl-C on, and wait until training has saved its state; a second Ctrl-C waits no longer."""
-    busy = [w for w in workers if w.node]
-    for worker in busy:
-        if worker.process.pid and worker.process.is_alive():
-            os.kill(worker.process.pid, signal.SIGINT)
-    try:
-        for worker in busy:
-            while "note" in worker.answer():
-                pass
-    except KeyboardInterrupt:
-        return
+    if node.status != "waiting":
+        course.changed(node, None)
 
 
 @contextmanager

@@ -11,9 +11,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
@@ -22,6 +22,7 @@ from ilu_cli.errors import IluError, UnavailableError
 from ilu_cli.metrics.figure import strict
 from ilu_cli.runs.files import ModelRecord, same_model
 from ilu_cli.runs.ledger import seal
+from ilu_cli.runs.lock import let_go
 from ilu_cli.runs.store import Run, Store, open_run
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Job:
     target: float | None
     result_file: Path
     unlearned: list[Written]
+    lost: list[str] = field(default_factory=list)  # how those called themselves that did it before, and are gone
 
 
 class Answer(TypedDict, total=False):
@@ -57,12 +59,17 @@ class Answer(TypedDict, total=False):
     seconds: float
 
 
-def serve(conn: Connection, root: Path, plugins: list[Path], threads: int) -> None:
+Say = Callable[[Answer], None]
+
+
+def serve(conn: Connection, root: Path, plugins: list[Path], threads: int, gpu: str | None) -> None:
     """Do the tasks that arrive. Each is answered with notes, and then with how it ended."""
     os.dup2(2, 1)  # stdout belongs to the command's result
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C is the parent's to pass on, once
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     import torch
 
     from ilu_cli.registry import load_plugin
@@ -75,24 +82,29 @@ def serve(conn: Connection, root: Path, plugins: list[Path], threads: int) -> No
             task = conn.recv()
         except (EOFError, KeyboardInterrupt):
             return
-        began = time.monotonic()
-        try:
-            answer: Answer = {"run": do(task, Store(root), conn)}
-        except KeyboardInterrupt:
-            answer = {"interrupted": True}
-        except IluError as error:
-            hint = f" ({error.hint})" if error.hint else ""
-            answer = {"interrupted": True} if error.exit_code == 130 else {"error": f"{error}{hint}"}
-        except Exception as error:  # a node's failure is its own, whatever it is
-            answer = {"error": f"{type(error).__name__}: {error}"}
-            if os.environ.get("ILU_DEBUG") or "--debug" in sys.argv:
-                traceback.print_exc()
-        answer["seconds"] = round(time.monotonic() - began, 2)
-        conn.send(answer)
+        conn.send(outcome(task, Store(root), conn.send))
         gc.collect()
 
 
-def _reporter(conn: Connection) -> Reporter:
+def outcome(task: Job, store: Store, say: Say) -> Answer:
+    """Do a node, and tell how it ended: nothing that goes wrong is raised."""
+    began = time.monotonic()
+    try:
+        answer: Answer = {"run": do(task, store, say)}
+    except KeyboardInterrupt:
+        answer = {"interrupted": True}
+    except IluError as error:
+        hint = f" ({error.hint})" if error.hint else ""
+        answer = {"interrupted": True} if error.exit_code == 130 else {"error": f"{error}{hint}"}
+    except Exception as error:  # a node's failure is its own, whatever it is
+        answer = {"error": f"{type(error).__name__}: {error}"}
+        if os.environ.get("ILU_DEBUG") or "--debug" in sys.argv:
+            traceback.print_exc()
+    answer["seconds"] = round(time.monotonic() - began, 2)
+    return answer
+
+
+def _reporter(say: Say) -> Reporter:
     """Notes, and a line at every tenth of a training job, for the parent to show."""
     from ilu_cli.engine.loop import StepLog
     from ilu_cli.engine.reporter import Reporter
@@ -101,10 +113,10 @@ def _reporter(conn: Connection) -> Reporter:
         def step(self, log: StepLog) -> None:
             if log.step % max(1, log.steps // 10) == 0:
                 losses = "  ".join(f"{name} {value:.4g}" for name, value in log.losses.items())
-                conn.send({"note": f"step {log.step}/{log.steps}  {losses}"})
+                say({"note": f"step {log.step}/{log.steps}  {losses}"})
 
         def note(self, text: str) -> None:
-            conn.send({"note": text})
+            say({"note": text})
 
     return Passed()
 
@@ -116,14 +128,14 @@ def _end_with(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def do(task: Job, store: Store, conn: Connection) -> Path | None:
+def do(task: Job, store: Store, say: Say) -> Path | None:
     """Do a node, unless another process did it in the meantime; go on with its unfinished run if there is one."""
     with _alone(store, task.hash):
         if task.command == "select":
             if not task.result_file.is_file():
-                _select(task, store, _reporter(conn))
+                _select(task, store, _reporter(say))
             return None
-        return _run(task, store, _reporter(conn)).path
+        return _run(task, store, _reporter(say)).path
 
 
 @contextmanager
@@ -149,14 +161,14 @@ def _run(task: Job, store: Store, reporter: Reporter) -> Run:
     recipe = validate(RECIPES[task.command], Layers(task.recipe))
     if isinstance(recipe, UnlearnRecipe):
         path = unfinished_path(store, "unlearn", unlearn.label_of(recipe), task.hash)
-        old = _unfinished(path)
+        old = _unfinished(path, task.lost)
         if old and old.complete:
             return old
         plan = unlearn.plan(recipe, store)
         return unlearn.run(plan, store, reporter, None if old else path, old)
     recipe = cast(AttackRecipe, recipe)
     path = unfinished_path(store, "attack", attack.label_of(recipe), task.hash)
-    old = _unfinished(path)
+    old = _unfinished(path, task.lost)
     if old and old.complete:
         return old
     subject = find_subject(task.subject, store)
@@ -167,8 +179,9 @@ def _run(task: Job, store: Store, reporter: Reporter) -> Run:
     )
 
 
-def _unfinished(path: Path) -> Run | None:
-    """The run that was begun here. What was stopped before it wrote its recipe is cleared away."""
+def _unfinished(path: Path, lost: list[str]) -> Run | None:
+    """The run that was begun here, and that the lost let go. What was stopped before it wrote its recipe is removed."""
+    let_go(path, lost)
     if (path / "recipe.yaml").is_file():
         return open_run(path)
     shutil.rmtree(path, ignore_errors=True)
