@@ -9,6 +9,32 @@ from ilu_cli.recipe.specs import Fraction
 from ilu_cli.registry import attack
 
 if TYPE_CHECKING:
+    from ilu_cli.attacks import Attempt
+
+
+@attack(strength="steps", access="weights", unattacked=0, utility=False, alone=False)
+def gcg(
+    attempt: Attempt,
+    *,
+    tokens: PositiveInt = 8,
+    share: Fraction = 0.5,
+    steps: PositiveInt = 20,
+    batch: PositiveInt = 8,
+    width: PositiveInt = 32,
+    top: PositiveInt = 64,
+) -> Iterator[int]:
+    """Search words that call the answer back when they stand after a question; on some questions, and ask the others.
+
+    Greedy coordinate gradient (arXiv 2307.15043; see `ilu_cli.engine.suffix`). The suffix of `tokens` tokens is one for
+    all questions, and is searched with the answers of a `share` T of them, drawn by the seed, `batch` a step, of which
+    `width` other suffixes are tried. All points, the one before the attack too, are of the other questions V, with
+    which T shares no subject and no answer. It asks by text: who has found the suffix needs nothing but the prompt. As with
+    `soft_prompt` this means nothing without the reference line: the original under the same search.
+
+    Raises:
+        UsageError: if T or V is empty, the suffix and a question do not fit into the model's context, or the tokenizer
+            keeps no suffix.
+    """
     from ilu_cli.attacks import quartiles
     from ilu_cli.engine.prompted import check_room
     from ilu_cli.engine.suffix import search
