@@ -15,7 +15,6 @@ from torch.func import functional_call
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ilu_cli import registry
-from ilu_cli.attacks.deployed_quant import stored
 from ilu_cli.attacks.fewshot import demonstrated
 from ilu_cli.attacks.noise import noisy
 from ilu_cli.attacks.prune import without_smallest
@@ -91,7 +90,6 @@ def attacked(ilu: Ilu, model: Any, tokenizer: Any, folder: Path, *args: Any) -> 
 
 
 TRANSFORMS: dict[str, tuple[Callable[[torch.Tensor, str], torch.Tensor], str]] = {
-    "deployed_quant": (lambda w, name: stored(w, "nf4"), "formats=[nf4]"),
     "quantize": (lambda w, name: round_to_nearest(w, 4, 64), "bits=[4]"),
     "prune": (lambda w, name: without_smallest(w, 0.5), "fractions=[0.5]"),
     "noise": (lambda w, name: noisy(w, name, 0.2, 0), "sigmas=[0.2]"),
