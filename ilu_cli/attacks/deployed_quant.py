@@ -20,8 +20,8 @@ Format = Literal["nf4", "int8", "int4", "q4_k"]
 FORMATS: tuple[Format, ...] = ("nf4", "int8", "int4", "q4_k")
 PACKAGES = {
     "nf4": ("bitsandbytes", "pip install 'ilu[small]'"),
-    "int8": ("torchao", "pip install 'ilu[small]'"),
-    "int4": ("torchao", "pip install 'ilu[small]'"),
+    "int8": ("torchao", "pip install torchao"),
+    "int4": ("torchao", "pip install torchao"),
     "q4_k": ("llama_cpp", "pip install llama-cpp-python"),
 }
 GROUP = 32  # inputs that share a scale in torchao's int4

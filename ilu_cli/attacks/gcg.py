@@ -28,8 +28,8 @@ def gcg(
     Greedy coordinate gradient (arXiv 2307.15043; see `ilu_cli.engine.suffix`). The suffix of `tokens` tokens is one for
     all questions, and is searched with the answers of a `share` T of them, drawn by the seed, `batch` a step, of which
     `width` other suffixes are tried. All points, the one before the attack too, are of the other questions V, with
-    which T shares no subject and no answer. It asks by text: who has found the suffix needs nothing but the prompt. As with
-    `soft_prompt` this means nothing without the reference line: the original under the same search.
+    which T shares no subject and no answer. It asks by text: who has found the suffix needs nothing but the prompt. As
+    with `soft_prompt` this means nothing without the reference line: the original under the same search.
 
     Raises:
         UsageError: if T or V is empty, the suffix and a question do not fit into the model's context, or the tokenizer
