@@ -24,7 +24,7 @@ class Stopped(RunFailed):
 
 
 @dataclass
-class Course:
+class Conduct:
     """A graph that is run: by what, who hears of it, what is at work, and how often each node was lost."""
 
     graph: Graph
@@ -47,16 +47,16 @@ def run(graph: Graph, launcher: Launcher, changed: Changed) -> None:
         graph.refresh()
         graph.retry()
         graph.save()
-        course = Course(graph, launcher, changed)
+        conduct = Conduct(graph, launcher, changed)
         try:
-            _assign(course)
-            while course.busy:
+            _assign(conduct)
+            while conduct.busy:
                 for node, answer in launcher.listen():
-                    _hear(course, node, answer)
-                _assign(course)
+                    _hear(conduct, node, answer)
+                _assign(conduct)
         except KeyboardInterrupt:
             launcher.stop()
-            for node in course.busy.values():
+            for node in conduct.busy.values():
                 node.status = "waiting"
             raise Stopped("stopped; nothing that was finished is lost", hint="the same command goes on") from None
         finally:
@@ -64,22 +64,22 @@ def run(graph: Graph, launcher: Launcher, changed: Changed) -> None:
             launcher.close()
 
 
-def _assign(course: Course) -> None:
+def _assign(conduct: Conduct) -> None:
     """Hand every node that is ready to the launcher, while that has room."""
-    graph = course.graph
+    graph = conduct.graph
     for node in graph.ready():
         graph.settle(node)
         if node.status == "done":  # done by an earlier process, on weights that are known only now
-            course.changed(node, None)
-            return _assign(course)
-        if node.hash in {n.hash for n in course.busy.values()}:  # the same work under another name: wait for it
+            conduct.changed(node, None)
+            return _assign(conduct)
+        if node.hash in {n.hash for n in conduct.busy.values()}:  # the same work under another name: wait for it
             continue
-        if len(course.busy) >= course.launcher.room:
+        if len(conduct.busy) >= conduct.launcher.room:
             return
         node.status = "running"
-        course.busy[node.key] = node
-        course.launcher.begin(node, _task(graph, node))
-        course.changed(node, None)
+        conduct.busy[node.key] = node
+        conduct.launcher.begin(node, _task(graph, node))
+        conduct.changed(node, None)
         graph.save()
 
 
@@ -99,23 +99,23 @@ def _task(graph: Graph, node: Node) -> Job:
     )
 
 
-def _hear(course: Course, node: Node, answer: Answer) -> None:
+def _hear(conduct: Conduct, node: Node, answer: Answer) -> None:
     """Take over what is said of a node: a note on the way, or how it ended.
 
     Raises:
         KeyboardInterrupt: if it was interrupted.
     """
     if "note" in answer:
-        course.changed(node, answer["note"])
+        conduct.changed(node, answer["note"])
         return
-    graph = course.graph
-    del course.busy[node.key]
+    graph = conduct.graph
+    del conduct.busy[node.key]
     node.status, node.error = "waiting", None
     if "interrupted" in answer:
         raise KeyboardInterrupt
-    if "died" in answer and course.lost[node.key] < course.launcher.retries:
-        course.lost[node.key] += 1
-        course.changed(node, f"{answer['error']}; try {course.lost[node.key] + 1} of {course.launcher.retries + 1}")
+    if "died" in answer and conduct.lost[node.key] < conduct.launcher.retries:
+        conduct.lost[node.key] += 1
+        conduct.changed(node, f"{answer['error']}; try {conduct.lost[node.key] + 1} of {conduct.launcher.retries + 1}")
     elif "error" in answer:
         node.status, node.error = "failed", answer["error"]
     elif not graph.settle(node, answer["run"]):
@@ -127,7 +127,7 @@ def _hear(course: Course, node: Node, answer: Answer) -> None:
     graph.block()
     graph.save()
     if node.status != "waiting":
-        course.changed(node, None)
+        conduct.changed(node, None)
 
 
 @contextmanager
