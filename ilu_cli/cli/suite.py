@@ -87,7 +87,7 @@ def show(graph: Graph, launch: Launch, given: Given, markdown: Path | None, *, s
     """
     from ilu_cli.care import read
     from ilu_cli.workflows.pipeline import table as results
-    from ilu_cli.workflows.pipeline.launchers import launcher
+    from ilu_cli.workflows.pipeline.launch import launcher
 
     chosen = None if state else launcher(launch, graph)
     if state or given.dry_run:
