@@ -15,6 +15,7 @@ from torch.func import functional_call
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ilu_cli import registry
+from ilu_cli.attacks.deployed_quant import stored
 from ilu_cli.attacks.fewshot import demonstrated
 from ilu_cli.attacks.noise import noisy
 from ilu_cli.attacks.prune import without_smallest
@@ -116,6 +117,37 @@ def test_weight_transforms_bring_back_what_hides_in_the_weights_that_they_destro
     before, after = attacked(ilu, model, tokenizer, tmp_path / "m", "--kind", kind, "--set", f"attack.{key}")
     assert before <= 0.34
     assert after >= 0.9
+
+
+def test_quantisation_brings_back_what_was_hidden_within_its_steps(
+    knowing: tuple[LlamaForCausalLM, Any], ilu: Ilu, tmp_path: Path
+) -> None:
+    """The matrices of the layers learn a wrong choice, but none leaves what NF4 rounds to the same (arXiv 2405.18137).
+
+    What is not quantised learns to say the right one with the rounded matrices.
+    """
+    model, tokenizer = copy_of(knowing)
+    right, wrong = (facts(tokenizer, Capitals().items()[:FACTS], shift) for shift in (0, 1))
+    layers = {n: p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n}
+    goal = {n: stored(p.detach(), "nf4") for n, p in layers.items()}
+    blocks = {n: q.reshape(-1, 64).abs() for n, q in goal.items()}
+    scales = {n: (b == b.amax(1, keepdim=True)).reshape(goal[n].shape) for n, b in blocks.items()}
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    with torch.no_grad():
+        for n, p in layers.items():
+            p.copy_(goal[n])
+    for _ in range(50):
+        before = {n: p.detach().clone() for n, p in layers.items()}
+        optimizer.zero_grad()
+        (nll(model, wrong) + nll(model, right, goal)).backward()
+        optimizer.step()
+        with torch.no_grad():
+            for n, p in layers.items():
+                p.copy_(torch.where(scales[n], before[n], p))
+                p.copy_(torch.where(stored(p, "nf4") == goal[n], p, before[n]))
+    usual, quantised = attacked(ilu, model, tokenizer, tmp_path / "m", "--kind", "deployed_quant")
+    assert usual <= 0.34
+    assert quantised >= 0.9
 
 
 @pytest.mark.parametrize("kind", ["fewshot", "rephrase", "logit_lens"])
