@@ -21,7 +21,7 @@ OBJECTIVES = {
     "pdu": ({"needs": "margins", "per": "token"}, {}),
     "rmu": (
         {"needs": "hidden reference.norm", "per": "hidden token"},
-        {"layer": 7, "coefficient": 2.0, "adaptive": True},
+        {"layer": "auto", "coefficient": 2.0, "adaptive": True},
     ),
     "satimp": ({"needs": "token_nll", "per": "token"}, {"beta1": 5.0, "beta2": 1.0}),
     "simnpo": ({"needs": "logps", "per": "sequence"}, {"beta": 2.5, "delta": 0.0}),

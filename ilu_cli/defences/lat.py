@@ -22,7 +22,7 @@ def problems(own: Any, key: Key, recipe: UnlearnRecipe) -> Iterator[tuple[Key, s
     """A perturbed layer that the objective's own layer does not come after, so that it would change nothing."""
     objective = recipe.objective
     read = max(getattr(objective, "layers", None) or [getattr(objective, "layer", None)])
-    if read is not None and own.layer >= read:
+    if isinstance(read, int) and own.layer >= read:  # one that the model chooses is looked at again then
         message = f"{objective.name} reads layer {read}: a perturbation of layer {own.layer}"
         yield (*key, "layer"), f"{message} does not pass through what it trains; choose a lower one"
 

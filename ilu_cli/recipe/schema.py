@@ -15,6 +15,7 @@ from ilu_cli.recipe.grid import AnyRecipe, PipelineRecipe, SuiteRecipe
 from ilu_cli.recipe.source import Key
 from ilu_cli.recipe.spec import Spec
 from ilu_cli.recipe.specs import (
+    AUTO_PARAMS,
     BenchmarkSpec,
     Component,
     DefenceSpec,
@@ -61,7 +62,7 @@ class UnlearnRecipe(Recipe):
         yield from self._retain_problems()
         yield from self._regularizer_problems()
         yield from self._defence_problems()
-        if self.lora and self.train.params is not None:
+        if self.lora and self.train.params not in (None, AUTO_PARAMS):
             yield ("lora",), "an adapter is all that is trained; leave train.params out"
         if self.train.budget:
             yield from data_problems(self.train.budget.data, ("train", "budget", "data"))

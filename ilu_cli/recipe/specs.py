@@ -30,6 +30,9 @@ T = TypeVar("T")
 Some = Annotated[list[T], Field(min_length=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+AUTO: Literal["auto"] = "auto"
+AUTO_PARAMS = [AUTO]  # a list like all others, so that what trains weights knows one form; no weight is called so
+LayerOrAuto = Annotated[NonNegativeInt | Literal["auto"], Field(union_mode="left_to_right")]
 
 
 class DataRef(Spec):
@@ -218,6 +221,18 @@ class BudgetSpec(Spec):
     max_length: int = Field(128, ge=8, description="tokens per row")
 
 
+def _as_patterns(value: Any) -> Any:
+    """Let `auto` stand for a list of it."""
+    return AUTO_PARAMS if value == AUTO else value
+
+
+Params = Annotated[
+    list[str],
+    BeforeValidator(_as_patterns, json_schema_input_type=Annotated[list[str], Field(min_length=1)] | Literal["auto"]),
+    Field(min_length=1),
+]
+
+
 class TrainSpec(Spec):
     """How the weights are stepped."""
 
@@ -233,7 +248,9 @@ class TrainSpec(Spec):
     precision: Precision = Field("bf16", description="autocast type; the master weights are float32")
     save_every: NonNegativeInt = Field(50, description="steps between resumable states; 0 for none")
     points: list[PositiveInt] = Field([], description="steps whose weights are kept beside the final ones, as RUN@STEP")
-    params: list[str] | None = Field(None, min_length=1, description="glob patterns of the trained weights; null: all")
+    params: Params | None = Field(
+        None, description="glob patterns of the trained weights; null: all; auto: those that fit the objective's layers"
+    )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd: θ ← θ − lr·gradient, without momentum")
     budget: BudgetSpec | None = Field(None, description="stop at the last weights within it; null: after `steps`")
 

@@ -36,7 +36,7 @@ from ilu_cli.recipe.specs import Component
 from ilu_cli.runs.ending import ending
 from ilu_cli.runs.files import write_text
 from ilu_cli.runs.lock import refuse_held
-from ilu_cli.runs.results import read_rows
+from ilu_cli.runs.results import Row, read_rows
 from ilu_cli.runs.resume import begin, made_from
 from ilu_cli.runs.store import Run, Store
 from ilu_cli.taskvec.delta import changed_fraction, open_checkpoint
@@ -52,18 +52,27 @@ from ilu_cli.workflows.plan import (
     peak_memory,
     state_bytes,
 )
+from ilu_cli.workflows.settle import chosen, settled, told
 from ilu_cli.workflows.training import Streams, build_trainer, defences_of, layers_of
 
 
 @dataclass(kw_only=True)
 class UnlearnPlan(RunPlan):
-    """Everything checked, nothing run."""
+    """Everything checked, nothing run. `chosen` is what the recipe left to the model, by key."""
 
     recipe: UnlearnRecipe
     tokenizer: Any
     streams: Streams
     disk: int
+    chosen: Row
     never: Subject | None = None
+
+    def to_json(self) -> Row:
+        return super().to_json() | ({"chosen": self.chosen} if self.chosen else {})
+
+    def lines(self) -> list[str]:
+        found = super().lines()
+        return [*found[:-1], f"chosen      {told(self.chosen)}", found[-1]] if self.chosen else found
 
 
 def plan(recipe: UnlearnRecipe, store: Store, parent: Subject | None = None) -> UnlearnPlan:
@@ -78,13 +87,13 @@ def plan(recipe: UnlearnRecipe, store: Store, parent: Subject | None = None) -> 
     """
     backend().check_trackers(recipe.track)
     parent = parent or find_subject(recipe.model.ref, store, recipe.model.revision)
-    tokenizer = load_tokenizer(parent.folder)
+    asked, tokenizer, model = recipe, load_tokenizer(parent.folder), checked_model(parent)
+    recipe = settled(asked, model)
     planned = Streams.of(recipe, tokenizer)
     content = content_of(planned)
     streams = [s.stream for s in planned]
     for defence in defences_of(recipe):
         defence.check(planned.forget.stream)
-    model = checked_model(parent)
     total = sum(p.numel() for p in model.parameters())
     if recipe.lora:
         add_adapter(model, recipe.lora, recipe.seed)
@@ -105,6 +114,7 @@ def plan(recipe: UnlearnRecipe, store: Store, parent: Subject | None = None) -> 
         content=content,
         disk=state_bytes(total, trainable, recipe.train),
         never=find_subject(recipe.model.never, store) if recipe.model.never else None,
+        chosen=chosen(asked, recipe),
     )
 
 
@@ -193,6 +203,8 @@ def _train(plan: UnlearnPlan, new: Run, model: Any, reporter: Reporter, began: f
             reporter.note(note)
     adapted = add_adapter(model, recipe.lora, recipe.seed) if recipe.lora else None
     trainer = build_trainer(recipe, plan.streams, model)
+    if plan.chosen:
+        reporter.note(f"chosen for this model: {told(plan.chosen)}")
     tempered = tempered_environments(plan)
     before = {env.name: best_temperature(env, trainer, recipe) for env in tempered}
     for done in drive(trainer, new, Tracked(reporter, recipe.track, new, recipe.model_dump()), label_of(recipe)):
@@ -201,8 +213,8 @@ def _train(plan: UnlearnPlan, new: Run, model: Any, reporter: Reporter, began: f
     for defence in trainer.defences:
         defence.finish(trainer.grads)
     for env in tempered:
-        told = compared(before[env.name], best_temperature(env, trainer, recipe))
-        new.manifest.result.setdefault("temperature", {})[env.name] = told
+        moved = compared(before[env.name], best_temperature(env, trainer, recipe))
+        new.manifest.result.setdefault("temperature", {})[env.name] = moved
     if main:
         new.manifest.result["seconds"] = round(time.monotonic() - began, 1)
         _finish(plan, new, trainer, adapted or model, reporter)
@@ -260,6 +272,7 @@ def _begin(plan: UnlearnPlan, new: Run) -> None:
         m.base = parent.record("original") | {"revision": recipe.model.revision}
         m.never = plan.never.record("never knew") if plan.never else m.never
     m.data, m.inputs = data, inputs_of(recipe)
+    m.result |= {"chosen": plan.chosen} if plan.chosen else {}
     if b.main:
         write_text(new.path / "recipe.yaml", dump(recipe))
 

@@ -31,9 +31,9 @@ from ilu_cli.workflows.attack.seen import Seen
 
 pytestmark = pytest.mark.slow
 
-UNLEARN = ["--method", "rmu", "--set", "objective.layer=1", "--steps", 1, "--set", "forget.batch=2", "--set",
-           "forget.max_length=32", "--set", "retain.batch=2", "--set", "retain.max_length=32", "--set",
-           "train.params=null", "--set", "train.precision=fp32", "--set", "retain.data=[elements]"]  # fmt: skip
+UNLEARN = ["--method", "rmu", "--steps", 1, "--set", "forget.batch=2", "--set", "forget.max_length=32", "--set",
+           "retain.batch=2", "--set", "retain.max_length=32", "--set", "train.precision=fp32", "--set",
+           "retain.data=[elements]"]  # fmt: skip
 KINDS = {
     "quantize": ["attack.bits=[4]"],
     "prune": ["attack.fractions=[0.3]"],

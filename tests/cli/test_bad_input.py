@@ -125,10 +125,10 @@ def test_a_model_without_weights_tokenizer_or_sense(ilu: Ilu, tiny: Path, tmp_pa
 
 
 def test_a_recipe_that_does_not_fit_the_model(ilu: Ilu, tiny: Path) -> None:
-    done = ilu("unlearn", "--model", tiny)
+    done = ilu("unlearn", "--model", tiny, "--set", "train.params=['*.7.*']")
     assert done.code == 2
     assert "matches no weight" in done.err
-    done = ilu("unlearn", "--model", tiny, "--set", "train.params=['*']")
+    done = ilu("unlearn", "--model", tiny, "--set", "train.params=['*']", "--set", "objective.layer=7")
     assert done.code == 2
     assert "layer: 7 does not exist" in done.err
     done = ilu("unlearn", "--model", tiny, "--set", "train.params=['*.2.*']", "--set", "objective.layer=1")

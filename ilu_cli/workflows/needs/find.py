@@ -208,8 +208,10 @@ def _training(recipe: UnlearnRecipe, folder: Path) -> tuple[int, int]:
     from ilu_cli.engine.stream import TrainStream
     from ilu_cli.models.load import add_adapter, empty_model, trained_params
     from ilu_cli.workflows.plan import peak_memory, state_bytes
+    from ilu_cli.workflows.settle import settled
 
     model = empty_model(folder)
+    recipe = settled(recipe, model)
     total = sum(p.numel() for p in model.parameters())
     if recipe.lora:
         add_adapter(model, recipe.lora, recipe.seed)

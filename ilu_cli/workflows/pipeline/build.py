@@ -22,6 +22,7 @@ from ilu_cli.runs.store import Store
 from ilu_cli.workflows.attack.seen import Written, forget_data, unlearning_recipes
 from ilu_cli.workflows.needs.inputs import inputs_of
 from ilu_cli.workflows.pipeline.graph import Graph, Node
+from ilu_cli.workflows.settle import settled_for
 
 ORIGINAL = "original"
 NEVER = "never knew"
@@ -48,7 +49,7 @@ def graph_of(pipeline: Pipeline, store: Store) -> Graph:
             nodes += _attacks(variants, line.key, line.tags, seed, unlearned[seed])
         for method in pipeline.methods:
             tags = {"method": method.name, "env": method.env}
-            resolved, key = method.seeded(seed), f"seed {seed}/{method.name}"
+            resolved, key = settled_for(method.seeded(seed), original), f"seed {seed}/{method.name}"
             dumped, inputs = resolved.model_dump(), inputs_of(resolved)
             nodes.append(
                 Node(f"{key}/unlearn", "unlearn", tags | {"seed": seed}, dumped, digest(resolved), inputs=inputs)
