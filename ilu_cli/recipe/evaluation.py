@@ -11,11 +11,12 @@ from typing_extensions import Self
 
 from ilu_cli import registry
 from ilu_cli.errors import UsageError
+from ilu_cli.recipe.bench import BenchmarkSpec
 from ilu_cli.recipe.chat import ChatDate, ChatSystem
 from ilu_cli.recipe.requirement import Requirement, benches_of, parse
 from ilu_cli.recipe.source import Key
 from ilu_cli.recipe.spec import Spec
-from ilu_cli.recipe.specs import BenchmarkSpec, Precision
+from ilu_cli.recipe.specs import Precision
 from ilu_cli.runs.results import WARNINGS, stem, summary_file
 
 

@@ -13,11 +13,11 @@ from pydantic import BaseModel, ValidationError
 
 import ilu_cli
 from ilu_cli.errors import UsageError, brief, near
+from ilu_cli.recipe.bench import benchmark_tag
 from ilu_cli.recipe.command import hashed
 from ilu_cli.recipe.grid import AnyRecipe
 from ilu_cli.recipe.schema import Recipe, schema
 from ilu_cli.recipe.source import Key, Layers, Problem, RecipeError, dotted, parse_scalar, read_layers
-from ilu_cli.recipe.specs import benchmark_tag
 
 R = TypeVar("R", bound=AnyRecipe)
 

@@ -10,13 +10,13 @@ from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, Posi
 
 from ilu_cli import registry
 from ilu_cli.errors import UsageError
+from ilu_cli.recipe.bench import BenchmarkSpec, benchmark_tag, plain_name
 from ilu_cli.recipe.evaluation import AttackEvalSpec, EvalSpec, GateSpec
 from ilu_cli.recipe.grid import AnyRecipe, PipelineRecipe, SuiteRecipe
 from ilu_cli.recipe.source import Key
 from ilu_cli.recipe.spec import Spec
 from ilu_cli.recipe.specs import (
     AUTO_PARAMS,
-    BenchmarkSpec,
     Component,
     DefenceSpec,
     LoraSpec,
@@ -26,9 +26,7 @@ from ilu_cli.recipe.specs import (
     Stream,
     Tracker,
     TrainSpec,
-    benchmark_tag,
     data_problems,
-    plain_name,
 )
 
 R = TypeVar("R", bound=AnyRecipe)

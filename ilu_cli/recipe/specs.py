@@ -13,8 +13,6 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    SerializerFunctionWrapHandler,
-    model_serializer,
 )
 
 from ilu_cli import registry
@@ -169,34 +167,6 @@ class RegularizerSpec(Component, Form):
             yield (*key, "until"), "a schedule other than constant needs it, and a constant one has none"
         if self.schedule == "constant" and self.initial:
             yield (*key, "initial"), "a constant schedule has no initial weight"
-
-
-class BenchmarkSpec(Component):
-    """A benchmark with keys of its own; a name alone stands for one with its defaults, and is what is dumped then."""
-
-    def given(self) -> dict[str, Any]:
-        """The keys that are not at their default."""
-        fields = type(self).model_fields
-        return {k: v for k, v in self.params().items() if v != fields[k].get_default(call_default_factory=True)}
-
-    @model_serializer(mode="wrap")
-    def _dumped(self, dump: SerializerFunctionWrapHandler) -> Any:
-        found: dict[str, Any] = dump(self)
-        given = self.given()
-        return {k: v for k, v in found.items() if k == "name" or k in given} if given else self.name
-
-
-def plain_name(item: Any) -> Any:
-    """A mapping of nothing but a name is that name."""
-    return item["name"] if isinstance(item, dict) and set(item) == {"name"} and isinstance(item["name"], str) else item
-
-
-def benchmark_tag(item: Any) -> str | None:
-    """Which form an item of `eval.benchmarks` has: "" for a name alone, else the name of the benchmark with keys."""
-    if isinstance(item, str):
-        return ""
-    name = item.get("name") if isinstance(item, dict) else getattr(item, "name", None)
-    return name if isinstance(name, str) else None
 
 
 class DefenceSpec(Component):

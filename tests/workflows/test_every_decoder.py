@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 SMALL = ["--steps", 1, "--set", "forget.batch=2", "--set", "forget.max_length=24", "--set", "retain.batch=2", "--set",
          "retain.max_length=24", "--set", "retain.data=[elements]"]  # fmt: skip
-METHODS = {
+METHODS: dict[str, list[object]] = {
     "rmu with irm": ["--method", "rmu", "--irm-env", "other.jsonl", "--irm-batch", 2],
     "npo with an adapter": ["--method", "npo", "--lora"],
 }
