@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SuiteOption = Annotated[
     str | None,
-    typer.Option("--suite", metavar="NAME", help="Run a grid of attacks: quick, standard, paper, or a YAML file."),
+    typer.Option("--suite", metavar="NAME", help="Run a grid of attacks: quick, standard, red, paper, or a YAML file."),
 ]
 SeedsOption = Annotated[
     int | None,
@@ -75,7 +75,7 @@ def attack(run: str | None, name: str, seeds: int, jobs: int | None, given: Give
     else:
         subject = find_subject(run, store)
     label = find_suite(name).stem.removeprefix("suite-")
-    graph = suite_graph(label, variants, recipe.eval, subject, list(range(seeds)), store)
+    graph = suite_graph(label, variants, recipe, subject, list(range(seeds)), store)
     show(graph, Launch(jobs=jobs, plugins=given.plugins), given, markdown)
 
 
@@ -130,7 +130,7 @@ def _run(graph: Graph, launcher: Launcher) -> None:
 
     graph.refresh()
     check_disk(graph.folder, bytes_needed(graph, launcher.room))
-    err, began, size = console.err(), time.monotonic(), len(graph.nodes)
+    err, began, size = console.err(), time.monotonic(), graph.size
     known = graph.counts().get("done", 0)
     err.print(f"{graph.name}: {size} nodes, {known} done already; state in {graph.folder}", soft_wrap=True)
 

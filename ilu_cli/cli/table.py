@@ -19,6 +19,7 @@ def cells(found: Told) -> tuple[list[str], list[list[str]]]:
         "method",
         "attack",
         "attacker's choice",
+        "tried",
         "FQ before",
         "RA",
         "worst",
@@ -33,7 +34,7 @@ def cells(found: Told) -> tuple[list[str], list[list[str]]]:
         numbers = [_range(s) for s in (row["before"], row["ra"], row["worst"], row["worst_elsewhere"])]
         lowest = "-" if row["lowest"] is None else f"{row['lowest']:.3f}"
         body.append(
-            [row["method"], row["attack"], choice, *numbers, lowest, _range(row["fa"])]
+            [row["method"], row["attack"], choice, str(row["tried"]), *numbers, lowest, _range(row["fa"])]
             + [_range(row["utility"][b]) for b in kept]
         )
     for m in found["methods"]:
@@ -42,6 +43,7 @@ def cells(found: Told) -> tuple[list[str], list[list[str]]]:
                 m["method"],
                 f"all {m['attacks']}",
                 m["worst"]["attack"],
+                str(m["tried"]),
                 "",
                 _range(m["ra"]),
                 _range(m["worst"]),
@@ -51,6 +53,10 @@ def cells(found: Told) -> tuple[list[str], list[list[str]]]:
             + [_range(m["utility"][b]) for b in kept]
         )
     return head, body
+
+
+def _most(loss: float | None) -> str:
+    return "any loss" if loss is None else f"at most {loss:g}"
 
 
 def _range(value: Spread | None) -> str:
@@ -70,9 +76,15 @@ def notes(found: Told) -> list[str]:
         "worst is the luckiest of all points, too: it lies below what it stands for. `worst, other questions` does "
         "not: the point is chosen on one half of the questions and reported on the other, and the other way round.",
         "[ ] are 95 % intervals over seeds and questions, or with one seed over the questions alone.",
+        "tried counts what an attacker may choose from. A search sees one half of the questions only; its row is the "
+        "trial that is best there, and `worst, other questions` is of the other half.",
         "Of an attack's choices the row shows the attacker's best, by mean RA over the seeds that all choices have; "
         "worst and lowest are over all choices. Chosen on the same questions, that RA is a little low.",
     ]
+    for m in found["methods"]:
+        told = [f"{_most(b['loss'])}: {_range(b['worst'])}" for b in m["bounded"]]
+        if told:
+            lines.append(f"{m['method']}: worst on other questions, by what the attack may cost: {'; '.join(told)}")
     if any(row["builtin"] for row in found["rows"]):
         lines.append("data: builtin stand-ins")
     lines += [

@@ -2,9 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 SPLITS = 10  # halvings that are averaged, so that the outcome hangs little on any of them
+
+
+def first_half(n: int) -> np.ndarray:
+    """The places of n questions that a search looks at, drawn from a fixed seed; it is reported on the others."""
+    return np.sort(np.random.default_rng(1).permutation(n)[: n // 2])
+
+
+def other_half(n: int) -> np.ndarray:
+    """The places of the questions that no search has seen."""
+    return np.setdiff1d(np.arange(n), first_half(n))
+
+
+def chosen_on_the_first(values: Sequence[np.ndarray]) -> np.ndarray:
+    """What the candidate that is lowest on the first half scores on the other half, which no search has seen.
+
+    A search is led by its questions from trial to trial, so that its candidates themselves are fitted to them:
+    halving what it found afterwards would not help.
+
+    Args:
+        values: for each candidate its value on each of its questions, [Q].
+
+    Returns:
+        [Q/2] (ties: the first of as many questions, averaged); of a single question its own.
+    """
+    means = np.array([v[first_half(len(v))].mean() if len(v) > 1 else v.mean() for v in values])
+    lowest = [v for v, low in zip(values, np.isclose(means, means.min(), rtol=0, atol=1e-9)) if low]
+    n = len(lowest[0])
+    alike = np.stack([v for v in lowest if len(v) == n])
+    return np.asarray(alike[:, other_half(n)].mean(0) if n > 1 else alike.mean(0))
 
 
 def chosen_elsewhere(values: np.ndarray) -> np.ndarray:

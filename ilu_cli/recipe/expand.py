@@ -6,7 +6,7 @@ import copy
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from ilu_cli.paths import problem_of_name
 from ilu_cli.recipe.grid import AttackGrid, PipelineRecipe, SuiteRecipe
 from ilu_cli.recipe.load import find, load, validate
 from ilu_cli.recipe.schema import AttackRecipe, UnlearnRecipe
+from ilu_cli.recipe.search import BoundSpec, Chosen, SearchSpec
 from ilu_cli.recipe.source import Key, Layers, Problem, RecipeError, read_layers
+from ilu_cli.recipe.specs import DataRef
 
 MOST = 1000  # combinations of one attack's keys
 
@@ -32,6 +34,14 @@ class Variant:
     recipe: AttackRecipe
     random: bool
     where: str
+    search: SearchSpec | None = None
+    layers: Layers | None = None  # of a search: what a trial's keys are written over
+
+    def trial(self, chosen: Chosen) -> Variant:
+        """The attack with the keys of a trial of its search."""
+        assert self.layers is not None
+        made = _with(self.layers, chosen, self.where)
+        return replace(self, recipe=validate(AttackRecipe, made), search=None, layers=None)
 
     def seeded(self, seed: int) -> AttackRecipe:
         """The recipe under a seed; seed 0 if the attack draws nothing at random."""
@@ -89,7 +99,7 @@ def load_suite(name: str) -> tuple[SuiteRecipe, list[Variant]]:
     path = find_suite(name)
     recipe = load(SuiteRecipe, path, {}, [])
     problems = _Problems()
-    variants = list(_variants(recipe.attacks, read_layers(path), recipe.eval.model_dump(), problems))
+    variants = list(_variants(recipe.attacks, read_layers(path), _evaluation(recipe, recipe.bound), problems))
     _check_rows(variants, problems)
     problems.raise_any()
     return recipe, variants
@@ -117,8 +127,10 @@ def load_pipeline(name: str, sets: list[str], flags: dict[str, tuple[Key, Any]] 
     if recipe.suite is not None:
         beside = path.parent / recipe.suite
         suite = str(beside) if beside.is_file() else recipe.suite
-        variants += (problems.collect("suite", lambda: load_suite(suite)) or (None, []))[1]
-    variants += _variants(recipe.attacks, layers, recipe.eval.model_dump(), problems)
+        known, variants = problems.collect("suite", lambda: load_suite(suite)) or (None, [])
+        if known and known.bound and recipe.bound is None:
+            recipe = recipe.model_copy(update={"bound": known.bound})
+    variants += _variants(recipe.attacks, layers, _evaluation(recipe, recipe.bound), problems)
     _check_rows(variants, problems)
     problems.raise_any()
     called = recipe.name or path.stem
@@ -141,27 +153,58 @@ def _check_rows(variants: list[Variant], problems: _Problems) -> None:
     problems.found += [Problem(where, "attacks", f"{attack!r} makes the same run twice") for where, attack, _ in twice]
 
 
-def _variants(
-    grids: list[AttackGrid], layers: Layers, evaluation: dict[str, Any], problems: _Problems
-) -> Iterator[Variant]:
+def _variants(grids: list[AttackGrid], layers: Layers, evaluation: Chosen, problems: _Problems) -> Iterator[Variant]:
     for i, grid in enumerate(grids):
         count = math.prod(len(values) for values in (*grid.each.values(), *grid.best_of.values()))
         if count > MOST:
             told = f"makes {count:,} runs of each model; at most {MOST:,} can be asked for"
             problems.found.append(Problem(layers.origin(("attacks", i)), f"attacks.{i}", told))
             continue
+        data = {"command": "attack", "attack": grid.attack, "eval": evaluation | grid.eval}
+        data["keep"] = "none"  # what an attacked model is worth is in its results
+        base, origin = Layers(data, _below(layers, ("attacks", i))), layers.origin(("attacks", i))
         for each in _combinations(grid.each):
-            for choice in _combinations(grid.best_of):
-                data = {"command": "attack", "attack": copy.deepcopy(grid.attack), "eval": evaluation | grid.eval}
-                data["keep"] = "none"  # what an attacked model is worth is in its results
-                made = Layers(data, _below(layers, ("attacks", i)))
-                for key, value in (each | choice).items():
-                    origin = layers.origin(("attacks", i))
-                    made.put(("attack", *key.split(".")), value, origin)
-                recipe = problems.collect(f"attacks.{i}", lambda made=made: validate(AttackRecipe, made))
-                if recipe is not None:
+            for choice in [{}] if grid.search else _combinations(grid.best_of):
+                made = _with(base, each | choice, origin)
+                known = len(problems.found)
+                first = _searched(grid, made, f"attacks.{i}", origin, problems) if grid.search else made
+                recipe = problems.collect(f"attacks.{i}", lambda first=first: validate(AttackRecipe, first))
+                if recipe is not None and len(problems.found) == known:
                     label = " ".join([recipe.attack.name, *(_word(k, v) for k, v in each.items())])
-                    yield Variant(label, choice, recipe, grid.random, layers.origin(("attacks", i)))
+                    yield Variant(label, choice, recipe, grid.random, origin, grid.search, made)
+
+
+def _evaluation(recipe: SuiteRecipe | PipelineRecipe, bound: BoundSpec | None) -> Chosen:
+    """What every attack is followed by; with a bound utility is scored at every point."""
+    return ({"at": "all"} if bound else {}) | recipe.eval.model_dump()
+
+
+def _with(base: Layers, chosen: Chosen, origin: str) -> Layers:
+    """An attack's recipe with keys of the attack written over it."""
+    made = Layers(copy.deepcopy(base.data), dict(base.origins))
+    for key, value in chosen.items():
+        made.put(("attack", *key.split(".")), copy.deepcopy(value), origin)
+    return made
+
+
+def with_data(layers: Layers, data: list[DataRef]) -> Layers:
+    """A search's recipe whose attack reads these data."""
+    return _with(layers, {"data": [d.model_dump() for d in data]}, "the lineage")
+
+
+def _searched(grid: AttackGrid, made: Layers, here: str, origin: str, problems: _Problems) -> Layers:
+    """A recipe in the range of a search. Every end of the range is checked: a trial must not fail by its keys."""
+    search = grid.search
+    assert search is not None
+    wrong = [(f"{here}.search.over.{key}", what) for key, what in search.problems()]
+    if grid.best_of:
+        wrong.append((f"{here}.best_of", "the attacker searches, or tries a list; leave one of them out"))
+    wrong += [(f"{here}.search.over.{k}", "stands under each too") for k in search.over if k in grid.each]
+    problems.found += [Problem(origin, key, what) for key, what in wrong]
+    corners = [_with(made, corner, origin) for corner in search.corners()]
+    for corner in corners[1:] if not wrong else []:
+        problems.collect(here, lambda corner=corner: validate(AttackRecipe, corner))
+    return corners[0]
 
 
 def _combinations(choices: dict[str, list[Any]]) -> list[dict[str, Any]]:

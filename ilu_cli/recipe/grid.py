@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat
 
 from ilu_cli import registry
 from ilu_cli.recipe.evaluation import EvalSpec
+from ilu_cli.recipe.search import BoundSpec, SearchSpec
 from ilu_cli.recipe.source import Key
 from ilu_cli.recipe.spec import Spec
 from ilu_cli.recipe.specs import DEFAULT_MODEL, ModelSpec
@@ -28,23 +29,43 @@ class AnyRecipe(Spec):
 class AttackGrid(Spec):
     """One attack of a suite, in the keys of an attack recipe, and the values that it is run with."""
 
+    later = ("search",)
+
     attack: dict[str, Any]
     each: Choices = Field({}, description="keys of the attack; every combination of their values is a row of its own")
     best_of: Choices = Field({}, description="keys of the attack; the attacker tries all, and the best one is the row")
+    search: SearchSpec | None = Field(None, description="the attacker searches instead of trying a list")
     eval: dict[str, Any] = Field({}, description="keys that differ from the suite's eval")
     random: bool = Field(True, description="false: the attack draws nothing at random, so one seed says all")
+
+
+BOUND = "what an attack may cost to count; the table has the worst case at several losses"
+
+
+def bound_problems(bound: BoundSpec | None, evaluation: EvalSpec) -> Iterator[tuple[Key, str]]:
+    """What is impossible in a bound, beside what is evaluated."""
+    if bound is None:
+        return
+    if bound.benchmark not in evaluation.named:
+        yield ("bound", "benchmark"), f"{bound.benchmark!r} is not among eval.benchmarks"
+    if bound.benchmark in registry.benchmark and registry.benchmark[bound.benchmark].obj.role == "forget":
+        yield ("bound", "benchmark"), f"{bound.benchmark!r} measures what is to be forgotten, not utility"
 
 
 class SuiteRecipe(AnyRecipe):
     """What `ilu attack --suite` runs on a model."""
 
+    later = ("bound",)
+
     command: Literal["suite"] = "suite"
     attacks: list[AttackGrid] = Field(min_length=1)
+    bound: BoundSpec | None = Field(None, description=BOUND)
     eval: EvalSpec = Field(EvalSpec(), description="what every attack is followed by")
 
     def problems(self) -> Iterator[tuple[Key, str]]:
         """Yield what is impossible although every key is right by itself. See `ilu_cli.recipe.expand` for the parts."""
         yield from self.eval.problems(("eval",), self)
+        yield from bound_problems(self.bound, self.eval)
 
 
 class MethodSpec(Spec):
@@ -70,6 +91,8 @@ class MatchSpec(Spec):
 class PipelineRecipe(AnyRecipe):
     """What `ilu pipeline` runs."""
 
+    later = ("bound",)
+
     command: Literal["pipeline"] = "pipeline"
     name: str | None = Field(None, pattern=r"^\w[\w.-]*$", description="its folder; default: the recipe file's name")
     model: ModelSpec = ModelSpec(ref=DEFAULT_MODEL)
@@ -79,6 +102,7 @@ class PipelineRecipe(AnyRecipe):
     attacks: list[AttackGrid] = Field([], description="attacks beside those of the suite")
     seeds: Seeds = [0]
     match: MatchSpec | None = None
+    bound: BoundSpec | None = Field(None, description=f"{BOUND}; null: the suite's")
     eval: EvalSpec = Field(EvalSpec(), description="what every model is measured by before it is attacked")
 
     def problems(self) -> Iterator[tuple[Key, str]]:
@@ -86,6 +110,7 @@ class PipelineRecipe(AnyRecipe):
         yield from self.eval.problems(("eval",), self)
         if self.suite is None and not self.attacks:
             yield ("suite",), "there is nothing to attack with: name a suite, or list attacks"
+        yield from bound_problems(self.bound, self.eval)
         if self.match and self.match.benchmark not in self.eval.named:
             yield ("match", "benchmark"), f"{self.match.benchmark!r} is not among eval.benchmarks"
         bench = self.match.benchmark if self.match else ""

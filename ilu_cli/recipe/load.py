@@ -123,9 +123,10 @@ def digest(recipe: Recipe) -> str:
 def _raw_key(data: Any, loc: tuple[int | str, ...]) -> Key:
     """Drop the tags that pydantic puts into a location for a discriminated union: they are not in the YAML."""
     key: list[str | int] = []
-    for part in loc:
-        if isinstance(data, dict) and part not in data and data.get("name") == part:
-            continue
+    for i, part in enumerate(loc):
+        tag = isinstance(data, (dict, list)) and isinstance(part, str) and part not in data
+        if tag and (i < len(loc) - 1 or (isinstance(data, dict) and data.get("name") == part)):
+            continue  # a key that is missing is the last
         key.append(part)
         if isinstance(data, dict):
             data = data.get(part)
@@ -174,12 +175,16 @@ def _problem(model: type[BaseModel], layers: Layers, error: Any) -> Problem:
     return Problem(layers.origin(key), dotted(key), message)
 
 
+Json = dict[str, Any]
+"""A JSON Schema, or a part of one, or data that it describes."""
+
+
 @functools.lru_cache(16)
-def _json_schema(model: type[BaseModel]) -> dict[str, Any]:
+def _json_schema(model: type[BaseModel]) -> Json:
     return model.model_json_schema()
 
 
-def _below(root: dict[str, Any], data: Any, key: Key) -> list[str]:
+def _below(root: Json, data: Any, key: Key) -> list[str]:
     """The keys that are known below `key`, as far as they are there: a component that is not named has none."""
     try:
         return _keys_at(root, data, key)
@@ -187,7 +192,7 @@ def _below(root: dict[str, Any], data: Any, key: Key) -> list[str]:
         return []
 
 
-def _keys_at(root: dict[str, Any], data: Any, key: Key) -> list[str]:
+def _keys_at(root: Json, data: Any, key: Key) -> list[str]:
     """The keys that the JSON schema knows at `key`."""
     node = root
     for part in (*key, None):
@@ -195,23 +200,32 @@ def _keys_at(root: dict[str, Any], data: Any, key: Key) -> list[str]:
             node = inner
         if part is None:
             break
-        node = node["items"] if isinstance(part, int) else node["properties"][part]
+        inside = node.get("properties", {})
+        node = node["items"] if isinstance(part, int) else inside.get(part) or node["additionalProperties"]
         fits = isinstance(data, (dict, list))
         data = (data.get(part) if isinstance(data, dict) else data[part]) if fits else None
     return list(node.get("properties", {}))
 
 
-def _inner(root: dict[str, Any], node: dict[str, Any], data: Any, part: str | int | None) -> dict[str, Any] | None:
+def _inner(root: Json, node: Json, data: Any, part: str | int | None) -> Json | None:
     """What a reference or a union stands for here; None: the node is neither."""
-    found: dict[str, Any] | None = None
+    found: Json | None = None
     if "$ref" in node:
         found = root["$defs"][node["$ref"].rpartition("/")[2]]
     elif "discriminator" in node and isinstance(data, dict):
         found = {"$ref": node["discriminator"]["mapping"][data["name"]]}
     elif "oneOf" in node and isinstance(data, dict):
-        forms = [root["$defs"][n["$ref"].rpartition("/")[2]] for n in node["oneOf"] if "$ref" in n]
-        found = next((n for n in forms if n["properties"]["name"].get("const") == data["name"]), {})
+        found = _form(root, node["oneOf"], data)
     elif "anyOf" in node:
         wanted = ("array",) if isinstance(part, int) else (None, "object", "array")  # None: a reference
         found = next((n for n in node["anyOf"] if n.get("type") in wanted), node["anyOf"][0])
     return found
+
+
+def _form(root: Json, forms: list[Json], data: Json) -> Json:
+    """Of the forms of a union that of this name; of a union without names the first that is a mapping."""
+    mappings: list[Json] = [root["$defs"][n["$ref"].rpartition("/")[2]] for n in forms if "$ref" in n]
+    names = [n["properties"].get("name", {}).get("const") for n in mappings]
+    if not any(names):
+        return mappings[0]
+    return next((n for n, name in zip(mappings, names) if name == data["name"]), {})

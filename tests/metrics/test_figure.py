@@ -25,7 +25,8 @@ from ilu_cli.report.points import Reading, Source
 from ilu_cli.runs.card import _results
 from ilu_cli.runs.files import write_json
 from ilu_cli.runs.results import Summary
-from ilu_cli.workflows.pipeline.table import interval, utility
+from ilu_cli.workflows.pipeline.figures import interval
+from ilu_cli.workflows.pipeline.table import utility
 from ilu_cli.workflows.pipeline.worker import nearest
 
 LOST = [{"value": 8000.0, "weight": 10}, {"value": 9000.0, "weight": 10}]  # e^850 is beyond a double

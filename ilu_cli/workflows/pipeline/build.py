@@ -12,9 +12,11 @@ from typing import Any, cast
 from ilu_cli.models.subject import Subject, find_subject, never_of, original_of
 from ilu_cli.paths import as_name
 from ilu_cli.recipe.evaluation import EvalSpec
-from ilu_cli.recipe.expand import Pipeline, Variant
+from ilu_cli.recipe.expand import Pipeline, Variant, with_data
+from ilu_cli.recipe.grid import SuiteRecipe
 from ilu_cli.recipe.load import digest
 from ilu_cli.recipe.schema import EvalRecipe
+from ilu_cli.recipe.search import BoundSpec, Chosen
 from ilu_cli.recipe.specs import DataRef
 from ilu_cli.runs.files import tensors_of, weight_files
 from ilu_cli.runs.results import Row
@@ -22,6 +24,7 @@ from ilu_cli.runs.store import Store
 from ilu_cli.workflows.attack.seen import Written, forget_data, unlearning_recipes
 from ilu_cli.workflows.needs.inputs import inputs_of
 from ilu_cli.workflows.pipeline.graph import Graph, Node
+from ilu_cli.workflows.pipeline.search import TrialSearch, check_installed
 from ilu_cli.workflows.settle import settled_for
 
 ORIGINAL = "original"
@@ -43,10 +46,11 @@ def graph_of(pipeline: Pipeline, store: Store) -> Graph:
     if recipe.model.never:
         subjects[NEVER] = find_subject(recipe.model.never, store)
     bases = [_select(m, {"method": m, "env": None}, recipe.eval, None, []) for m in subjects]
-    base, nodes = bases[0], list(bases)
+    base, nodes, searches = bases[0], list(bases), list[TrialSearch]()
     for seed in recipe.seeds:
         for line in bases:
             nodes += _attacks(variants, line.key, line.tags, seed, unlearned[seed])
+            searches += _searches(variants, line.key, line.tags, seed, unlearned[seed], recipe.bound)
         for method in pipeline.methods:
             tags = {"method": method.name, "env": method.env}
             resolved, key = settled_for(method.seeded(seed), original), f"seed {seed}/{method.name}"
@@ -58,10 +62,11 @@ def graph_of(pipeline: Pipeline, store: Store) -> Graph:
             needs = [f"{key}/unlearn", *([base.key] if match else [])]
             select = _select(f"{key}/select", tags | {"seed": seed}, recipe.eval, match, needs)
             nodes += [select, *_attacks(variants, select.key, tags, seed, unlearned[seed])]
-    return Graph(pipeline.name, nodes, subjects, store, unlearned)
+            searches += _searches(variants, select.key, tags, seed, unlearned[seed], recipe.bound)
+    return Graph(pipeline.name, nodes, subjects, store, unlearned, recipe.bound, searches)
 
 
-def suite_graph(name: str, variants: list[Variant], evaluation: EvalSpec, subject: Subject, seeds: list[int],
+def suite_graph(name: str, variants: list[Variant], recipe: SuiteRecipe, subject: Subject, seeds: list[int],
                 store: Store) -> Graph:  # fmt: skip
     """The attacks of a suite on one model, and on its original as the reference line."""
     unlearned = unlearning_recipes(subject)
@@ -71,13 +76,14 @@ def suite_graph(name: str, variants: list[Variant], evaluation: EvalSpec, subjec
         subjects[NEVER] = never
     if subject.run is not None:
         subjects[subject.label] = subject
-    bases = [_select(m, {"method": m, "env": None}, evaluation, None, []) for m in subjects]
-    nodes = list(bases)
+    bases = [_select(m, {"method": m, "env": None}, recipe.eval, None, []) for m in subjects]
+    nodes, searches = list(bases), list[TrialSearch]()
     for seed in seeds:
         for base in bases:
             nodes += _attacks(variants, base.key, base.tags, seed, unlearned)
+            searches += _searches(variants, base.key, base.tags, seed, unlearned, recipe.bound)
     folder = as_name(f"suite-{name}-{subject.label}")
-    return Graph(folder, nodes, subjects, store, dict.fromkeys(seeds, unlearned))
+    return Graph(folder, nodes, subjects, store, dict.fromkeys(seeds, unlearned), recipe.bound, searches)
 
 
 def _filled(variants: list[Variant], forget: Callable[[], list[DataRef]]) -> list[Variant]:
@@ -87,6 +93,7 @@ def _filled(variants: list[Variant], forget: Callable[[], list[DataRef]]) -> lis
         attack = v.recipe.attack
         if "data" in type(attack).model_fields and attack.params()["data"] is None:
             attack = attack.model_copy(update={"data": forget()})
+            v = replace(v, layers=v.layers and with_data(v.layers, attack.params()["data"]))
         found.append(replace(v, recipe=v.recipe.model_copy(update={"attack": attack})))
     return found
 
@@ -102,12 +109,32 @@ def _attacks(
     variants: list[Variant], parent: str, tags: dict[str, Any], seed: int, unlearned: list[Written]
 ) -> Iterator[Node]:
     for v in variants:
-        recipe = v.seeded(seed)
-        choice = "".join(f" {k}={value}" for k, value in v.choice.items())
-        found = tags | {"attack": v.attack, "choice": v.choice, "seed": seed, "random": v.random}
-        key = f"seed {seed}/{tags['method']}/{v.attack}{choice}"
-        inputs = inputs_of(recipe, unlearned)
-        yield Node(key, "attack", found, recipe.model_dump(), digest(recipe), [parent], inputs)
+        if v.search is None:
+            choice = "".join(f" {k}={value}" for k, value in v.choice.items())
+            yield _attack(v, {**tags, "choice": v.choice}, choice, parent, seed, unlearned)
+
+
+def _attack(v: Variant, tags: Row, choice: str, parent: str, seed: int, unlearned: list[Written]) -> Node:
+    recipe = v.seeded(seed)
+    found = tags | {"attack": v.attack, "seed": seed, "random": v.random}
+    key = f"seed {seed}/{tags['method']}/{v.attack}{choice}"
+    return Node(key, "attack", found, recipe.model_dump(), digest(recipe), [parent], inputs_of(recipe, unlearned))
+
+
+def _searches(
+    variants: list[Variant], parent: str, tags: Row, seed: int, unlearned: list[Written],
+    bound: BoundSpec | None,
+) -> Iterator[TrialSearch]:  # fmt: skip
+    for v in variants:
+        if v.search is None:
+            continue
+        check_installed()
+
+        def trial(number: int, chosen: Chosen, v: Variant = v) -> Node:
+            found = {**tags, "choice": {"trial": number}, "chosen": chosen, "searched": True}
+            return _attack(v.trial(chosen), found, f" trial {number}", parent, seed, unlearned)
+
+        yield TrialSearch(v.search, seed, parent, trial, bound)
 
 
 def bytes_needed(graph: Graph, jobs: int) -> int:
@@ -138,9 +165,11 @@ class GraphPlan:
 
     def lines(self) -> list[str]:
         counts = ", ".join(f"{n} {status}" for status, n in self.graph.counts().items())
+        if to_come := self.graph.size - len(self.graph.nodes):
+            counts += f", {to_come} trials of searches to come"
         return [
             *(f"{node.status:<8} {node.command:<8} {node.key}" for node in self.graph),
-            f"{len(self.graph.nodes)} nodes: {counts}; up to {self.disk / 1e9:.1f} GB of disk for what is left",
+            f"{self.graph.size} nodes: {counts}; up to {self.disk / 1e9:.1f} GB of disk for what is left",
         ]
 
 

@@ -67,6 +67,7 @@ def run(graph: Graph, launcher: Launcher, changed: Changed) -> None:
 def _assign(conduct: Conduct) -> None:
     """Hand every node that is ready to the launcher, while that has room."""
     graph = conduct.graph
+    graph.grow()
     for node in graph.ready():
         graph.settle(node)
         if node.status == "done":  # done by an earlier process, on weights that are known only now

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import Literal, TypedDict
 
 import numpy as np
 
+from ilu_cli.metrics.crossed import single, summarised
+from ilu_cli.metrics.figure import strict
 from ilu_cli.report.answers import ByStrength
 from ilu_cli.runs.results import AttackResult, Forgotten
 from ilu_cli.workflows.pipeline.graph import Node
+from ilu_cli.workflows.pipeline.shapes import Spread
 from ilu_cli.workflows.pipeline.worst import result_of
 
 
@@ -70,3 +74,39 @@ def mean(values: Iterable[float | None]) -> float | None:
 def known_of(values: Iterable[float | None]) -> list[float]:
     """The values that are not None."""
     return [v for v in values if v is not None]
+
+
+def interval(
+    values: Sequence[float], errors: Sequence[float | None] = (), rows: Sequence[np.ndarray | None] = (),
+    *, share: bool = True,
+) -> Spread | None:  # fmt: skip
+    """Mean of one value per seed with its 95 % interval over seeds and questions; `how` says of what it is made.
+
+    With the `rows` of every seed, [Q] each, from the mean squares of both (`ilu_cli.metrics.crossed`). Without, from
+    the spread of the seeds and their `errors` over the questions, which counts twice what seed and question do together
+    and is a little wide. `error` is that over the questions of one seed. A share's interval is kept within [0, 1]. None
+    without values.
+    """
+    if not values:
+        return None
+    if infinite := sum(map(math.isinf, values)):
+        how = f"none: infinite for {infinite} of {len(values)} seeds"
+        return {"mean": None, "low": None, "high": None, "values": strict(list(values)), "error": None, "how": how}
+    n, known = len(values), known_of(errors)
+    error = math.sqrt(sum(e**2 for e in known) / len(known)) if known else None
+    given, over = [r for r in rows if r is not None], [f"{n} seeds"] * (n > 1)
+    if len(given) == n and len({len(r) for r in given}) == 1 and len(given[0]) > 1:
+        found = single(np.stack(given), share=share)
+        how = f"t over {' and '.join([*over, f'{len(given[0])} questions'])}"
+    else:
+        found = summarised(values, error, share=share)
+        how = f"t over {' and '.join(over + ['the questions'] * (error is not None))}"
+        how = how if n > 1 else "normal over the questions" if error is not None else "none: one seed"
+    return {
+        "mean": sum(values) / n,
+        "low": found.low,
+        "high": found.high,
+        "values": list(values),
+        "error": error,
+        "how": how,
+    }

@@ -10,21 +10,39 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from filelock import FileLock, Timeout
 
 from ilu_cli.metrics.figure import value_of
 from ilu_cli.models.subject import Subject
 from ilu_cli.paths import as_name
+from ilu_cli.recipe.search import BoundSpec
 from ilu_cli.runs.files import combined, read_json, sha256, write_json
 from ilu_cli.runs.ledger import unseal
+from ilu_cli.runs.results import AttackResult
 from ilu_cli.runs.store import Run, Store, open_run
 from ilu_cli.workflows.attack.seen import Written
+from ilu_cli.workflows.pipeline.cost import kept_at
+
+
+class Growing(Protocol):
+    """What puts nodes into a graph after what others have come to; `left` is how many it has not put in yet."""
+
+    @property
+    def left(self) -> int:
+        """How many nodes are still to come."""
+
+    def reset(self) -> None:
+        """Forget what was read: the state on disk is read again."""
+
+    def grow(self, graph: Graph) -> None:
+        """Put in what is known or comes next."""
+
 
 Status = Literal["waiting", "running", "done", "failed", "blocked"]
 
@@ -76,14 +94,15 @@ class Graph:
 
     def __init__(
         self, name: str, nodes: list[Node], subjects: dict[str, Subject], store: Store,
-        unlearned: dict[int, list[Written]],
+        unlearned: dict[int, list[Written]], bound: BoundSpec | None = None, searches: Sequence[Growing] = (),
     ) -> None:  # fmt: skip
         """`subjects` are the models that are there already: the parents of nodes without `needs`, by method.
 
         `unlearned` are the recipes of the unlearned models by seed: an attack keeps clear of the environments of all
-        models that it is compared on.
+        models that it is compared on. `bound` is what an attack may cost, and `searches` put in nodes as they go.
         """
         self.name, self.store, self.subjects, self.unlearned = name, store, subjects, unlearned
+        self.bound, self.searches = bound, searches
         self.nodes = {node.key: node for node in nodes}
         self.folder = store.root / name
         self._runs: dict[str, Run] = {}
@@ -105,7 +124,20 @@ class Graph:
                 node.seconds = known.get("seconds") or node.seconds
             elif same and known.get("status") == "failed":
                 node.status, node.error, node.seconds = "failed", known.get("error"), known.get("seconds")
+        for search in self.searches:
+            search.reset()
+        self.grow()
         self.block()
+
+    @property
+    def size(self) -> int:
+        """How many nodes there will be, with the trials that are still to come."""
+        return len(self.nodes) + sum(search.left for search in self.searches)
+
+    def grow(self) -> None:
+        """Put in the trials of searches that are known or come next."""
+        for search in self.searches:
+            search.grow(self)
 
     def _earlier(self) -> dict[str, dict[str, Any]]:
         path = self.folder / "pipeline.json"
@@ -155,6 +187,9 @@ class Graph:
         for node in self:
             if node.status in ("failed", "blocked"):
                 node.status, node.error = "waiting", None
+        for search in self.searches:  # which were told of the failures
+            search.reset()
+        self.grow()
 
     def ready(self) -> list[Node]:
         """The nodes that can begin now, in order."""
@@ -185,6 +220,7 @@ class Graph:
             "digest": m.digest,
             "points": m.points,
             "manifest_sha256": sha256(run.path / "manifest.json"),
+            "kept": kept_at(AttackResult.read(m.result).points) if node.command == "attack" else {},
             **{k: m.result.get(k) for k in ("fa", "fq", "ra", "marks", "axis", "unattacked")},
             "data": m.data,
         }

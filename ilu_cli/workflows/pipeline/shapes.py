@@ -40,13 +40,17 @@ class Choice(TypedDict):
 
 
 class TableRow(TypedDict):
-    """An attack on a method, of the attacker's best choice."""
+    """An attack on a method, of the attacker's best choice; `tried` counts the choices or trials of a seed.
+
+    Of a searched attack the best is that of each seed, on the half of the questions that the search sees.
+    """
 
     method: str
     env: str | None
     attack: str
     choice: Row
     choices: list[Choice]
+    tried: int
     seeds: list[int]
     once: bool
     before: Spread | None
@@ -64,14 +68,26 @@ class TableRow(TypedDict):
     recipe_sha256: list[str]
 
 
+class Bounded(TypedDict):
+    """The worst case of the attacks that cost utility at most `loss` (None: any), on questions that did not choose it.
+
+    `worst` is None where no attack costs so little.
+    """
+
+    loss: float | None
+    worst: Spread | None
+
+
 class MethodRow(TypedDict):
     """A method under all its attacks."""
 
     method: str
     attacks: int
+    tried: int
     ra: Spread | None
     worst: Worst
     worst_elsewhere: Spread | None
+    bounded: list[Bounded]
     lowest: float
     utility: dict[str, Kept]
 

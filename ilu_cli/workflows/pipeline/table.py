@@ -4,61 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
 from ilu_cli.care import Warned, once
 from ilu_cli.care.kept import kept
-from ilu_cli.metrics.crossed import single, summarised
-from ilu_cli.metrics.figure import strict
 from ilu_cli.runs.files import write_json
 from ilu_cli.runs.results import Row, summaries_of
 from ilu_cli.runs.store import open_run
-from ilu_cli.workflows.pipeline.figures import Figures, Measure, figures, known_of, mean
+from ilu_cli.workflows.pipeline.figures import Figures, Measure, figures, interval, known_of, mean
 from ilu_cli.workflows.pipeline.graph import Graph, Node
-from ilu_cli.workflows.pipeline.shapes import Choice, Kept, MethodRow, Missed, Results, Spread, TableRow
-from ilu_cli.workflows.pipeline.worst import answered, elsewhere
+from ilu_cli.workflows.pipeline.search import outcome
+from ilu_cli.workflows.pipeline.shapes import Bounded, Choice, Kept, MethodRow, Missed, Results, Spread, TableRow
+from ilu_cli.workflows.pipeline.worst import answered, elsewhere, points_of
 
 T = TypeVar("T")
-
-
-def interval(
-    values: Sequence[float], errors: Sequence[float | None] = (), rows: Sequence[np.ndarray | None] = (),
-    *, share: bool = True,
-) -> Spread | None:  # fmt: skip
-    """Mean of one value per seed with its 95 % interval over seeds and questions; `how` says of what it is made.
-
-    With the `rows` of every seed, [Q] each, from the mean squares of both (`ilu_cli.metrics.crossed`). Without, from
-    the spread of the seeds and their `errors` over the questions, which counts twice what seed and question do together
-    and is a little wide. `error` is that over the questions of one seed. A share's interval is kept within [0, 1]. None
-    without values.
-    """
-    if not values:
-        return None
-    if infinite := sum(map(math.isinf, values)):
-        how = f"none: infinite for {infinite} of {len(values)} seeds"
-        return {"mean": None, "low": None, "high": None, "values": strict(list(values)), "error": None, "how": how}
-    n, known = len(values), known_of(errors)
-    error = math.sqrt(sum(e**2 for e in known) / len(known)) if known else None
-    given, over = [r for r in rows if r is not None], [f"{n} seeds"] * (n > 1)
-    if len(given) == n and len({len(r) for r in given}) == 1 and len(given[0]) > 1:
-        found = single(np.stack(given), share=share)
-        how = f"t over {' and '.join([*over, f'{len(given[0])} questions'])}"
-    else:
-        found = summarised(values, error, share=share)
-        how = f"t over {' and '.join(over + ['the questions'] * (error is not None))}"
-        how = how if n > 1 else "normal over the questions" if error is not None else "none: one seed"
-    return {
-        "mean": sum(values) / n,
-        "low": found.low,
-        "high": found.high,
-        "values": list(values),
-        "error": error,
-        "how": how,
-    }
+LOSSES = (0.01, 0.05, 0.10)  # of utility, at which the worst case is told
 
 
 def rows(graph: Graph) -> list[TableRow]:
@@ -74,11 +35,22 @@ def rows(graph: Graph) -> list[TableRow]:
             by_choice.setdefault(json.dumps(node.tags["choice"]), []).append(node)
     found = []
     for (method, attack), by_choice in groups.items():
-        done = {choice: {n.tags["seed"]: n for n in nodes if n.status == "done"} for choice, nodes in by_choice.items()}
-        seeds = sorted(set.intersection(*(set(nodes) for nodes in done.values())))
+        done, seeds = _done(by_choice)
         if seeds:
             found.append(_row(graph, method, attack, done, seeds))
     return found
+
+
+def _done(by_choice: dict[str, list[Node]]) -> tuple[dict[str, dict[int, Node]], list[int]]:
+    """What is done of each choice, by seed, and the seeds that all choices have.
+
+    Of a search the trials that failed, or that not all seeds have, are left out.
+    """
+    done = {choice: {n.tags["seed"]: n for n in nodes if n.status == "done"} for choice, nodes in by_choice.items()}
+    if any(n.tags.get("searched") for nodes in by_choice.values() for n in nodes):
+        begun = set[int]().union(*done.values())
+        done = {choice: nodes for choice, nodes in done.items() if nodes and begun <= nodes.keys()}
+    return done, sorted(set.intersection(*(set(nodes) for nodes in done.values()))) if done else []
 
 
 def _row(graph: Graph, method: str, attack: str, done: dict[str, dict[int, Node]], seeds: list[int]) -> TableRow:
@@ -86,16 +58,16 @@ def _row(graph: Graph, method: str, attack: str, done: dict[str, dict[int, Node]
     seeds = seeds[:1] if once else seeds  # one model and nothing random: every seed is the same run
     measured = {c: [figures(nodes[s], answered(graph, nodes[s])) for s in seeds] for c, nodes in done.items()}
     choices = _choices(measured)
-    best = min(zip(measured, choices), key=lambda c: _last(c[1]["ra"]))[0]
-    nodes, found = [done[best][s] for s in seeds], measured[best]
+    nodes, found = _picked(done, measured, _best(graph, done, choices, seeds), seeds)
     lowest = _lowest(measured)
     models = [graph.nodes[n.needs[0]].result or {} for n in nodes]
     return {
         "method": method,
         "env": nodes[0].tags["env"],
         "attack": attack,
-        "choice": json.loads(best),
+        "choice": _chosen(nodes),
         "choices": choices,
+        "tried": len(done),
         "seeds": seeds,
         "once": once,
         "before": _over(_of_distinct(found, models), "before"),
@@ -112,6 +84,37 @@ def _row(graph: Graph, method: str, attack: str, done: dict[str, dict[int, Node]
         "runs": [n.run for n in nodes],
         "recipe_sha256": [n.recipe_sha256 for n in nodes],
     }
+
+
+def _best(graph: Graph, done: dict[str, dict[int, Node]], choices: list[Choice], seeds: list[int]) -> list[str]:
+    """The attacker's choice for each seed: one for all by the mean RA, or of a search each seed's best trial."""
+    if "chosen" in next(iter(done.values()))[seeds[0]].tags:
+        return [min(done, key=lambda c: _worth(graph, done[c][s])) for s in seeds]
+    return [min(zip(done, choices), key=lambda c: _last(c[1]["ra"]))[0]] * len(seeds)
+
+
+def _picked(
+    done: dict[str, dict[int, Node]], measured: dict[str, list[Figures]], best: list[str], seeds: list[int]
+) -> tuple[list[Node], list[Figures]]:
+    """The nodes of the attacker's choices, and what they come to, by seed."""
+    return [done[c][s] for c, s in zip(best, seeds)], [measured[c][i] for i, c in enumerate(best)]
+
+
+def _chosen(nodes: list[Node]) -> Row:
+    """What `best_of` set, or the keys of a search's best trial; of several seeds, which have one each, none."""
+    tags = nodes[0].tags
+    if "chosen" not in tags:
+        return dict(tags["choice"])
+    return dict(tags["chosen"]) if len(nodes) == 1 else {}
+
+
+def _worth(graph: Graph, node: Node) -> tuple[bool, float]:
+    """What a trial is worth to the attacker, the lowest first: within the bound, and low on the half it sees."""
+    points = points_of(graph, node, graph.bound.benchmark if graph.bound else None)
+    if not points:
+        return True, math.inf
+    value, over = outcome(points, graph.bound)
+    return over > 0, value
 
 
 def _choices(measured: dict[str, list[Figures]]) -> list[Choice]:
@@ -142,9 +145,17 @@ def _over(found: list[Figures], name: Measure) -> Spread | None:
     return interval(*(zip(*there) if there else ([],)))
 
 
-def _elsewhere(graph: Graph, method: str, seeds: list[dict[str, int]]) -> Spread | None:
+def _bounded(graph: Graph, method: str, seeds: list[dict[str, int]]) -> list[Bounded]:
+    """The worst case at several losses of utility, and without a bound; nothing where the recipe has no bound."""
+    if graph.bound is None:
+        return []
+    steps = [*sorted({*LOSSES, graph.bound.loss}), None]
+    return [{"loss": loss, "worst": _elsewhere(graph, method, seeds, loss)} for loss in steps]
+
+
+def _elsewhere(graph: Graph, method: str, seeds: list[dict[str, int]], most: float | None = None) -> Spread | None:
     """The worst case as chosen on other questions than those it is reported on; None if the rows are gone."""
-    found = elsewhere(graph, method, seeds)
+    found = elsewhere(graph, method, seeds, most)
     return interval([float(v.mean()) for v in found], rows=found) if found else None
 
 
@@ -189,9 +200,11 @@ def _summary(method: str, mine: list[TableRow], graph: Graph | None) -> MethodRo
     return {
         "method": method,
         "attacks": len(mine),
+        "tried": sum(row["tried"] for row in mine),
         "ra": interval(ra, [mean([_spread(row["ra"])["error"] for row in mine])]),
         "worst": {"attack": worst["attack"], **_spread(worst["worst"])},
         "worst_elsewhere": _elsewhere(graph, method, asked) if graph else None,
+        "bounded": _bounded(graph, method, asked) if graph else [],
         "lowest": min(row["lowest"] for row in mine if row["lowest"] is not None),
         "utility": mine[0]["utility"],
     }

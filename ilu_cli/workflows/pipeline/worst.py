@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 
-from ilu_cli.metrics.chosen import chosen_elsewhere
-from ilu_cli.report.answers import ByStrength, answers, attacked
+from ilu_cli.metrics.chosen import chosen_elsewhere, chosen_on_the_first
+from ilu_cli.report.answers import ByStrength, answers
 from ilu_cli.runs.results import AttackResult
+from ilu_cli.workflows.pipeline.cost import KeptAt, losses
 from ilu_cli.workflows.pipeline.graph import Graph, Node
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A point of an attack after it began: FQ of each question [Q], and what it cost the attacker, if that is known."""
+
+    strength: float
+    values: np.ndarray
+    loss: float | None
+
+    def costs(self, most: float | None) -> bool:
+        """Whether it costs so much at most, and is known to; None: any cost will do."""
+        return most is None or (self.loss is not None and self.loss <= most)
 
 
 def result_of(node: Node) -> AttackResult:
@@ -20,21 +37,59 @@ def answered(graph: Graph, node: Node) -> ByStrength | None:
     return answers(graph.store.root / (node.result or {}).get("subject", "") / "eval", result_of(node))
 
 
-def tried(graph: Graph, method: str, attacks: dict[str, int]) -> np.ndarray | None:
-    """[k, Q]: every point of every choice of the attacks, given with the seed of each; None unless all have rows."""
-    found: list[np.ndarray] = []
+def points_of(graph: Graph, node: Node, benchmark: str | None) -> list[Tried]:
+    """The points of a finished attack, with what each cost by a benchmark of utility; none if its rows are gone.
+
+    An attack that cannot change what else the model knows costs nothing.
+    """
+    known, result = answered(graph, node), result_of(node)
+    if known is None:
+        return []
+    strengths = [s for s in known if s != result.unattacked]
+    kept: dict[str, KeptAt] = (node.result or {}).get("kept", {})
+    lost = losses(kept[benchmark], result.unattacked, strengths) if benchmark in kept else [0.0] * len(strengths)
+    return [Tried(s, known[s], loss if benchmark else None) for s, loss in zip(strengths, lost)]
+
+
+def tried(graph: Graph, method: str, attacks: dict[str, int], most: float | None = None) -> list[np.ndarray] | None:
+    """FQ by question [Q] at every point of every choice and trial of the attacks, given with the seed of each.
+
+    None if a choice is not done or has no rows. Of a search what is done counts. Attacks that ask a part of the
+    questions (`rtt`) have fewer.
+
+    Args:
+        most: leave out points that cost more than that, or of which it is not known, by the graph's bound.
+    """
+    bench = graph.bound.benchmark if graph.bound else None
+    found = [points_of(graph, n, bench) if n.status == "done" else [] for n in _nodes(graph, method, attacks)]
+    if not all(found):
+        return None
+    return [p.values for points in found for p in points if p.costs(most)] or None
+
+
+def _nodes(graph: Graph, method: str, attacks: dict[str, int]) -> Iterator[Node]:
+    """The attacks of a method, each with its seed; of a search what is done."""
     for node in graph:
-        tags = node.tags
-        if node.command != "attack" or tags["method"] != method or attacks.get(tags["attack"]) != tags["seed"]:
-            continue
-        known = answered(graph, node) if node.status == "done" else None
-        if known is None:
+        if node.command == "attack" and node.tags["method"] == method:
+            wanted = attacks.get(node.tags["attack"]) == node.tags["seed"]
+            if wanted and (node.status == "done" or not node.tags.get("searched")):
+                yield node
+
+
+def elsewhere(
+    graph: Graph, method: str, seeds: list[dict[str, int]], most: float | None = None
+) -> list[np.ndarray] | None:
+    """The worst case of each seed by question, on others than chose it; see `ilu_cli.metrics.chosen` and `tried`.
+
+    Each half chooses for the other, unless a search has seen the first, or attacks ask different questions: then what
+    is lowest on the first half of its questions counts by the other.
+    """
+    known = [tried(graph, method, attacks, most) for attacks in seeds]
+    led = any(n.tags.get("searched") and n.tags["attack"] in seeds[0] for n in graph if n.command == "attack")
+    found = []
+    for values in known:
+        if values is None:
             return None
-        found += attacked(known, result_of(node))
-    return np.stack(found) if found and len({len(v) for v in found}) == 1 else None
-
-
-def elsewhere(graph: Graph, method: str, seeds: list[dict[str, int]]) -> list[np.ndarray] | None:
-    """The worst case of each seed, [Q] each; see `ilu_cli.metrics.chosen` and `tried`."""
-    known = [tried(graph, method, attacks) for attacks in seeds]
-    return [chosen_elsewhere(k) for k in known if k is not None] if all(k is not None for k in known) else None
+        alike = len({len(v) for v in values}) == 1
+        found.append(chosen_elsewhere(np.stack(values)) if alike and not led else chosen_on_the_first(values))
+    return found

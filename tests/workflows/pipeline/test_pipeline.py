@@ -21,7 +21,7 @@ from conftest import Ilu, present
 from ilu_cli.recipe.expand import load_pipeline, load_suite
 from ilu_cli.recipe.load import digest, shipped
 from ilu_cli.runs.results import Number
-from ilu_cli.workflows.pipeline.table import interval
+from ilu_cli.workflows.pipeline.figures import interval
 from ilu_cli.workflows.pipeline.worker import nearest
 
 pytestmark = pytest.mark.slow

@@ -16,9 +16,10 @@ from ilu_cli.report.numbers import Z
 from ilu_cli.runs.results import Point, Summary
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows.attack.protocol import result_of
+from ilu_cli.workflows.pipeline.figures import interval
 from ilu_cli.workflows.pipeline.graph import Graph, Node
 from ilu_cli.workflows.pipeline.shapes import Spread, TableRow
-from ilu_cli.workflows.pipeline.table import collect, interval, rows, summaries
+from ilu_cli.workflows.pipeline.table import collect, rows, summaries
 
 
 def model(key: str, method: str, weights: str) -> Node:

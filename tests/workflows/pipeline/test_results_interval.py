@@ -13,11 +13,12 @@ from conftest import present
 from scipy import stats
 from test_results import attack, grid, model, table
 
+from ilu_cli.metrics.chosen import first_half, other_half
 from ilu_cli.runs.store import Store
-from ilu_cli.workflows.pipeline.figures import figures
+from ilu_cli.workflows.pipeline.figures import figures, interval
 from ilu_cli.workflows.pipeline.graph import Graph
 from ilu_cli.workflows.pipeline.shapes import TableRow
-from ilu_cli.workflows.pipeline.table import collect, interval, save, summaries, utility
+from ilu_cli.workflows.pipeline.table import collect, save, summaries, utility
 from ilu_cli.workflows.pipeline.worst import elsewhere, tried
 
 
@@ -99,19 +100,23 @@ def test_an_attack_that_still_runs_has_no_worst_case(tmp_path: Path) -> None:
     assert [len(v) for v in present(elsewhere(graph, "RMU", asked))] == [8, 8]
     next(n for n in graph if n.command == "attack").status = "running"
     assert tried(graph, "RMU", asked[0]) is None
-    assert present(tried(graph, "RMU", asked[1])).shape == (2, 8)
+    assert [len(v) for v in present(tried(graph, "RMU", asked[1]))] == [8, 8]
     assert elsewhere(graph, "RMU", asked) is None
 
 
-def test_attacks_that_asked_different_numbers_of_questions_have_no_common_worst(tmp_path: Path) -> None:
+def test_attacks_that_asked_different_questions_are_chosen_by_half_of_their_own(tmp_path: Path) -> None:
     one = grid(tmp_path / "one", attacks=1, seeds=1, questions=8, rng=np.random.default_rng(0))
     two = grid(tmp_path, attacks=2, seeds=1, questions=6, rng=np.random.default_rng(0))
     (tmp_path / "one" / "run-0-0").rename(tmp_path / "other")
     first, second = (next(n for n in g if n.command == "attack") for g in (one, two))
     present(second.result).update({**present(first.result), "subject": "other"})
-    assert present(tried(two, "RMU", {"attack 0": 0})).shape == (2, 8)
-    assert present(tried(two, "RMU", {"attack 1": 0})).shape == (2, 6)
-    assert tried(two, "RMU", {"attack 0": 0, "attack 1": 0}) is None
+    assert [len(v) for v in present(tried(two, "RMU", {"attack 0": 0}))] == [8, 8]
+    assert [len(v) for v in present(tried(two, "RMU", {"attack 1": 0}))] == [6, 6]
+    both = {"attack 0": 0, "attack 1": 0}
+    assert [len(v) for v in present(tried(two, "RMU", both))] == [8, 8, 6, 6]
+    (found,) = present(elsewhere(two, "RMU", [both]))
+    lowest = min(present(tried(two, "RMU", both)), key=lambda v: v[first_half(len(v))].mean())
+    assert found.mean() == lowest[other_half(len(lowest))].mean()
     assert tried(two, "RMU", {}) is None
 
 

@@ -1,0 +1,38 @@
+"""What an attack costs the attacker: the utility that it loses on the way."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from ilu_cli.runs.results import Kind, Point
+
+
+class KeptAt(TypedDict):
+    """A benchmark of utility at the points of an attack where it was measured: strength and value, in their order."""
+
+    kind: Kind
+    at: list[tuple[float, float]]
+
+
+def kept_at(points: tuple[Point, ...]) -> dict[str, KeptAt]:
+    """What utility is at the points of an attack, by benchmark."""
+    found: dict[str, KeptAt] = {}
+    for point in points:
+        for name, summary in point.eval.items():
+            if summary.role != "forget":
+                found.setdefault(name, KeptAt(kind=summary.kind, at=[]))["at"].append((point.strength, summary.value))
+    return found
+
+
+def losses(kept: KeptAt, unattacked: float | None, strengths: list[float]) -> list[float | None]:
+    """What utility has lost at each strength since before the attack: see `ilu_cli.recipe.search.BoundSpec`.
+
+    A point where it was not measured has lost what the last one has.
+    """
+    known = dict(kept["at"])
+    before = known.get(unattacked) if unattacked is not None else None
+    if before is None or not known:
+        return [None] * len(strengths)
+    last = kept["at"][-1][1]
+    after = [known.get(s, last) for s in strengths]
+    return [before - v if kept["kind"] == "share" else v / before - 1 for v in after]

@@ -1,0 +1,147 @@
+"""A searching attacker: each trial is an ordinary node, whose keys Optuna chooses after what the ones before brought.
+
+Nothing of a search is kept but its runs. A later process asks the sampler again, trial by trial: it is seeded by the
+trial's number and told what the trials before it came to, so it chooses the same keys, and finds the run by its hash.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ilu_cli.errors import UnavailableError
+from ilu_cli.metrics.chosen import first_half
+from ilu_cli.recipe.search import BoundSpec, Chosen, RangeSpec, SearchSpec
+from ilu_cli.workflows.pipeline.graph import Graph, Node
+from ilu_cli.workflows.pipeline.worst import Tried, points_of
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
+
+STARTUP = 8  # trials at random before the model of TPE is used
+
+
+@dataclass
+class TrialSearch:
+    """One attack on one model under one seed, searched.
+
+    `make` gives the node of a trial from its number and keys.
+    """
+
+    spec: SearchSpec
+    seed: int
+    parent: str
+    make: Callable[[int, Chosen], Node]
+    bound: BoundSpec | None = None
+    asked: list[tuple[optuna.Trial, str]] = field(default_factory=list)
+    study: optuna.Study | None = None
+
+    @property
+    def left(self) -> int:
+        return self.spec.trials - len(self.asked)
+
+    def reset(self) -> None:
+        """Begin anew: the state on disk is read again."""
+        self.study, self.asked = None, []
+
+    def grow(self, graph: Graph) -> None:
+        """Tell the sampler what is done, and put the next trial into the graph. One trial is under way at a time."""
+        if graph.nodes[self.parent].status != "done":
+            return
+        self.study = self.study or _new_study()
+        while True:
+            if self.asked:
+                trial, key = self.asked[-1]
+                if not self._tell(trial, graph, graph.nodes[key]):
+                    return
+            if len(self.study.trials) == self.spec.trials:
+                return
+            self._ask(graph, len(self.study.trials))
+
+    def _ask(self, graph: Graph, number: int) -> None:
+        assert self.study is not None
+        self.study.sampler = self._sampler(number)
+        trial = self.study.ask(_distributions(self.spec))
+        node = self.make(number, {k: _value(self.spec.over[k], v) for k, v in trial.params.items()})
+        self.asked.append((trial, node.key))
+        if node.key not in graph.nodes:
+            graph.nodes[node.key] = node
+            graph.settle(node)
+
+    def _tell(self, trial: optuna.Trial, graph: Graph, node: Node) -> bool:
+        """Whether the last trial has an outcome, which the sampler then knows."""
+        import optuna
+
+        assert self.study is not None
+        if self.study.trials[trial.number].state.is_finished():
+            return True
+        if node.status in ("failed", "blocked"):
+            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        elif node.status == "done":
+            value, over = outcome(points_of(graph, node, self.bound.benchmark if self.bound else None), self.bound)
+            if self.bound:
+                trial.set_constraint("loss", over)
+            self.study.tell(trial, value)
+        return node.status in ("failed", "blocked", "done")
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        from optuna.exceptions import ExperimentalWarning
+        from optuna.samplers import RandomSampler, TPESampler
+
+        seed = hash((self.spec.seed, self.seed, number)) % 2**32
+        if self.spec.sampler == "random":
+            return RandomSampler(seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return TPESampler(seed=seed, n_startup_trials=STARTUP, multivariate=True)
+
+
+def _new_study() -> optuna.Study:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna.create_study(direction="minimize")
+
+
+def check_installed() -> None:
+    """Raise UnavailableError unless Optuna is there."""
+    if importlib.util.find_spec("optuna") is None:
+        raise UnavailableError("a search needs optuna", hint="pip install 'ilu[search]'")
+
+
+def _distributions(spec: SearchSpec) -> dict[str, BaseDistribution]:
+    """What Optuna draws for each key; of a list the place of a choice, which may be anything."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    found: dict[str, BaseDistribution] = {}
+    for key, given in spec.over.items():
+        if isinstance(given, list):
+            found[key] = CategoricalDistribution(range(len(given)))
+        else:
+            kind: Any = IntDistribution if given.whole else FloatDistribution
+            found[key] = kind(given.low, given.high, log=given.log)
+    return found
+
+
+def _value(given: RangeSpec | list[Any], drawn: Any) -> Any:
+    """The key's value; of continuous ones four digits, which a recipe shows."""
+    if isinstance(given, list):
+        return given[drawn]
+    return drawn if given.whole else min(max(float(f"{drawn:.4g}"), given.low), given.high)
+
+
+def outcome(points: list[Tried], bound: BoundSpec | None) -> tuple[float, float]:
+    """What a trial is worth to the attacker: its lowest FQ on the first half of the questions, and by how much the
+    cheapest of its points is beyond the bound (not above 0: it counts).
+
+    The lowest of the points within the bound; if none is within, of all.
+    """
+    costs = {id(p): (p.loss or 0.0) - bound.loss if bound else -math.inf for p in points}
+    within = [p for p in points if costs[id(p)] <= 0] or points
+    value = min(float(p.values[first_half(len(p.values))].mean()) for p in within)
+    return value, max(min(costs.values()), -1e9)
