@@ -1,10 +1,17 @@
 """The `ilu` executable, `python -m ilu_cli`, and so `accelerate launch -m ilu_cli`."""
 
+import os
+
 from ilu_cli import stopping
 
 
 def main() -> None:
-    """Run the command line; a signal while it is being imported ends the process with a message."""
+    """Run the command line; a signal while it is being imported ends the process with a message.
+
+    Threads that wait for each other sleep: where others work too, they would spin for a core that the one they wait for
+    needs (docs/bench/busy.py). OpenMP reads this when torch is loaded; what the environment says goes before.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         stopping.install()
         from ilu_cli.cli.app import main as run

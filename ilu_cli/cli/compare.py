@@ -32,7 +32,7 @@ class Compare(TyperCommand):
         return super().parse_args(ctx, found)
 
 
-@shares("data_root", "plugin", "trust_remote_code", "trust_code", "set_", "as_json", "strict")
+@shares("data_root", "plugin", "trust_remote_code", "trust_code", "threads", "set_", "as_json", "strict")
 def compare(
     runs: Annotated[
         list[str], typer.Argument(metavar="RUN…", help="Runs (id, prefix, path).", autocompletion=complete.runs)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ilu_cli.workflows.needs.find import Need
 
 
-@shares("data_root", "plugin", "trust_remote_code", "trust_code", "set_", "as_json")
+@shares("data_root", "plugin", "trust_remote_code", "trust_code", "threads", "set_", "as_json")
 def doctor(
     recipe: Annotated[
         str,

@@ -48,7 +48,18 @@ RetainOption = Annotated[
 AloneOption = Annotated[bool, typer.Option("--alone", help="Only this model, not what it came from.")]
 
 
-@shares("data_root", "plugin", "trust_remote_code", "trust_code", "recipe", "set_", "dry_run", "as_json", "strict")
+@shares(
+    "data_root",
+    "plugin",
+    "trust_remote_code",
+    "trust_code",
+    "threads",
+    "recipe",
+    "set_",
+    "dry_run",
+    "as_json",
+    "strict",
+)
 def evaluate(
     run: RunArgument = None,
     bench: BenchOption = None,

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from ilu_cli.cli import console
-from ilu_cli.cli.options import JsonOption, PluginOption
+from ilu_cli.cli.around import PluginOption
+from ilu_cli.cli.options import JsonOption
 
 
 def list_(

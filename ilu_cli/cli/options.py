@@ -12,6 +12,14 @@ import typer
 
 from ilu_cli import trust
 from ilu_cli.cli import complete
+from ilu_cli.cli.around import (
+    ALLOWED,
+    DataRootOption,
+    PluginOption,
+    ThreadsOption,
+    TrustCodeOption,
+    TrustRemoteOption,
+)
 from ilu_cli.errors import RunFailed, UsageError
 
 if TYPE_CHECKING:
@@ -58,92 +66,6 @@ StrictOption = Annotated[
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an unfinished run (default: the latest).")]
 
 
-def _use_data_root(ctx: typer.Context, folder: Path | None) -> Path | None:
-    """Put the data root where everything finds it, ILU_DATA, for as long as this command runs."""
-    import os
-
-    from ilu_cli.data.root import checked_root
-
-    before = os.environ.get("ILU_DATA")
-
-    def restore() -> None:
-        os.environ.pop("ILU_DATA", None)
-        os.environ |= {} if before is None else {"ILU_DATA": before}
-
-    if folder is not None:
-        root = checked_root(folder, make=ctx.info_name == "fetch")
-        ctx.call_on_close(restore)
-        os.environ["ILU_DATA"] = str(root)
-    return folder
-
-
-DataRootOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-root", envvar="ILU_DATA", metavar="DIR", callback=_use_data_root, is_eager=True, show_default=False,
-        help="A folder that mirrors datasets and models; what it holds is taken from it.",
-    ),
-]  # fmt: skip
-
-
-def _load_plugins(paths: list[Path] | None) -> list[Path] | None:
-    from ilu_cli.registry import load_plugin
-
-    trust.RAN.clear()
-    for path in paths or []:
-        load_plugin(path)
-    return paths
-
-
-PluginOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--plugin", envvar="ILU_PLUGINS", metavar="FILE.py", callback=_load_plugins, is_eager=True,
-        help="Import a file that defines methods, tasks, attacks. Repeatable.",
-    ),
-]  # fmt: skip
-
-
-def _said(ctx: typer.Context, name: str, value: str | None) -> None:
-    """Put what was said where everything finds it, for as long as this command runs; else nothing is said."""
-    import os
-
-    ctx.call_on_close(lambda: os.environ.pop(name, None))
-    os.environ.pop(name, None)
-    os.environ |= {name: value} if value else {}
-
-
-ALLOWED = ("--data-root", "--plugin", "--trust-remote-code", "--trust-code")  # whose data and code, not what is done
-
-
-def _trust_remote(ctx: typer.Context, given: bool) -> bool:
-    _said(ctx, trust.REMOTE, "1" if given else None)
-    return given
-
-
-def _trust_code(ctx: typer.Context, files: list[Path] | None) -> list[Path] | None:
-    import os
-
-    if lost := next((f for f in files or [] if not f.is_file()), None):
-        raise UsageError(f"--trust-code {lost}: there is no such file")
-    _said(ctx, trust.FILES, os.pathsep.join(str(f.absolute()) for f in files or []))
-    return files
-
-
-TrustRemoteOption = Annotated[
-    bool,
-    typer.Option(
-        "--trust-remote-code", callback=_trust_remote, is_eager=True,
-        help="Run Python code that a model brings along. For this command only; recorded.",
-    ),
-]  # fmt: skip
-TrustCodeOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--trust-code", metavar="FILE", callback=_trust_code, is_eager=True,
-        help="Take this task file though it runs code. For this command only; recorded. Repeatable.",
-    ),
-]  # fmt: skip
 Flags = dict[str, "tuple[Key, Any]"]
 
 
@@ -203,6 +125,7 @@ SHARED: dict[str, tuple[Any, Any]] = {
     "plugin": (PluginOption, None),
     "trust_remote_code": (TrustRemoteOption, False),
     "trust_code": (TrustCodeOption, None),
+    "threads": (ThreadsOption, None),
     "recipe": (RecipeOption, None),
     "set_": (SetOption, None),
     "out": (OutOption, None),

@@ -11,7 +11,7 @@ from ilu_cli.cli.suite import JobsOption, MarkdownOption, SeedsOption, show
 from ilu_cli.errors import UsageError
 
 
-@shares("data_root", "plugin", "trust_remote_code", "trust_code", "set_", "dry_run", "as_json", "strict")
+@shares("data_root", "plugin", "trust_remote_code", "trust_code", "threads", "set_", "dry_run", "as_json", "strict")
 def pipeline(
     recipe: RecipeArgument,
     seeds: SeedsOption = None,

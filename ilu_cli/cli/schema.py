@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ilu_cli.cli import console
-from ilu_cli.cli.options import PluginOption
+from ilu_cli.cli.around import PluginOption
 
 
 def schema(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ilu_cli.cli import console, table, warned
-from ilu_cli.cli.options import ALLOWED, Given
+from ilu_cli.cli.around import ALLOWED
+from ilu_cli.cli.options import Given
 from ilu_cli.errors import UsageError
 
 if TYPE_CHECKING:

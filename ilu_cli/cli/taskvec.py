@@ -43,7 +43,18 @@ CompleteOption = Annotated[
 LayersOption = Annotated[bool, typer.Option("--layers", help="Show also the layers that unlearning left alone.")]
 
 
-@shares("data_root", "plugin", "trust_remote_code", "trust_code", "recipe", "set_", "dry_run", "as_json", "strict")
+@shares(
+    "data_root",
+    "plugin",
+    "trust_remote_code",
+    "trust_code",
+    "threads",
+    "recipe",
+    "set_",
+    "dry_run",
+    "as_json",
+    "strict",
+)
 def taskvec(
     runs: RunsArgument = None,
     include: IncludeOption = None,

@@ -1,0 +1,45 @@
+"""How many threads a command takes, and how they wait."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Ilu
+
+from ilu_cli.errors import UsageError
+
+
+def test_threads_are_those_that_were_asked_for_and_for_this_command_only(
+    ilu: Ilu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, str | None]] = []
+
+    def look(*_: Any, **__: Any) -> None:
+        seen.append((torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")))
+        raise UsageError("seen")
+
+    monkeypatch.setattr("ilu_cli.workflows.unlearn.plan", look)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    before = torch.get_num_threads()
+    for given in (["--threads", 3], []):
+        assert ilu("unlearn", "--method", "rmu", *given).code == 2
+    assert seen == [(3, "3"), (before, "2")]
+    assert torch.get_num_threads() == before
+    assert ilu("unlearn", "--threads", 0).code == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU OpenMP tells its settings")
+def test_threads_sleep_while_they_wait_unless_the_environment_says_otherwise(tiny: Path) -> None:
+    args = [sys.executable, "-m", "ilu_cli", "eval", str(tiny), "--bench", "capitals", "--limit", "1"]
+    for asked, found in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "ACTIVE")):
+        done = subprocess.run(
+            args, env={**os.environ, "OMP_DISPLAY_ENV": "true", **asked}, text=True, capture_output=True
+        )
+        assert f"OMP_WAIT_POLICY = '{found}'" in done.stderr, done.stderr
