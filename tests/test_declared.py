@@ -55,6 +55,7 @@ DEFENCES: dict[str, Any] = {
             "rank": 8,
             "shot": "data",
             "every": None,
+            "rows": None,
         },
     ),
     "sam": ({}, {"rho": 0.01}),

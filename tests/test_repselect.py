@@ -231,3 +231,16 @@ def test_it_runs_within_a_budget_and_says_so(ilu: Ilu, tiny: Path) -> None:
     budget = json.loads(done.out)["result"]["budget"]
     assert 0 < budget["kl"] <= budget["limit"] == 0.001
     assert "the budget was not reached" in done.err if budget["beyond"] is None else budget["beyond"] > 0.001
+
+
+def test_rows_bound_the_pass_of_attacker_and_shot() -> None:
+    data = stream(items_of([5, 8, 6, 7, 5]), batch=2)
+    assert [passes(data), passes(data, 3), passes(data, 100)] == [3, 2, 3]
+    term = Term("forget", data, lambda v: -v.nll, "token", defended=True)
+    found = []
+    for rows in (None, 4, 6):
+        t = trainer(tiny_model(), [term], [])
+        t.defences = [RepSelect(k=0.3, rows=rows)]
+        found.append(gradient(t))
+    assert not torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])

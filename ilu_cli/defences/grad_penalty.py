@@ -36,7 +36,7 @@ class GradPenalty(Defence):
 
         def plain() -> Vector:
             grads.accumulate(forget, precision="fp32")
-            return grads.whole()[0]
+            return grads.whole()
 
         value = compute()
         with grads.aside():

@@ -47,7 +47,8 @@ class RepSelect(Defence):
 
     The attacker is a LoRA of rank `rank` on the same matrices, α = r and drawn as by peft, stepped by SGD at
     `attacker_lr` through the forget data once; 0: no attacker. Its gradient follows from that of the matrix it is added
-    to, at W + B·A: ∂B = G·Aᵀ, ∂A = Bᵀ·G, so that no adapter is built.
+    to, at W + B·A: ∂B = G·Aᵀ, ∂A = Bᵀ·G, so that no adapter is built. A shot costs a pass for the attacker and one for
+    G before its first step; with `rows` the passes are over so many rows of the forget data, null: all.
 
     `shot`: G is of all `data`, once, or again after `every` steps with a fresh attacker; or of each `step`'s batch,
     without an attacker, as a filter. `directions` may be those of the `retain` gradient at the same place.
@@ -65,20 +66,20 @@ class RepSelect(Defence):
     def __init__(
         self, *, k: Share = 0.33, collapse: Collapse = "soft", sides: Sides = "both",
         directions: Literal["forget", "retain"] = "forget", attacker_lr: NonNegativeFloat = 0.05, rank: PositiveInt = 8,
-        shot: Literal["data", "step"] = "data", every: PositiveInt | None = None,
+        shot: Literal["data", "step"] = "data", every: PositiveInt | None = None, rows: PositiveInt | None = None,
     ) -> None:  # fmt: skip
         self.k, self.collapse, self.sides, self.directions = k, collapse, sides, directions
-        self.attacker_lr, self.rank, self.shot, self.every = attacker_lr, rank, shot, every
+        self.attacker_lr, self.rank, self.shot, self.every, self.rows = attacker_lr, rank, shot, every, rows
         self.log, self.filtered = {}, list[Any]()
 
     def steps(self, stream: TrainStream) -> int:
-        return passes(stream) if self.shot == "data" else 0
+        return passes(stream, self.rows) if self.shot == "data" else 0
 
     def gradient(self, grads: Gradients, forget: Term, retain: Term | None, compute: Callable[[], Tensor]) -> Tensor:
         if self.shot == "step":
             with grads.aside():
                 value = compute()
-                whole, _ = grads.whole()
+                whole = grads.whole()
                 other = self._of_retain(grads, retain, grads.step)
                 grads.add(self._filter(grads, whole, other))
             return value
@@ -89,7 +90,7 @@ class RepSelect(Defence):
 
     def _shoot(self, grads: Gradients, forget: Term, retain: Term | None) -> Vector:
         with grads.aside(), grads.shifted(self._attacker(grads, forget)):
-            whole = mean_gradient(grads, forget)
+            whole = mean_gradient(grads, forget, self.rows)
             other = self._of_retain(grads, retain, None)
         return self._filter(grads, whole, other)
 
@@ -104,22 +105,24 @@ class RepSelect(Defence):
         if not self.attacker_lr:
             return delta
         generator = torch.Generator().manual_seed(seed_of(grads.seed, "repselect", grads.step))
-        where, pairs = located(grads), []
+        where, params, pairs = located(grads), grads.params, []
         for i, m in where:
-            (rows, columns), like = m.of(delta[i]).shape, delta[i]
-            a = torch.empty(self.rank, columns).uniform_(-1, 1, generator=generator) / math.sqrt(columns)
-            pairs.append((torch.zeros(rows, self.rank).to(like), a.to(like)))
+            base = m.of(params[i].detach().clone())
+            a = torch.empty(self.rank, base.shape[1]).uniform_(-1, 1, generator=generator) / math.sqrt(base.shape[1])
+            pairs.append((base, base.new_zeros(len(base), self.rank), a.to(base)))
         nll, seen = Term("attacker", forget.stream, lambda v: v.nll, "token"), []
-        for step in range(passes(forget.stream)):
-            with grads.aside(), grads.shifted(delta):
+        with grads.aside(), grads.shifted(delta):
+            for step in range(passes(forget.stream, self.rows)):
                 seen.append(float(grads.backend.sum(grads.accumulate(nll, step=step))))
-                whole, _ = grads.whole()
-            for (i, m), (b, a) in zip(where, pairs):
-                g = m.of(whole[i])
-                down, up = g @ a.T, b.T @ g
-                b.sub_(down, alpha=self.attacker_lr)
-                a.sub_(up, alpha=self.attacker_lr)
-                m.of(delta[i]).copy_(b @ a)
+                whole = grads.whole()
+                for (i, m), (base, b, a) in zip(where, pairs):
+                    g = m.of(whole[i])
+                    down, up = g @ a.T, b.T @ g
+                    b.sub_(down, alpha=self.attacker_lr)
+                    a.sub_(up, alpha=self.attacker_lr)
+                    m.of(params[i].detach()).copy_(torch.addmm(base, b, a))
+        for (i, m), (_, b, a) in zip(where, pairs):
+            m.of(delta[i]).copy_(b @ a)
         self.log = {"attacker nll at first": seen[0], "attacker nll at last": seen[-1]}
         return delta
 
@@ -142,9 +145,9 @@ class RepSelect(Defence):
             return None
         nll = Term("retain", retain.stream, lambda v: v.nll, "token")
         if step is None:
-            return mean_gradient(grads, nll)
+            return mean_gradient(grads, nll, self.rows)
         grads.accumulate(nll, step=step)
-        return grads.whole()[0]
+        return grads.whole()
 
     def state(self) -> dict[str, Any]:
         return {"filtered": self.filtered}
@@ -199,18 +202,18 @@ def leading(g: Tensor, share: float, name: str) -> tuple[Tensor, Tensor, Tensor]
     return u[:, :rank], s[:rank], v[:, :rank]
 
 
-def passes(stream: TrainStream) -> int:
-    """Steps in which every row of a stream is seen at least once."""
-    longest = max(len(c.items) for c in stream.corpora)
-    return math.ceil(longest * len(stream.corpora) / stream.batch)
+def passes(stream: TrainStream, rows: int | None = None) -> int:
+    """Steps in which every row of a stream is seen at least once, or `rows` of them are."""
+    every = max(len(c.items) for c in stream.corpora) * len(stream.corpora)
+    return math.ceil(min(every, rows or every) / stream.batch)
 
 
-def mean_gradient(grads: Gradients, term: Term) -> Vector:
-    """The gradient of a term over all of its data: the mean of the steps' of one pass, the same on all processes."""
-    steps = passes(term.stream)
+def mean_gradient(grads: Gradients, term: Term, rows: int | None = None) -> Vector:
+    """The gradient of a term over its data: the mean of the steps' of one pass, the same on all processes."""
+    steps = passes(term.stream, rows)
     for step in range(steps):
         grads.accumulate(term, step=step)
-    return [g.div_(steps) for g in grads.whole()[0]]
+    return [g.div_(steps) for g in grads.whole()]
 
 
 def located(grads: Gradients) -> list[tuple[int, Matrix]]:

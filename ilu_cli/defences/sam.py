@@ -26,9 +26,11 @@ class SAM(Defence):
         self.rho, self.log = rho, {}
 
     def gradient(self, grads: Gradients, forget: Term, retain: Term | None, compute: Callable[[], Tensor]) -> Tensor:
+        from ilu_cli.engine.gradients import norm
+
         with grads.aside():
             value = compute()
-            ascent, norm = grads.whole()
-            with grads.shifted(ascent, self.rho / norm if norm else 0.0):
+            ascent = grads.whole()
+            with grads.shifted(ascent, self.rho / (norm(ascent) or 1.0)):
                 compute()
         return value

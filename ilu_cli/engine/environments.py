@@ -98,7 +98,7 @@ class Environments:
         g = self.grads
         with g.aside():
             share = g.accumulate(Term(s.name, s, lambda v: v.nll, "token"), precision="fp32")
-            found, _ = g.whole()
+            found = g.whole()
         return float(g.backend.sum(share)), found
 
     def _exact_product(self, i: int, v: Vector) -> Vector | None:
@@ -114,7 +114,7 @@ class Environments:
                         add_product(plain_nll(view) / divisor, g.params, v)
             except NotTwice:
                 failed += 1
-            found, _ = g.whole()
+            found = g.whole()
         return found if float(g.backend.sum(failed)) == 0 else None
 
     def _difference(self, i: int, v: Vector) -> Vector:

@@ -110,11 +110,10 @@ class Gradients:
             g = g if factor == 1.0 else g.mul_(factor)
             p.grad = g if p.grad is None else p.grad.add_(g)
 
-    def whole(self) -> tuple[Vector, float]:
-        """Move the gradient out of the parameters, summed over all processes; and its norm."""
+    def whole(self) -> Vector:
+        """Move the gradient out of the parameters, summed over all processes."""
         self.sum()
-        found = [torch.zeros_like(p) if g is None else g for p, g in zip(self.params, self.take())]
-        return found, math.sqrt(dot(found, found))
+        return [torch.zeros_like(p) if g is None else g for p, g in zip(self.params, self.take())]
 
     def add(self, gradient: Vector, factor: float = 1.0) -> None:
         """Add `factor` · gradient, which is already that of the whole step: the end of the step sums over processes."""
@@ -143,6 +142,11 @@ class Gradients:
             with torch.no_grad():
                 for p, old in zip(params, saved):
                     p.copy_(old)
+
+
+def norm(a: Vector) -> float:
+    """Length, summed in float64."""
+    return math.sqrt(dot(a, a))
 
 
 def dot(a: Vector, b: Vector) -> float:
