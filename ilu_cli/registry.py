@@ -220,7 +220,7 @@ objective = Registry("objective", "ilu_cli.objectives", Objective)
 retain_term = Registry("retain term", "ilu_cli.retain", Loss, f"name weight dual data batch {ROWS}")
 regularizer = Registry(
     "regularizer", "ilu_cli.regularizers", Regularizer,
-    f"name env weight env_weights batch schedule until initial {ROWS}",
+    f"name env weight env_weights batch schedule until initial every {ROWS}",
 )  # fmt: skip
 defence = Registry("defence", "ilu_cli.defences", Declaration)
 attack = Registry("attack", "ilu_cli.attacks", Attack)

@@ -45,10 +45,11 @@ def unmoved(what: str, steps: StepRows, term: str = "loss") -> Warned | None:
 
 
 def zeros(what: str, steps: StepRows) -> Iterator[Warned]:
-    """Losses of exactly 0 at every step, and gradients at half of them."""
+    """Losses of exactly 0 at every step that has them, and gradients at half of all steps."""
     for term in dict.fromkeys(k for s in steps for k in s if k not in TOLD and "[" not in k):
-        if len(steps) >= LEAST and all(s.get(term) == 0 for s in steps):
-            yield Warned("zero-loss", f"Loss of zero: `{term}` of {what} is exactly 0 at all {len(steps)} steps.")
+        values = [s[term] for s in steps if term in s]  # a lazy penalty is not in every row
+        if len(values) >= LEAST and not any(values):
+            yield Warned("zero-loss", f"Loss of zero: `{term}` of {what} is exactly 0 at all {len(values)} steps.")
     none = sum(s.get("grad_norm") == 0 for s in steps)
     if none and 2 * none >= len(steps):
         text = f"Gradient of zero: at {none} of {len(steps)} steps of {what} the gradient is exactly 0."

@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Penalty:
-    """A regulariser over its environments, with λ as a function of the step (counted from 0)."""
+    """A regulariser over its environments, with λ as a function of the step (counted from 0).
+
+    It is taken at each `every`-th step, with `every` times its λ: lazy regularisation (StyleGAN2, arXiv 1912.04958,
+    appendix B). Summed over `every` steps of gradient descent that is the same pull. Under AdamW it is not: the second
+    moment sees the larger steps too. The paper changes Adam's rates for that; here they stay, as most of the gradient
+    is of other terms.
+    """
 
     name: str
     environments: list[TrainStream]
@@ -36,6 +42,11 @@ class Penalty:
     weight: Callable[[int], float] = lambda step: 1.0
     env_weights: Sequence[float] | None = None
     reset_at: int | None = None
+    every: int = 1
+
+    def due(self, step: int) -> bool:
+        """Whether it is taken at this step."""
+        return step % self.every == 0
 
 
 @dataclass
@@ -105,11 +116,11 @@ class Trainer:
                     return
                 losses |= self.budget.log
             losses |= self._move_weights(losses)
+            streams = [t.stream for t in self.terms] + [e for p in self._due() for e in p.environments]
+            tokens = sum(len(s.item(k).ids) for s in streams for k in s.keys(self.step))
             self.step += 1
             for defence in self.defences:
                 defence.after_step(self.grads)
-            streams = [t.stream for t in self.terms] + [e for p in self.penalties for e in p.environments]
-            tokens = sum(len(s.item(k).ids) for s in streams for k in s.keys(self.step - 1))
             lr = self.optimizer.param_groups[0]["lr"]
             yield StepLog(self.step, self.spec.steps, losses, lr, grad_norm, tokens, time.perf_counter() - began)
 
@@ -117,17 +128,21 @@ class Trainer:
         """Compute the gradient of this step's whole loss into the parameters, summed over all processes.
 
         Returns:
-            The value of each term and penalty, and the statistic of each environment.
+            The value of each term and each penalty that is due, and the statistic of its environments.
         """
         self.optimizer.zero_grad(set_to_none=True)
         penalties: dict[str, float] = {}
-        for penalty in self.penalties:  # first, while there is no other gradient to set aside
+        for penalty in self._due():  # first, while there is no other gradient to set aside
             penalties |= self._penalty(penalty)
         sums = {t.name: self._term(t) for t in self.terms}
         shares = torch.stack([*sums.values(), torch.zeros((), dtype=torch.float64)])
         self.grads.sum()
         logs = [d.log for d in self.defences] + [penalties]
         return dict(zip(sums, self.backend.sum(shares).tolist())) | {k: v for log in logs for k, v in log.items()}
+
+    def _due(self) -> list[Penalty]:
+        """The penalties of the step at hand."""
+        return [p for p in self.penalties if p.due(self.step)]
 
     def _term(self, term: Term) -> Tensor:
         def compute() -> Tensor:
@@ -141,7 +156,7 @@ class Trainer:
     def _penalty(self, penalty: Penalty) -> dict[str, float]:
         """Add the gradient of λ · penalty; return its value without λ, and each environment's statistic."""
         weights = torch.tensor(penalty.env_weights or [1.0] * len(penalty.environments), dtype=torch.float64)
-        envs = Environments(self.grads, penalty.environments, weights, penalty.weight(self.step))
+        envs = Environments(self.grads, penalty.environments, weights, penalty.every * penalty.weight(self.step))
         value = penalty.function(envs)
         return {penalty.name: value, **envs.log}
 

@@ -136,6 +136,7 @@ class RetainSpec(Component, Stream):
 class RegularizerSpec(Component, Form):
     """A regulariser over one or more environments."""
 
+    later = ("every",)
     env: DataRefs
     weight: NonNegativeFloat = Field(1.0, description="λ")
     env_weights: list[NonNegativeFloat] | None = Field(None, description="a_i, one per environment; null: all 1")
@@ -146,6 +147,7 @@ class RegularizerSpec(Component, Form):
     )
     until: NonNegativeInt = Field(0, description="the step at which a rising or jumping λ reaches `weight`")
     initial: NonNegativeFloat = Field(0.0, description="λ at the start of a rising or jumping schedule")
+    every: PositiveInt = Field(1, description="the penalty at each k-th step only, beginning with the first, with k·λ")
 
     def weight_at(self, step: int) -> float:
         """λ at a step, counted from 0."""
@@ -165,6 +167,8 @@ class RegularizerSpec(Component, Form):
             yield (*key, "env_weights"), f"needs one weight for each of the {n} environments, and one above 0"
         if (self.schedule == "constant") != (self.until == 0):
             yield (*key, "until"), "a schedule other than constant needs it, and a constant one has none"
+        if self.every > recipe.train.steps:
+            yield (*key, "every"), f"a run of {recipe.train.steps} steps has no step {self.every}"
         if self.schedule == "constant" and self.initial:
             yield (*key, "initial"), "a constant schedule has no initial weight"
 

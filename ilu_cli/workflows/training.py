@@ -64,6 +64,7 @@ def build_trainer(recipe: UnlearnRecipe, streams: Streams, model: Any) -> Traine
             reg.weight_at,
             reg.env_weights,
             reg.until if reg.schedule == "step" else None,
+            reg.every,
         )
         for reg, envs in zip(recipe.regularizers, streams.environments)
     ]

@@ -49,6 +49,9 @@ def test_zeros() -> None:
     assert told([r | {"grad_norm": 0.0} for r in sound[:2]] + sound[2:]) == ["zero-gradient"]
     assert told([r | {"grad_norm": 0.0} for r in sound[:1]] + sound[1:]) == []
     assert told([]) == []
+    lazy = [r | ({"irm": 0.0} if r["step"] % 2 == 0 else {}) for r in sound]
+    assert told(lazy) == ["zero-loss"]
+    assert told([r | ({"irm": 0.1} if "irm" in r else {}) for r in lazy]) == []
 
 
 def test_no_weight_that_changed() -> None:

@@ -174,6 +174,30 @@ def test_a_penalty_knows_the_step_and_counts_its_environments_alike_unless_told(
     assert seen == [(1.0, [1.0, 1.0]), (0.0, [0.5, 2.0]), (1.0, [1.0, 1.0]), (10.0, [0.5, 2.0])]
 
 
+def test_a_lazy_penalty_is_taken_each_kth_step_with_k_times_its_weight(float64: None) -> None:
+    """By hand: with plain descent, θ moves by −lr·(∇f + c·λ·∇e), c = 3, 0, 0, 3 at the steps 0 to 3."""
+    rows = stream(items_of([3, 4, 7, 2]), batch=2, name="env")
+    keys: dict[str, Any] = {"steps": 4, "lr": 1e-2, "optimizer": "sgd", "max_grad_norm": None}
+    lazy = trainer(tiny_model(), [term()], [Penalty("env", [rows], mean_nll, lambda step: 0.5, every=3)], **keys)
+    logs = []
+    for log in lazy.run():
+        logs.append(log)
+        hand = trainer(tiny_model(), [], [], **keys)
+        theta = hand.params
+        for step in range(log.step):
+            hand.step = step
+            for each, weight in ((term().stream, 1.0), (rows, (1.5, 0.0, 0.0, 1.5)[step])):
+                hand.grads.accumulate(Term("x", each, lambda view: view.nll, "token", weight))
+            with torch.no_grad():
+                for p in theta.values():
+                    p.sub_(1e-2 * p.grad if p.grad is not None else 0)
+                    p.grad = None
+        torch.testing.assert_close(flat(lazy), flat(hand))
+    assert ["env" in log.losses for log in logs] == [True, False, False, True]
+    alone = sum(LENGTHS)
+    assert [log.tokens > alone for log in logs] == [True, False, False, True]
+
+
 def test_every_term_and_penalty_is_in_the_log_in_float64() -> None:
     """A share of 1e-9 beside one of 1 is not lost."""
     environment = [stream(items_of([4, 5]), name="a")]

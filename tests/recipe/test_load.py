@@ -112,6 +112,17 @@ def test_a_key_that_came_later_changes_no_hash_where_it_is_not_used(tmp_path: Pa
     assert plain == "88c8eeaefa4ac4acdc6e4de395543282215d8fbd7d5596a49223b4f60e4fe7c6"
     for key in ("train.optimizer=sgd", "train.budget={kl: 0.1}", "retain.dual={limit: 1.0}"):
         assert digest(load(UnlearnRecipe, written(tmp_path, text), {}, [key])) != plain
+    text += "regularizers: [{name: irm, env: [gsm8k]}]\n"
+    found = {k: digest(load(UnlearnRecipe, written(tmp_path, text), {}, [f"regularizers.0.every={k}"])) for k in (1, 2)}
+    assert digest(load(UnlearnRecipe, written(tmp_path, text), {}, [])) == found[1] != found[2]
+
+
+def test_a_penalty_is_due_within_the_run(tmp_path: Path) -> None:
+    text = "command: unlearn\nforget: {data: capitals}\nobjective: {name: npo}\ntrain: {steps: 3}\n"
+    text += "regularizers: [{name: irm, env: [gsm8k]}]\n"
+    load(UnlearnRecipe, written(tmp_path, text), {}, ["regularizers.0.every=3"])
+    with pytest.raises(RecipeError, match=r"a run of 3 steps has no step 4"):
+        load(UnlearnRecipe, written(tmp_path, text), {}, ["regularizers.0.every=4"])
 
 
 def test_numbers_in_scientific_notation_are_numbers() -> None:
