@@ -39,6 +39,7 @@ class Benchmark:
     kinds: Mapping[str, Kind] = {}  # of those
     keys: Mapping[str, Any] = {}  # its own keys that a recipe gives; its __init__ takes them
     by_content: tuple[str, ...] = ()  # of those: what they point at is in its `fingerprint`, so that their text is not
+    asks: tuple[str, ...] = ()  # forget data that it asks for; none: those of its own name
     retains: bool = False  # it asks also, by its design, what retain data teach
 
     def __init_subclass__(cls) -> None:

@@ -32,6 +32,7 @@ def _define(corpus: str) -> None:
         role = "forget"
         metric = "verbmem"
         retains = True
+        asks = tuple(f"muse-{corpus}-{part}" for part in ("raw", "train", "scal", "sust"))
         kind = "ratio"
         reads = tuple(
             (f"muse-{corpus}-{part}", split)

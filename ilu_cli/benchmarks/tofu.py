@@ -41,6 +41,7 @@ def _define(name: str, forget: str) -> None:
         )  # fmt: skip
         by_content = ("retain_run",)
         retains = True
+        asks = (f"tofu-{forget}",)
         reads = tuple((f"tofu-{d}_perturbed", "train") for d in (forget, *KEPT.values()))
 
         def __init__(self, *, retain_run: RetainRun = None) -> None:

@@ -15,6 +15,7 @@ def _define(subject: str, title: str) -> None:
         chance = 0.25
         others = ("fq",)
         kinds = {"fq": "share"}
+        asks = (f"wmdp-{subject}-forget",)
         reads = ((f"wmdp-{subject}", "test"),)
 
         def items(self) -> list[Row]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ilu_cli.cli import complete, console, suite, warned
-from ilu_cli.cli.options import SHARED, Given, Sets, shares, unfinished
+from ilu_cli.cli.options import SHARED, Given, Sets, shares
+from ilu_cli.cli.resumed import unfinished
 from ilu_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def attack(
 
     if not reference and subject.run is not None:
         _check_alone(resolved)
-    plan = workflow.plan(resolved, subject)
+    plan = workflow.plan(resolved, subject, recorded=old is not None)
     if given.dry_run:
         return console.show_plan(plan, given.as_json)
     lines, done = _resume(plan, store, old) if old else _all(plan, store, reference, given.out)
@@ -113,7 +114,7 @@ def _resume(plan: AttackPlan, store: Store, old: Run) -> tuple[dict[str, Run], R
     wanted, done = old.manifest.wanted, workflow.run(plan, store, reporter(), plan.subject, None, old)
     if not wanted:
         return {}, done
-    plan = workflow.plan(plan.asked, from_record(wanted, old))
+    plan = workflow.plan(plan.asked, from_record(wanted, old), recorded=True)
     return _all(plan, store, True, Path(wanted["out"]) if wanted["out"] else None)
 
 
@@ -157,7 +158,7 @@ def _asked(run: str | None, kind: str | None, store: Store, given: Given) -> tup
 
     if kind is not None:
         registry.attack[kind]
-    resolved = load(AttackRecipe, find(given.recipe or DEFAULT_RECIPE), given.flags, given.sets)
+    resolved = given.sourced(load(AttackRecipe, find(given.recipe or DEFAULT_RECIPE), given.flags, given.sets))
     if run is None:
         unlearned = store.latest(lambda r: r.complete and r.manifest.command == "unlearn", "finished unlearning run")
         return resolved, of_run(unlearned), None

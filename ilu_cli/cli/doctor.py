@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ilu_cli.workflows.needs.find import Need
 
 
-@shares("data_root", "plugin", "trust_remote_code", "trust_code", "threads", "set_", "as_json")
+@shares("source", "data_root", "plugin", "trust_remote_code", "trust_code", "threads", "set_", "as_json")
 def doctor(
     recipe: Annotated[
         str,
@@ -45,7 +45,7 @@ def doctor(
             raise UsageError(f"--set changes a recipe, and {recipe} is a model")
         _check_model(subject, given.as_json)
         return
-    resolved = read_recipe(recipe, given.sets)
+    resolved = given.sourced(read_recipe(recipe, given.sets))
     online = not why_silent()
     needs = needs_of(resolved, online)
     costs, absent = price(resolved, needs), [n for n in needs if n.state in ABSENT]

@@ -81,14 +81,18 @@ def evaluate(
     from ilu_cli.runs.store import Store
 
     resolved = load(EvalRecipe, find(given.recipe) if given.recipe else None, given.flags, given.sets)
-    spec, store = resolved.eval, Store()
+    store = Store()
     subject = (
         find_subject(run, store)
         if run is not None
         else of_run(store.latest(lambda r: r.has_model, "finished run with a checkpoint"))
     )
+    from ilu_cli.workflows.attack.seen import unlearning_recipes
     from ilu_cli.workflows.gates import check_possible
+    from ilu_cli.workflows.settle import fitting, forgotten_by
 
+    spec = fitting(resolved.eval, forgotten_by(unlearning_recipes(subject)))
+    resolved = resolved.model_copy(update={"eval": spec})
     check_possible(spec, subject, alone)
     if given.dry_run:
         from ilu_cli.workflows.evaluate import plan

@@ -6,7 +6,7 @@ from ilu_cli.cli import console
 from ilu_cli.cli.options import Given, RecipeArgument, shares
 
 
-@shares("data_root", "plugin", "trust_remote_code", "trust_code", "set_", "as_json")
+@shares("source", "data_root", "plugin", "trust_remote_code", "trust_code", "set_", "as_json")
 def fetch(recipe: RecipeArgument, *, given: Given) -> None:
     """Download all that a recipe needs into the data root.
 
@@ -20,7 +20,7 @@ def fetch(recipe: RecipeArgument, *, given: Given) -> None:
     folder = root()
     if folder is None:
         raise UsageError("there is no folder to download into", hint="name one with --data-root, or set ILU_DATA")
-    resolved = read_recipe(recipe, given.sets)
+    resolved = given.sourced(read_recipe(recipe, given.sets))
     failed = workflow.fetch(needs_of(resolved, online=False), folder, lambda text: console.err().print(text))
     if failed:
         lines = "\n".join(f"  {need.hub or need.name}: {reason}" for need, reason in failed)

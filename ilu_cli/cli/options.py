@@ -6,11 +6,10 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from ilu_cli import trust
 from ilu_cli.cli import complete
 from ilu_cli.cli.around import (
     ALLOWED,
@@ -23,9 +22,10 @@ from ilu_cli.cli.around import (
 from ilu_cli.errors import RunFailed, UsageError
 
 if TYPE_CHECKING:
+    from ilu_cli.recipe.grid import AnyRecipe
     from ilu_cli.recipe.source import Key
-    from ilu_cli.runs.store import Run, Store
 
+R = TypeVar("R", bound="AnyRecipe")
 RecipeOption = Annotated[
     str | None,
     typer.Option(
@@ -95,6 +95,13 @@ class Given:
     resume: bool = False
     strict: bool = False
     plugins: list[Path] = field(default_factory=list)
+    source: Literal["builtin", "hub"] | None = None
+
+    def sourced(self, recipe: R) -> R:
+        """The recipe with the `--source` that was given."""
+        from ilu_cli.recipe.sourced import sourced
+
+        return sourced(recipe, self.source) if self.source else recipe
 
     def besides(self, *allowed: str) -> list[str]:
         """The options that were given and are none of these."""
@@ -118,7 +125,16 @@ TrackOption = Annotated[
     ),
     Sets(("track",)),
 ]
+SourceOption = Annotated[
+    Literal["builtin", "hub"] | None,
+    typer.Option(
+        "--source", show_default=False,
+        help="Where tasks that name no source come from: their built-in stand-ins (as with the built-in model), or the "
+        "data root and the hub (as with any other).",
+    ),
+]  # fmt: skip
 SHARED: dict[str, tuple[Any, Any]] = {
+    "source": (SourceOption, None),
     "seed": (SeedOption, None),
     "track": (TrackOption, None),
     "data_root": (DataRootOption, None),
@@ -189,33 +205,5 @@ def _given(context: typer.Context, keys: dict[str, Sets], values: dict[str, Any]
         values.get("resume", False),
         values.get("strict", False),
         values.get("plugin") or [],
+        values.get("source"),
     )
-
-
-def _begun(run: Run) -> bool:
-    return run.status in ("stopped", "failed") and (run.path / "recipe.yaml").is_file()
-
-
-def unfinished(store: Store, command: str, text: str | None) -> Run:
-    """The run that `--resume` continues: the one named, or the latest that is not finished.
-
-    Raises:
-        UsageError: if the named run is finished or of another command.
-        UnavailableError: if there is none.
-    """
-    from ilu_cli.runs.lock import refuse_held
-
-    if text is None:
-        what = f"unfinished {command} run that no process works in"
-        found = store.latest(lambda r: r.manifest.command == command and _begun(r), what)
-    else:
-        found = store.get(text)
-        refuse_held(found.path, f"run {found.id}")
-    if found.manifest.command != command:
-        raise UsageError(f"{found.id} is a run of `ilu {found.manifest.command}`")
-    if found.complete:
-        raise UsageError(f"{found.id} is finished; there is nothing to resume")
-    if not (found.path / "recipe.yaml").is_file():
-        raise UsageError(f"{found.id} stopped before it began", hint="start it again without --resume")
-    trust.check_same(found.manifest.trust, f"run {found.id}")
-    return found

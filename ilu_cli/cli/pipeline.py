@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import typer
@@ -11,7 +12,18 @@ from ilu_cli.cli.suite import JobsOption, MarkdownOption, SeedsOption, show
 from ilu_cli.errors import UsageError
 
 
-@shares("data_root", "plugin", "trust_remote_code", "trust_code", "threads", "set_", "dry_run", "as_json", "strict")
+@shares(
+    "source",
+    "data_root",
+    "plugin",
+    "trust_remote_code",
+    "trust_code",
+    "threads",
+    "set_",
+    "dry_run",
+    "as_json",
+    "strict",
+)
 def pipeline(
     recipe: RecipeArgument,
     seeds: SeedsOption = None,
@@ -41,6 +53,8 @@ def pipeline(
 
     flags: Flags = {"--seeds": (("seeds",), list(range(seeds)))} if seeds else {}
     loaded = load_pipeline(recipe, given.sets, flags)
+    loaded.methods = [replace(m, recipe=given.sourced(m.recipe)) for m in loaded.methods]
+    loaded.variants = [v.sourced(given.source) if given.source else v for v in loaded.variants]
 
     from ilu_cli.workflows.pipeline.build import graph_of
     from ilu_cli.workflows.pipeline.launchers import Launch

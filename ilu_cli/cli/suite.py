@@ -41,7 +41,7 @@ MarkdownOption = Annotated[
 OPTIONS = ("--suite", "--seeds", "--jobs", "--markdown")
 
 
-KEPT = (*ALLOWED, "--dry-run", "--json", "--strict")
+KEPT = (*ALLOWED, "--source", "--dry-run", "--json", "--strict")
 
 
 def asked_for(suite: str | None, given: Given) -> str | None:
@@ -69,6 +69,7 @@ def attack(run: str | None, name: str, seeds: int, jobs: int | None, given: Give
     from ilu_cli.workflows.pipeline.launchers import Launch
 
     recipe, variants = load_suite(name)
+    variants = [v.sourced(given.source) if given.source else v for v in variants]
     store = Store()
     if run is None:
         newest = store.latest(lambda r: r.complete and r.manifest.command == "unlearn", "finished unlearning run")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ilu_cli.cli import complete, console, warned
-from ilu_cli.cli.options import SHARED, Flags, Given, Sets, shares, unfinished
+from ilu_cli.cli.options import SHARED, Flags, Given, Sets, shares
+from ilu_cli.cli.resumed import unfinished
 from ilu_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -106,14 +107,14 @@ def unlearn(
     else:
         path = _recipe_path(given.recipe, method)
         flags = given.flags | _irm_flags(path, irm_env, irm_variant, irm_weight, irm_batch) | _lora_flags(lora)
-        resolved = load(UnlearnRecipe, path, flags, given.sets)
+        resolved = given.sourced(load(UnlearnRecipe, path, flags, given.sets))
 
     from ilu_cli.care.kept import kept
     from ilu_cli.cli.progress import reporter
     from ilu_cli.engine.accel import backend
     from ilu_cli.workflows import unlearn as workflow
 
-    plan = workflow.plan(resolved, store)
+    plan = workflow.plan(resolved, store, recorded=old is not None)
     if given.dry_run:
         return console.show_plan(plan, given.as_json)
     done = workflow.run(plan, store, reporter(), given.out, old)

@@ -216,7 +216,7 @@ def _from_hub(origin: Origin) -> Iterator[Fields]:
     except Exception as error:  # datasets, the hub client and httpx each raise their own
         first = (str(error).splitlines() or [""])[0]
         hint = origin.task.gated or "check the network and access rights"
-        builtin = "; `source: builtin` is the built-in stand-in" if origin.task.has_builtin() else ""
+        builtin = "; `--source builtin` takes the built-in stand-in" if origin.task.has_builtin() else ""
         raise UnavailableError(
             f"the dataset {origin.hub!r} ({origin.config or 'default'}, {origin.split}) cannot be had from the hub: "
             f"{type(error).__name__}: {first}",

@@ -199,6 +199,18 @@ def never_of(subject: Subject) -> Subject | None:
     return from_record(record, subject.run) if record and subject.run else None
 
 
+def is_builtin(subject: Subject) -> bool:
+    """Whether a model is a built-in one, or descends from one.
+
+    Raises:
+        UnavailableError: if what it descends from is gone or was changed.
+    """
+    if subject.run is None:
+        return is_builtin(subject.base) if subject.base else subject.kind == "builtin"
+    base = subject.run.manifest.base
+    return base["kind"] == "builtin" or (base["kind"] == "run" and is_builtin(from_record(base, subject.run)))
+
+
 def parent_of(subject: Subject) -> Subject | None:
     """The model that `subject` was made from; None for an original."""
     return from_record(subject.run.manifest.parents[0], subject.run) if subject.run else None

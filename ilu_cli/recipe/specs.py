@@ -36,8 +36,8 @@ LayerOrAuto = Annotated[NonNegativeInt | Literal["auto"], Field(union_mode="left
 class DataRef(Spec):
     """A dataset: a task by name, a file or folder, or a dataset of the hub with `text`, or `prompt` and `response`.
 
-    `auto` takes a task from the data root if it is there, else its built-in stand-in, else from the hub. `hub` takes a
-    mirror under the data root, else the hub, and never a stand-in.
+    `hub` takes a mirror under the data root, else the hub, and never a stand-in. `auto` is that for every model but the
+    built-in one and its descendants: with those a task that is not in the data root is its built-in stand-in.
     """
 
     name: str

@@ -20,7 +20,9 @@ from ilu_cli.models.subject import of_run
 from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.runs.results import AttackResult, Row, own_rows, read_rows, rows_file
 from ilu_cli.runs.store import Run
+from ilu_cli.workflows.attack.seen import unlearning_recipes
 from ilu_cli.workflows.evaluate import Evaluation, results_folder
+from ilu_cli.workflows.settle import fitting, forgotten_by
 from ilu_cli.workflows.warned import unmatched
 
 
@@ -130,7 +132,8 @@ def run(recipe: EvalRecipe, arms: list[Arm], margin: float, reporter: Reporter) 
     Args:
         margin: how far utility may differ and still count as the same, in the metric's unit or relative.
     """
-    evaluation = Evaluation(recipe.eval, reporter)
+    forgotten = [d for arm in arms for r in arm.runs for d in forgotten_by(unlearning_recipes(of_run(r)))]
+    evaluation = Evaluation(fitting(recipe.eval, forgotten), reporter)
     measured = [_measure(evaluation, arm) for arm in arms]
     comparisons: list[Comparison] = []
     for arm, numbers in zip(arms[1:], measured[1:]):

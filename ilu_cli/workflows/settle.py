@@ -1,17 +1,27 @@
-"""What a recipe leaves to the model, filled in: the layer that is read, the weights that are trained."""
+"""What a recipe leaves to the model, filled in: the layer that is read, the weights that are trained, where tasks come
+from, and what is asked by default.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
+from ilu_cli import registry
 from ilu_cli.errors import UsageError
 from ilu_cli.models.choose import layer_for, params_for
-from ilu_cli.models.subject import Subject
-from ilu_cli.recipe.schema import UnlearnRecipe
+from ilu_cli.models.subject import Subject, is_builtin
+from ilu_cli.recipe.evaluation import EvalSpec
+from ilu_cli.recipe.schema import Recipe, UnlearnRecipe
 from ilu_cli.recipe.source import dotted
+from ilu_cli.recipe.sourced import sourced
 from ilu_cli.recipe.specs import AUTO, AUTO_PARAMS
 from ilu_cli.runs.results import Row
+from ilu_cli.workflows.attack.seen import Written
 from ilu_cli.workflows.training import layers_of
+
+R = TypeVar("R", bound=Recipe)
+E = TypeVar("E", bound=EvalSpec)
 
 
 def is_open(recipe: UnlearnRecipe) -> bool:
@@ -61,7 +71,40 @@ def told(found: Row) -> str:
 
 
 def settled_for(recipe: UnlearnRecipe, subject: Subject) -> UnlearnRecipe:
-    """`settled`, for a model on disk."""
+    """All of a recipe that this model is to decide, for a model on disk."""
     from ilu_cli.models.load import checked_model
 
+    recipe = followed(recipe, subject)
     return settled(recipe, checked_model(subject)) if is_open(recipe) else recipe
+
+
+def followed(recipe: R, subject: Subject) -> R:
+    """The recipe with its tasks from where they belong to the model.
+
+    With a built-in model, and all that descends from it, a task is its built-in stand-in; with any other the published
+    dataset, from the data root or the hub. What names its source keeps it.
+    """
+    return recipe if is_builtin(subject) else sourced(recipe, "hub")
+
+
+def fitting(spec: E, forgotten: Sequence[Row]) -> E:
+    """What is asked where nobody said what: of the default benchmarks those of utility, and all that ask for what the
+    model was to forget. Without forget data, and where benchmarks are given, the spec as it is.
+
+    Args:
+        spec: whose benchmarks may be given.
+        forgotten: the forget data of the model's lineage, as recipes name them.
+    """
+    names = {d["name"] for d in forgotten}
+    if not names or "benchmarks" in spec.model_fields_set:
+        return spec
+    known = {n: registry.benchmark[n].obj for n in registry.benchmark}
+    asking = [n for n, b in known.items() if b.role == "forget" and names & {*(b.asks or (n,))}]
+    kept = [n for n in spec.named if known[n].role != "forget" and n not in names]
+    found = [*asking, *kept]
+    return spec if found == spec.named else spec.model_copy(update={"benchmarks": found})
+
+
+def forgotten_by(recipes: Sequence[Written]) -> list[Row]:
+    """The forget data of unlearning recipes, as they are written."""
+    return [d for recipe in recipes for d in recipe["forget"]["data"]]

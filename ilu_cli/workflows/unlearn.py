@@ -52,7 +52,7 @@ from ilu_cli.workflows.plan import (
     peak_memory,
     state_bytes,
 )
-from ilu_cli.workflows.settle import chosen, settled, told
+from ilu_cli.workflows.settle import chosen, followed, settled, told
 from ilu_cli.workflows.training import Streams, build_trainer, defences_of, layers_of
 
 
@@ -75,11 +75,12 @@ class UnlearnPlan(RunPlan):
         return [*found[:-1], f"chosen      {told(self.chosen)}", found[-1]] if self.chosen else found
 
 
-def plan(recipe: UnlearnRecipe, store: Store, parent: Subject | None = None) -> UnlearnPlan:
+def plan(recipe: UnlearnRecipe, store: Store, parent: Subject | None = None, *, recorded: bool = False) -> UnlearnPlan:
     """Find model and data, encode them, and count what training will take.
 
     Args:
         parent: the model, where it is known already; else `model.ref` names it.
+        recorded: the recipe is one that a run wrote down: its tasks come from where they came then.
 
     Raises:
         UnavailableError: if the model or a dataset is not to be had.
@@ -87,7 +88,8 @@ def plan(recipe: UnlearnRecipe, store: Store, parent: Subject | None = None) -> 
     """
     backend().check_trackers(recipe.track)
     parent = parent or find_subject(recipe.model.ref, store, recipe.model.revision)
-    asked, tokenizer, model = recipe, load_tokenizer(parent.folder), checked_model(parent)
+    asked = recipe if recorded else followed(recipe, parent)
+    tokenizer, model = load_tokenizer(parent.folder), checked_model(parent)
     recipe = settled(asked, model)
     planned = Streams.of(recipe, tokenizer)
     content = content_of(planned)

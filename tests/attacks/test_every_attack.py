@@ -16,7 +16,18 @@ pytestmark = pytest.mark.slow
 UNLEARN = ["unlearn", "--method", "rmu", "--set", "objective.layer=1", "--steps", 2, "--set", "forget.batch=4", "--set",
            "retain.batch=4", "--set", 'train.params=["model.layers.[01].mlp.down_proj.weight"]']  # fmt: skip
 QUICK: dict[str, list[object]] = {
-    "finetune": ["--task", "sst2", "--steps", 2, "--set", "attack.batch=2", "--set", "attack.test_rows=4"],
+    "finetune": [
+        "--task",
+        "sst2",
+        "--source",
+        "builtin",
+        "--steps",
+        2,
+        "--set",
+        "attack.batch=2",
+        "--set",
+        "attack.test_rows=4",
+    ],
     "relearn": ["--set", "attack.k=4", "--set", "attack.batch=2"],
     "relearn_benign": ["--steps", 2, "--set", "attack.batch=2"],
     "fewshot": ["--set", "attack.k=[1,4]"],

@@ -45,8 +45,8 @@ KINDS = {
     "steer": ["attack.prompts=4"],
     "patch": ["attack.layers=[0,3]"],
     "multiturn": ["attack.turns=[1]"],
-    "finetune": ["attack.task=sst2", "attack.steps=2", "attack.batch=2", "attack.max_length=32", "attack.test_rows=4",
-                 "attack.precision=fp32"],
+    "finetune": ["attack.task={name: sst2, source: builtin}", "attack.steps=2", "attack.batch=2",
+                 "attack.max_length=32", "attack.test_rows=4", "attack.precision=fp32"],
 }  # fmt: skip
 
 

@@ -64,14 +64,32 @@ def test_some_facts_among_others_repair_a_damaged_norm(schooled: Any, ilu: Ilu, 
 )
 def test_what_does_not_fit_is_refused_in_the_plan(tiny: Path, ilu: Ilu, sets: list[str], message: str) -> None:
     run = ilu(*UNLEARN, "--model", tiny).out.strip()
-    args = ["--kind", "jailbreak_tune", "--dry-run", *(x for text in sets for x in ("--set", text))]
+    args = [
+        "--kind",
+        "jailbreak_tune",
+        "--source",
+        "builtin",
+        "--dry-run",
+        *(x for text in sets for x in ("--set", text)),
+    ]
     done = ilu("attack", run, *args)
     assert (done.code, message in done.err) == (2, True), done.err
 
 
 def test_it_is_priced_and_its_run_is_named_after_it(tiny: Path, ilu: Ilu) -> None:
     run = ilu(*UNLEARN, "--model", tiny).out.strip()
-    sets = ["--set", "attack.k=2", "--set", "attack.benign=6", "--set", "attack.batch=4", "--set", "eval.limit=4"]
+    sets = [
+        "--source",
+        "builtin",
+        "--set",
+        "attack.k=2",
+        "--set",
+        "attack.benign=6",
+        "--set",
+        "attack.batch=4",
+        "--set",
+        "eval.limit=4",
+    ]
     plan = json.loads(ilu("attack", run, "--kind", "jailbreak_tune", *sets, "--dry-run", "--json").out)
     assert (plan["steps"], plan["data"][0]["rows"], "unpriced" in plan) == (2, 8, False)
     done = ilu("attack", run, "--kind", "jailbreak_tune", *sets, "--no-reference", "--json")

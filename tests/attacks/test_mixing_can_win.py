@@ -115,7 +115,18 @@ def test_a_finetune_is_found_by_lineage_or_asked_for(knowing: Any, ilu: Ilu, tmp
     refused = ilu("attack", run.id, "--kind", "merge", "--dry-run")
     assert refused.code == 2
     assert "no run here has fine-tuned" in refused.err
-    train = ["--task", "sst2", "--steps", 1, "--set", "attack.batch=2", "--set", "attack.test_rows=2"]
+    train = [
+        "--task",
+        "sst2",
+        "--source",
+        "builtin",
+        "--steps",
+        1,
+        "--set",
+        "attack.batch=2",
+        "--set",
+        "attack.test_rows=2",
+    ]
     assert ilu("attack", run.id, *train, *quick).code == 0  # with its reference line
     done = ilu("attack", run.id, "--kind", "merge", *quick, "--no-reference", "--json")
     assert done.code == 0, done.err

@@ -79,11 +79,26 @@ def test_test_rows_of_an_environment_are_taken_out_too(tiny: Path, ilu: Ilu) -> 
 
 @pytest.fixture
 def unlearned(tiny: Path, ilu: Ilu) -> Path:
-    return Path(ilu(*UNLEARN, "--model", tiny, "--irm-env", "sst2", "--irm-batch", 2).out.strip())
+    return Path(
+        ilu(*UNLEARN, "--model", tiny, "--irm-env", "sst2", "--source", "builtin", "--irm-batch", 2).out.strip()
+    )
 
 
 def test_overlap_is_recorded_and_points_are_kept(unlearned: Path, ilu: Ilu) -> None:
-    done = ilu("attack", "--task", "sst2", "--steps", 4, "--set", "attack.test_rows=4", "--set", "keep=points", *SMALL)
+    done = ilu(
+        "attack",
+        "--task",
+        "sst2",
+        "--source",
+        "builtin",
+        "--steps",
+        4,
+        "--set",
+        "attack.test_rows=4",
+        "--set",
+        "keep=points",
+        *SMALL,
+    )
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert found["disjoint"]["overlap"] == 4  # two steps of two rows

@@ -19,14 +19,14 @@ from ilu_cli.workflows.taskvec.roles import find_roles
 
 pytestmark = pytest.mark.slow
 
-SST2 = ["--task", "sst2", *ATTACK[2:]]
+SST2 = ["--task", "sst2", "--source", "builtin", *ATTACK[2:]]
 
 
 @pytest.fixture
 def two(tiny: Path, ilu: Ilu) -> Any:
     """Two models attacked by one recipe; the task was an environment of the second, which is attacked on fewer rows."""
     attacked = []
-    for env in ([], ["--irm-env", "sst2", "--irm-batch", 2]):
+    for env in ([], ["--irm-env", "sst2", "--source", "builtin", "--irm-batch", 2]):
         unlearned = ilu(*rmu(tiny), *env)
         assert unlearned.code == 0, unlearned.err
         done = ilu("attack", unlearned.out.strip(), *SST2, "--json")

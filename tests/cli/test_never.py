@@ -41,12 +41,12 @@ def test_the_lineage_begins_with_the_taught_model(tiny: Path, ilu: Ilu, taught: 
     assert never is not None and never.folder == tiny
     assert [s.label for s in lineage(subject)][-2:] == [Path(taught).name, run.id]
 
-    done = ilu("attack", run.path, "--task", "sst2", *ATTACK, "--json")
+    done = ilu("attack", run.path, "--task", "sst2", "--source", "builtin", *ATTACK, "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert found["reference"]["parent"] == Path(taught).name
     assert found["never_knew"]["parent"] == str(tiny)
-    again = json.loads(ilu("attack", run.path, "--task", "sst2", *ATTACK, "--json").out)
+    again = json.loads(ilu("attack", run.path, "--task", "sst2", "--source", "builtin", *ATTACK, "--json").out)
     assert [again[k]["run"] for k in ("reference", "never_knew")] == [
         found[k]["run"] for k in ("reference", "never_knew")
     ]
@@ -55,7 +55,7 @@ def test_the_lineage_begins_with_the_taught_model(tiny: Path, ilu: Ilu, taught: 
     finetuned = find_roles(of_run(attacked), Store()).by_name["finetuned"].run
     assert present(finetuned).id == found["reference"]["run"]
 
-    shown = ilu("attack", run.path, "--task", "sst2", *ATTACK)
+    shown = ilu("attack", run.path, "--task", "sst2", "--source", "builtin", *ATTACK)
     assert "never knew: FA" in shown.out
     table = ilu("eval", attacked.path, "--set", "eval.benchmarks=[atlas]", "--set", "eval.limit=6")
     assert table.code == 0, table.err

@@ -79,7 +79,7 @@ def test_a_task_named_by_a_flag_comes_from_the_data_root(
     assert found["gsm8k"]["path"] == "openai/gsm8k/main/train-00000-of-00001.parquet"
     assert found["tofu-forget01"]["path"] == "locuslab/TOFU/forget01.json"
     assert found["prose"]["source"] == "builtin"
-    own = tmp_path / "own"
+    own = shutil.copytree(root, tmp_path / "own")  # the rows of the environment are looked up again
     (own / "sst2").mkdir(parents=True)
     for split in ("train", "validation"):
         (own / f"sst2/{split}.jsonl").write_text("".join(

@@ -48,7 +48,7 @@ def test_two_processes_come_to_the_same_bytes(tiny: Path, tmp_path: Path) -> Non
 
 @pytest.mark.real
 def test_two_runs_of_the_quickstart_are_the_same_bytes(ilu: Ilu) -> None:
-    quick = ["unlearn", "--steps", "3", "--irm-env", "gsm8k", "--irm-batch", "2"]
+    quick = ["unlearn", "--steps", "3", "--irm-env", "gsm8k", "--source", "builtin", "--irm-batch", "2"]
     for _ in range(2):
         done = ilu(*quick)
         assert done.code == 0, done.err
@@ -94,9 +94,9 @@ def test_an_unlearned_model_its_attack_and_a_sum_are_made_again(ilu: Ilu, made: 
 
 
 def test_an_attack_stays_clear_of_the_same_environment(ilu: Ilu, made: Made, tiny: Path) -> None:
-    small = ["--irm-env", "sst2", "--irm-batch", "2", "--set", "regularizers.0.max_length=24"]
+    small = ["--irm-env", "sst2", "--source", "builtin", "--irm-batch", "2", "--set", "regularizers.0.max_length=24"]
     u = made(*rmu(tiny), *small)
-    a = made("attack", u.id, "--task", "sst2", *ATTACK[2:])
+    a = made("attack", u.id, "--task", "sst2", "--source", "builtin", *ATTACK[2:])
     reference = next(r for r in Store().runs() if r.manifest.wanted)
     shutil.rmtree(u.path)
     found = again(ilu, reference.id)  # the run whose environment it is, is gone

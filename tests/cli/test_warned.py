@@ -89,7 +89,9 @@ def test_a_training_that_changes_nothing_is_an_error_with_strict_and_lost_withou
 
 
 def test_a_sound_run_passes_strict(tiny: Path, ilu: Ilu) -> None:
-    done = ilu(*UNLEARN, "--model", tiny, "--irm-env", "sst2", "--irm-batch", 2, "--strict", "--json")
+    done = ilu(
+        *UNLEARN, "--model", tiny, "--irm-env", "sst2", "--source", "builtin", "--irm-batch", 2, "--strict", "--json"
+    )
     assert done.code == 0, done.err
     result = json.loads(done.out)["result"]
     assert result["warnings"] == []
@@ -154,12 +156,16 @@ def test_what_an_attack_trains_on_is_compared_with_what_was_forgotten(tiny: Path
 
 def test_an_attack_that_learns_nothing(tiny: Path, ilu: Ilu) -> None:
     ilu(*UNLEARN, "--model", tiny)
-    still = [*ATTACK, "--task", "sst2", "--lr", 1e-30, "--set", "attack.test_rows=40"]
+    still = [*ATTACK, "--task", "sst2", "--source", "builtin", "--lr", 1e-30, "--set", "attack.test_rows=40"]
     found = json.loads(ilu(*still).out)
     assert {"weights-unchanged", "attack-learned-nothing"} <= ids(found["warnings"])
     assert 0.5 <= found["fa"]["chance"] < 1
     assert ilu(*still, "--strict").code == 4
-    learned = json.loads(ilu(*ATTACK, "--task", "sst2", "--lr", 0.01, "--steps", 30, "--set", "attack.test_rows=4").out)
+    learned = json.loads(
+        ilu(
+            *ATTACK, "--task", "sst2", "--source", "builtin", "--lr", 0.01, "--steps", 30, "--set", "attack.test_rows=4"
+        ).out
+    )
     assert not ids(learned["warnings"]) & {"weights-unchanged", "attack-learned-nothing"}
 
 

@@ -164,7 +164,7 @@ def test_a_plan_refuses_by_name(name: str, ilu: Ilu, tmp_path: Path) -> None:
     family_tokenizer().save_pretrained("model")
     for command in (
         ["unlearn", "--model", "model", "--method", "npo", "--dry-run"],
-        ["attack", "model", "--task", "sst2", "--dry-run"],
+        ["attack", "model", "--task", "sst2", "--source", "builtin", "--dry-run"],
         ["eval", "model", "--bench", "capitals", "--dry-run"],
         ["eval", "model", "--bench", "capitals"],
     ):

@@ -42,7 +42,7 @@ import sys
 from ilu_cli.cli.app import app
 tiny, small, attack = sys.argv[1], sys.argv[2].split("|"), sys.argv[3].split("|")
 run = lambda *a: app(a, standalone_mode=False)
-for extra in ([], ["--irm-env", "gsm8k", "--irm-batch", "2"]):
+for extra in ([], ["--irm-env", "gsm8k", "--source", "builtin", "--irm-batch", "2"]):
     run("unlearn", "--model", tiny, *small, *extra)
     run("attack", *attack)
     run("eval", "--limit", "24")

@@ -45,7 +45,7 @@ def test_training_that_cannot_fit_is_refused_before_the_model_is_loaded(
     small = ["--steps", "2", "--set", "forget.batch=2", "--set", "retain.batch=2"]
     cases = (
         ["unlearn", "--method", "grad_diff", "--model", tiny, *small],
-        ["attack", tiny, "--task", "sst2", "--steps", "2", "--set", "attack.batch=2"],
+        ["attack", tiny, "--task", "sst2", "--source", "builtin", "--steps", "2", "--set", "attack.batch=2"],
     )
     for command in cases:
         facts = json.loads(ilu(*command, "--dry-run", "--json").out)

@@ -43,6 +43,7 @@ from ilu_cli.workflows.content import Content, of_attack
 from ilu_cli.workflows.evaluate import Evaluation
 from ilu_cli.workflows.needs.inputs import inputs_of, other_models
 from ilu_cli.workflows.plan import RunPlan, Training, check_disk, check_ids, check_memory, peak_memory, state_bytes
+from ilu_cli.workflows.settle import fitting, followed, forgotten_by
 
 
 @dataclass(kw_only=True)
@@ -68,7 +69,9 @@ class AttackPlan(RunPlan):
         return super().to_json() | {"asked_sha256": digest(self.asked)}
 
 
-def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[Written] = ()) -> AttackPlan:
+def plan(
+    recipe: AttackRecipe, subject: Subject, beside: Sequence[Written] = (), *, recorded: bool = False
+) -> AttackPlan:
     """Check data and model, and count. A forget set that the recipe leaves open is that of the lineage.
 
     Args:
@@ -76,6 +79,8 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[Written] = ())
         subject: the model under attack.
         beside: unlearning recipes of models that are compared with it: all are attacked on the same rows, those that
             were in nobody's environment.
+        recorded: the recipe is one that a run wrote down: its tasks come from where they came then, and it names what
+            is asked.
 
     Raises:
         UnavailableError: if a dataset is missing or empty.
@@ -83,6 +88,8 @@ def plan(recipe: AttackRecipe, subject: Subject, beside: Sequence[Written] = ())
     """
     backend().check_trackers(recipe.track)
     lineage = unlearning_recipes(subject)
+    recipe = recipe if recorded else followed(recipe, subject)
+    recipe = recipe.model_copy(update={"eval": fitting(recipe.eval, forgotten_by(lineage))})
     filled, environments = fill(recipe, lineage, subject), Seen([*lineage, *beside])
     model = checked_model(subject)
     total = sum(p.numel() for p in model.parameters())

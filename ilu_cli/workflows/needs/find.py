@@ -21,8 +21,10 @@ from ilu_cli.recipe.grid import AnyRecipe
 from ilu_cli.recipe.load import find, load
 from ilu_cli.recipe.schema import RECIPES, AttackRecipe, EvalRecipe, UnlearnRecipe
 from ilu_cli.recipe.source import read_layers
+from ilu_cli.recipe.sourced import sourced
 from ilu_cli.recipe.specs import Component, DataRef
 from ilu_cli.runs.files import cache_dir
+from ilu_cli.runs.store import Store, split_step
 
 State = Literal["here", "builtin", "cached", "hub", "gated", "missing"]
 PRESENT, ABSENT = ("here", "builtin", "cached"), ("gated", "missing")
@@ -101,11 +103,19 @@ def _refs_of_attack(attack: Component) -> Iterator[tuple[str, DataRef, str]]:
 
 def needs_of(recipe: AnyRecipe, online: bool) -> list[Need]:
     """Everything that a recipe needs, each thing once."""
+    if isinstance(recipe, UnlearnRecipe) and not _builtin(recipe.model.ref):
+        recipe = sourced(recipe, "hub")
     found = [dataset(role, ref, split, online) for role, ref, split in refs_of(recipe)]
     if isinstance(recipe, UnlearnRecipe):
         found.insert(0, model(recipe.model.ref, online))
     unique = {(n.kind, n.name, n.hub, n.config, n.split): n for n in reversed(found)}
     return list(unique.values())[::-1]
+
+
+def _builtin(ref: str) -> bool:
+    """Whether a model's name is that of a built-in one, or of a run that descends from one."""
+    run = None if ref in MODELS else Store().find(split_step(ref)[0])
+    return ref in MODELS or (run is not None and run.manifest.base.get("kind") == "builtin")
 
 
 def model(ref: str, online: bool) -> Need:

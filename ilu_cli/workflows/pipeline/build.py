@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from ilu_cli.models.subject import Subject, find_subject, never_of, original_of
+from ilu_cli.models.subject import Subject, find_subject, is_builtin, never_of, original_of
 from ilu_cli.paths import as_name
 from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.expand import Pipeline, Variant, with_data
@@ -40,8 +40,9 @@ def graph_of(pipeline: Pipeline, store: Store) -> Graph:
     recipe = pipeline.recipe
     original = find_subject(recipe.model.ref, store, recipe.model.revision)
     forget = list(dict.fromkeys(d for method in pipeline.methods for d in method.recipe.forget.data))
-    variants = _filled(pipeline.variants, lambda: forget)
-    unlearned = {s: [cast(Written, m.seeded(s).model_dump()) for m in pipeline.methods] for s in recipe.seeds}
+    methods = [replace(m, recipe=settled_for(m.recipe, original)) for m in pipeline.methods]
+    variants = _filled(pipeline.variants, lambda: forget, original)
+    unlearned = {s: [cast(Written, m.seeded(s).model_dump()) for m in methods] for s in recipe.seeds}
     subjects = {ORIGINAL: original}
     if recipe.model.never:
         subjects[NEVER] = find_subject(recipe.model.never, store)
@@ -51,9 +52,9 @@ def graph_of(pipeline: Pipeline, store: Store) -> Graph:
         for line in bases:
             nodes += _attacks(variants, line.key, line.tags, seed, unlearned[seed])
             searches += _searches(variants, line.key, line.tags, seed, unlearned[seed], recipe.bound)
-        for method in pipeline.methods:
+        for method in methods:
             tags = {"method": method.name, "env": method.env}
-            resolved, key = settled_for(method.seeded(seed), original), f"seed {seed}/{method.name}"
+            resolved, key = method.seeded(seed), f"seed {seed}/{method.name}"
             dumped, inputs = resolved.model_dump(), inputs_of(resolved)
             nodes.append(
                 Node(f"{key}/unlearn", "unlearn", tags | {"seed": seed}, dumped, digest(resolved), inputs=inputs)
@@ -70,7 +71,7 @@ def suite_graph(name: str, variants: list[Variant], recipe: SuiteRecipe, subject
                 store: Store) -> Graph:  # fmt: skip
     """The attacks of a suite on one model, and on its original as the reference line."""
     unlearned = unlearning_recipes(subject)
-    variants = _filled(variants, lambda: forget_data(unlearned, "attack.data", subject.label))
+    variants = _filled(variants, lambda: forget_data(unlearned, "attack.data", subject.label), subject)
     subjects = {ORIGINAL: original_of(subject)}
     if never := never_of(subject):
         subjects[NEVER] = never
@@ -86,10 +87,14 @@ def suite_graph(name: str, variants: list[Variant], recipe: SuiteRecipe, subject
     return Graph(folder, nodes, subjects, store, dict.fromkeys(seeds, unlearned), recipe.bound, searches)
 
 
-def _filled(variants: list[Variant], forget: Callable[[], list[DataRef]]) -> list[Variant]:
-    """Attacks on forget data that the suite leaves open get that of the models, the original included."""
+def _filled(variants: list[Variant], forget: Callable[[], list[DataRef]], subject: Subject) -> list[Variant]:
+    """Attacks on forget data that the suite leaves open get that of the models, the original included.
+
+    Their tasks come from where they belong to the `subject`.
+    """
     found = []
     for v in variants:
+        v = v if is_builtin(subject) else v.sourced("hub")
         attack = v.recipe.attack
         if "data" in type(attack).model_fields and attack.params()["data"] is None:
             attack = attack.model_copy(update={"data": forget()})

@@ -57,9 +57,9 @@ def plan(was: Recorded, given: list[str], store: Store) -> Again:
     named = [find_subject(text, store) for text in given]
     parents = [parent_of_record(p, was, named, store) for p in was.manifest.parents]
     if isinstance(recipe, UnlearnRecipe):
-        planned: RunPlan = unlearn.plan(recipe, store, parents[0])
+        planned: RunPlan = unlearn.plan(recipe, store, parents[0], recorded=True)
     elif isinstance(recipe, AttackRecipe):
-        planned = attack.plan(recipe, parents[0], was.manifest.clear_of)
+        planned = attack.plan(recipe, parents[0], was.manifest.clear_of, recorded=True)
     elif isinstance(recipe, ApplyRecipe):
         names = [spec.run for spec in recipe.vectors]
         known = {recipe.onto: parents[0]} | dict(zip(names, parents[1::2]))

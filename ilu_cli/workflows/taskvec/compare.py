@@ -99,7 +99,7 @@ def complete(subject: Subject, store: Store, reporter: Reporter) -> None:
     if target is None:
         raise UnavailableError(f"{attacked.label} has no parent")
     recipe = load(AttackRecipe, attacked.run.path / "recipe.yaml", {}, [])
-    planned = attack.plan(recipe, target)
+    planned = attack.plan(recipe, target, recorded=True)
     reporter.note(f"the attack of {attacked.label} on the original, {planned.original.label}")
     attack.run(planned, store, reporter, planned.original)
 
