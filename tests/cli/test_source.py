@@ -10,6 +10,7 @@ import pytest
 from conftest import Ilu, tiny_model, tiny_tokenizer
 
 from ilu_cli.models import builtin
+from ilu_cli.recipe.expand import load_suite
 from ilu_cli.recipe.load import load
 from ilu_cli.recipe.schema import AttackRecipe, UnlearnRecipe
 from ilu_cli.recipe.sourced import sourced
@@ -135,6 +136,11 @@ def test_what_is_written_stays_and_what_is_not_built_in_is_refused(ilu: Ilu, tin
     assert sourced(written, "hub") is written
     table = load(AttackRecipe, None, {}, ["attack={name: finetune, task: capitals}"])
     assert sourced(table, "hub") is table
+    searched = {"attack": {"name": "finetune", "task": "sst2"}, "search": {"trials": 2, "over": {"lr": [1e-5, 1e-4]}}}
+    Path("searching.yaml").write_text(json.dumps({"command": "suite", "attacks": [searched]}))
+    (variant,) = load_suite("searching.yaml")[1]
+    assert variant.trial({"lr": 1e-4}).recipe.attack.params()["task"].source == "auto"
+    assert variant.sourced("hub").sourced("builtin").trial({"lr": 1e-4}).recipe.attack.params()["task"].source == "hub"
     done = ilu("unlearn", "--model", tiny, "--forget", "tofu-forget01", "--source", "builtin", "--dry-run")
     assert done.code == 2
     assert "--source builtin: 'tofu-forget01' is not built in; it is on the hub as locuslab/TOFU" in done.err
