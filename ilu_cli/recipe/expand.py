@@ -17,7 +17,7 @@ from ilu_cli.recipe.load import find, load, validate
 from ilu_cli.recipe.schema import AttackRecipe, UnlearnRecipe
 from ilu_cli.recipe.search import BoundSpec, Chosen, SearchSpec
 from ilu_cli.recipe.source import Key, Layers, Problem, RecipeError, read_layers
-from ilu_cli.recipe.sourced import Source, sourced
+from ilu_cli.recipe.sourced import Supply, sourced
 from ilu_cli.recipe.specs import DataRef
 
 MOST = 1000  # combinations of one attack's keys
@@ -37,7 +37,7 @@ class Variant:
     where: str
     search: SearchSpec | None = None
     layers: Layers | None = None  # of a search: what a trial's keys are written over
-    source: Source | None = None  # of its tasks, for the recipes of trials too
+    source: Supply | None = None  # of its tasks, for the recipes of trials too
 
     def trial(self, chosen: Chosen) -> Variant:
         """The attack with the keys of a trial of its search."""
@@ -46,7 +46,7 @@ class Variant:
         found = replace(self, recipe=validate(AttackRecipe, made), search=None, layers=None)
         return found.sourced(self.source) if self.source else found
 
-    def sourced(self, source: Source) -> Variant:
+    def sourced(self, source: Supply) -> Variant:
         """With this source for the tasks that name none; an earlier choice stays."""
         return replace(self, recipe=sourced(self.recipe, source), source=self.source or source)
 

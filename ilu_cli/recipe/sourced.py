@@ -12,10 +12,10 @@ from ilu_cli.errors import UsageError
 from ilu_cli.recipe.specs import DataRef
 
 R = TypeVar("R", bound=BaseModel)
-Source = Literal["builtin", "hub"]
+Supply = Literal["builtin", "hub"]
 
 
-def sourced(recipe: R, source: Source) -> R:
+def sourced(recipe: R, source: Supply) -> R:
     """The recipe with this source for every task that has a stand-in and names no source; what is written stays.
 
     A table that comes with the package alone (`capitals`) is no stand-in of anything, and stays as it is.
