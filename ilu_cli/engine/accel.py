@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import resource
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -78,8 +77,7 @@ class Backend:
         """The most bytes that this process has held so far: on the GPU, or in main memory."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return _most_held()
 
     def memory(self) -> tuple[int, int]:
         """The bytes that this process may have at most, and those that are free now: on the GPU, or in main memory.
@@ -119,6 +117,15 @@ class Backend:
     def wait(self) -> None:
         """Wait for all processes."""
         self.accelerator.wait_for_everyone()
+
+
+def _most_held() -> int:
+    """The most bytes of main memory that this process has held."""
+    try:
+        import resource
+    except ImportError:  # Windows, whose own count psutil has
+        return int(psutil.Process().memory_info().peak_wset)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _limits() -> Iterator[int]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ilu_cli.data.encode import collate
+from ilu_cli.engine.exact import exact
 from ilu_cli.engine.gradients import Gradients, Term, Vector, dot
 from ilu_cli.engine.hessian import NotTwice, add_product, by_differences, plain_nll, twice_differentiable
 from ilu_cli.engine.stream import TrainStream
@@ -50,7 +51,7 @@ class Environments:
         for i, part in enumerate(parts):
 
             def values(v: View, i: int = i, divisor: float = part.divisor(g.step, "token")) -> Tensor:
-                losses[i] += float(v.nll.detach().double().sum()) / divisor
+                losses[i] += float(exact(v.nll.detach()).sum()) / divisor
                 each: Tensor = v.values(statistic)
                 return each
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ilu_cli.data.encode import collate
 from ilu_cli.engine.accel import Backend
+from ilu_cli.engine.exact import exact
 from ilu_cli.engine.head import wide
 from ilu_cli.engine.reference import ReferenceCache
 from ilu_cli.engine.stream import RowKey, TrainStream
@@ -76,7 +77,7 @@ class Gradients:
                 loss = wide(term.values(self._view(term, keys, device))).sum() / divisor
             if loss.requires_grad:
                 (term.weight * loss).backward()
-            total += loss.detach().double().cpu()
+            total += exact(loss.detach()).cpu()
         return total
 
     def _view(self, term: Term, keys: list[RowKey], device: torch.device) -> View:
@@ -151,4 +152,4 @@ def norm(a: Vector) -> float:
 
 def dot(a: Vector, b: Vector) -> float:
     """Inner product, summed in float64."""
-    return math.fsum(float((x.double() * y.double()).sum()) for x, y in zip(a, b))
+    return math.fsum(float((exact(x) * exact(y)).sum()) for x, y in zip(a, b))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ilu_cli.data.encode import Batch, Encoded, collate
+from ilu_cli.engine.exact import exact
 from ilu_cli.engine.head import token_stats
 from ilu_cli.engine.probe import states
 from ilu_cli.engine.scoring import Scorer
@@ -63,6 +64,6 @@ def patched_logps(
             final = scorer.parts.final(g.batch.ids, g.batch.mask)
         nll, _ = token_stats(final[g.pick], scorer.parts.head, g.batch.ids[g.batch.scored])
         lengths = g.batch.scored.sum(-1).tolist()
-        sums = [-float(part.double().sum()) for part in nll.split(lengths)]
+        sums = [-float(exact(part).sum()) for part in nll.split(lengths)]
         found |= {i: (total, n) for i, total, n in zip(g.numbers, sums, lengths)}
     return [found[i] for i in range(len(found))]

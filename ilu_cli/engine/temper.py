@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ilu_cli.data.encode import collate
 from ilu_cli.engine.accel import Backend
+from ilu_cli.engine.exact import exact
 from ilu_cli.engine.head import scaled_nll
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.engine.view import View
@@ -55,7 +56,7 @@ def calibrated_nll(losses: Callable[[Tensor], Tensor]) -> tuple[float, Tensor]:
     for _ in range(REFINED):
         grid = centre + reach * torch.linspace(-1, 1, POINTS, dtype=torch.float64)
         found = losses(grid.exp2())
-        best = int(found.double().mean(-1).argmin())
+        best = int(exact(found).mean(-1).argmin())
         centre, reach = float(grid[best]), 2 * reach / (POINTS - 1)
     return 2.0**centre, found[best]
 
@@ -65,7 +66,7 @@ def per_sequence(stream: TrainStream, parts: Parts, b: Backend, precision: str) 
     hidden, targets, row = states(stream, parts, b, precision)
     _, found = calibrated_nll(lambda betas: scaled_nll(hidden, parts.head, targets, betas))
     count = int(row.max()) + 1
-    losses = torch.zeros(count, dtype=torch.float64).index_add(0, row, found.double().cpu())
+    losses = torch.zeros(count, dtype=torch.float64).index_add(0, row, exact(found).cpu())
     return losses, torch.bincount(row, minlength=count).double()
 
 

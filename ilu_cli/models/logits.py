@@ -177,7 +177,7 @@ def _instead(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
 
 def _map(z: Tensor) -> LogitMap:
     """The f whose values are z at TINY and HUGE."""
-    scale, end = _rounded(z[0, 0, 0].double() / TINY), _rounded(z[0, 0, 1])
+    scale, end = _rounded(z[0, 0, 0].cpu().double() / TINY), _rounded(z[0, 0, 1])
     return LogitMap(scale, end if 0 < abs(end) < abs(scale) * HUGE / 2 else None)
 
 

@@ -125,7 +125,7 @@ def _end_with(parent: int) -> None:
     """End when the parent has gone: its successor starts workers of its own."""
     while os.getppid() == parent:
         time.sleep(0.2)
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows has no other
 
 
 def do(task: Job, store: Store, say: Say) -> Path | None:

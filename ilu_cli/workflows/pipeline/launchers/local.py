@@ -50,7 +50,7 @@ class Worker:
             self.process.join()
             code = self.process.exitcode or 0
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-            more = "; out of memory?" if code == -signal.SIGKILL else ""
+            more = "; out of memory?" if code == -9 else ""
             return {
                 "error": f"its process {how}{more}",
                 "seconds": round(time.monotonic() - self.began, 2),
