@@ -124,7 +124,7 @@ def _most_held() -> int:
     try:
         import resource
     except ImportError:  # Windows, whose own count psutil has
-        return int(psutil.Process().memory_info().peak_wset)
+        return int(psutil.Process().memory_info()._asdict()["peak_wset"])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
