@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import psutil
 import torch
@@ -21,19 +21,31 @@ from ilu_cli.errors import UnavailableError, UsageError
 
 T = TypeVar("T")
 BUCKET = 1 << 24  # gradient elements summed over the processes in one call
+ENGINES = {  # what `accelerate launch` sets for the engines that change what a process holds
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism configuration",
+}
 
 
 class Backend:
-    """Data-parallel replicas. Gradients are summed once a step, so what they are normalised by is global."""
+    """Data-parallel replicas. Gradients are summed once a step, so what they are normalised by is global.
+
+    Raises:
+        UsageError: if the launch asked for anything else.
+    """
 
     def __init__(self) -> None:
+        # Before Accelerate looks: of one process or on CPUs it passes over FSDP in silence, and without the package
+        # of an engine it raises ImportError.
+        for variable, engine in ENGINES.items():
+            if os.environ.get(variable, "").lower() in ("1", "true", "yes"):
+                _refuse(engine)
         self.accelerator = Accelerator(mixed_precision="no")  # autocast is chosen per forward pass, below
         kind = self.accelerator.distributed_type
         if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
-            raise UsageError(
-                f"`accelerate launch` asked for {kind}; ilu trains data-parallel replicas",
-                hint="launch with --multi_gpu or --cpu",
-            )
+            _refuse(str(kind))
         self.device = self.accelerator.device
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.main = self.accelerator.is_main_process
@@ -43,8 +55,11 @@ class Backend:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum a small tensor over all processes."""
-        return self.accelerator.reduce(values, reduction="sum") if self.world > 1 else values
+        """Sum a tensor over all processes, wherever it lies: NCCL sums only what is on its GPUs."""
+        if self.world == 1:
+            return values
+        total: Tensor = self.accelerator.reduce(values.to(self.device), reduction="sum")
+        return total.to(values.device)
 
     def sum_gradients(self, params: Iterable[nn.Parameter]) -> None:
         """Sum the gradients over all processes, in place, a bucket at a time."""
@@ -126,6 +141,15 @@ def _most_held() -> int:
     except ImportError:  # Windows, whose own count psutil has
         return int(psutil.Process().memory_info()._asdict()["peak_wset"])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _refuse(engine: str) -> NoReturn:
+    """Say that a launch is not of the kind that is known, and what would be."""
+    raise UsageError(
+        f"`accelerate launch` asked for {engine}; each process of ilu holds the whole model and a share of the batch",
+        hint="launch with --multi_gpu or --cpu; where memory is short, train an adapter (`--lora r=16`) or fewer "
+        "weights (`train.params`)",
+    )
 
 
 def _limits() -> Iterator[int]:

@@ -202,7 +202,12 @@ def run(
 
 
 def plan(recipe: EvalRecipe, subject: Subject, *, alone: bool = False) -> RunPlan:
-    """The models, the benchmarks, and which results are known already."""
+    """The models, the benchmarks, and which results are known already.
+
+    Raises:
+        UsageError: if the processes were launched in a way that is not known.
+    """
+    backend()
     evaluation, chain = Evaluation(recipe.eval, Reporter()), stages(subject, alone=alone)
     if evaluation.chat is not None:
         check_template(load_tokenizer(subject.folder), evaluation.chat)
