@@ -114,11 +114,12 @@ def methods() -> str:
     out = [NOTE + "# Methods, attacks, tasks and benchmarks\n"]
     for title, (known, prefix, written) in KINDS.items():
         out.append(f"## {title}\n\nIn a recipe: {written}.\n")
-        some = next(iter(known))
-        node, own = defs[f"{prefix}_{some}"], known[some].keys()
+        trains = [name for name in known if getattr(known[name].declared, "access", "training") == "training"]
+        node, own = defs[f"{prefix}_{trains[0]}"], known[trains[0]].keys()
         shared = {key: n for key, n in node["properties"].items() if key not in own and key != "name"}
         if shared:
-            out.append(f"Keys that all of them have:\n\n{table(shared, node.get('required', []))}\n")
+            whose = "all of them have" if len(trains) == len(known) else "attacks that train have"
+            out.append(f"Keys that {whose}:\n\n{table(shared, node.get('required', []))}\n")
         for name in known:
             entry, node = known[name], defs[f"{prefix}_{name}"]
             own = {key: node["properties"][key] for key in entry.keys()}  # noqa: SIM118

@@ -223,7 +223,9 @@ regularizer = Registry(
     f"name env weight env_weights batch schedule until initial every {ROWS}",
 )  # fmt: skip
 defence = Registry("defence", "ilu_cli.defences", Declaration)
-attack = Registry("attack", "ilu_cli.attacks", Attack)
+attack = Registry(
+    "attack", "ilu_cli.attacks", Attack, "name optimizer warmup weight_decay max_grad_norm mix"
+)  # those that train
 task = Registry("task", "ilu_cli.tasks", Declaration)
 benchmark = Registry("benchmark", "ilu_cli.benchmarks", Declaration)
 ALL: tuple[Registry[Any], ...] = (objective, retain_term, regularizer, defence, attack, task, benchmark)

@@ -381,6 +381,7 @@ def test_a_jump_of_lambda_resets_the_moments_of_adam() -> None:
     p.reset_at = 2
     t = trainer(moved(), [], [p], steps=3)
     counts = []
+    assert isinstance(t.optimizer, torch.optim.Optimizer)
     for _ in t.run():
         counts.append(int(next(iter(t.optimizer.state.values()))["step"]))
     assert counts == [1, 2, 1]

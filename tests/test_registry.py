@@ -19,6 +19,7 @@ from ilu_cli.recipe.load import load
 from ilu_cli.recipe.schema import UnlearnRecipe, schema
 from ilu_cli.recipe.source import Key
 from ilu_cli.recipe.specs import Component, DefenceSpec, RegularizerSpec, RetainSpec
+from ilu_cli.recipe.training_attack import TrainingAttack
 
 ADDING = (Path(__file__).parents[1] / "docs" / "adding.md").read_text(encoding="utf-8")
 
@@ -115,7 +116,7 @@ def test_a_defence_with_positional_parameters() -> None:
         (registry.retain_term, RetainSpec),
         (registry.regularizer, RegularizerSpec),
         (registry.defence, DefenceSpec),
-        (registry.attack, Component),
+        (registry.attack, TrainingAttack),
     ],
     ids=lambda x: getattr(x, "kind", ""),
 )

@@ -17,6 +17,7 @@ from ilu_cli.engine.accel import Backend
 from ilu_cli.engine.budget import Budget
 from ilu_cli.engine.environments import Environments
 from ilu_cli.engine.gradients import Gradients, Term
+from ilu_cli.engine.optimizers import forget_moments, optimizer_of
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.errors import RunFailed
 from ilu_cli.models.parts import Parts
@@ -86,7 +87,7 @@ class Trainer:
         self.params, self.terms, self.penalties = params, terms, penalties
         self.defences = list(defences)
         self.spec, self.backend, self.budget = spec, backend, budget
-        self.optimizer = optimizer_of(list(params.values()), spec, backend.device)
+        self.optimizer = optimizer_of(parts, list(params.values()), spec, backend.device)
 
     @property
     def step(self) -> int:
@@ -106,7 +107,7 @@ class Trainer:
         while self.step < self.spec.steps:
             began = time.perf_counter()
             if any(p.reset_at == self.step for p in self.penalties):
-                self.optimizer.state.clear()
+                forget_moments(self.optimizer)
             torch.manual_seed(seed_of(self.grads.seed, "step", self.step, self.backend.rank))
             losses = self.backward()
             before = self.budget.before(self.grads) if self.budget else []
@@ -182,12 +183,6 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return grad_norm
-
-
-def optimizer_of(params: list[nn.Parameter], spec: TrainSpec, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW, or plain gradient descent."""
-    kind = torch.optim.SGD if spec.optimizer == "sgd" else torch.optim.AdamW
-    return kind(params, lr=spec.lr, weight_decay=spec.weight_decay, fused=device.type in ("cpu", "cuda"))
 
 
 def learning_rate(spec: TrainSpec, step: int) -> float:

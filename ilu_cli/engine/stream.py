@@ -66,6 +66,17 @@ class TrainStream:
 
 
 @dataclass
+class LaterStream(TrainStream):
+    """A stream of which the first steps, `after` of them, see nothing; then it begins."""
+
+    after: int = 0
+    whole: ClassVar = False
+
+    def keys(self, step: int) -> list[RowKey]:
+        return super().keys(step - self.after) if step >= self.after else []
+
+
+@dataclass
 class HalfStream(TrainStream):
     """One of the two disjoint halves of a stream's batches."""
 

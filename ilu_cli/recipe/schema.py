@@ -28,6 +28,7 @@ from ilu_cli.recipe.specs import (
     TrainSpec,
     data_problems,
 )
+from ilu_cli.recipe.training_attack import TrainingAttack
 
 R = TypeVar("R", bound=AnyRecipe)
 E = TypeVar("E", bound=EvalSpec)
@@ -196,7 +197,7 @@ def _specs(known: registry.Registry[Any], base: type[Component]) -> dict[str, ty
     return {
         name: create_model(
             f"{known.kind.title().replace(' ', '')}_{name}",
-            __base__=base,
+            __base__=TrainingAttack if getattr(known[name].declared, "access", "") == "training" else base,
             __doc__=known[name].doc,
             name=(Literal[name], name),
             **_keys(known[name]),  # type: ignore[call-overload]

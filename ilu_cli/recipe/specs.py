@@ -22,6 +22,7 @@ from ilu_cli.recipe.spec import Spec
 
 DEFAULT_MODEL = "smollm2-135m"
 Precision = Literal["bf16", "fp32"]
+Optimizer = Literal["adamw", "sgd", "momentum", "adafactor", "muon"]
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
 T = TypeVar("T")
@@ -225,7 +226,11 @@ class TrainSpec(Spec):
     params: Params | None = Field(
         None, description="glob patterns of the trained weights; null: all; auto: those that fit the objective's layers"
     )
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd: θ ← θ − lr·gradient, without momentum")
+    optimizer: Optimizer = Field(
+        "adamw",
+        description="PyTorch's. sgd: θ ← θ − lr·gradient; momentum: the same plus 0.9 of the step before; adafactor: "
+        "lr is a share of each weight's RMS; muon: of matrices in layers, the rest by adamw",
+    )
     budget: BudgetSpec | None = Field(None, description="stop at the last weights within it; null: after `steps`")
 
 

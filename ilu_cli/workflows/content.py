@@ -93,13 +93,17 @@ def of_training(forget: Iterable[Dataset], retain: Iterable[Dataset], environmen
 Stance = Literal["taught", "held out"] | None
 
 
-def of_attack(attack: Sequence[Dataset], lineage: Sequence[Mapping[str, Any]], stance: Stance) -> Content:
+def of_attack(
+    attack: Sequence[Dataset], lineage: Sequence[Mapping[str, Any]], stance: Stance, mixed: Sequence[Dataset] = ()
+) -> Content:
     """What an attack trains on, against the forget and retain data of the `lineage`, recipes as they were written.
+
+    What is `mixed` in may be what the unlearner kept, and holds no forget data that the attack itself may not.
 
     Raises:
         UsageError: if it claims to hold the forget data out, and does not.
     """
-    content, mine = Content(), [rows_of("attack", d) for d in attack]
+    content, mine = Content(), [rows_of("attack", d) for d in (*attack, *mixed)]
     content.look(*mine)
     for recipe in lineage:
         for f in _read(content, "forget", recipe):
@@ -110,7 +114,7 @@ def of_attack(attack: Sequence[Dataset], lineage: Sequence[Mapping[str, Any]], s
                 else:
                     content.apart(a, f, why, 0 if stance == "held out" else None)
         for r in _read(content, "retain", recipe):
-            for a in mine:
+            for a in mine[: len(attack)]:
                 content.apart(a, r, "The attack trains on what unlearning trained on too.")
     return content
 

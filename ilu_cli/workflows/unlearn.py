@@ -18,6 +18,7 @@ from ilu_cli.declarations import reference_bytes
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.job import drive
 from ilu_cli.engine.loop import Trainer
+from ilu_cli.engine.optimizers import check as check_optimizer
 from ilu_cli.engine.parity import check
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.scoring import Scorer
@@ -87,6 +88,7 @@ def plan(recipe: UnlearnRecipe, store: Store, parent: Subject | None = None, *, 
         UsageError: if the recipe does not fit the model.
     """
     backend().check_trackers(recipe.track)
+    check_optimizer(recipe.train)
     parent = parent or find_subject(recipe.model.ref, store, recipe.model.revision)
     asked = recipe if recorded else followed(recipe, parent)
     tokenizer, model = load_tokenizer(parent.folder), checked_model(parent)

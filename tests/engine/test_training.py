@@ -78,6 +78,7 @@ def test_clipping_limits_the_gradient() -> None:
     free = next(trainer(tiny_model(), [nll_term()], [], steps=1).run())
     t = trainer(tiny_model(), [nll_term()], [], steps=1, max_grad_norm=free.grad_norm / 10)
     steps = []
+    assert isinstance(t.optimizer, torch.optim.Optimizer)
     t.optimizer.register_step_pre_hook(
         lambda *_: steps.append(torch.cat([present(p.grad).flatten() for p in t.params.values()]))
     )

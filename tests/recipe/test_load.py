@@ -110,6 +110,11 @@ def test_a_key_that_came_later_changes_no_hash_where_it_is_not_used(tmp_path: Pa
     text = "command: unlearn\nforget: {data: capitals}\nobjective: {name: npo}\nretain: {name: nll, data: elements}\n"
     plain = digest(load(UnlearnRecipe, written(tmp_path, text), {}, []))
     assert plain == "88c8eeaefa4ac4acdc6e4de395543282215d8fbd7d5596a49223b4f60e4fe7c6"
+    attack = "command: attack\nattack: {name: relearn}\n"
+    plain_attack = digest(load(AttackRecipe, written(tmp_path, attack), {}, []))
+    assert plain_attack == "0aef3d131b98ef09904da1d69217dee1f900cf6fcd69b9bfd437f91e1b5ea795"
+    for key in ("optimizer=muon", "warmup=3", "weight_decay=0.1", "max_grad_norm=1.0", "mix={data: prose}"):
+        assert digest(load(AttackRecipe, written(tmp_path, attack), {}, [f"attack.{key}"])) != plain_attack
     for key in ("train.optimizer=sgd", "train.budget={kl: 0.1}", "retain.dual={limit: 1.0}"):
         assert digest(load(UnlearnRecipe, written(tmp_path, text), {}, [key])) != plain
     text += "regularizers: [{name: irm, env: [gsm8k]}]\n"

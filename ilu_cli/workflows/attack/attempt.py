@@ -18,7 +18,6 @@ from ilu_cli.benchmarks import Figure, Row, mean_and_error, number, own_choices
 from ilu_cli.data.chat import Chat, chat_of, check_template
 from ilu_cli.data.sources import Dataset
 from ilu_cli.engine.accel import backend
-from ilu_cli.engine.gradients import Term
 from ilu_cli.engine.job import drive
 from ilu_cli.engine.loop import Trainer
 from ilu_cli.engine.parity import check
@@ -32,14 +31,15 @@ from ilu_cli.models.parts import Parts, changed, parts_of
 from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.specs import Form, LoraSpec, TrainSpec
+from ilu_cli.recipe.training_attack import TrainingAttack
 from ilu_cli.runs.results import Data, Learned
 from ilu_cli.runs.store import Run
 from ilu_cli.tasks import Example
+from ilu_cli.workflows.attack.fed import fed, terms
 from ilu_cli.workflows.attack.others import check_same_weights, other_model
 from ilu_cli.workflows.attack.seen import Seen
 from ilu_cli.workflows.attack.sides import sides
 from ilu_cli.workflows.evaluate import Evaluation, load_scorer
-from ilu_cli.workflows.plan import stream_of
 
 SHORT = 32  # new tokens for a generated answer at least
 
@@ -60,6 +60,7 @@ class Attempted:
     seed: int
     spec: EvalSpec
     title: str
+    keys: TrainingAttack | None = None
     taught: list[str] = field(default_factory=list)
     fa_at: dict[int, Learned] = field(default_factory=dict)
     data: list[Data] = field(default_factory=list)
@@ -119,15 +120,16 @@ class Attempted:
         self, role: str, parts: Parts, params: dict[str, nn.Parameter], data: Sequence[Dataset], spec: TrainSpec,
         batch: int, form: Form,
     ) -> Iterator[int]:  # fmt: skip
-        stream = stream_of(role, list(data), batch, form, self.seed, self.tokenizer)
-        self.data += stream.records()
+        streams, spec = fed(role, data, spec, batch, form, self.keys, self)
+        self.data += [record for stream in streams for record in stream.records()]
         self.precision = spec.precision
         self.chat = chat_of(form)
-        self.taught = [e.prompt + e.target for d in data for e in d.examples()]
-        term = Term("loss", stream.stream, lambda view: view.nll, "token")
-        trainer = Trainer(parts, params, [term], [], spec, self.seed, backend())
+        self.taught = [e.prompt + e.target for s in streams for d in s.datasets for e in d.examples()]
+        mix = self.keys.mix if self.keys else None
+        trainer = Trainer(parts, params, terms(streams, mix), [], spec, self.seed, backend())
         self.trained, self.bits = params, bits_of(params.values())
-        yield from drive(trainer, self.run, self.reporter, self.title)
+        first = mix.first if mix else 0
+        yield from (n - first for n in drive(trainer, self.run, self.reporter, self.title) if n >= first)
 
     def test(self, data: Dataset, limit: int, step: int) -> list[float]:
         if not has_answers(data):

@@ -10,15 +10,55 @@ from ilu_cli import registry
 from ilu_cli.attacks import Attempt
 from ilu_cli.benchmarks import Row
 from ilu_cli.data.sources import Dataset
+from ilu_cli.engine.accel import backend
+from ilu_cli.engine.optimizers import check
+from ilu_cli.models.load import add_adapter, trained_params
+from ilu_cli.models.names import first_place
 from ilu_cli.recipe.specs import Component, Form, LoraSpec, TrainSpec
+from ilu_cli.recipe.training_attack import TrainingAttack
+from ilu_cli.runs.results import Data
+from ilu_cli.workflows.attack.fed import fed
 from ilu_cli.workflows.attack.seen import Seen
 from ilu_cli.workflows.attack.sides import sides
 from ilu_cli.workflows.evaluate import Evaluation
-from ilu_cli.workflows.plan import StreamPlan, stream_of
+from ilu_cli.workflows.plan import StreamPlan, Training, check_ids, peak_memory
 
 
 class _NeedsModel(Exception):
     """An attack asked for what only a loaded model has."""
+
+
+@dataclass
+class TrainingAsked:
+    """A training that an attack asked for. Of its streams the first is its own, then comes what is mixed in."""
+
+    streams: list[StreamPlan]
+    spec: TrainSpec
+    lora: LoraSpec | None
+
+    @property
+    def datasets(self) -> tuple[list[Dataset], list[Dataset]]:
+        """The attack's own, and those mixed in."""
+        return self.streams[0].datasets, [d for s in self.streams[1:] for d in s.datasets]
+
+    def records(self) -> list[Data]:
+        """The manifest's record of each dataset."""
+        return [record for s in self.streams for record in s.records()]
+
+    def training(self, model: Any, priced: Priced) -> Training:
+        """How much of the model is trained; an adapter is added to it.
+
+        Raises:
+            UsageError: if the weights or the tokens do not fit the model.
+        """
+        streams = [s.stream for s in self.streams]
+        check_ids(model, streams, priced.tokenizer)
+        if self.lora is not None:
+            add_adapter(model, self.lora, priced.seed)
+        params = trained_params(model, self.spec.params, self.lora is not None, "attack.weights")
+        trainable = sum(p.numel() for p in params.values())
+        peak = peak_memory(model, trainable, max(first_place(model, params), 0), streams, self.spec, 0)
+        return Training(self.spec.steps, trainable, peak, backend().memory()[0])
 
 
 @dataclass
@@ -29,7 +69,8 @@ class Priced:
     tokenizer: Any
     seed: int
     evaluation: Callable[[], Evaluation]
-    asked: tuple[StreamPlan, TrainSpec, LoraSpec | None] | None = None
+    keys: TrainingAttack | None = None
+    asked: TrainingAsked | None = None
 
     def admit(self, data: Dataset, *, test: bool = False) -> Dataset:
         return self.environments.without(data)[0]
@@ -37,7 +78,9 @@ class Priced:
     def train(
         self, data: Sequence[Dataset], spec: TrainSpec, batch: int, form: Form, lora: LoraSpec | None = None
     ) -> Iterator[int]:
-        self.asked = (stream_of("attack", list(data), batch, form, self.seed, self.tokenizer), spec, lora)
+        streams, spec = fed("attack", data, spec, batch, form, self.keys, self)
+        check(spec)
+        self.asked = TrainingAsked(streams, spec, lora)
         return iter(())
 
     def parted(self, share: float, name: str) -> dict[str, tuple[Dataset, list[Row]]]:
@@ -54,6 +97,7 @@ class Priced:
 
 def price(attack: Component, priced: Priced) -> str:
     """Let a training attack ask for its training. What it asks for after that, and only a model has, or nothing."""
+    priced.keys = attack if isinstance(attack, TrainingAttack) else None
     try:
         list(registry.attack[attack.name].obj(priced, **attack.params()))
     except _NeedsModel as reason:

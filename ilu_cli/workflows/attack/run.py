@@ -19,14 +19,14 @@ from ilu_cli.engine.scoring import context_of
 from ilu_cli.engine.state import drop_state
 from ilu_cli.engine.tracking import Tracked
 from ilu_cli.errors import UnavailableError, UsageError
-from ilu_cli.models.load import add_adapter, checked_model, empty_model, load_tokenizer, save_checkpoint, trained_params
+from ilu_cli.models.load import checked_model, empty_model, load_tokenizer, save_checkpoint
 from ilu_cli.models.matrices import matrices
-from ilu_cli.models.names import first_place
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject, never_of, original_of
 from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import AttackRecipe
 from ilu_cli.recipe.specs import TrainSpec
+from ilu_cli.recipe.training_attack import TrainingAttack
 from ilu_cli.runs.ending import ending
 from ilu_cli.runs.files import ModelRecord, beside_hashes, digest_of, weight_hashes, write_json, write_text
 from ilu_cli.runs.lineage import reference_lines
@@ -42,7 +42,7 @@ from ilu_cli.workflows.attack.warned import warned
 from ilu_cli.workflows.content import Content, of_attack
 from ilu_cli.workflows.evaluate import Evaluation
 from ilu_cli.workflows.needs.inputs import inputs_of, other_models
-from ilu_cli.workflows.plan import RunPlan, Training, check_disk, check_ids, check_memory, peak_memory, state_bytes
+from ilu_cli.workflows.plan import RunPlan, check_disk, check_memory, state_bytes
 from ilu_cli.workflows.settle import fitting, followed, forgotten_by
 
 
@@ -62,8 +62,8 @@ class AttackPlan(RunPlan):
 
     @property
     def fingerprints(self) -> list[str]:
-        """Of the data that the attack trains on."""
-        return [d["fingerprint"] for d in self.data]
+        """Of the data that is the attack's own."""
+        return [d["fingerprint"] for d in self.data if d["role"] == "attack"]
 
     def to_json(self) -> Row:
         return super().to_json() | {"asked_sha256": digest(self.asked)}
@@ -103,16 +103,9 @@ def plan(
         if unknown := price(filled.attack, priced):
             unpriced = f"what comes after the attack's `{unknown}`, which needs the model"
         if priced.asked is not None:
-            stream, spec, lora = priced.asked
-            content = of_attack(stream.datasets, lineage, entry.declared.forget)
-            check_ids(model, [stream.stream], priced.tokenizer)
-            if lora is not None:
-                add_adapter(model, lora, recipe.seed)
-            params = trained_params(model, spec.params, lora is not None, "attack.weights")
-            trainable = sum(p.numel() for p in params.values())
-            first = max(first_place(model, params), 0)
-            peak = peak_memory(model, trainable, first, [stream.stream], spec, 0)
-            training, data = Training(spec.steps, trainable, peak, backend().memory()[0]), stream.records()
+            spec, own, mixed = priced.asked.spec, *priced.asked.datasets
+            content = of_attack(own, lineage, entry.declared.forget, mixed)
+            training, data = priced.asked.training(model, priced), priced.asked.records()
             kept += len(quartiles(spec.steps)) if filled.keep == "points" else 0
     kept += entry.declared.access == "weights" or entry.declared.original  # as they were before
     kept += len(other_models(filled))
@@ -207,6 +200,7 @@ def _attack(
     title = f"{label_of(recipe)} on {subject.label}"
     try:
         attempt = Attempted(subject, plan.original, plan.environments, new, reporter, recipe.seed, recipe.eval, title)
+        attempt.keys = recipe.attack if isinstance(recipe.attack, TrainingAttack) else None
         for result in Follow(attempt, recipe, known).results():
             _write(new, attempt, result)
             new.check_parents(f"stopped after {result.axis} {result.points[-1].strength}")
@@ -230,7 +224,7 @@ def _begin(plan: AttackPlan, new: Run, subject: Subject, known: Sequence[Point],
     """Write the recipe and the manifest of an attack that begins, or goes on from the points that it has."""
     m, recipe, entry = new.manifest, plan.recipe, registry.attack[plan.recipe.attack.name]
     if backend().main:
-        rows = [{"role": "attack", "name": str(i), "fingerprint": f} for i, f in enumerate(plan.fingerprints)]
+        rows = [{"role": "attack", "name": str(i), "fingerprint": d["fingerprint"]} for i, d in enumerate(plan.data)]
         begin(new, made_from(recipe.model_dump(mode="json"), [subject.record("target")], rows))
     m.wanted = wanted or m.wanted
     m.recipe_sha256, m.asked_sha256 = digest(recipe), m.asked_sha256 or digest(plan.asked)

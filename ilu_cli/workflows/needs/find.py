@@ -23,6 +23,7 @@ from ilu_cli.recipe.schema import RECIPES, AttackRecipe, EvalRecipe, UnlearnReci
 from ilu_cli.recipe.source import read_layers
 from ilu_cli.recipe.sourced import sourced
 from ilu_cli.recipe.specs import Component, DataRef
+from ilu_cli.recipe.training_attack import TrainingAttack
 from ilu_cli.runs.files import cache_dir
 from ilu_cli.runs.store import Store, split_step
 
@@ -93,6 +94,8 @@ def refs_of(recipe: AnyRecipe) -> Iterator[tuple[str, DataRef, str]]:
 
 
 def _refs_of_attack(attack: Component) -> Iterator[tuple[str, DataRef, str]]:
+    if isinstance(attack, TrainingAttack) and attack.mix:
+        yield from (("attack mix", d, "train") for d in attack.mix.data)
     values = attack.params().values()
     for d in (d for value in values for d in (value if isinstance(value, list) else [value])):
         if isinstance(d, DataRef):
