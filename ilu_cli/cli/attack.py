@@ -58,12 +58,13 @@ def attack(
     seeds: suite.SeedsOption = None,
     jobs: suite.JobsOption = None,
     markdown: suite.MarkdownOption = None,
+    budget: suite.BudgetOption = None,
     *,
     given: Given,
 ) -> None:
     """Try to bring the forgotten back, and watch what returns."""
     if name := suite.asked_for(suite_, given):
-        return suite.attack(run, name, seeds or 1, jobs, given, markdown)
+        return suite.attack(run, name, seeds or 1, jobs, given, markdown, budget)
     from ilu_cli.runs.store import Store
 
     store = Store()

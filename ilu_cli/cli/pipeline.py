@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ilu_cli.cli.options import Flags, Given, RecipeArgument, shares
-from ilu_cli.cli.suite import JobsOption, MarkdownOption, SeedsOption, show
+from ilu_cli.cli.suite import BudgetOption, JobsOption, MarkdownOption, SeedsOption, show
 from ilu_cli.errors import UsageError
 
 
@@ -30,6 +30,7 @@ def pipeline(
     jobs: JobsOption = None,
     state: Annotated[bool, typer.Option("--state", help="Show how far it is, and the table so far.")] = False,
     markdown: MarkdownOption = None,
+    budget: BudgetOption = None,
     launcher: Annotated[
         Literal["local", "slurm", "ray"],
         typer.Option("--launcher", help="Who does the nodes: this machine, Slurm, or Ray."),
@@ -60,7 +61,7 @@ def pipeline(
     from ilu_cli.workflows.pipeline.launchers import Launch
 
     launch = Launch(launcher, jobs, gpus_per_node, _options(launcher_options or []), given.plugins)
-    show(graph_of(loaded, Store()), launch, given, markdown, state=state)
+    show(graph_of(loaded, Store()), launch, given, markdown, budget, state=state)
 
 
 def _options(texts: list[str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ilu_cli.cli.options import Given
 from ilu_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from ilu_cli.workflows.pipeline.budget import TimeBudget
     from ilu_cli.workflows.pipeline.graph import Graph, Node
     from ilu_cli.workflows.pipeline.launchers import Launch, Launcher
     from ilu_cli.workflows.pipeline.shapes import Told
@@ -38,7 +39,15 @@ MarkdownOption = Annotated[
 ]
 
 
-OPTIONS = ("--suite", "--seeds", "--jobs", "--markdown")
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--budget", metavar="TIME", help="As in 4h: spend it where searches still find more; nothing is begun after it."
+    ),
+]
+
+
+OPTIONS = ("--suite", "--seeds", "--jobs", "--markdown", "--budget")
 
 
 KEPT = (*ALLOWED, "--source", "--dry-run", "--json", "--strict")
@@ -60,7 +69,9 @@ def asked_for(suite: str | None, given: Given) -> str | None:
     return suite
 
 
-def attack(run: str | None, name: str, seeds: int, jobs: int | None, given: Given, markdown: Path | None) -> None:
+def attack(
+    run: str | None, name: str, seeds: int, jobs: int | None, given: Given, markdown: Path | None, budget: str | None
+) -> None:
     """Run a suite on a model and on its original, and print the table."""
     from ilu_cli.models.subject import find_subject, of_run
     from ilu_cli.recipe.expand import find_suite, load_suite
@@ -78,10 +89,12 @@ def attack(run: str | None, name: str, seeds: int, jobs: int | None, given: Give
         subject = find_subject(run, store)
     label = find_suite(name).stem.removeprefix("suite-")
     graph = suite_graph(label, variants, recipe, subject, list(range(seeds)), store)
-    show(graph, Launch(jobs=jobs, plugins=given.plugins), given, markdown)
+    show(graph, Launch(jobs=jobs, plugins=given.plugins), given, markdown, budget)
 
 
-def show(graph: Graph, launch: Launch, given: Given, markdown: Path | None, *, state: bool = False) -> None:
+def show(
+    graph: Graph, launch: Launch, given: Given, markdown: Path | None, budget: str | None, *, state: bool = False
+) -> None:
     """Run a graph, or say how far it is, and print its table.
 
     Raises:
@@ -89,9 +102,10 @@ def show(graph: Graph, launch: Launch, given: Given, markdown: Path | None, *, s
     """
     from ilu_cli.care import read
     from ilu_cli.workflows.pipeline import table as results
+    from ilu_cli.workflows.pipeline.budget import TimeBudget
     from ilu_cli.workflows.pipeline.launch import launcher
 
-    chosen = None if state else launcher(launch, graph)
+    chosen, time = None if state else launcher(launch, graph), TimeBudget.of(budget) if budget else None
     if state or given.dry_run:
         graph.watch()
     if markdown:
@@ -101,7 +115,7 @@ def show(graph: Graph, launch: Launch, given: Given, markdown: Path | None, *, s
 
         return console.show_plan(plan(graph, chosen.room if chosen else 1), given.as_json)
     if chosen:
-        _run(graph, chosen)
+        _run(graph, chosen, time)
     found: Told = {**results.collect(graph), "state": graph.counts(), "folder": str(graph.folder)}
     if markdown:
         from ilu_cli.runs.files import write_text
@@ -112,7 +126,9 @@ def show(graph: Graph, launch: Launch, given: Given, markdown: Path | None, *, s
     else:
         _print(graph, found)
         if not found["failed"] and not state:
-            console.next_step(f"{graph.name}: {len(graph.nodes)} nodes done", [], f"ilu report {graph.name}")
+            console.next_step(
+                f"{graph.name}: {graph.counts().get('done', 0)} nodes done", [], f"ilu report {graph.name}"
+            )
     told = read(found["warnings"])
     warned.show(told)
     if found["failed"] and not state:
@@ -120,8 +136,9 @@ def show(graph: Graph, launch: Launch, given: Given, markdown: Path | None, *, s
     warned.conclude(told, given)
 
 
-def _run(graph: Graph, launcher: Launcher) -> None:
+def _run(graph: Graph, launcher: Launcher, budget: TimeBudget | None) -> None:
     import contextlib
+    import math
     import sys
     import time
 
@@ -145,12 +162,16 @@ def _run(graph: Graph, launcher: Launcher) -> None:
         if node.status == "done":
             results.save(graph)
             pace = (time.monotonic() - began) / max(1, done - known)
-            line += f" ({node.seconds or 0:.0f} s; about {pace * (size - done) / 60:.0f} min left)"
+            left = min(pace * (size - done), budget.left if budget else math.inf)
+            line += f" ({node.seconds or 0:.0f} s; about {left / 60:.0f} min left)"
         err.print(line + (f": {node.error}" if node.error else ""), markup=False, soft_wrap=True)
 
     with contextlib.redirect_stdout(sys.stderr):  # Ray's own messages; stdout belongs to the result
-        execute.run(graph, launcher, changed)
+        execute.run(graph, launcher, changed, budget)
     results.save(graph)
+    waiting = graph.size - len(graph.nodes) + graph.counts().get("waiting", 0)
+    if budget and waiting:
+        err.print(f"the budget is spent; {waiting} of {size} nodes are left, and the same command goes on with them")
 
 
 def _print(graph: Graph, found: Told) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from filelock import Timeout
 
 from ilu_cli.errors import RunFailed
+from ilu_cli.workflows.pipeline.budget import TimeBudget, by_fall
 from ilu_cli.workflows.pipeline.graph import Graph, Node
 from ilu_cli.workflows.pipeline.launchers import Launcher
 from ilu_cli.workflows.pipeline.worker import Answer, Job
@@ -25,19 +26,21 @@ class Stopped(RunFailed):
 
 @dataclass
 class Conduct:
-    """A graph that is run: by what, who hears of it, what is at work, and how often each node was lost."""
+    """A graph that is run: by what, who hears of it, how long, what is at work, and how often each node was lost."""
 
     graph: Graph
     launcher: Launcher
     changed: Changed
+    budget: TimeBudget | None = None
     busy: dict[str, Node] = field(default_factory=dict)
     lost: Counter[str] = field(default_factory=Counter)
 
 
-def run(graph: Graph, launcher: Launcher, changed: Changed) -> None:
+def run(graph: Graph, launcher: Launcher, changed: Changed, budget: TimeBudget | None = None) -> None:
     """Do what can be done, as much at a time as the launcher takes.
 
-    `changed` hears of every node that begins, says something, or ends.
+    `changed` hears of every node that begins, says something, or ends. After the `budget` nothing is begun, and what
+    is at work ends.
 
     Raises:
         Stopped: after Ctrl-C, when all that was at work has stopped.
@@ -47,7 +50,7 @@ def run(graph: Graph, launcher: Launcher, changed: Changed) -> None:
         graph.refresh()
         graph.retry()
         graph.save()
-        conduct = Conduct(graph, launcher, changed)
+        conduct = Conduct(graph, launcher, changed, budget)
         try:
             _assign(conduct)
             while conduct.busy:
@@ -65,17 +68,17 @@ def run(graph: Graph, launcher: Launcher, changed: Changed) -> None:
 
 
 def _assign(conduct: Conduct) -> None:
-    """Hand every node that is ready to the launcher, while that has room."""
-    graph = conduct.graph
+    """Hand every node that is ready to the launcher, while that has room and there is time."""
+    graph, budget = conduct.graph, conduct.budget
     graph.grow()
-    for node in graph.ready():
+    for node in by_fall(graph, graph.ready()) if budget else graph.ready():
         graph.settle(node)
         if node.status == "done":  # done by an earlier process, on weights that are known only now
             conduct.changed(node, None)
             return _assign(conduct)
         if node.hash in {n.hash for n in conduct.busy.values()}:  # the same work under another name: wait for it
             continue
-        if len(conduct.busy) >= conduct.launcher.room:
+        if len(conduct.busy) >= conduct.launcher.room or (budget and not budget.left):
             return
         node.status = "running"
         conduct.busy[node.key] = node

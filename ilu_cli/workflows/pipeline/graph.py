@@ -37,6 +37,16 @@ class Growing(Protocol):
     def left(self) -> int:
         """How many nodes are still to come."""
 
+    @property
+    def told(self) -> int:
+        """How many of its nodes have come to something."""
+
+    def asked_for(self, node: Node) -> bool:
+        """Whether it has put this node in."""
+
+    def fall(self, window: int) -> float:
+        """By how much its best so far fell per second in the last trials, so many; infinite if it has had fewer."""
+
     def reset(self) -> None:
         """Forget what was read: the state on disk is read again."""
 

@@ -40,14 +40,31 @@ class TrialSearch:
     bound: BoundSpec | None = None
     asked: list[tuple[optuna.Trial, str]] = field(default_factory=list)
     study: optuna.Study | None = None
+    worth: list[tuple[float, float]] = field(default_factory=list)
 
     @property
     def left(self) -> int:
         return self.spec.trials - len(self.asked)
 
+    @property
+    def told(self) -> int:
+        """How many trials have an outcome: their FQ (1 if they do not count) and seconds are in `worth`."""
+        return len(self.worth)
+
+    def asked_for(self, node: Node) -> bool:
+        return any(key == node.key for _, key in self.asked)
+
+    def fall(self, window: int) -> float:
+        """See `Growing`. Of the first trials it is the fall from the first of them."""
+        if self.told < window:
+            return math.inf
+        before = self.worth[: max(1, self.told - window)]
+        seconds = sum(s for _, s in self.worth[-window:])
+        return (min(fq for fq, _ in before) - min(fq for fq, _ in self.worth)) / max(seconds, 1e-9)
+
     def reset(self) -> None:
         """Begin anew: the state on disk is read again."""
-        self.study, self.asked = None, []
+        self.study, self.asked, self.worth = None, [], []
 
     def grow(self, graph: Graph) -> None:
         """Tell the sampler what is done, and put the next trial into the graph. One trial is under way at a time."""
@@ -80,14 +97,18 @@ class TrialSearch:
         assert self.study is not None
         if self.study.trials[trial.number].state.is_finished():
             return True
-        if node.status in ("failed", "blocked"):
+        if node.status not in ("failed", "blocked", "done"):
+            return False
+        points = points_of(graph, node, self.bound.benchmark if self.bound else None) if node.status == "done" else []
+        value, over = outcome(points, self.bound) if points else (1.0, math.inf)
+        if not points:  # it failed, or its rows are gone
             self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        elif node.status == "done":
-            value, over = outcome(points_of(graph, node, self.bound.benchmark if self.bound else None), self.bound)
+        else:
             if self.bound:
                 trial.set_constraint("loss", over)
             self.study.tell(trial, value)
-        return node.status in ("failed", "blocked", "done")
+        self.worth.append((value if over <= 0 else 1.0, node.seconds or 0.0))
+        return True
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         from optuna.exceptions import ExperimentalWarning
