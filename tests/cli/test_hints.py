@@ -19,6 +19,7 @@ OTHERS = {  # options of other programs that messages name
     "--local-dir": "hf download",
     "--cpu": "accelerate launch",
     "--multi_gpu": "accelerate launch",
+    "--head": "ray start",
     "--apply_chat_template": "lm-eval",
 }
 
