@@ -59,6 +59,11 @@ KINDS: dict[str, WarningKind] = {
         "errors, sequence by sequence, or, where it was not measured, the loss by less than a tenth of that",
         "use `variant: param_scale` or `grad_norm`, which temperature alone does not satisfy, or several environments",
     ),
+    "penalty-too-weak": WarningKind(
+        "a penalty's gradient is too small beside the step's to change what is learned",
+        "its median share of the length of the step's gradient is below 1 %, over the steps that have one",
+        "set its weight as a share of the forget gradient, such as share:0.5",
+    ),
     "collapsed": WarningKind(
         "a model reads ordinary text far worse than the original: one that babbles forgets everything",
         "the lower end of the perplexity's 95 % interval is above twice the original's: one more bit a word",

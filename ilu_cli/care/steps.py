@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from math import sqrt
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import Any
 
 from ilu_cli.care import Warned
@@ -14,6 +14,7 @@ StepRows = Sequence[Mapping[str, Any]]
 TEMPERATURE_SHARE = 0.1  # less of |D|'s fall than this coming with a lower NLL means: re-tempered
 FIFTH, LEAST = 5, 2  # a fifth of the steps, and steps in it at least
 ERRORS = 2
+LEAST_PULL = 0.01  # of the length of a step's gradient
 TOLD = ("step", "lr", "grad_norm", "tokens", "seconds")  # columns of metrics.jsonl that are no loss
 
 
@@ -54,6 +55,15 @@ def zeros(what: str, steps: StepRows) -> Iterator[Warned]:
     if none and 2 * none >= len(steps):
         text = f"Gradient of zero: at {none} of {len(steps)} steps of {what} the gradient is exactly 0."
         yield Warned("zero-gradient", text)
+
+
+def weak_penalties(what: str, steps: StepRows) -> Iterator[Warned]:
+    """Penalties whose gradient is in the median less than `LEAST_PULL` of the step's."""
+    for key in dict.fromkeys(k for s in steps for k in s if k.startswith("gradient[")):
+        shares = [s[key] / s["grad_norm"] for s in steps if s.get(key) and s.get("grad_norm")]
+        if len(shares) >= LEAST and (share := median(shares)) < LEAST_PULL:
+            told = f"the gradient of {key[9:-1]} is {share:.2g} of the step's in {what}"
+            yield Warned("penalty-too-weak", f"Penalty too weak: {told}: it does nothing.")
 
 
 def temperature_alone(

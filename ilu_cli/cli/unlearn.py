@@ -43,7 +43,14 @@ VariantOption = Annotated[
     str | None,
     typer.Option("--irm-variant", help="What the penalty is a gradient by: logit, param_scale, or grad_norm."),
 ]
-WeightOption = Annotated[float | None, typer.Option("--irm-weight", help="λ of the penalty.")]
+WeightOption = Annotated[
+    str | None,
+    typer.Option(
+        "--irm-weight",
+        metavar="λ|share:SHARE",
+        help="λ of the penalty; share:0.5: such that its gradient is half as long as the forget term's.",
+    ),
+]
 BatchOption = Annotated[int | None, typer.Option("--irm-batch", help="Sequences per environment and step.")]
 DefenceOption = Annotated[
     list[str] | None,
@@ -194,9 +201,7 @@ def _lora_flags(text: str | None) -> Flags:
     return flags
 
 
-def _irm_flags(
-    path: Path, env: list[str] | None, variant: str | None, weight: float | None, batch: int | None
-) -> Flags:
+def _irm_flags(path: Path, env: list[str] | None, variant: str | None, weight: str | None, batch: int | None) -> Flags:
     """Write `--irm-*` into the recipe's irm entry, or add one.
 
     Raises:
@@ -214,5 +219,9 @@ def _irm_flags(
             raise UsageError("--irm-variant, --irm-weight and --irm-batch need an --irm-env")
         flags["--irm-env (name)"] = (("regularizers", at, "name"), "irm")
     key = ("regularizers", at)
-    written = {"env": env, "variant": variant, "weight": weight, "batch": batch}
+    try:
+        number: float | str | None = None if weight is None else float(weight)
+    except ValueError:
+        number = weight
+    written = {"env": env, "variant": variant, "weight": number, "batch": batch}
     return flags | {f"--irm-{name}": ((*key, name), value) for name, value in written.items() if value is not None}

@@ -31,7 +31,8 @@ Taken = list[Tensor | None]
 class Term:
     """A loss over one stream: weight · Σ values(view) / divisor. `defended`: its gradient is taken by the defences.
 
-    `dual` changes `weight` after each step.
+    `dual` changes `weight` after each step. `share`: it is a share of the forget term's gradient, see
+    `ilu_cli.engine.shares`.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Term:
     defended: bool = False
     layers: Sequence[int] = ()
     dual: DualSpec | None = None
+    share: bool = False
 
 
 class Gradients:
@@ -76,7 +78,7 @@ class Gradients:
             with torch.set_grad_enabled(term.weight != 0), self.backend.autocast(precision or self.spec.precision):
                 loss = wide(term.values(self._view(term, keys, device))).sum() / divisor
             if loss.requires_grad:
-                (term.weight * loss).backward()
+                (loss if term.share else term.weight * loss).backward()
             total += exact(loss.detach()).cpu()
         return total
 

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,9 @@ from ilu_cli.data.sampling import seed_of
 from ilu_cli.engine.accel import Backend
 from ilu_cli.engine.budget import Budget
 from ilu_cli.engine.environments import Environments
-from ilu_cli.engine.gradients import Gradients, Term
+from ilu_cli.engine.gradients import Gradients, Taken, Term
 from ilu_cli.engine.optimizers import forget_moments, optimizer_of
+from ilu_cli.engine.shares import Lengths
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.errors import RunFailed
 from ilu_cli.models.parts import Parts
@@ -25,6 +26,8 @@ from ilu_cli.recipe.specs import TrainSpec
 
 if TYPE_CHECKING:
     from ilu_cli.defences import Defence
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -35,6 +38,8 @@ class Penalty:
     appendix B). Summed over `every` steps of gradient descent that is the same pull. Under AdamW it is not: the second
     moment sees the larger steps too. The paper changes Adam's rates for that; here they stay, as most of the gradient
     is of other terms.
+
+    `share`: λ is a share of the forget term's gradient, see `ilu_cli.engine.shares`.
     """
 
     name: str
@@ -44,6 +49,7 @@ class Penalty:
     env_weights: Sequence[float] | None = None
     reset_at: int | None = None
     every: int = 1
+    share: bool = False
 
     def due(self, step: int) -> bool:
         """Whether it is taken at this step."""
@@ -87,6 +93,7 @@ class Trainer:
         self.params, self.terms, self.penalties = params, terms, penalties
         self.defences = list(defences)
         self.spec, self.backend, self.budget = spec, backend, budget
+        self.lengths, self.held = Lengths(), list[tuple[str, float, Taken]]()
         self.optimizer = optimizer_of(parts, list(params.values()), spec, backend.device)
 
     @property
@@ -132,18 +139,53 @@ class Trainer:
             The value of each term and each penalty that is due, and the statistic of its environments.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        penalties: dict[str, float] = {}
-        for penalty in self._due():  # first, while there is no other gradient to set aside
-            penalties |= self._penalty(penalty)
-        sums = {t.name: self._term(t) for t in self.terms}
+        self.held, sums, log = [], dict[str, Tensor](), dict[str, float]()
+        for p in self._due():  # first, while there is no other gradient to set aside
+            run = functools.partial(self._penalty, p)
+            found, length = self._apart(p.name, run, p.weight(self.step), p.share, every=p.every)
+            log |= found
+            if not p.share:
+                log[f"gradient[{p.name}]"] = length
+        shared = any([p.share for p in self.penalties] + [t.share for t in self.terms])
+        for t in self.terms:
+            term = functools.partial(self._term, t)
+            sums[t.name] = self._apart(t.name, term, t.weight, t.share, seen=t.defended)[0] if shared else term()
+        for name, share, gradient in self.held:
+            weight = self.lengths.weight(name, share)
+            if self.backend.main:
+                self.grads.put(gradient, weight)
+            log |= {f"weight[{name}]": weight, f"gradient[{name}]": weight * self.lengths.last[name]}
         shares = torch.stack([*sums.values(), torch.zeros((), dtype=torch.float64)])
         self.grads.sum()
-        logs = [d.log for d in self.defences] + [penalties]
+        logs = [d.log for d in self.defences] + [log]
         return dict(zip(sums, self.backend.sum(shares).tolist())) | {k: v for log in logs for k, v in log.items()}
 
     def _due(self) -> list[Penalty]:
         """The penalties of the step at hand."""
         return [p for p in self.penalties if p.due(self.step)]
+
+    def _apart(
+        self, name: str, run: Callable[[], T], weight: float, share: bool, *, seen: bool = False, every: int = 1
+    ) -> tuple[T, float]:
+        """Add the gradient that `run` leaves, over all processes, or hold it where its `weight` is a share.
+
+        Returns:
+            What `run` does, and the length of the gradient, a step's part of that of `every` steps. The length is
+            noted of what is held, or `seen`.
+        """
+        before = self.grads.take()
+        found = run()
+        self.grads.sum()
+        gradient = self.grads.take()
+        length = float(nn.utils.get_total_norm([g for g in gradient if g is not None])) / every
+        self.grads.put(before)
+        if share or seen:
+            self.lengths.see(name, length)
+        if share:
+            self.held.append((name, weight, gradient))
+        elif self.backend.main:
+            self.grads.put(gradient)
+        return found, length
 
     def _term(self, term: Term) -> Tensor:
         def compute() -> Tensor:
@@ -157,7 +199,8 @@ class Trainer:
     def _penalty(self, penalty: Penalty) -> dict[str, float]:
         """Add the gradient of λ · penalty; return its value without λ, and each environment's statistic."""
         weights = torch.tensor(penalty.env_weights or [1.0] * len(penalty.environments), dtype=torch.float64)
-        envs = Environments(self.grads, penalty.environments, weights, penalty.every * penalty.weight(self.step))
+        scale = penalty.every * (1.0 if penalty.share else penalty.weight(self.step))
+        envs = Environments(self.grads, penalty.environments, weights, scale)
         value = penalty.function(envs)
         return {penalty.name: value, **envs.log}
 

@@ -35,6 +35,7 @@ def save_state(trainer: Trainer, folder: Path) -> None:
         "optimizer": trainer.optimizer.state_dict(),
         "defences": [d.state() for d in trainer.defences],
         "weights": [t.weight for t in trainer.terms],
+        "lengths": trainer.lengths.means,
     }
     with part.open("wb") as f:
         torch.save(saved, f)
@@ -95,6 +96,7 @@ def _take(trainer: Trainer, state: Path) -> int:
         defence.load(kept)
     for term, weight in zip(trainer.terms, saved.get("weights", ())):  # states of before had none that moved
         term.weight = weight
+    trainer.lengths.means = saved.get("lengths", {})
     trainer.step = saved["step"]
     return trainer.step
 

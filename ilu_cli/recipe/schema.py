@@ -79,6 +79,8 @@ class UnlearnRecipe(Recipe):
             return
         yield from self.retain.problems(registry.retain_term, ("retain",), self)
         yield from data_problems(self.retain.data, ("retain", "data"))
+        if self.retain.dual and isinstance(self.retain.weight, str):
+            yield ("retain", "dual"), "a weight that is a share is not moved by a bound: give it a number"
         needs, keys = registry.retain_term[self.retain.name].declared.needs, type(self.objective).model_fields
         if "hidden" in needs and "layer" not in keys:
             yield ("retain", "name"), f"{self.retain.name} needs an objective with a layer, not {self.objective.name}"

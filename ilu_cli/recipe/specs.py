@@ -29,6 +29,9 @@ T = TypeVar("T")
 Some = Annotated[list[T], Field(min_length=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Weight = Annotated[
+    NonNegativeFloat | Annotated[str, Field(pattern=r"^share:[0-9]+(\.[0-9]+)?$")], Field(union_mode="left_to_right")
+]
 AUTO: Literal["auto"] = "auto"
 AUTO_PARAMS = [AUTO]  # a list like all others, so that what trains weights knows one form; no weight is called so
 LayerOrAuto = Annotated[NonNegativeInt | Literal["auto"], Field(union_mode="left_to_right")]
@@ -125,12 +128,17 @@ class DualSpec(Spec):
         return weight if step < self.warmup else max(0.0, weight + self.lr * (value - self.limit))
 
 
+def number_of(weight: float | str) -> float:
+    """The number in a weight, or in a weight that is a share."""
+    return float(weight.removeprefix("share:")) if isinstance(weight, str) else weight
+
+
 class RetainSpec(Component, Stream):
     """The retain term, its data and its weight γ."""
 
     later = ("dual",)
 
-    weight: NonNegativeFloat = 1.0
+    weight: Weight = Field(1.0, description="γ; share:0.5: such that its gradient is half as long as the forget term's")
     dual: DualSpec | None = Field(None, description="moves the weight so that the term's value stays below a limit")
 
 
@@ -139,7 +147,7 @@ class RegularizerSpec(Component, Form):
 
     later = ("every",)
     env: DataRefs
-    weight: NonNegativeFloat = Field(1.0, description="λ")
+    weight: Weight = Field(1.0, description="λ; share:0.5: such that its gradient is half as long as the forget term's")
     env_weights: list[NonNegativeFloat] | None = Field(None, description="a_i, one per environment; null: all 1")
     batch: PositiveInt = Field(8, description="sequences per environment and step")
     max_length: int = Field(128, ge=8)
@@ -151,12 +159,13 @@ class RegularizerSpec(Component, Form):
     every: PositiveInt = Field(1, description="the penalty at each k-th step only, beginning with the first, with k·λ")
 
     def weight_at(self, step: int) -> float:
-        """λ at a step, counted from 0."""
+        """λ at a step, counted from 0; where `weight` is a share, that share."""
+        last = number_of(self.weight)
         if self.schedule == "constant" or step >= self.until:
-            return self.weight
+            return last
         if self.schedule == "step":
             return self.initial
-        return self.initial + (self.weight - self.initial) * step / self.until
+        return self.initial + (last - self.initial) * step / self.until
 
     def problems(self, known: registry.Registry[Any], key: Key, recipe: Any) -> Iterator[tuple[Key, str]]:
         yield from super().problems(known, key, recipe)

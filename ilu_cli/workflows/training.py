@@ -16,7 +16,7 @@ from ilu_cli.engine.reference import fill, median_norm
 from ilu_cli.models.load import trained_params
 from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.schema import UnlearnRecipe
-from ilu_cli.recipe.specs import Component, Form
+from ilu_cli.recipe.specs import Component, Form, number_of
 from ilu_cli.workflows.plan import StreamPlan, add_chosen, plan_stream
 
 
@@ -65,6 +65,7 @@ def build_trainer(recipe: UnlearnRecipe, streams: Streams, model: Any) -> Traine
             reg.env_weights,
             reg.until if reg.schedule == "step" else None,
             reg.every,
+            isinstance(reg.weight, str),
         )
         for reg, envs in zip(recipe.regularizers, streams.environments)
     ]
@@ -112,6 +113,6 @@ def _terms(recipe: UnlearnRecipe, streams: Streams, model: Any, read: list[int])
     objective, r = recipe.objective, recipe.retain
     found = [term("forget", registry.objective[objective.name], objective, streams.forget, 1.0, max([steps, *read]))]
     if r and streams.retain:
-        found.append(term("retain", registry.retain_term[r.name], r, streams.retain, r.weight, steps))
-        found[-1].dual = r.dual
+        found.append(term("retain", registry.retain_term[r.name], r, streams.retain, number_of(r.weight), steps))
+        found[-1].dual, found[-1].share = r.dual, isinstance(r.weight, str)
     return found

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ilu_cli import registry
 from ilu_cli.care import Warned, once
-from ilu_cli.care.steps import temperature_alone, unchanged, zeros
+from ilu_cli.care.steps import temperature_alone, unchanged, weak_penalties, zeros
 from ilu_cli.declarations import reference_bytes
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.job import drive
@@ -259,7 +259,8 @@ def _warned(plan: UnlearnPlan, new: Run, changed: float | None) -> list[Warned]:
     envs = [env.stream.name for each in plan.streams.environments for env in each]
     measured = new.manifest.result.get("temperature", {})
     tempered = (temperature_alone(new.id, env, rows, measured.get(env)) for env in envs)
-    return once([*plan.content.warned, *zeros(new.id, rows), unchanged(new.id, changed), *tempered])
+    weak = weak_penalties(new.id, rows)
+    return once([*plan.content.warned, *zeros(new.id, rows), *weak, unchanged(new.id, changed), *tempered])
 
 
 def _begin(plan: UnlearnPlan, new: Run) -> None:

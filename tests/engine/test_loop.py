@@ -204,7 +204,7 @@ def test_every_term_and_penalty_is_in_the_log_in_float64() -> None:
     penalties = [Penalty("one", environment, lambda envs: 1.0), Penalty("two", environment, lambda envs: 2.0)]
     t = trainer(tiny_model(), [term()], penalties)
     found = t.backward()
-    assert list(found) == ["loss", "one", "two"]
+    assert list(found) == ["loss", "one", "gradient[one]", "two", "gradient[two]"]
     assert (found["one"], found["two"]) == (1.0, 2.0)
     assert t.grads.accumulate(Term("x", t.terms[0].stream, lambda view: view.nll, "token")).dtype == torch.float64
     seen: list[torch.Tensor] = []
