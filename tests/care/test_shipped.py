@@ -86,5 +86,5 @@ def test_data_that_cannot_be_read_any_more_are_named(tmp_path: Path) -> None:
 
 def test_which_attacks_touch_the_forget_data_is_declared() -> None:
     known = {name: registry.attack[name].declared.forget for name in registry.attack}
-    assert {n for n, stance in known.items() if stance == "taught"} == {"relearn", "jailbreak_tune"}
+    assert {n for n, stance in known.items() if stance == "taught"} == {"relearn", "jailbreak_tune", "rtt"}
     assert {n for n, stance in known.items() if stance == "held out"} == {"relearn_benign"}
