@@ -16,18 +16,7 @@ pytestmark = pytest.mark.slow
 UNLEARN = ["unlearn", "--method", "rmu", "--set", "objective.layer=1", "--steps", 2, "--set", "forget.batch=4", "--set",
            "retain.batch=4", "--set", 'train.params=["model.layers.[01].mlp.down_proj.weight"]']  # fmt: skip
 QUICK: dict[str, list[object]] = {
-    "finetune": [
-        "--task",
-        "sst2",
-        "--source",
-        "builtin",
-        "--steps",
-        2,
-        "--set",
-        "attack.batch=2",
-        "--set",
-        "attack.test_rows=4",
-    ],
+    "finetune": ["--task", "sst2", "--steps", 2, "--set", "attack.batch=2", "--set", "attack.test_rows=4"],
     "relearn": ["--set", "attack.k=4", "--set", "attack.batch=2"],
     "relearn_benign": ["--steps", 2, "--set", "attack.batch=2"],
     "fewshot": ["--set", "attack.k=[1,4]"],
@@ -46,7 +35,8 @@ def unlearned(tiny: Path, ilu: Ilu) -> Path:
 @pytest.mark.parametrize("kind", sorted(registry.attack))
 def test_it_runs_and_leaves_what_is_promised(unlearned: Path, tiny: Path, ilu: Ilu, kind: str) -> None:
     quick, limit = [str(x).format(tiny=tiny) for x in QUICK.get(kind, [])], LIMIT.get(kind, 6)
-    args = [*(["--kind", kind] if kind != "finetune" else []), *quick, "--set", f"eval.limit={limit}"]
+    source, capped = ["--source", "builtin"], ["--set", f"eval.limit={limit}"]
+    args = [*(["--kind", kind] if kind != "finetune" else []), *quick, *source, *capped]
     done = ilu("attack", *args, "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
@@ -86,7 +76,7 @@ def test_a_lens_on_every_second_layer_ends_at_the_last(tiny: Path, ilu: Ilu) -> 
 def test_what_does_not_fit_is_refused_and_leaves_no_run(
     unlearned: Path, ilu: Ilu, kind: str, sets: list[str], message: str
 ) -> None:
-    args = ["--kind", kind, *(x for text in (*sets, "eval.limit=4") for x in ("--set", text))]
+    args = ["--kind", kind, "--source", "builtin", *(x for text in (*sets, "eval.limit=4") for x in ("--set", text))]
     for more in [["--dry-run"]] * (kind != "fewshot") + [[]]:  # the questions are not read for a plan
         done = ilu("attack", *args, *more)
         assert done.code == 2
