@@ -17,6 +17,8 @@ import yaml
 from conftest import Ilu
 
 from ilu_cli.errors import UsageError
+from ilu_cli.recipe.expand import load_suite
+from ilu_cli.recipe.load import shipped
 from ilu_cli.recipe.search import BoundSpec, RangeSpec, SearchSpec
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows.pipeline import search as module
@@ -90,6 +92,17 @@ def test_what_does_not_count_is_worth_nothing(monkeypatch: pytest.MonkeyPatch) -
     assert (found.told, found.left) == (3, 0)
 
 
+@pytest.mark.parametrize("name", [name for name in shipped() if name.startswith("suite-")])
+def test_every_shipped_suite_is_whole(name: str) -> None:
+    recipe, variants = load_suite(name)
+    assert len({v.attack for v in variants}) >= len(recipe.attacks)
+
+
+def test_time_passes() -> None:
+    assert 3599 < TimeBudget(3600).left <= 3600
+    assert TimeBudget(1, time.monotonic() - 2).left == 0
+
+
 TRIALS = {"trials": 2, "over": {"lr": {"low": 1e-4, "high": 1e-2, "log": True}}}
 SUITE = {
     "command": "suite",
@@ -108,13 +121,16 @@ def suite() -> str:
 
 
 @pytest.mark.slow
-def test_nothing_is_begun_after_the_budget_and_the_same_command_goes_on(tiny: Path, ilu: Ilu, suite: str) -> None:
-    short = ilu("attack", tiny, "--suite", suite, "--budget", "0.01s", "--json")
-    assert short.code == 0, short.err
-    assert "the budget is spent; 4 of 4 nodes are left" in short.err
-    part = ilu("attack", tiny, "--suite", suite, "--budget", "1s", "--json")
-    found = json.loads(part.out)
-    assert 1 <= found["state"]["done"] < 4
+def test_nothing_is_begun_after_the_budget_and_the_same_command_goes_on(
+    tiny: Path, ilu: Ilu, suite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = TimeBudget.left
+    monkeypatch.setattr(TimeBudget, "left", property(lambda _: float(not list(Path("runs").glob("attack-*")))))
+    part = ilu("attack", tiny, "--suite", suite, "--budget", "1h", "--json")
+    assert part.code == 0, part.err
+    assert json.loads(part.out)["state"]["done"] == 2, "the model's own questions, and the attack that was at work"
+    assert "the budget is spent; 2 of 4 nodes are left" in part.err
+    monkeypatch.setattr(TimeBudget, "left", left)
     whole = ilu("attack", tiny, "--suite", suite, "--budget", "1h", "--json")
     assert whole.code == 0
     rows = {r["attack"]: r["tried"] for r in json.loads(whole.out)["rows"]}
