@@ -43,6 +43,11 @@ KINDS: dict[str, WarningKind] = {
         "not one bit of the trained weights (of an unlearned model, of its checkpoint) differs",
         "raise the learning rate or the weight of the objective; see what train.params or lora train",
     ),
+    "update-rounded": WarningKind(
+        "a checkpoint in 16 bits has lost much of what was trained",
+        "‖rounding error‖ is at least half of ‖update‖, over the trained weights",
+        "--set train.save_dtype=fp32",
+    ),
     "zero-loss": WarningKind(
         "a term of the loss is exactly 0 at every step, and so pulls at nothing",
         "exactly 0, and in every step: floating-point losses of real data are never",

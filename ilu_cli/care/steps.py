@@ -15,6 +15,7 @@ TEMPERATURE_SHARE = 0.1  # less of |D|'s fall than this coming with a lower NLL 
 FIFTH, LEAST = 5, 2  # a fifth of the steps, and steps in it at least
 ERRORS = 2
 LEAST_PULL = 0.01  # of the length of a step's gradient
+ROUNDED = 0.5  # error of storing, as a share of the update
 TOLD = ("step", "lr", "grad_norm", "tokens", "seconds")  # columns of metrics.jsonl that are no loss
 
 
@@ -112,3 +113,11 @@ def unchanged(what: str, share: float | None) -> Warned | None:
     if share != 0:
         return None
     return Warned("weights-unchanged", f"Weights unchanged: training left every weight of {what} as it was.")
+
+
+def rounded(what: str, lost: float | None, dtype: object) -> Warned | None:
+    """The checkpoint's type has lost so much of the update, ‖rounding‖ / ‖update‖; None: not known, or float32."""
+    if lost is None or lost < ROUNDED:
+        return None
+    text = f"Rounded away: storing {what} in {dtype} has an error of {lost:.0%} of the update that was trained."
+    return Warned("update-rounded", text)

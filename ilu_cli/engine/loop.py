@@ -138,7 +138,7 @@ class Trainer:
         Returns:
             The value of each term and each penalty that is due, and the statistic of its environments.
         """
-        self.optimizer.zero_grad(set_to_none=True)
+        self._forget_gradients()
         self.held, sums, log = [], dict[str, Tensor](), dict[str, float]()
         for p in self._due():  # first, while there is no other gradient to set aside
             run = functools.partial(self._penalty, p)
@@ -224,8 +224,12 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.spec, self.step)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._forget_gradients()
         return grad_norm
+
+    def _forget_gradients(self) -> None:
+        for p in self.params.values():
+            p.grad = None
 
 
 def learning_rate(spec: TrainSpec, step: int) -> float:

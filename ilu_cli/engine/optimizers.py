@@ -1,4 +1,4 @@
-"""The optimisers of a recipe, all of them PyTorch's."""
+"""The optimisers of a recipe, PyTorch's but for the one with moments in 8 bits."""
 
 from __future__ import annotations
 
@@ -62,13 +62,20 @@ AnyOptimizer = torch.optim.Optimizer | MuonAndAdamW
 
 
 def optimizer_of(parts: Parts, params: Sequence[nn.Parameter], spec: TrainSpec, device: torch.device) -> AnyOptimizer:
-    """The optimiser that a recipe names, for these trained parameters of these parts."""
+    """The optimiser that a recipe names, for these trained parameters of these parts.
+
+    The gradients are the caller's to clear: those of `params` themselves.
+    """
     check(spec)
+    if spec.memory.offload is not None:
+        return _away(params, spec)
     given: dict[str, Any] = {"lr": spec.lr, "weight_decay": spec.weight_decay}
     if spec.optimizer == "muon":
         return MuonAndAdamW(parts, params, **given)
     if spec.optimizer == "adafactor":
         return torch.optim.Adafactor(params, **given)
+    if spec.memory.optimizer_bits == 8:
+        return _eight_bits(params, given)
     given["fused"] = device.type in ("cpu", "cuda")
     if spec.optimizer == "adamw":
         return torch.optim.AdamW(params, **given)
@@ -85,3 +92,38 @@ def forget_moments(optimizer: AnyOptimizer) -> None:
     """Let the optimiser go on as if it had done no step."""
     for one in optimizer.both if isinstance(optimizer, MuonAndAdamW) else [optimizer]:
         one.state.clear()
+
+
+def _eight_bits(params: Sequence[nn.Parameter], given: dict[str, Any]) -> torch.optim.Optimizer:
+    """bitsandbytes' AdamW, moments quantised in blocks; tensors of less than 4096 weights have theirs in float32."""
+    from bitsandbytes.optim import AdamW8bit
+
+    small: Any = AdamW8bit(params, **given)
+    found: torch.optim.Optimizer = small
+    return found
+
+
+def _away(params: Sequence[nn.Parameter], spec: TrainSpec) -> torch.optim.Optimizer:
+    """AdamW over copies in main memory, which fetch weights and gradients before each step and give back after it."""
+    twins = [nn.Parameter(p.detach().to("cpu", copy=True)) for p in params]
+    given: dict[str, Any] = {"lr": spec.lr, "weight_decay": spec.weight_decay}
+    eight = spec.memory.optimizer_bits == 8
+    optimizer = _eight_bits(twins, given) if eight else torch.optim.AdamW(twins, fused=True, **given)
+    optimizer.register_step_pre_hook(lambda *_: _fetch(params, twins))
+    optimizer.register_step_post_hook(lambda *_: _give(params, twins))
+    return optimizer
+
+
+@torch.no_grad()
+def _fetch(params: Sequence[nn.Parameter], twins: Sequence[nn.Parameter]) -> None:
+    """Bring weights, which others than the optimiser move too, and gradients to the twins in main memory."""
+    for p, twin in zip(params, twins):
+        twin.copy_(p)
+        twin.grad = None if p.grad is None else p.grad.to("cpu")
+
+
+@torch.no_grad()
+def _give(params: Sequence[nn.Parameter], twins: Sequence[nn.Parameter]) -> None:
+    for p, twin in zip(params, twins):
+        p.copy_(twin)
+        twin.grad = None

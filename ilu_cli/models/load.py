@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import shutil
 import warnings
@@ -221,15 +222,33 @@ def merged(subject: Subject) -> Path:
     return folder
 
 
-def save_checkpoint(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write a checkpoint that plain transformers loads. The folder appears only when all its files are written."""
+def save_checkpoint(model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write a checkpoint that plain transformers loads. The folder appears only when all its files are written.
+
+    A whole model is written in `dtype`; an adapter stays as it is.
+    """
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    model.save_pretrained(part)
+    if hasattr(model, "peft_config") or {p.dtype for p in model.parameters()} == {dtype}:
+        model.save_pretrained(part)
+    else:
+        model.save_pretrained(part, state_dict=_cast(model.state_dict(), dtype))
+        config = copy.deepcopy(model.config)
+        config.dtype = dtype
+        config.save_pretrained(part)
     tokenizer.init_kwargs.pop("local_files_only", None)  # whether HF_HUB_OFFLINE was set is no part of a model
     tokenizer.save_pretrained(part)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
+
+
+def _cast(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Copies in another type; names of one tensor share one copy, and integers stay."""
+    made: dict[int, torch.Tensor] = {}
+    for w in weights.values():
+        if w.data_ptr() not in made:
+            made[w.data_ptr()] = w.to(dtype) if w.is_floating_point() else w
+    return {name: made[w.data_ptr()] for name, w in weights.items()}
 
 
 def select_params(model: nn.Module, patterns: list[str] | None, key: str) -> dict[str, nn.Parameter]:

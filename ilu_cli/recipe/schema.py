@@ -65,6 +65,10 @@ class UnlearnRecipe(Recipe):
             yield ("lora",), "an adapter is all that is trained; leave train.params out"
         if self.train.budget:
             yield from data_problems(self.train.budget.data, ("train", "budget", "data"))
+        t, adapter = self.train, self.lora is not None
+        yield from t.memory.problems(
+            ("train", "memory"), t.precision, t.optimizer, adapter=adapter, partial=t.params is not None
+        )
         if self.train.warmup >= self.train.steps:
             yield ("train", "warmup"), f"{self.train.warmup} warm-up steps do not fit into {self.train.steps} steps"
         points = [*self.train.points, self.train.steps]

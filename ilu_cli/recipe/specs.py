@@ -17,6 +17,7 @@ from pydantic import (
 
 from ilu_cli import registry
 from ilu_cli.recipe.chat import ChatDate, ChatSystem
+from ilu_cli.recipe.memory import MemorySpec
 from ilu_cli.recipe.source import Key
 from ilu_cli.recipe.spec import Spec
 
@@ -220,7 +221,7 @@ Params = Annotated[
 class TrainSpec(Spec):
     """How the weights are stepped."""
 
-    later = ("optimizer", "budget")
+    later = ("optimizer", "budget", "memory", "save_dtype")
 
     steps: PositiveInt = 80
     lr: PositiveFloat = 1e-5
@@ -241,6 +242,10 @@ class TrainSpec(Spec):
         "lr is a share of each weight's RMS; muon: of matrices in layers, the rest by adamw",
     )
     budget: BudgetSpec | None = Field(None, description="stop at the last weights within it; null: after `steps`")
+    memory: MemorySpec = MemorySpec()
+    save_dtype: Literal["stored", "fp32", "bf16", "fp16"] = Field(
+        "stored", description="type of the checkpoint's weights; stored: that of the parent's files"
+    )
 
 
 class ModelSpec(Spec):

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from ilu_cli import registry
+from ilu_cli.recipe.memory import MemorySpec
 from ilu_cli.recipe.source import Key
 from ilu_cli.recipe.specs import Component, Optimizer, Stream, TrainSpec, data_problems
 
@@ -24,13 +25,14 @@ class MixSpec(Stream):
 class TrainingAttack(Component):
     """An attack that trains weights: how they are stepped, and what is mixed in."""
 
-    later = ("optimizer", "warmup", "weight_decay", "max_grad_norm", "mix")
+    later = ("optimizer", "warmup", "weight_decay", "max_grad_norm", "mix", "memory")
 
     optimizer: Optimizer = Field("adamw", description="see `train.optimizer`")
     warmup: NonNegativeInt = Field(0, description="steps of linear warm-up")
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat | None = None
     mix: MixSpec | None = Field(None, description="text that is trained on beside the attacker's own, or before it")
+    memory: MemorySpec = MemorySpec()
 
     @classmethod
     def common(cls) -> set[str]:
@@ -43,7 +45,7 @@ class TrainingAttack(Component):
 
     def stepped(self, spec: TrainSpec) -> TrainSpec:
         """How weights are stepped, from what the attack says of it by itself."""
-        keys = {k: getattr(self, k) for k in ("optimizer", "warmup", "weight_decay", "max_grad_norm")}
+        keys = {k: getattr(self, k) for k in ("optimizer", "warmup", "weight_decay", "max_grad_norm", "memory")}
         return spec.model_copy(update={**keys, "steps": spec.steps + self.first})
 
     def problems(self, known: registry.Registry[Any], key: Key, recipe: Any) -> Iterator[tuple[Key, str]]:
@@ -51,3 +53,8 @@ class TrainingAttack(Component):
         yield from super().problems(known, key, recipe)
         if self.mix:
             yield from data_problems(self.mix.data, (*key, "mix", "data"))
+        own = self.params()
+        yield from self.memory.problems(
+            (*key, "memory"), own.get("precision", "bf16"), self.optimizer,
+            adapter=own.get("lora") is not None, partial=own.get("weights") is not None,
+        )  # fmt: skip

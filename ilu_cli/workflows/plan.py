@@ -10,7 +10,6 @@ from ilu_cli.data.cache import tokenised
 from ilu_cli.data.encode import Corpus
 from ilu_cli.data.sources import Dataset, load_dataset
 from ilu_cli.data.special import check_rows
-from ilu_cli.engine.head import CHUNK, ROWS, TILE
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.errors import UsageError
 from ilu_cli.metrics.figure import size
@@ -170,35 +169,11 @@ def check_ids(model: Any, streams: list[TrainStream], tokenizer: Any) -> None:
         check_rows(tokenizer, corpus.largest, rows)
 
 
-def peak_memory(
-    model: Any, trainable: int, trained_from: int, streams: list[TrainStream], spec: TrainSpec, cached: int
-) -> int:
-    """Estimate the peak bytes of training, from counts alone.
-
-    Float32 weights, gradients and two Adam moments; the activations of one micro-batch of the largest stream, for the
-    layers that backward passes through; a chunk of logits; the reference cache.
-    """
-    config = model.config
-    total = sum(p.numel() for p in model.parameters())
-    tokens = 0
-    for s in streams:
-        longest = max(c.longest for c in s.corpora)
-        tokens = max(tokens, -(-s.batch // spec.accumulation) * longest * (2 if s.chosen else 1))
-    width = 2 if spec.precision == "bf16" else 4
-    hidden, inner = config.hidden_size, getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    per_layer = tokens * (8 * hidden + 4 * inner) * width + tokens * 2 * hidden * 4
-    activations = per_layer * (config.num_hidden_layers - trained_from)
-    logits = 3 * 4 * max(CHUNK * config.vocab_size, ROWS * TILE)
-    casts = total * width if spec.precision == "bf16" else 0
-    head_gradient = config.vocab_size * hidden * 4 if trained_from == 0 else 0
-    return int(4 * total + 12 * trainable + casts + activations + logits + head_gradient + cached)
-
-
 def check_memory(needed: int, memory: tuple[int, int], note: Callable[[str], None]) -> None:
     """Refuse what no memory of this size could hold, and say so where it may not: the estimate is a third off at most.
 
     Args:
-        needed: `peak_memory`; 0 if nothing is trained.
+        needed: `MemoryEstimate.peak`; 0 if nothing is trained.
         memory: bytes in all and bytes free, as `Backend.memory` gives them.
 
     Raises:
@@ -208,7 +183,7 @@ def check_memory(needed: int, memory: tuple[int, int], note: Callable[[str], Non
     if needed > SURE * total:
         raise UsageError(
             f"training would take about {needed / 1e9:,.1f} GB at its peak; this machine has {total / 1e9:,.1f} GB",
-            hint="a smaller batch or max_length, --set train.accumulation=N, fewer train.params, or lora",
+            hint="a smaller batch or max_length, --set train.accumulation=N, fewer train.params, lora, or train.memory",
         )
     if needed > free:
         note(f"training takes about {needed / 1e9:,.1f} GB at its peak (estimate); {free / 1e9:,.1f} GB are free")

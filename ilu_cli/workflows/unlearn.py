@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ilu_cli import registry
 from ilu_cli.care import Warned, once
-from ilu_cli.care.steps import temperature_alone, unchanged, weak_penalties, zeros
+from ilu_cli.care.steps import rounded, temperature_alone, unchanged, weak_penalties, zeros
 from ilu_cli.declarations import reference_bytes
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.job import drive
@@ -26,11 +27,13 @@ from ilu_cli.engine.state import drop_state
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.engine.temper import compared, per_sequence
 from ilu_cli.engine.tracking import Tracked
-from ilu_cli.errors import IluError, UsageError
+from ilu_cli.errors import UsageError
+from ilu_cli.models.dtypes import check_frozen, saved_dtype
+from ilu_cli.models.hold import spare
 from ilu_cli.models.load import add_adapter, checked_model, load_model, load_tokenizer, save_checkpoint, trained_params
 from ilu_cli.models.names import first_place
 from ilu_cli.models.parts import parts_of
-from ilu_cli.models.subject import Subject, find_subject, is_adapter
+from ilu_cli.models.subject import Subject, find_subject
 from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.specs import Component
@@ -40,8 +43,8 @@ from ilu_cli.runs.lock import refuse_held
 from ilu_cli.runs.results import Row, read_rows
 from ilu_cli.runs.resume import begin, made_from
 from ilu_cli.runs.store import Run, Store
-from ilu_cli.taskvec.delta import changed_fraction, open_checkpoint
 from ilu_cli.workflows.content import Content, of_training
+from ilu_cli.workflows.estimate import estimate, tokens_of
 from ilu_cli.workflows.needs.inputs import inputs_of
 from ilu_cli.workflows.plan import (
     RunPlan,
@@ -50,22 +53,23 @@ from ilu_cli.workflows.plan import (
     check_disk,
     check_ids,
     check_memory,
-    peak_memory,
     state_bytes,
 )
+from ilu_cli.workflows.saved import changed, lost
 from ilu_cli.workflows.settle import chosen, followed, settled, told
 from ilu_cli.workflows.training import Streams, build_trainer, defences_of, layers_of
 
 
 @dataclass(kw_only=True)
 class UnlearnPlan(RunPlan):
-    """Everything checked, nothing run. `chosen` is what the recipe left to the model, by key."""
+    """Everything checked, nothing run. `chosen`: what the recipe left to the model, by key; `dtype`: what is saved."""
 
     recipe: UnlearnRecipe
     tokenizer: Any
     streams: Streams
     disk: int
     chosen: Row
+    dtype: torch.dtype = torch.float32
     never: Subject | None = None
 
     def to_json(self) -> Row:
@@ -102,23 +106,27 @@ def plan(recipe: UnlearnRecipe, store: Store, parent: Subject | None = None, *, 
     if recipe.lora:
         add_adapter(model, recipe.lora, recipe.seed)
     params = trained_params(model, recipe.train.params, recipe.lora is not None)
+    dtype = saved_dtype(recipe.train.save_dtype, parent.root)
+    check_frozen(recipe.train.memory, dtype, parent.root, recipe.lora is not None, "train.memory")
     trainable = sum(p.numel() for p in params.values())
     first = _check_layer(recipe, model, list(params))
     check_ids(model, streams, tokenizer)
-    memory = peak_memory(model, trainable, first, streams, recipe.train, _cache_bytes(recipe, planned, model))
+    tokens, cached = tokens_of(streams, recipe.train.accumulation), _cache_bytes(recipe, planned, model)
+    memory = estimate(model, list(params.values()), first, tokens, recipe.train, cached)
     return UnlearnPlan(
         recipe=recipe,
         subject=parent,
         parameters=total,
         parents=[parent.record("original" if parent.run is None else "parent")],
         data=[record for s in planned for record in s.records()],
-        training=Training(recipe.train.steps, trainable, memory, backend().memory()[0]),
+        training=Training(recipe.train.steps, trainable, memory.peak, backend().memory()[0]),
         tokenizer=tokenizer,
         streams=planned,
         content=content,
         disk=state_bytes(total, trainable, recipe.train),
         never=find_subject(recipe.model.never, store) if recipe.model.never else None,
         chosen=chosen(asked, recipe),
+        dtype=dtype,
     )
 
 
@@ -206,6 +214,7 @@ def _train(plan: UnlearnPlan, new: Run, model: Any, reporter: Reporter, began: f
         for note in s.cut():
             reporter.note(note)
     adapted = add_adapter(model, recipe.lora, recipe.seed) if recipe.lora else None
+    spare(model, recipe.train.memory, trained_params(model, recipe.train.params, adapted is not None).values())
     trainer = build_trainer(recipe, plan.streams, model)
     if plan.chosen:
         reporter.note(f"chosen for this model: {told(plan.chosen)}")
@@ -213,7 +222,7 @@ def _train(plan: UnlearnPlan, new: Run, model: Any, reporter: Reporter, began: f
     before = {env.name: best_temperature(env, trainer, recipe) for env in tempered}
     for done in drive(trainer, new, Tracked(reporter, recipe.track, new, recipe.model_dump()), label_of(recipe)):
         if main and done in recipe.train.points:
-            save_checkpoint(adapted or model, plan.tokenizer, new.point(done))
+            save_checkpoint(adapted or model, plan.tokenizer, new.point(done), plan.dtype)
     for defence in trainer.defences:
         defence.finish(trainer.grads)
     for env in tempered:
@@ -239,28 +248,31 @@ def best_temperature(env: TrainStream, trainer: Trainer, recipe: UnlearnRecipe) 
 
 def _finish(plan: UnlearnPlan, new: Run, trainer: Trainer, model: Any, reporter: Reporter) -> None:
     """Save the model, say that the run is complete, and then what the weights' files tell."""
-    save_checkpoint(model, plan.tokenizer, new.checkpoint)
+    save_checkpoint(model, plan.tokenizer, new.checkpoint, plan.dtype)
     new.manifest.result |= {"steps": trainer.step, "peak_memory_bytes": trainer.backend.peak_memory()}
     if used := trainer.budget:
         new.manifest.result["budget"] = used.facts()
         if used.over is None:
             reporter.note(f"the budget was not reached: KL {used.spent:.3g} after {trainer.step} steps")
+    if (wrong := lost(plan.subject, new, trainer.params, plan.dtype)) is not None:
+        new.manifest.result["rounding"] = wrong
     new.manifest.result["content"] = plan.content.facts()
     new.finish()
     drop_state(new.state)
-    new.manifest.result["changed_fraction"] = changed = _changed(plan.subject, new, reporter)
-    new.manifest.result["warnings"] = [w.to_json() for w in _warned(plan, new, changed)]
+    new.manifest.result["changed_fraction"] = share = changed(plan.subject, new, reporter)
+    new.manifest.result["warnings"] = [w.to_json() for w in _warned(plan, new, share)]
     new.save()
 
 
-def _warned(plan: UnlearnPlan, new: Run, changed: float | None) -> list[Warned]:
+def _warned(plan: UnlearnPlan, new: Run, share: float | None) -> list[Warned]:
     """What its data, its steps and its weights give cause for."""
     rows = read_rows(new.path / "metrics.jsonl")
     envs = [env.stream.name for each in plan.streams.environments for env in each]
     measured = new.manifest.result.get("temperature", {})
     tempered = (temperature_alone(new.id, env, rows, measured.get(env)) for env in envs)
     weak = weak_penalties(new.id, rows)
-    return once([*plan.content.warned, *zeros(new.id, rows), *weak, unchanged(new.id, changed), *tempered])
+    small = rounded(new.id, new.manifest.result.get("rounding"), plan.dtype)
+    return once([*plan.content.warned, *zeros(new.id, rows), *weak, unchanged(new.id, share), small, *tempered])
 
 
 def _begin(plan: UnlearnPlan, new: Run) -> None:
@@ -280,14 +292,3 @@ def _begin(plan: UnlearnPlan, new: Run) -> None:
     m.result |= {"chosen": plan.chosen} if plan.chosen else {}
     if b.main:
         write_text(new.path / "recipe.yaml", dump(recipe))
-
-
-def _changed(parent: Subject, run: Run, reporter: Reporter) -> float | None:
-    """The share of weights that a finished run changed; None, with a note, if the files cannot be compared."""
-    m, base = run.manifest, parent if is_adapter(run.checkpoint) else None
-    after = Subject(run.id, "run", run.checkpoint, m.weights, m.beside, run, base)
-    try:
-        return changed_fraction(open_checkpoint(parent), open_checkpoint(after))
-    except (IluError, OSError) as error:
-        reporter.note(f"the run is complete; the share of its weights that changed is not known: {error}")
-        return None

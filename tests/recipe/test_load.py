@@ -113,9 +113,22 @@ def test_a_key_that_came_later_changes_no_hash_where_it_is_not_used(tmp_path: Pa
     attack = "command: attack\nattack: {name: relearn}\n"
     plain_attack = digest(load(AttackRecipe, written(tmp_path, attack), {}, []))
     assert plain_attack == "0aef3d131b98ef09904da1d69217dee1f900cf6fcd69b9bfd437f91e1b5ea795"
-    for key in ("optimizer=muon", "warmup=3", "weight_decay=0.1", "max_grad_norm=1.0", "mix={data: prose}"):
+    for key in (
+        "optimizer=muon",
+        "warmup=3",
+        "weight_decay=0.1",
+        "max_grad_norm=1.0",
+        "mix={data: prose}",
+        "memory.checkpointing=true",
+    ):
         assert digest(load(AttackRecipe, written(tmp_path, attack), {}, [f"attack.{key}"])) != plain_attack
-    for key in ("train.optimizer=sgd", "train.budget={kl: 0.1}", "retain.dual={limit: 1.0}"):
+    for key in (
+        "train.optimizer=sgd",
+        "train.budget={kl: 0.1}",
+        "retain.dual={limit: 1.0}",
+        "train.memory.checkpointing=true",
+        "train.save_dtype=bf16",
+    ):
         assert digest(load(UnlearnRecipe, written(tmp_path, text), {}, [key])) != plain
     text += "regularizers: [{name: irm, env: [gsm8k]}]\n"
     found = {k: digest(load(UnlearnRecipe, written(tmp_path, text), {}, [f"regularizers.0.every={k}"])) for k in (1, 2)}

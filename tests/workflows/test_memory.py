@@ -17,7 +17,8 @@ from ilu_cli.errors import UsageError
 from ilu_cli.recipe.specs import TrainSpec
 from ilu_cli.workflows import unlearn
 from ilu_cli.workflows.attack import attempt
-from ilu_cli.workflows.plan import check_memory, peak_memory
+from ilu_cli.workflows.estimate import estimate
+from ilu_cli.workflows.plan import check_memory
 
 
 @pytest.mark.parametrize(("needed", "notes"), [(0, 0), (40, 0), (41, 1), (150, 1)])
@@ -77,5 +78,5 @@ def test_a_configuration_that_leaves_its_inner_width_open_is_priced() -> None:
                                 attention_types=[[["global", "local"], 1]])  # fmt: skip
         with torch.device("meta"):
             model = T.AutoModelForCausalLM.from_config(config)
-        found.append(peak_memory(model, 100, 0, [], TrainSpec(), 0))
+        found.append(estimate(model, list(model.parameters()), 0, 64, TrainSpec(), 0).activations)
     assert found[0] == found[1] > 0

@@ -25,6 +25,7 @@ from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.scoring import Question, Scorer
 from ilu_cli.errors import UsageError
 from ilu_cli.metrics.figure import value_of
+from ilu_cli.models.hold import spare
 from ilu_cli.models.load import add_adapter, load_model, load_tokenizer, trained_params
 from ilu_cli.models.matrices import matrices
 from ilu_cli.models.parts import Parts, changed, parts_of
@@ -107,6 +108,8 @@ class Attempted:
         if lora is not None:
             self.saved = add_adapter(self.model, lora, self.seed)
         params = trained_params(self.model, spec.params, lora is not None, "attack.weights")
+        if self.keys:
+            spare(self.model, self.keys.memory, params.values())
         yield from self._steps("attack", self.scorer.parts, params, data, spec, batch, form)
 
     def tune(

@@ -20,8 +20,9 @@ from ilu_cli.runs.results import Data
 from ilu_cli.workflows.attack.fed import fed
 from ilu_cli.workflows.attack.seen import Seen
 from ilu_cli.workflows.attack.sides import sides
+from ilu_cli.workflows.estimate import estimate, tokens_of
 from ilu_cli.workflows.evaluate import Evaluation
-from ilu_cli.workflows.plan import StreamPlan, Training, check_ids, peak_memory
+from ilu_cli.workflows.plan import StreamPlan, Training, check_ids
 
 
 class _NeedsModel(Exception):
@@ -57,7 +58,8 @@ class TrainingAsked:
             add_adapter(model, self.lora, priced.seed)
         params = trained_params(model, self.spec.params, self.lora is not None, "attack.weights")
         trainable = sum(p.numel() for p in params.values())
-        peak = peak_memory(model, trainable, max(first_place(model, params), 0), streams, self.spec, 0)
+        first, tokens = max(first_place(model, params), 0), tokens_of(streams, self.spec.accumulation)
+        peak = estimate(model, list(params.values()), first, tokens, self.spec, 0).peak
         return Training(self.spec.steps, trainable, peak, backend().memory()[0])
 
 

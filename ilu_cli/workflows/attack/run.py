@@ -19,6 +19,7 @@ from ilu_cli.engine.scoring import context_of
 from ilu_cli.engine.state import drop_state
 from ilu_cli.engine.tracking import Tracked
 from ilu_cli.errors import UnavailableError, UsageError
+from ilu_cli.models.dtypes import DTYPES, check_frozen
 from ilu_cli.models.load import checked_model, empty_model, load_tokenizer, save_checkpoint
 from ilu_cli.models.matrices import matrices
 from ilu_cli.models.parts import parts_of
@@ -104,6 +105,7 @@ def plan(
             unpriced = f"what comes after the attack's `{unknown}`, which needs the model"
         if priced.asked is not None:
             spec, own, mixed = priced.asked.spec, *priced.asked.datasets
+            check_frozen(spec.memory, DTYPES["fp32"], subject.root, priced.asked.lora is not None, "attack.memory")
             content = of_attack(own, lineage, entry.declared.forget, mixed)
             training, data = priced.asked.training(model, priced), priced.asked.records()
             kept += len(quartiles(spec.steps)) if filled.keep == "points" else 0
@@ -214,7 +216,10 @@ def _attack(
         new.manifest.result["seconds"] = round(time.monotonic() - began, 1)
         if recipe.keep != "none":
             save_checkpoint(attempt.saved, attempt.tokenizer, new.checkpoint)
-            _keep_final(attempt, new, result.points[-1], adapter=attempt.saved is not attempt.model)
+            if (
+                attempt.keys is None or attempt.keys.memory.frozen == "fp32"
+            ):  # else what was asked is not quite what is kept
+                _keep_final(attempt, new, result.points[-1], adapter=attempt.saved is not attempt.model)
         new.finish()
         drop_state(new.state)
     attempt.hooks.close()

@@ -220,7 +220,8 @@ def _training(recipe: UnlearnRecipe, folder: Path) -> tuple[int, int]:
     from ilu_cli.data.encode import Corpus, Encoded
     from ilu_cli.engine.stream import TrainStream
     from ilu_cli.models.load import add_adapter, empty_model, trained_params
-    from ilu_cli.workflows.plan import peak_memory, state_bytes
+    from ilu_cli.workflows.estimate import estimate, tokens_of
+    from ilu_cli.workflows.plan import state_bytes
     from ilu_cli.workflows.settle import settled
 
     model = empty_model(folder)
@@ -238,7 +239,8 @@ def _training(recipe: UnlearnRecipe, folder: Path) -> tuple[int, int]:
         tokens = retain.batch * retain.max_length * recipe.train.steps
         reads = registry.retain_term[retain.name].declared.needs
         kept = reference_bytes(reads, tokens, tokens, width, model.config.vocab_size)
-    return peak_memory(model, trainable, 0, full, recipe.train, kept), state_bytes(total, trainable, recipe.train)
+    memory = estimate(model, list(params.values()), 0, tokens_of(full, recipe.train.accumulation), recipe.train, kept)
+    return memory.peak, state_bytes(total, trainable, recipe.train)
 
 
 def _config_folder(need: Need) -> Path | None:

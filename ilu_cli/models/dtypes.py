@@ -1,0 +1,61 @@
+"""The number types that weights are stored in, and what storing in fewer bits loses of a training."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ilu_cli.errors import UsageError
+from ilu_cli.recipe.memory import MemorySpec
+from ilu_cli.runs.files import tensors_of, weight_files
+
+STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def saved_dtype(asked: str, folder: Path) -> torch.dtype:
+    """The type that a checkpoint is written in: the one `asked`, or that of most weights stored in the `folder`.
+
+    A parent in other types (quantised, float64) is followed by float32.
+    """
+    if asked != "stored":
+        return DTYPES[asked]
+    counts: Counter[str] = Counter()
+    for path in weight_files(folder):
+        for tensor in tensors_of(path).values():
+            counts[tensor["dtype"]] += math.prod(tensor["shape"])
+    return STORED.get(counts.most_common(1)[0][0], torch.float32) if counts else torch.float32
+
+
+def check_frozen(memory: MemorySpec, saved: torch.dtype, folder: Path, adapter: bool, key: str) -> None:
+    """Refuse to round weights that nobody trains in a checkpoint of the whole model. `key` is that of `memory`.
+
+    Raises:
+        UsageError: if they are kept in bf16, and neither stored so nor to be `saved` so.
+    """
+    if memory.frozen != "bf16" or adapter or torch.bfloat16 in (saved, saved_dtype("stored", folder)):
+        return
+    raise UsageError(
+        f"{key}.frozen: the weights in {folder} are not stored in bf16, so those that are not trained would be rounded",
+        hint="leave it out, or train an adapter (lora)" + (", or add train.save_dtype=bf16" * (key[:5] == "train")),
+    )
+
+
+@torch.no_grad()
+def lost_in(dtype: torch.dtype, trained: Mapping[str, Tensor], before: Callable[[str], Tensor]) -> float:
+    """‖round(θ) − θ‖ / ‖θ − θ₀‖ over all `trained` weights θ, rounded to `dtype`; `before` gives each θ₀ by its name.
+
+    0: nothing of the update is lost; 1: as much is wrong as was learned. 0 if nothing was learned.
+    """
+    wrong, moved = [], []
+    for name, p in trained.items():
+        now = p.detach().double().cpu()
+        wrong.append(float((p.detach().to(dtype).double().cpu() - now).square().sum()))
+        moved.append(float((now - before(name).double()).square().sum()))
+    total = math.fsum(moved)
+    return math.sqrt(math.fsum(wrong) / total) if total else 0.0
