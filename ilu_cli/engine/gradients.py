@@ -18,7 +18,8 @@ from ilu_cli.engine.reference import ReferenceCache
 from ilu_cli.engine.stream import RowKey, TrainStream
 from ilu_cli.engine.view import View
 from ilu_cli.models.parts import Parts
-from ilu_cli.recipe.specs import DualSpec, TrainSpec
+from ilu_cli.recipe.dual import DualSpec
+from ilu_cli.recipe.specs import TrainSpec
 
 Vector = list[Tensor]
 """One tensor per trained parameter."""

@@ -17,6 +17,7 @@ from pydantic import (
 
 from ilu_cli import registry
 from ilu_cli.recipe.chat import ChatDate, ChatSystem
+from ilu_cli.recipe.dual import DualSpec
 from ilu_cli.recipe.memory import MemorySpec
 from ilu_cli.recipe.source import Key
 from ilu_cli.recipe.spec import Spec
@@ -112,21 +113,6 @@ class Component(Spec):
         """What the idea itself says is impossible in this recipe. `key` is where it stands."""
         if find := known[self.name].declared.problems:
             yield from find(self, key, recipe)
-
-
-class DualSpec(Spec):
-    """A bound R ≤ ε on the retain term's value R: after each step its weight γ becomes max(0, γ + η(R − ε)).
-
-    The dual ascent of arXiv 2506.05314; R is that of the step's own batch, before the weights move.
-    """
-
-    limit: NonNegativeFloat = Field(description="ε")
-    lr: PositiveFloat = Field(1.0, description="η")
-    warmup: NonNegativeInt = Field(0, description="first steps, in which γ stays as it is")
-
-    def after(self, weight: float, value: float, step: int) -> float:
-        """γ after a step, counted from 0, in which it was `weight` and the term `value`."""
-        return weight if step < self.warmup else max(0.0, weight + self.lr * (value - self.limit))
 
 
 def number_of(weight: float | str) -> float:

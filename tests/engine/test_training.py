@@ -15,7 +15,8 @@ from ilu_cli.engine.job import drive
 from ilu_cli.engine.loop import Trainer, learning_rate
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import RunFailed, UnavailableError
-from ilu_cli.recipe.specs import DualSpec, TrainSpec
+from ilu_cli.recipe.dual import DualSpec
+from ilu_cli.recipe.specs import TrainSpec
 from ilu_cli.runs.store import Store
 
 
