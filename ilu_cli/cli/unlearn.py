@@ -219,9 +219,13 @@ def _irm_flags(path: Path, env: list[str] | None, variant: str | None, weight: s
             raise UsageError("--irm-variant, --irm-weight and --irm-batch need an --irm-env")
         flags["--irm-env (name)"] = (("regularizers", at, "name"), "irm")
     key = ("regularizers", at)
-    try:
-        number: float | str | None = None if weight is None else float(weight)
-    except ValueError:
-        number = weight
-    written = {"env": env, "variant": variant, "weight": number, "batch": batch}
+    written = {"env": env, "variant": variant, "weight": _number(weight), "batch": batch}
     return flags | {f"--irm-{name}": ((*key, name), value) for name, value in written.items() if value is not None}
+
+
+def _number(text: str | None) -> float | str | None:
+    """A weight as a number; what is none, as `share:0.5`, is the recipe's to judge."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text

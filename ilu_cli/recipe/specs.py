@@ -31,7 +31,7 @@ T = TypeVar("T")
 Some = Annotated[list[T], Field(min_length=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-Weight = Annotated[
+TermWeight = Annotated[
     NonNegativeFloat | Annotated[str, Field(pattern=r"^share:[0-9]+(\.[0-9]+)?$")], Field(union_mode="left_to_right")
 ]
 AUTO: Literal["auto"] = "auto"
@@ -125,7 +125,9 @@ class RetainSpec(Component, Stream):
 
     later = ("dual",)
 
-    weight: Weight = Field(1.0, description="γ; share:0.5: such that its gradient is half as long as the forget term's")
+    weight: TermWeight = Field(
+        1.0, description="γ; share:0.5: such that its gradient is half as long as the forget term's"
+    )
     dual: DualSpec | None = Field(None, description="moves the weight so that the term's value stays below a limit")
 
 
@@ -134,7 +136,9 @@ class RegularizerSpec(Component, Form):
 
     later = ("every",)
     env: DataRefs
-    weight: Weight = Field(1.0, description="λ; share:0.5: such that its gradient is half as long as the forget term's")
+    weight: TermWeight = Field(
+        1.0, description="λ; share:0.5: such that its gradient is half as long as the forget term's"
+    )
     env_weights: list[NonNegativeFloat] | None = Field(None, description="a_i, one per environment; null: all 1")
     batch: PositiveInt = Field(8, description="sequences per environment and step")
     max_length: int = Field(128, ge=8)
