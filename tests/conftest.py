@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +25,10 @@ from ilu_cli.recipe.specs import TrainSpec
 
 T = TypeVar("T")
 LAYERS = 3
+
+# absl closes the stream that it was made with when another package configures logging: not that of pytest's capture.
+importlib.import_module("absl.logging").get_absl_handler().python_handler.stream = sys.__stderr__
+
 CHAT = (
     "{% for m in messages %}[{{ m.role }}] {{ m.content }}<eos>\n{% endfor %}"
     "{% if add_generation_prompt %}[assistant] {% endif %}"
