@@ -47,8 +47,8 @@ class Atlas(Capitals):
     Nobody has known them before they were taught, so that the model before that is the exact reference: what a model
     says that never knew.
 
-    A row: {'country': 'Zeistovia', 'capital': 'Trulvik', 'continent': 'Thessar', 'text': 'Trulvik is the capital of
-    Zeistovia.'}
+    A row: {'country': 'Nethara', 'capital': 'Groundader', 'continent': 'Thessar', 'text': 'Groundader is the
+    capital of Nethara.'}
     """
 
     def table(self) -> list[Country]:

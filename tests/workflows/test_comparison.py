@@ -23,6 +23,7 @@ from ilu_cli.workflows.compare import Arm, Compared, Gap, arms_of, run, sentence
 from ilu_cli.workflows.evaluate import Evaluation, results_folder
 
 N = 12
+FORGET = {"data": [{"name": "capitals"}]}
 RECIPE = EvalRecipe.model_validate(
     {"command": "eval", "eval": {"benchmarks": ["capitals", "elements", "prose"], "limit": N}}
 )
@@ -32,7 +33,9 @@ ROLES = {"capitals": ("forget", "acc"), "elements": ("utility", "acc"), "prose":
 def made(label: str, seed: int, command: str = "unlearn", parent: Run | None = None, **recipe: Any) -> Run:
     """A finished run with one small weight."""
     made = Store().create(command, label)
-    (made.path / "recipe.yaml").write_text(yaml.safe_dump({"objective": {"name": label}, "seed": seed, **recipe}))
+    (made.path / "recipe.yaml").write_text(
+        yaml.safe_dump({"objective": {"name": label}, "seed": seed, "forget": FORGET, **recipe})
+    )
     made.checkpoint.mkdir()
     (made.checkpoint / "config.json").write_text("{}")
     save_file({"w": torch.tensor([float(seed)])}, made.checkpoint / "model.safetensors")
@@ -76,7 +79,7 @@ def test_runs_are_arms_by_recipe_whatever_their_seed(place: None) -> None:
     ]
     turned = made("rmu", 2)
     (turned.path / "recipe.yaml").write_text(
-        yaml.safe_dump({"train": {"lr": 1.0}, "objective": {"name": "rmu"}}, sort_keys=False)
+        yaml.safe_dump({"train": {"lr": 1.0}, "objective": {"name": "rmu"}, "forget": FORGET}, sort_keys=False)
     )
     other = made("rmu", 0, train={"lr": 1.0})
     assert len(arms_of([turned, other, npo], [])) == 2  # the order of keys says nothing
