@@ -15,7 +15,7 @@ from families import make_family
 from ilu_cli.errors import UnavailableError
 from ilu_cli.models.subject import find_subject
 from ilu_cli.runs.store import Store
-from ilu_cli.workflows import unlearn
+from ilu_cli.workflows import saved
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +63,7 @@ def test_what_cannot_be_compared_loses_no_run(tmp_path: Path, ilu: Ilu, monkeypa
 
     parent = make_family("llama-tied", tmp_path / "model")
     with monkeypatch.context() as m:
-        m.setattr(unlearn, "open_checkpoint", refuse)
+        m.setattr(saved, "open_checkpoint", refuse)
         done = ilu("unlearn", *SMALL, "--model", parent, "--out", "made")
     assert done.code == 0, done.err
     assert "the run is complete" in done.err and "an unknown share of the weights changed" in done.err
