@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ilu_cli import registry
 from ilu_cli.errors import UsageError
 from ilu_cli.paths import problem_of_name
 from ilu_cli.recipe.grid import AttackGrid, PipelineRecipe, SuiteRecipe
@@ -96,8 +97,10 @@ class _Problems:
             raise RecipeError(list({str(p): p for p in self.found}.values()))
 
 
-def load_suite(name: str) -> tuple[SuiteRecipe, list[Variant]]:
+def load_suite(name: str, bound: BoundSpec | None = None) -> tuple[SuiteRecipe, list[Variant]]:
     """A suite and its attacks. `name`: `quick` (for the shipped `suite-quick`), a recipe's name, or a file.
+
+    A `bound` that is given holds instead of the suite's own.
 
     Raises:
         RecipeError: with every problem of the suite and of the attack recipes that it makes.
@@ -105,8 +108,9 @@ def load_suite(name: str) -> tuple[SuiteRecipe, list[Variant]]:
     """
     path = find_suite(name)
     recipe = load(SuiteRecipe, path, {}, [])
+    recipe = recipe.model_copy(update={"bound": bound}) if bound else recipe
     problems = _Problems()
-    variants = list(_variants(recipe.attacks, read_layers(path), _evaluation(recipe, recipe.bound), problems))
+    variants = list(_variants(recipe, read_layers(path), problems))
     _check_rows(variants, problems)
     problems.raise_any()
     return recipe, variants
@@ -134,10 +138,10 @@ def load_pipeline(name: str, sets: list[str], flags: dict[str, tuple[Key, Any]] 
     if recipe.suite is not None:
         beside = path.parent / recipe.suite
         suite = str(beside) if beside.is_file() else recipe.suite
-        known, variants = problems.collect("suite", lambda: load_suite(suite)) or (None, [])
+        known, variants = problems.collect("suite", lambda: load_suite(suite, recipe.bound)) or (None, [])
         if known and known.bound and recipe.bound is None:
             recipe = recipe.model_copy(update={"bound": known.bound})
-    variants += _variants(recipe.attacks, layers, _evaluation(recipe, recipe.bound), problems)
+    variants += _variants(recipe, layers, problems)
     _check_rows(variants, problems)
     problems.raise_any()
     called = recipe.name or path.stem
@@ -160,8 +164,10 @@ def _check_rows(variants: list[Variant], problems: _Problems) -> None:
     problems.found += [Problem(where, "attacks", f"{attack!r} makes the same run twice") for where, attack, _ in twice]
 
 
-def _variants(grids: list[AttackGrid], layers: Layers, evaluation: Chosen, problems: _Problems) -> Iterator[Variant]:
-    for i, grid in enumerate(grids):
+def _variants(suite: SuiteRecipe | PipelineRecipe, layers: Layers, problems: _Problems) -> Iterator[Variant]:
+    """The attacks of a suite; with a bound utility is scored at every point."""
+    evaluation = ({"at": "all"} if suite.bound else {}) | suite.eval.model_dump()
+    for i, grid in enumerate(suite.attacks):
         count = math.prod(len(values) for values in (*grid.each.values(), *grid.best_of.values()))
         if count > MOST:
             told = f"makes {count:,} runs of each model; at most {MOST:,} can be asked for"
@@ -176,14 +182,18 @@ def _variants(grids: list[AttackGrid], layers: Layers, evaluation: Chosen, probl
                 known = len(problems.found)
                 first = _searched(grid, made, f"attacks.{i}", origin, problems) if grid.search else made
                 recipe = problems.collect(f"attacks.{i}", lambda first=first: validate(AttackRecipe, first))
+                if recipe is not None and suite.bound:
+                    problems.found += _unmeasured(recipe, suite.bound, f"attacks.{i}", origin)
                 if recipe is not None and len(problems.found) == known:
                     label = " ".join([recipe.attack.name, *(_word(k, v) for k, v in each.items())])
-                    yield Variant(label, choice, recipe, grid.random, origin, grid.search, made)
+                    layers_of_search = made if grid.search else None
+                    yield Variant(label, choice, recipe, grid.random, origin, grid.search, layers_of_search)
 
 
-def _evaluation(recipe: SuiteRecipe | PipelineRecipe, bound: BoundSpec | None) -> Chosen:
-    """What every attack is followed by; with a bound utility is scored at every point."""
-    return ({"at": "all"} if bound else {}) | recipe.eval.model_dump()
+def _unmeasured(recipe: AttackRecipe, bound: BoundSpec, here: str, origin: str) -> Iterator[Problem]:
+    """What an attack costs would not be known."""
+    if registry.attack[recipe.attack.name].declared.utility and bound.benchmark not in recipe.eval.names:
+        yield Problem(origin, f"{here}.eval", f"does not ask {bound.benchmark!r}, by which the bound is measured")
 
 
 def _with(base: Layers, chosen: Chosen, origin: str) -> Layers:

@@ -16,7 +16,7 @@ from ilu_cli.recipe.expand import Pipeline, Variant, with_data
 from ilu_cli.recipe.grid import SuiteRecipe
 from ilu_cli.recipe.load import digest
 from ilu_cli.recipe.schema import EvalRecipe
-from ilu_cli.recipe.search import BoundSpec, Chosen
+from ilu_cli.recipe.search import Chosen
 from ilu_cli.recipe.specs import DataRef
 from ilu_cli.runs.files import tensors_of, weight_files
 from ilu_cli.runs.results import Row
@@ -51,7 +51,7 @@ def graph_of(pipeline: Pipeline, store: Store) -> Graph:
     for seed in recipe.seeds:
         for line in bases:
             nodes += _attacks(variants, line.key, line.tags, seed, unlearned[seed])
-            searches += _searches(variants, line.key, line.tags, seed, unlearned[seed], recipe.bound)
+            searches += _searches(variants, line.key, line.tags, seed, unlearned[seed])
         for method in methods:
             tags = {"method": method.name, "env": method.env}
             resolved, key = method.seeded(seed), f"seed {seed}/{method.name}"
@@ -63,7 +63,7 @@ def graph_of(pipeline: Pipeline, store: Store) -> Graph:
             needs = [f"{key}/unlearn", *([base.key] if match else [])]
             select = _select(f"{key}/select", tags | {"seed": seed}, recipe.eval, match, needs)
             nodes += [select, *_attacks(variants, select.key, tags, seed, unlearned[seed])]
-            searches += _searches(variants, select.key, tags, seed, unlearned[seed], recipe.bound)
+            searches += _searches(variants, select.key, tags, seed, unlearned[seed])
     return Graph(pipeline.name, nodes, subjects, store, unlearned, recipe.bound, searches)
 
 
@@ -82,7 +82,7 @@ def suite_graph(name: str, variants: list[Variant], recipe: SuiteRecipe, subject
     for seed in seeds:
         for base in bases:
             nodes += _attacks(variants, base.key, base.tags, seed, unlearned)
-            searches += _searches(variants, base.key, base.tags, seed, unlearned, recipe.bound)
+            searches += _searches(variants, base.key, base.tags, seed, unlearned)
     folder = as_name(f"suite-{name}-{subject.label}")
     return Graph(folder, nodes, subjects, store, dict.fromkeys(seeds, unlearned), recipe.bound, searches)
 
@@ -92,9 +92,9 @@ def _filled(variants: list[Variant], forget: Callable[[], list[DataRef]], subjec
 
     Their tasks come from where they belong to the `subject`.
     """
-    found = []
+    found, builtin = [], is_builtin(subject)
     for v in variants:
-        v = v if is_builtin(subject) else v.sourced("hub")
+        v = v if builtin else v.sourced("hub")
         attack = v.recipe.attack
         if "data" in type(attack).model_fields and attack.params()["data"] is None:
             attack = attack.model_copy(update={"data": forget()})
@@ -127,9 +127,8 @@ def _attack(v: Variant, tags: Row, choice: str, parent: str, seed: int, unlearne
 
 
 def _searches(
-    variants: list[Variant], parent: str, tags: Row, seed: int, unlearned: list[Written],
-    bound: BoundSpec | None,
-) -> Iterator[TrialSearch]:  # fmt: skip
+    variants: list[Variant], parent: str, tags: Row, seed: int, unlearned: list[Written]
+) -> Iterator[TrialSearch]:
     for v in variants:
         if v.search is None:
             continue
@@ -139,7 +138,7 @@ def _searches(
             found = {**tags, "choice": {"trial": number}, "chosen": chosen, "searched": True}
             return _attack(v.trial(chosen), found, f" trial {number}", parent, seed, unlearned)
 
-        yield TrialSearch(v.search, seed, parent, trial, bound)
+        yield TrialSearch(v.search, seed, parent, trial)
 
 
 def bytes_needed(graph: Graph, jobs: int) -> int:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
 
+FAR = 1e9  # of a bound
 STARTUP = 8  # trials at random before the model of TPE is used
 
 
@@ -37,7 +38,6 @@ class TrialSearch:
     seed: int
     parent: str
     make: Callable[[int, Chosen], Node]
-    bound: BoundSpec | None = None
     asked: list[tuple[optuna.Trial, str]] = field(default_factory=list)
     study: optuna.Study | None = None
     worth: list[tuple[float, float]] = field(default_factory=list)
@@ -99,14 +99,14 @@ class TrialSearch:
             return True
         if node.status not in ("failed", "blocked", "done"):
             return False
-        points = points_of(graph, node, self.bound.benchmark if self.bound else None) if node.status == "done" else []
-        value, over = outcome(points, self.bound) if points else (1.0, math.inf)
-        if not points:  # it failed, or its rows are gone
-            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        else:
-            if self.bound:
+        value, over = 1.0, math.inf
+        if points := points_of(graph, node) if node.status == "done" else []:
+            value, over = outcome(points, graph.bound)
+            if graph.bound:
                 trial.set_constraint("loss", over)
             self.study.tell(trial, value)
+        else:  # it failed, or its rows are gone
+            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
         self.worth.append((value if over <= 0 else 1.0, node.seconds or 0.0))
         return True
 
@@ -160,9 +160,9 @@ def outcome(points: list[Tried], bound: BoundSpec | None) -> tuple[float, float]
     """What a trial is worth to the attacker: its lowest FQ on the first half of the questions, and by how much the
     cheapest of its points is beyond the bound (not above 0: it counts).
 
-    The lowest of the points within the bound; if none is within, of all.
+    The lowest of the points within the bound; if none is within, of all. Where no cost is known, it is far beyond.
     """
-    costs = {id(p): (p.loss or 0.0) - bound.loss if bound else -math.inf for p in points}
-    within = [p for p in points if costs[id(p)] <= 0] or points
+    within = [p for p in points if p.costs(bound.loss if bound else None)] or points
     value = min(float(p.values[first_half(len(p.values))].mean()) for p in within)
-    return value, max(min(costs.values()), -1e9)
+    known = [p.loss for p in points if p.loss is not None]
+    return value, (min(known) - bound.loss if known else FAR) if bound else -FAR

@@ -110,7 +110,7 @@ def _chosen(nodes: list[Node]) -> Row:
 
 def _worth(graph: Graph, node: Node) -> tuple[bool, float]:
     """What a trial is worth to the attacker, the lowest first: within the bound, and low on the half it sees."""
-    points = points_of(graph, node, graph.bound.benchmark if graph.bound else None)
+    points = points_of(graph, node)
     if not points:
         return True, math.inf
     value, over = outcome(points, graph.bound)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ilu_cli import registry
 from ilu_cli.metrics.chosen import chosen_elsewhere, chosen_on_the_first
 from ilu_cli.report.answers import ByStrength, answers
 from ilu_cli.runs.results import AttackResult
@@ -37,18 +38,24 @@ def answered(graph: Graph, node: Node) -> ByStrength | None:
     return answers(graph.store.root / (node.result or {}).get("subject", "") / "eval", result_of(node))
 
 
-def points_of(graph: Graph, node: Node, benchmark: str | None) -> list[Tried]:
-    """The points of a finished attack, with what each cost by a benchmark of utility; none if its rows are gone.
+def points_of(graph: Graph, node: Node) -> list[Tried]:
+    """The points of a finished attack, with what each cost by the graph's bound; none if its rows are gone.
 
-    An attack that cannot change what else the model knows costs nothing.
+    An attack that cannot change what else the model knows costs nothing. What another costs is not known where the
+    bound's benchmark was not measured, nor where there is no bound.
     """
     known, result = answered(graph, node), result_of(node)
     if known is None:
         return []
     strengths = [s for s in known if s != result.unattacked]
-    kept: dict[str, KeptAt] = (node.result or {}).get("kept", {})
-    lost = losses(kept[benchmark], result.unattacked, strengths) if benchmark in kept else [0.0] * len(strengths)
-    return [Tried(s, known[s], loss if benchmark else None) for s, loss in zip(strengths, lost)]
+    lost: list[float | None] = [None] * len(strengths)
+    if graph.bound:
+        kept: KeptAt | None = (node.result or {}).get("kept", {}).get(graph.bound.benchmark)
+        if not registry.attack[node.recipe["attack"]["name"]].declared.utility:
+            lost = [0.0] * len(strengths)
+        elif kept:
+            lost = losses(kept, result.unattacked, strengths)
+    return [Tried(s, known[s], loss) for s, loss in zip(strengths, lost)]
 
 
 def tried(graph: Graph, method: str, attacks: dict[str, int], most: float | None = None) -> list[np.ndarray] | None:
@@ -60,8 +67,7 @@ def tried(graph: Graph, method: str, attacks: dict[str, int], most: float | None
     Args:
         most: leave out points that cost more than that, or of which it is not known, by the graph's bound.
     """
-    bench = graph.bound.benchmark if graph.bound else None
-    found = [points_of(graph, n, bench) if n.status == "done" else [] for n in _nodes(graph, method, attacks)]
+    found = [points_of(graph, n) if n.status == "done" else [] for n in _nodes(graph, method, attacks)]
     if not all(found):
         return None
     return [p.values for points in found for p in points if p.costs(most)] or None

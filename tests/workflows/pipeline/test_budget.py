@@ -49,7 +49,7 @@ def search(name: str, *worth: tuple[float, float]) -> TrialSearch:
     """A search whose next trial is called so, after trials of this FQ and so many seconds."""
     spec = SearchSpec(trials=100, over={"lr": RangeSpec(low=1e-4, high=1e-2)})
     asked: Any = [(None, name)]
-    return TrialSearch(spec, 0, "model", lambda *_: node(name), None, asked, None, list(worth))
+    return TrialSearch(spec, 0, "model", lambda *_: node(name), asked, None, list(worth))
 
 
 def order(*searches: TrialSearch) -> list[str]:
@@ -86,7 +86,7 @@ def test_what_does_not_count_is_worth_nothing(monkeypatch: pytest.MonkeyPatch) -
     def trial(number: int, chosen: object) -> Node:
         return Node(f"trial {number}", "attack", {}, {}, "", status="done", seconds=7.0)
 
-    found = TrialSearch(spec, 0, "model", trial, bound)
+    found = TrialSearch(spec, 0, "model", trial)
     found.grow(Graph("g", [Node("model", "select", {}, {}, "", status="done")], {}, Store(), {}, bound, [found]))
     assert found.worth == [(pytest.approx(0.4), 7.0), (1.0, 7.0), (1.0, 7.0)]
     assert (found.told, found.left) == (3, 0)

@@ -20,7 +20,7 @@ from ilu_cli.workflows.pipeline import search as module
 from ilu_cli.workflows.pipeline.cost import KeptAt, losses
 from ilu_cli.workflows.pipeline.graph import Graph, Node
 from ilu_cli.workflows.pipeline.search import TrialSearch, outcome
-from ilu_cli.workflows.pipeline.worst import Tried
+from ilu_cli.workflows.pipeline.worst import Tried, points_of
 
 
 def point(strength: float, fq: float, loss: float | None = 0.0) -> Tried:
@@ -36,6 +36,29 @@ def test_a_trial_is_worth_its_lowest_point_within_the_bound() -> None:
     value, over = outcome(points, BoundSpec(benchmark="b", loss=0.0))
     assert value == pytest.approx(0.1)
     assert over == pytest.approx(0.01)
+
+
+def test_what_has_no_known_cost_does_not_count() -> None:
+    bound = BoundSpec(benchmark="b", loss=0.05)
+    value, over = outcome([point(1, 0.6, None), point(2, 0.4, None)], bound)
+    assert value == pytest.approx(0.4)
+    assert over > 1
+    assert outcome([point(1, 0.6, 0.01), point(2, 0.1, None)], bound) == pytest.approx((0.6, -0.04))
+
+
+@pytest.mark.parametrize(("attack", "cost"), [("finetune", None), ("rephrase", 0.0)])
+def test_only_what_cannot_cost_anything_is_free_unmeasured(
+    monkeypatch: pytest.MonkeyPatch, attack: str, cost: float | None
+) -> None:
+    monkeypatch.setattr("ilu_cli.workflows.pipeline.worst.answered", lambda *_: {0: np.ones(4), 8: np.zeros(4)})
+    result = {"axis": "steps", "unattacked": 0, "fq": [], "marks": [], "kept": {}}
+    node = Node("a", "attack", {}, {"attack": {"name": attack}}, "", status="done", result=result)
+    for bound, wanted in ((BoundSpec(benchmark="elements"), cost), (None, None)):
+        (found,) = points_of(Graph("g", [node], {}, Store(), {}, bound), node)
+        assert (found.strength, found.loss) == (8, wanted)
+    node.result = result | {"kept": {"elements": KeptAt(kind="share", at=[(0, 0.9), (8, 0.8)])}}
+    (found,) = points_of(Graph("g", [node], {}, Store(), {}, BoundSpec(benchmark="elements")), node)
+    assert found.loss == pytest.approx(0.1 if attack == "finetune" else 0.0)
 
 
 def test_only_the_first_half_of_the_questions_is_seen() -> None:
@@ -73,10 +96,10 @@ def searched(spec: SearchSpec, worth: Any, seed: int = 0, bound: BoundSpec | Non
     def trial(number: int, chosen: dict[str, Any]) -> Node:
         return Node(f"trial {number}", "attack", {"chosen": chosen}, {}, "", status="done")
 
-    found = TrialSearch(spec, seed, "model", trial, bound)
+    found = TrialSearch(spec, seed, "model", trial)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Graph, "settle", lambda *_: True)
-        patch.setattr(module, "points_of", lambda _g, n, _b: [point(1, *worth(n.tags["chosen"]))])
+        patch.setattr(module, "points_of", lambda _, n: [point(1, *worth(n.tags["chosen"]))])
         found.grow(graph)
     return [n.tags["chosen"] for n in graph if n.key != "model"]
 
@@ -186,6 +209,7 @@ def test_a_search_from_the_command_line(tiny: Path, ilu: Ilu, suite: dict[str, A
         (("bound", "benchmark"), "prose", "not among eval.benchmarks"),
         (("bound", "benchmark"), "capitals", "not utility"),
         (("bound", "loss"), -0.1, "loss"),
+        (("attacks", 1, "eval"), {"benchmarks": ["capitals"]}, "does not ask 'elements'"),
     ],
 )
 def test_what_is_impossible_is_refused_with_the_recipe(
