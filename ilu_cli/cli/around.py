@@ -85,7 +85,8 @@ ThreadsOption = Annotated[
         help="Threads of a process (default: OMP_NUM_THREADS, or as many as there are cores).",
     ),
 ]  # fmt: skip
-# Whose data and code, and how it is computed; not what is done.
+AROUND = ("data_root", "plugin", "trust_remote_code", "trust_code", "threads")
+"""The options of this file, as `shares` takes them: whose data and code, and how it is computed; not what is done."""
 ALLOWED = ("--data-root", "--plugin", "--trust-remote-code", "--trust-code", "--threads")
 
 

@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperCommand
 
 from ilu_cli.cli import complete, console, warned
+from ilu_cli.cli.around import AROUND
 from ilu_cli.cli.options import Given, Sets, shares
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Compare(TyperCommand):
         return super().parse_args(ctx, found)
 
 
-@shares("data_root", "plugin", "trust_remote_code", "trust_code", "threads", "set_", "as_json", "strict")
+@shares(*AROUND, "set_", "as_json", "strict")
 def compare(
     runs: Annotated[
         list[str], typer.Argument(metavar="RUN…", help="Runs (id, prefix, path).", autocompletion=complete.runs)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ilu_cli.cli import complete, console
+from ilu_cli.cli.around import AROUND
 from ilu_cli.cli.options import Given, shares
 from ilu_cli.errors import UnavailableError, UsageError
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from ilu_cli.workflows.needs.find import Need
 
 
-@shares("source", "data_root", "plugin", "trust_remote_code", "trust_code", "threads", "set_", "as_json")
+@shares("source", *AROUND, "set_", "as_json")
 def doctor(
     recipe: Annotated[
         str,

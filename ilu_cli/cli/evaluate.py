@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ilu_cli.cli import complete, console, warned
+from ilu_cli.cli.around import AROUND
 from ilu_cli.cli.options import Given, Sets, shares
 from ilu_cli.errors import RequirementError
 
@@ -48,18 +49,7 @@ RetainOption = Annotated[
 AloneOption = Annotated[bool, typer.Option("--alone", help="Only this model, not what it came from.")]
 
 
-@shares(
-    "data_root",
-    "plugin",
-    "trust_remote_code",
-    "trust_code",
-    "threads",
-    "recipe",
-    "set_",
-    "dry_run",
-    "as_json",
-    "strict",
-)
+@shares(*AROUND, "recipe", "set_", "dry_run", "as_json", "strict")
 def evaluate(
     run: RunArgument = None,
     bench: BenchOption = None,

@@ -7,23 +7,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from ilu_cli.cli.around import AROUND
 from ilu_cli.cli.options import Flags, Given, RecipeArgument, shares
 from ilu_cli.cli.suite import BudgetOption, JobsOption, MarkdownOption, SeedsOption, show
 from ilu_cli.errors import UsageError
 
 
-@shares(
-    "source",
-    "data_root",
-    "plugin",
-    "trust_remote_code",
-    "trust_code",
-    "threads",
-    "set_",
-    "dry_run",
-    "as_json",
-    "strict",
-)
+@shares("source", *AROUND, "set_", "dry_run", "as_json", "strict")
 def pipeline(
     recipe: RecipeArgument,
     seeds: SeedsOption = None,

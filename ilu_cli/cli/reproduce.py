@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ilu_cli.cli import complete, console
-from ilu_cli.cli.around import ALLOWED
+from ilu_cli.cli.around import ALLOWED, AROUND
 from ilu_cli.cli.options import Given, shares
 from ilu_cli.errors import RequirementError, UsageError
 
@@ -45,7 +45,7 @@ ToleranceOption = Annotated[
 ]  # fmt: skip
 
 
-@shares("data_root", "plugin", "trust_remote_code", "trust_code", "threads", "out", "dry_run", "as_json")
+@shares(*AROUND, "out", "dry_run", "as_json")
 def reproduce(
     run: RunArgument,
     other: OtherOption = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ilu_cli.cli import complete, console, warned
+from ilu_cli.cli.around import AROUND
 from ilu_cli.cli.options import Given, Sets, shares
 
 if TYPE_CHECKING:
@@ -43,18 +44,7 @@ CompleteOption = Annotated[
 LayersOption = Annotated[bool, typer.Option("--layers", help="Show also the layers that unlearning left alone.")]
 
 
-@shares(
-    "data_root",
-    "plugin",
-    "trust_remote_code",
-    "trust_code",
-    "threads",
-    "recipe",
-    "set_",
-    "dry_run",
-    "as_json",
-    "strict",
-)
+@shares(*AROUND, "recipe", "set_", "dry_run", "as_json", "strict")
 def taskvec(
     runs: RunsArgument = None,
     include: IncludeOption = None,

@@ -93,7 +93,7 @@ class Trainer:
         self.params, self.terms, self.penalties = params, terms, penalties
         self.defences = list(defences)
         self.spec, self.backend, self.budget = spec, backend, budget
-        self.lengths, self.held = Lengths(), list[tuple[str, float, Taken]]()
+        self.lengths = Lengths()
         self.optimizer = optimizer_of(parts, list(params.values()), spec, backend.device)
 
     @property
@@ -139,21 +139,32 @@ class Trainer:
             The value of each term and each penalty that is due, and the statistic of its environments.
         """
         self._forget_gradients()
-        self.held, sums, log = [], dict[str, Tensor](), dict[str, float]()
+        sums, log, held = dict[str, Tensor](), dict[str, float](), list[tuple[str, float, Taken]]()
         for p in self._due():  # first, while there is no other gradient to set aside
-            run = functools.partial(self._penalty, p)
-            found, length = self._apart(p.name, run, p.weight(self.step), p.share, every=p.every)
+            found, gradient, length = self._apart(functools.partial(self._penalty, p))
             log |= found
-            if not p.share:
-                log[f"gradient[{p.name}]"] = length
+            if p.share:
+                self.lengths.see(p.name, length / p.every)
+                held.append((p.name, p.weight(self.step), gradient))
+            else:
+                log[f"gradient[{p.name}]"] = length / p.every
+                self._put(gradient)
         shared = any([p.share for p in self.penalties] + [t.share for t in self.terms])
         for t in self.terms:
             term = functools.partial(self._term, t)
-            sums[t.name] = self._apart(t.name, term, t.weight, t.share, seen=t.defended)[0] if shared else term()
-        for name, share, gradient in self.held:
+            if not shared:
+                sums[t.name] = term()
+                continue
+            sums[t.name], gradient, length = self._apart(term)
+            if t.share or t.defended:
+                self.lengths.see(t.name, length)
+            if t.share:
+                held.append((t.name, t.weight, gradient))
+            else:
+                self._put(gradient)
+        for name, share, gradient in held:
             weight = self.lengths.weight(name, share)
-            if self.backend.main:
-                self.grads.put(gradient, weight)
+            self._put(gradient, weight)
             log |= {f"weight[{name}]": weight, f"gradient[{name}]": weight * self.lengths.last[name]}
         shares = torch.stack([*sums.values(), torch.zeros((), dtype=torch.float64)])
         self.grads.sum()
@@ -164,28 +175,19 @@ class Trainer:
         """The penalties of the step at hand."""
         return [p for p in self.penalties if p.due(self.step)]
 
-    def _apart(
-        self, name: str, run: Callable[[], T], weight: float, share: bool, *, seen: bool = False, every: int = 1
-    ) -> tuple[T, float]:
-        """Add the gradient that `run` leaves, over all processes, or hold it where its `weight` is a share.
-
-        Returns:
-            What `run` does, and the length of the gradient, a step's part of that of `every` steps. The length is
-            noted of what is held, or `seen`.
-        """
+    def _apart(self, run: Callable[[], T]) -> tuple[T, Taken, float]:
+        """What `run` does, and the gradient that it leaves, taken out and summed over all processes, and its length."""
         before = self.grads.take()
         found = run()
         self.grads.sum()
         gradient = self.grads.take()
-        length = float(nn.utils.get_total_norm([g for g in gradient if g is not None])) / every
         self.grads.put(before)
-        if share or seen:
-            self.lengths.see(name, length)
-        if share:
-            self.held.append((name, weight, gradient))
-        elif self.backend.main:
-            self.grads.put(gradient)
-        return found, length
+        return found, gradient, float(nn.utils.get_total_norm([g for g in gradient if g is not None]))
+
+    def _put(self, gradient: Taken, factor: float = 1.0) -> None:
+        """Add a gradient of the whole step, once: the end of the step sums over processes."""
+        if self.backend.main:
+            self.grads.put(gradient, factor)
 
     def _term(self, term: Term) -> Tensor:
         def compute() -> Tensor:

@@ -43,11 +43,6 @@ class MuonAndAdamW:
         for one in self.both:
             one.step()
 
-    def zero_grad(self, *, set_to_none: bool) -> None:
-        """Drop all gradients."""
-        for one in self.both:
-            one.zero_grad(set_to_none=set_to_none)
-
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` takes."""
         return {"both": [one.state_dict() for one in self.both]}

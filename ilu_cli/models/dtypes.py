@@ -54,8 +54,8 @@ def lost_in(dtype: torch.dtype, trained: Mapping[str, Tensor], before: Callable[
     """
     wrong, moved = [], []
     for name, p in trained.items():
-        now = p.detach().double().cpu()
-        wrong.append(float((p.detach().to(dtype).double().cpu() - now).square().sum()))
+        now, stored = p.detach().cpu().double(), p.detach().to(dtype).cpu().double()  # not on a device without float64
+        wrong.append(float((stored - now).square().sum()))
         moved.append(float((now - before(name).double()).square().sum()))
     total = math.fsum(moved)
     return math.sqrt(math.fsum(wrong) / total) if total else 0.0

@@ -4,40 +4,16 @@ import functools
 import random
 
 from ilu_cli.registry import task
+from ilu_cli.tasks import words
 from ilu_cli.tasks.capitals import Capitals, Country, countries
 
 CONTINENTS = ("Orvane", "Thessar", "Kulmere", "Yandril", "Marovet")
 EACH = 34  # countries of a continent: 170 in all, as the world has in `capitals`
-ONSETS = [
-    "b",
-    "br",
-    "d",
-    "dr",
-    "f",
-    "g",
-    "gr",
-    "h",
-    "k",
-    "kr",
-    "l",
-    "m",
-    "n",
-    "p",
-    "pr",
-    "r",
-    "s",
-    "sh",
-    "sk",
-    "t",
-    "th",
-    "tr",
-    "v",
-    "z",
-]
-VOWELS = ["a", "e", "i", "o", "u", "ai", "ei", "ou"]
-CODAS = ["l", "m", "n", "r", "s", "th", "nd", "rk", "st", "x"]
-LANDS = ["ia", "and", "ara", "or", "esh", "ovia", "un", "istra"]
-CITIES = ["burn", "eth", "ona", "mar", "vik", "olis", "ader", "ys"]
+ONSETS = words("b,br,d,dr,f,g,gr,h,k,kr,l,m,n,p,pr,r,s,sh,sk,t,th,tr,v,z")
+VOWELS = words("a,e,i,o,u,ai,ei,ou")
+CODAS = words("l,m,n,r,s,th,nd,rk,st,x")
+LANDS = words("ia,and,ara,or,esh,ovia,un,istra")
+CITIES = words("burn,eth,ona,mar,vik,olis,ader,ys")
 
 
 @task()

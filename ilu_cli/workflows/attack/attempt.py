@@ -128,10 +128,9 @@ class Attempted:
         self.precision = spec.precision
         self.chat = chat_of(form)
         self.taught = [e.prompt + e.target for s in streams for d in s.datasets for e in d.examples()]
-        mix = self.keys.mix if self.keys else None
+        mix, first = (self.keys.mix, self.keys.first) if self.keys else (None, 0)
         trainer = Trainer(parts, params, terms(streams, mix), [], spec, self.seed, backend())
         self.trained, self.bits = params, bits_of(params.values())
-        first = mix.first if mix else 0
         yield from (n - first for n in drive(trainer, self.run, self.reporter, self.title) if n >= first)
 
     def test(self, data: Dataset, limit: int, step: int) -> list[float]:

@@ -216,9 +216,8 @@ def _attack(
         new.manifest.result["seconds"] = round(time.monotonic() - began, 1)
         if recipe.keep != "none":
             save_checkpoint(attempt.saved, attempt.tokenizer, new.checkpoint)
-            if (
-                attempt.keys is None or attempt.keys.memory.frozen == "fp32"
-            ):  # else what was asked is not quite what is kept
+            rounded = attempt.keys is not None and attempt.keys.memory.frozen != "fp32"
+            if not rounded:  # else what was asked is not quite what is kept
                 _keep_final(attempt, new, result.points[-1], adapter=attempt.saved is not attempt.model)
         new.finish()
         drop_state(new.state)

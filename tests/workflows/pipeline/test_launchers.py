@@ -18,6 +18,7 @@ import pytest
 import ray
 import yaml
 from conftest import Ilu, present
+from test_pipeline import BASE
 
 from ilu_cli.runs.lock import HOLDER, let_go
 from ilu_cli.runs.store import Store
@@ -28,13 +29,6 @@ from ilu_cli.workflows.pipeline.worker import Answer, Job
 
 pytestmark = pytest.mark.slow
 
-BASE = {
-    "command": "unlearn",
-    "objective": {"name": "grad_diff"},
-    "forget": {"data": "capitals", "batch": 4, "max_length": 24},
-    "retain": {"name": "nll", "data": ["prose"], "batch": 4, "max_length": 24},
-    "train": {"steps": 4, "lr": 1e-3},
-}
 ATTACK = {"name": "finetune", "task": "elements", "steps": 3, "batch": 4}
 HERE = ("--launcher", "slurm", "--launcher-options", "cluster=local")
 LONG = 600  # steps, of which some are done before they are disturbed, and not all
