@@ -74,8 +74,8 @@ def _define(name: str, forget: str) -> None:
             kept = {name: estimate(rs)[0] for name, rs in groups.items() if name.startswith(tuple(KEPT))}
             if len(kept) == len(KEPT) * len(MEASURES):  # a small limit may leave a part out
                 found["utility"] = {"value": model_utility(kept), "stderr": None}
-            if self.retain:  # of the same questions
-                ours = [r[RANKED] for r in groups["truth_ratio"]]
+            ours = [r[RANKED] for r in groups.get("truth_ratio", [])]
+            if self.retain and len(ours) == len(self.retain):  # of the same questions: an attack may ask a part of them
                 found["forget_quality"] = {"value": forget_quality(ours, self.retain), "stderr": None}
             return found
 

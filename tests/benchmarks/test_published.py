@@ -159,6 +159,9 @@ def test_tofu_forget_quality_needs_a_retain_model(evaluate: Any, ilu: Ilu, tiny:
     expected = ks_2samp(ratios, [r["ratio_geometric"] for r in other]).pvalue
     assert expected > ks_2samp(ratios, [9.0] * 6).pvalue + 0.5
     assert found["also"]["forget_quality"]["value"] == pytest.approx(expected)
+    Path("fewer.jsonl").write_text("".join(json.dumps(r) + "\n" for r in other[1:]))
+    unequal, _ = evaluate("tofu", "--retain-run", "fewer.jsonl")
+    assert "forget_quality" not in unequal["also"]  # other questions are no sample of the same distribution
     Path("older.jsonl").write_text(json.dumps({"metric": "truth_ratio", "value": 0.5, "ratio": 0.5}))
     older = ilu("eval", tiny, "--bench", "tofu", "--retain-run", "older.jsonl")
     assert (older.code, "arithmetic truth ratios only" in older.err) == (3, True)
