@@ -121,12 +121,16 @@ def digest(recipe: Recipe) -> str:
 
 
 def _raw_key(data: Any, loc: tuple[int | str, ...]) -> Key:
-    """Drop the tags that pydantic puts into a location for a discriminated union: they are not in the YAML."""
+    """Drop the tags that pydantic puts into a location for a discriminated union: they are not in the YAML.
+
+    They are names of ideas, or begin with `#`.
+    """
     key: list[str | int] = []
-    for i, part in enumerate(loc):
-        tag = isinstance(data, (dict, list)) and isinstance(part, str) and part not in data
-        if tag and (i < len(loc) - 1 or (isinstance(data, dict) and data.get("name") == part)):
-            continue  # a key that is missing is the last
+    for part in loc:
+        if isinstance(part, str) and part.startswith("#"):
+            continue
+        if isinstance(data, dict) and part not in data and data.get("name") == part:
+            continue
         key.append(part)
         if isinstance(data, dict):
             data = data.get(part)

@@ -27,8 +27,8 @@ class RangeSpec(Spec):
 
 
 RangeOrList = Annotated[
-    Annotated[RangeSpec, Tag("range")] | Annotated[list[Any], Tag("list")],
-    Discriminator(lambda given: "list" if isinstance(given, list) else "range"),
+    Annotated[RangeSpec, Tag("#range")] | Annotated[list[Any], Tag("#list")],
+    Discriminator(lambda given: "#list" if isinstance(given, list) else "#range"),
 ]
 
 

@@ -8,11 +8,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BeforeValidator,
+    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Tag,
 )
 
 from ilu_cli import registry
@@ -31,12 +33,16 @@ T = TypeVar("T")
 Some = Annotated[list[T], Field(min_length=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+BY_KIND = Discriminator(lambda given: "#text" if isinstance(given, str) else "#number")  # one message, not two
 TermWeight = Annotated[
-    NonNegativeFloat | Annotated[str, Field(pattern=r"^share:[0-9]+(\.[0-9]+)?$")], Field(union_mode="left_to_right")
+    Annotated[NonNegativeFloat, Tag("#number")]
+    | Annotated[str, Field(pattern=r"^share:[0-9]+(\.[0-9]+)?$"), Tag("#text")],
+    BY_KIND,
 ]
 AUTO: Literal["auto"] = "auto"
 AUTO_PARAMS = [AUTO]  # a list like all others, so that what trains weights knows one form; no weight is called so
-LayerOrAuto = Annotated[NonNegativeInt | Literal["auto"], Field(union_mode="left_to_right")]
+LayerOrAuto = Annotated[Annotated[NonNegativeInt, Tag("#number")] | Annotated[Literal["auto"], Tag("#text")], BY_KIND]
 
 
 class DataRef(Spec):

@@ -27,6 +27,8 @@ from ilu_cli.models import builtin
         (["unlearn", "--recipe", "quickstart-rmo"], 2, "Did you mean 'quickstart-rmu'?"),
         (["unlearn", "--irm-env", "gsm9k"], 2, "unknown task 'gsm9k'"),
         (["unlearn", "--irm-weight", "2"], 2, "need an --irm-env"),
+        (["unlearn", "--irm-env", "gsm8k", "--irm-weight", "share:x"], 2, "regularizers.0.weight: string should match"),
+        (["unlearn", "--set", "objective.layer=null"], 2, "objective.layer: input should be a valid integer"),
         (["unlearn", "--steps", "0"], 2, "train.steps"),
         (["unlearn", "--dry-run", "--out", "n" * 300], 2, "longer than 255 bytes"),
         (["unlearn", "--dry-run", "--out", "/"], 2, "exists and is not empty"),
