@@ -81,6 +81,6 @@ def test_a_run_that_is_whole_stays_so(ilu: Ilu, tiny: Path, monkeypatch: pytest.
     def fails(*_args: Any) -> None:
         raise ValueError("odd")
 
-    monkeypatch.setattr(unlearn, "_changed", fails)
-    ilu(*UNLEARN, "--model", tiny)
+    monkeypatch.setattr(unlearn, "changed", fails)
+    assert ilu(*UNLEARN, "--model", tiny).code == 5
     assert recorded("unlearn") == ("complete", None)
