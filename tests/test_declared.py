@@ -42,8 +42,10 @@ REGULARIZERS = {
 }
 DEFENCES: dict[str, Any] = {
     "averaging": ({}, {"start": 20, "every": 5}),
+    "booster": ({}, {"weight": 5.0, "alpha": 0.1}),
     "grad_penalty": ({}, {"weight": 1.0}),
     "lat": ({}, {"layer": 4, "epsilon": 2.0, "inner_lr": 0.05, "inner_steps": 16}),
+    "project": ({}, {"how": "whole", "only_against": True}),
     "repselect": (
         {},
         {

@@ -32,8 +32,10 @@ KEYS: dict[str, dict[str, Any]] = {
     "sam": {"rho": 0.05},
     "smoothing": {"sigma": 0.02, "samples": 2},
     "averaging": {"start": 1, "every": 2},
+    "booster": {"weight": 2.0, "alpha": 0.1},
     "grad_penalty": {"weight": 0.3},
     "lat": {"layer": 0, "epsilon": 0.5, "inner_lr": 0.1, "inner_steps": 5},
+    "project": {"how": "tensor", "only_against": False},
     "repselect": {"k": 0.4, "attacker_lr": 0.3, "rank": 2},
     "tar": {"inner_steps": 5, "inner_lr": 1e-2, "weight": 0.7, "every": 2, "decay": 0.3},
 }
@@ -42,6 +44,10 @@ NAMES = sorted(KEYS)
 
 def rows() -> Any:
     return items_of([5, 9, 7, 9], start=4)
+
+
+def retained() -> Any:
+    return items_of([6, 4, 8], start=2, seed=11)
 
 
 def ascent(seed: int = 0, defences: Any = ()) -> Term:
@@ -54,7 +60,9 @@ def ascent(seed: int = 0, defences: Any = ()) -> Term:
 
 def defended(*names: str, model: Any = None, seed: int = 0, penalties: Any = (), **spec: Any) -> Any:
     defences = [registry.defence[n].obj(**KEYS[n]) for n in names]
-    t = trainer(model or moved(), [ascent(seed, defences)], list(penalties), **spec)
+    kept = stream(retained(), name="retain", seed=seed)
+    terms = [ascent(seed, defences), Term("retain", kept, lambda view: view.nll, "token", weight=0.0)]
+    t = trainer(model or moved(), terms, list(penalties), **spec)
     t.defences = defences
     return t
 
@@ -131,6 +139,71 @@ def test_the_gradient_penalty_is_that_of_differentiating_twice(float64: None) ->
     assert (naive(model) - expected).norm() > 0.05 * expected.norm()  # the penalty is no small part of it
     assert t.defences[0].log["forget gradient"] == pytest.approx(slope.norm().item(), rel=1e-6)
     assert t.defences[0].log["hvp_error"] < 1e-3
+
+
+def parts(vector: torch.Tensor) -> list[torch.Tensor]:
+    """What each weight tensor has of a gradient."""
+    return list(vector.split([p.numel() for p in moved().parameters()]))
+
+
+def along(g: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
+    return (g @ r) / (r @ r) * r
+
+
+def project(sign: float = 1.0, before: Any = (), **keys: Any) -> torch.Tensor:
+    """The gradient with the defence, where the retain term is ±NLL, of any weight."""
+    t = defended(*before, "project")
+    t.terms[1].values = lambda view: sign * view.nll
+    t.defences[-1] = registry.defence["project"].obj(**keys)
+    return gradient(t)
+
+
+def test_projecting_takes_out_what_runs_against_the_retain_gradient(float64: None) -> None:
+    g, r = naive(moved()), -naive(moved(), retained())
+    assert g @ r < 0  # a step along −g raises the retain loss
+    torch.testing.assert_close(project(), g - along(g, r), rtol=1e-8, atol=1e-12)
+    assert abs(project() @ r) < 1e-9 * g.norm() * r.norm()
+    torch.testing.assert_close(project(-1.0), g, rtol=1e-10, atol=1e-14)  # the other way it does no harm
+    torch.testing.assert_close(project(-1.0, only_against=False), g - along(g, r), rtol=1e-8, atol=1e-12)
+
+
+def test_projecting_may_be_of_each_tensor_by_itself(float64: None) -> None:
+    pairs = list(zip(parts(naive(moved())), parts(-naive(moved(), retained()))))
+    assert {bool(g @ r < 0) for g, r in pairs} == {True, False}
+    always = torch.cat([g - along(g, r) for g, r in pairs])
+    against = torch.cat([g - along(g, r) if g @ r < 0 else g for g, r in pairs])
+    torch.testing.assert_close(project(how="tensor", only_against=False), always, rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(project(how="tensor"), against, rtol=1e-8, atol=1e-12)
+
+
+def test_projecting_comes_after_sam_and_leaves_a_direction_that_is_none(float64: None) -> None:
+    r = -naive(moved(), retained())
+    sharp = gradient(defended("sam"))
+    torch.testing.assert_close(project(before=["sam"]), sharp - along(sharp, r), rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(project(0.0), naive(moved()), rtol=1e-10, atol=1e-14)
+
+
+def test_a_projected_gradient_leaves_what_the_retain_term_adds(float64: None) -> None:
+    t = defended("project")
+    t.terms[1].weight = 0.7
+    t.defences[0] = registry.defence["project"].obj()
+    g, r = naive(moved()), -naive(moved(), retained())
+    torch.testing.assert_close(gradient(t), g - along(g, r) + 0.7 * r, rtol=1e-8, atol=1e-12)
+    assert t.defences[0].log["cos(forget, retain)"] == pytest.approx(float(g @ r / g.norm() / r.norm()), rel=1e-6)
+    left = (g - along(g, r)).norm() / g.norm()
+    assert t.defences[0].log["forget gradient left"] == pytest.approx(float(left), rel=1e-6)
+
+
+def test_booster_is_the_slope_of_what_a_step_of_the_attacker_gains(float64: None) -> None:
+    model, t = moved(), defended("booster")
+    h, at = naive(model), -loss(model).item()
+    attacked = moved()
+    move(attacked, 0.1 * h / h.norm())  # h is of −NLL: the attacker goes down along ∇NLL
+    expected = h + 2.0 * (naive(attacked) - h)
+    torch.testing.assert_close(gradient(t), expected, rtol=1e-8, atol=1e-10)
+    gained = at + loss(attacked).item()
+    assert gained > 0
+    assert t.defences[0].log["attacker gains"] == pytest.approx(gained, rel=1e-6)
 
 
 def test_smoothing_is_a_mean_over_noise(float64: None) -> None:
@@ -308,6 +381,9 @@ def test_lat_attacks_only_where_something_is_trained() -> None:
         ({"defences": [{"name": "sam"}, {"name": "sam"}]}, "stands twice"),
         ({"defences": [{"name": "averaging", "start": 79}]}, "nothing to average"),
         ({"defences": [{"name": "sam", "rho": 0}]}, "greater than 0"),
+        ({"defences": [{"name": "project"}]}, "no retain term whose gradient"),
+        ({"defences": [{"name": "booster", "weight": -1.0}]}, "greater than 0"),
+        ({"defences": [{"name": "booster", "alpha": 0.0}]}, "greater than 0"),
         ({"lora": {"r": 4}, "train": {"params": ["*"]}}, "leave train.params out"),
         ({"regularizers": [{"name": "vrex", "env": ["sst2"]}]}, "at least 2"),
         ({"regularizers": [{"name": "irm", "env": ["sst2"], "env_weights": [1.0, 2.0]}]}, "one weight for each"),

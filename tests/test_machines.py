@@ -97,7 +97,8 @@ def cases() -> Iterator[tuple[str, list[object]]]:
     for name in registry.regularizer:
         yield f"regularizer {name}", [*NPO, f"regularizers=[{{name: {name}, env: [prose, elements], batch: 2}}]"]
     for name in registry.defence:
-        yield f"defence {name}", [*NPO, f"defences=[{{name: {name}{OWN.get(name, '')}}}]"]
+        npo = ["--method", "npo", *SMALL, *RETAIN, "--set"]
+        yield f"defence {name}", [*npo, f"defences=[{{name: {name}{OWN.get(name, '')}}}]"]
     yield "budget", [*NPO, "train.budget={kl: 0.1, rows: 2}"]
     yield "sgd", [*NPO, "train.optimizer=sgd"]
 

@@ -56,7 +56,7 @@ DefenceOption = Annotated[
     list[str] | None,
     typer.Option(
         "--defence",
-        help="Add a defence: sam, smoothing, averaging, lat, tar, or grad_penalty. Repeatable.",
+        help="Add a defence, as sam; `ilu list defences` shows all. Repeatable.",
         autocompletion=complete.defences,
     ),
     Sets(("defences",), lambda names: [{"name": name} for name in names]),
