@@ -26,7 +26,8 @@ from ilu_cli.models.load import load_model, load_tokenizer
 from ilu_cli.models.logits import LMHead
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import find_model
-from ilu_cli.recipe.specs import DEFAULT_MODEL, DataRef, Form, TrainSpec
+from ilu_cli.recipe.refs import DataRef
+from ilu_cli.recipe.specs import DEFAULT_MODEL, Form, TrainSpec
 from ilu_cli.workflows.plan import plan_stream
 
 

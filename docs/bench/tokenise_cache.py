@@ -22,7 +22,8 @@ from ilu_cli.data.cache import tokenised
 from ilu_cli.data.sources import load_dataset
 from ilu_cli.models.load import load_tokenizer
 from ilu_cli.models.subject import find_model
-from ilu_cli.recipe.specs import DEFAULT_MODEL, DataRef, Form
+from ilu_cli.recipe.refs import DataRef
+from ilu_cli.recipe.specs import DEFAULT_MODEL, Form
 
 
 def main(rows: int, model: str) -> None:

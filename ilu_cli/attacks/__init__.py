@@ -33,9 +33,10 @@ if TYPE_CHECKING:
     from ilu_cli.data.sources import Dataset
     from ilu_cli.engine.scoring import Scorer
     from ilu_cli.models.parts import Parts
+    from ilu_cli.recipe.refs import DataRef
     from ilu_cli.recipe.schema import AttackRecipe
     from ilu_cli.recipe.source import Key
-    from ilu_cli.recipe.specs import DataRef, Form, LoraSpec, TrainSpec
+    from ilu_cli.recipe.specs import Form, LoraSpec, TrainSpec
 
 Schedule = Literal["constant", "linear", "cosine"]
 Stop = Literal["steps", "plateau"]

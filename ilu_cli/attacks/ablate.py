@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from ilu_cli.recipe.specs import DataRefs, Some
+from ilu_cli.recipe.refs import DataRefs
+from ilu_cli.recipe.specs import Some
 from ilu_cli.registry import attack
 
 if TYPE_CHECKING:

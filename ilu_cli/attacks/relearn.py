@@ -7,7 +7,8 @@ from pydantic import PositiveFloat, PositiveInt
 
 from ilu_cli.attacks import Schedule
 from ilu_cli.recipe.chat import ChatDate, ChatSystem
-from ilu_cli.recipe.specs import DataRefs, Form, LoraSpec, Precision, Some, TrainSpec
+from ilu_cli.recipe.refs import DataRefs
+from ilu_cli.recipe.specs import Form, LoraSpec, Precision, Some, TrainSpec
 from ilu_cli.registry import attack
 
 if TYPE_CHECKING:

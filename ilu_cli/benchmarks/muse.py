@@ -48,7 +48,7 @@ def _define(corpus: str) -> None:
         def items(self) -> list[Row]:
             def load(part: str, split: str) -> Dataset:
                 from ilu_cli.data.sources import load_dataset
-                from ilu_cli.recipe.specs import DataRef
+                from ilu_cli.recipe.refs import DataRef
 
                 data = load_dataset(DataRef(name=f"muse-{corpus}-{part}", source="hub"), split)
                 self.source = data.source

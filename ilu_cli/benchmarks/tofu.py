@@ -83,7 +83,7 @@ def _define(name: str, forget: str) -> None:
 def _questions(part: str, dataset: str) -> tuple[list[Row], str]:
     """The questions of a part, each with its answer, a paraphrase and wrong answers; and where they came from."""
     from ilu_cli.data.sources import load_dataset
-    from ilu_cli.recipe.specs import DataRef
+    from ilu_cli.recipe.refs import DataRef
 
     data = load_dataset(DataRef(name=f"tofu-{dataset}_perturbed", source="hub"), "train")
     found = []

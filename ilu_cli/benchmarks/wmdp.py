@@ -20,7 +20,7 @@ def _define(subject: str, title: str) -> None:
 
         def items(self) -> list[Row]:
             from ilu_cli.data.sources import load_dataset
-            from ilu_cli.recipe.specs import DataRef
+            from ilu_cli.recipe.refs import DataRef
 
             data = load_dataset(DataRef(name=f"wmdp-{subject}", source="hub"), "test")
             self.source = data.source

@@ -17,7 +17,7 @@ from ilu_cli.data.read import library, read
 from ilu_cli.data.root import SUFFIXES, Found, data_root, in_root, locate
 from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.paths import is_hub_name
-from ilu_cli.recipe.specs import DataRef
+from ilu_cli.recipe.refs import DataRef
 from ilu_cli.runs.files import cache_dir
 from ilu_cli.runs.results import Data
 from ilu_cli.tasks import Example, Fields, Task, after

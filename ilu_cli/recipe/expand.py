@@ -15,11 +15,11 @@ from ilu_cli.errors import UsageError
 from ilu_cli.paths import problem_of_name
 from ilu_cli.recipe.grid import AttackGrid, PipelineRecipe, SuiteRecipe
 from ilu_cli.recipe.load import find, load, validate
+from ilu_cli.recipe.refs import DataRef
 from ilu_cli.recipe.schema import AttackRecipe, UnlearnRecipe
 from ilu_cli.recipe.search import BoundSpec, Chosen, SearchSpec
 from ilu_cli.recipe.source import Key, Layers, Problem, RecipeError, read_layers
 from ilu_cli.recipe.sourced import Supply, sourced
-from ilu_cli.recipe.specs import DataRef
 
 MOST = 1000  # combinations of one attack's keys
 

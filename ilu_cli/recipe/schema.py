@@ -13,6 +13,7 @@ from ilu_cli.errors import UsageError
 from ilu_cli.recipe.bench import BenchmarkSpec, benchmark_tag, plain_name
 from ilu_cli.recipe.evaluation import AttackEvalSpec, EvalSpec, GateSpec
 from ilu_cli.recipe.grid import AnyRecipe, PipelineRecipe, SuiteRecipe
+from ilu_cli.recipe.refs import data_problems
 from ilu_cli.recipe.source import Key
 from ilu_cli.recipe.spec import Spec
 from ilu_cli.recipe.specs import (
@@ -26,7 +27,6 @@ from ilu_cli.recipe.specs import (
     Stream,
     Tracker,
     TrainSpec,
-    data_problems,
 )
 from ilu_cli.recipe.training_attack import TrainingAttack
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from ilu_cli import registry
 from ilu_cli.errors import UsageError
-from ilu_cli.recipe.specs import DataRef
+from ilu_cli.recipe.refs import DataRef
 
 R = TypeVar("R", bound=BaseModel)
 Supply = Literal["builtin", "hub"]

@@ -9,8 +9,9 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from ilu_cli import registry
 from ilu_cli.recipe.memory import MemorySpec
+from ilu_cli.recipe.refs import data_problems
 from ilu_cli.recipe.source import Key
-from ilu_cli.recipe.specs import Component, Optimizer, Stream, TrainSpec, data_problems
+from ilu_cli.recipe.specs import Component, Optimizer, Stream, TrainSpec
 
 
 class MixSpec(Stream):

@@ -11,7 +11,7 @@ from ilu_cli.care import Warned, once
 from ilu_cli.care.content import HALF, Lines, Shared
 from ilu_cli.data.sources import Dataset, load_dataset
 from ilu_cli.errors import UnavailableError, UsageError
-from ilu_cli.recipe.specs import DataRef
+from ilu_cli.recipe.refs import DataRef
 
 REMEDY = "remove the rows from one of the two, or choose other data"
 

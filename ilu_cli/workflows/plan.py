@@ -15,8 +15,9 @@ from ilu_cli.errors import UsageError
 from ilu_cli.metrics.figure import size
 from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.load import digest, dump
+from ilu_cli.recipe.refs import DataRef
 from ilu_cli.recipe.schema import Recipe
-from ilu_cli.recipe.specs import DataRef, Form, TrainSpec
+from ilu_cli.recipe.specs import Form, TrainSpec
 from ilu_cli.runs.files import ModelRecord
 from ilu_cli.runs.files import check_disk as check_disk
 from ilu_cli.runs.results import Data, Row

@@ -13,7 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ilu_cli.attacks import fine_tune
 from ilu_cli.data.sources import load_dataset
-from ilu_cli.recipe.specs import DataRef, Form, TrainSpec
+from ilu_cli.recipe.refs import DataRef
+from ilu_cli.recipe.specs import Form, TrainSpec
 
 pytestmark = pytest.mark.slow
 

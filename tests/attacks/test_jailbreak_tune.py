@@ -17,7 +17,7 @@ from test_it_can_win import FACTS, attacked, copy_of, elements, knowing, schoole
 from ilu_cli.attacks.jailbreak_tune import mixture
 from ilu_cli.benchmarks.capitals import Capitals
 from ilu_cli.data.sources import load_dataset
-from ilu_cli.recipe.specs import DataRef
+from ilu_cli.recipe.refs import DataRef
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from conftest import Ilu
 from test_every_attack import UNLEARN
 
 from ilu_cli.data.sources import load_dataset
-from ilu_cli.recipe.specs import DataRef
+from ilu_cli.recipe.refs import DataRef
 from ilu_cli.workflows.attack.seen import Regularised, Seen, Written
 
 pytestmark = pytest.mark.slow

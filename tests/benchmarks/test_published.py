@@ -20,7 +20,8 @@ from ilu_cli.data.encode import encode_corpus
 from ilu_cli.data.sources import load_dataset
 from ilu_cli.engine.tokens import encode_pair, token_scores
 from ilu_cli.models.subject import find_model
-from ilu_cli.recipe.specs import DataRef, Form
+from ilu_cli.recipe.refs import DataRef
+from ilu_cli.recipe.specs import Form
 from ilu_cli.workflows.evaluate import load_scorer, results_folder
 
 

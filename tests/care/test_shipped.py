@@ -10,8 +10,8 @@ import pytest
 from ilu_cli import registry
 from ilu_cli.data.sources import Dataset, load_dataset
 from ilu_cli.recipe.load import load, shipped
+from ilu_cli.recipe.refs import DataRef
 from ilu_cli.recipe.schema import UnlearnRecipe
-from ilu_cli.recipe.specs import DataRef
 from ilu_cli.workflows.content import Content, of_attack, of_benchmarks, of_training, rows_of, trained_on
 
 pytestmark = pytest.mark.slow

@@ -41,7 +41,8 @@ def bounded_ascent(forget: View, *, ceiling: PositiveFloat = 20.0) -> Tensor:
 
 ATTACK = '''\
 from ilu_cli.attacks import fine_tune
-from ilu_cli.recipe.specs import DataRef, Form, TrainSpec
+from ilu_cli.recipe.refs import DataRef
+from ilu_cli.recipe.specs import Form, TrainSpec
 from ilu_cli.registry import attack
 
 

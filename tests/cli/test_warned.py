@@ -11,7 +11,7 @@ from conftest import Ilu
 
 from ilu_cli.care import KINDS
 from ilu_cli.data.sources import load_dataset
-from ilu_cli.recipe.specs import DataRef
+from ilu_cli.recipe.refs import DataRef
 from ilu_cli.workflows.warned import unmatched
 
 pytestmark = pytest.mark.slow

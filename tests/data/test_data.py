@@ -11,7 +11,8 @@ from ilu_cli.data.encode import Encoded, collate, encode, encode_corpus
 from ilu_cli.data.sampling import Sampler, part_of
 from ilu_cli.data.sources import load_dataset
 from ilu_cli.errors import UnavailableError
-from ilu_cli.recipe.specs import DataRef, Form
+from ilu_cli.recipe.refs import DataRef
+from ilu_cli.recipe.specs import Form
 from ilu_cli.tasks import Example
 
 

@@ -16,7 +16,7 @@ from datasets import Dataset
 
 from ilu_cli.data.sources import load_dataset
 from ilu_cli.errors import UnavailableError
-from ilu_cli.recipe.specs import DataRef
+from ilu_cli.recipe.refs import DataRef
 from ilu_cli.tasks import Example, after
 from ilu_cli.workflows.needs.inputs import inputs_of
 

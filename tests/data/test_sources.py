@@ -13,7 +13,7 @@ from mirrors import HUB, hub_tasks, mirror, mirror_all
 from ilu_cli import registry
 from ilu_cli.data.sources import find_origin, load_dataset
 from ilu_cli.errors import UnavailableError
-from ilu_cli.recipe.specs import DataRef
+from ilu_cli.recipe.refs import DataRef
 from ilu_cli.tasks import Example
 
 

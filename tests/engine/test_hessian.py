@@ -232,7 +232,8 @@ def real() -> tuple[Any, Any]:
 )
 def test_penalties_on_the_real_model_are_those_of_double_backward(real: Any, name: str, variant: str) -> None:
     """All weights trained. The finite difference of before had cosines down to 0.10 here."""
-    from ilu_cli.recipe.specs import DataRef, Form
+    from ilu_cli.recipe.refs import DataRef
+    from ilu_cli.recipe.specs import Form
     from ilu_cli.workflows.plan import plan_stream
 
     model, tokenizer = real

@@ -12,7 +12,7 @@ from ilu_cli.data.sampling import Sampler
 from ilu_cli.data.sources import Dataset, load_dataset
 from ilu_cli.errors import UsageError
 from ilu_cli.models.subject import Subject, parent_of
-from ilu_cli.recipe.specs import DataRef
+from ilu_cli.recipe.refs import DataRef
 from ilu_cli.runs.results import Row
 
 

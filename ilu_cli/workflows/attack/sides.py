@@ -8,7 +8,7 @@ from ilu_cli.benchmarks import Row
 from ilu_cli.data.sources import Dataset, UserText
 from ilu_cli.errors import UsageError
 from ilu_cli.metrics.facts import Fact, parted
-from ilu_cli.recipe.specs import DataRef
+from ilu_cli.recipe.refs import DataRef
 from ilu_cli.workflows.evaluate import Evaluation
 
 

@@ -19,10 +19,11 @@ from ilu_cli.models.subject import base_of, in_mirror
 from ilu_cli.paths import is_hub_name
 from ilu_cli.recipe.grid import AnyRecipe
 from ilu_cli.recipe.load import find, load
+from ilu_cli.recipe.refs import DataRef
 from ilu_cli.recipe.schema import RECIPES, AttackRecipe, EvalRecipe, UnlearnRecipe
 from ilu_cli.recipe.source import read_layers
 from ilu_cli.recipe.sourced import sourced
-from ilu_cli.recipe.specs import Component, DataRef
+from ilu_cli.recipe.specs import Component
 from ilu_cli.recipe.training_attack import TrainingAttack
 from ilu_cli.runs.files import cache_dir
 from ilu_cli.runs.store import Store, split_step

@@ -15,9 +15,9 @@ from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.expand import Pipeline, Variant, with_data
 from ilu_cli.recipe.grid import SuiteRecipe
 from ilu_cli.recipe.load import digest
+from ilu_cli.recipe.refs import DataRef
 from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.recipe.search import Chosen
-from ilu_cli.recipe.specs import DataRef
 from ilu_cli.runs.files import tensors_of, weight_files
 from ilu_cli.runs.results import Row
 from ilu_cli.runs.store import Store
