@@ -1,6 +1,7 @@
 """The LM head, fused with cross-entropy and entropy, over tiles of the logits.
 
-Never holds [B, T, V]: a tile, or `CHUNK` rows of logits, exist at a time; only hidden states are kept for backward.
+Never holds [B, T, V]: a tile, or some rows of logits, exist at a time (`ilu_cli.engine.tiles`); only hidden states are
+kept for backward.
 """
 
 from __future__ import annotations
@@ -12,10 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ilu_cli.engine.tiles import chunks, memory_of, spans, tile_for
 from ilu_cli.models.logits import LMHead, LogitMap
-
-ROWS, TILE = 512, 8192  # tokens × words whose logits are held at a time: 17 MB of float32
-CHUNK = 256  # rows of whole logits held at a time; at V = 49,152 that is 50 MB of float32
 
 
 def token_stats(hidden: Tensor, head: LMHead, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,7 +45,7 @@ def wide(values: Tensor) -> Tensor:
 
 
 class _TokenStats(torch.autograd.Function):
-    """Goes over tiles of ROWS tokens × TILE words; the softmax is summed up tile by tile."""
+    """Goes over tiles of tokens × words (`tile_for`); the softmax is summed up tile by tile."""
 
     @staticmethod
     def forward(
@@ -55,10 +54,11 @@ class _TokenStats(torch.autograd.Function):
         ctx.dtype, ctx.full = _compute_dtype(hidden), torch.promote_types(hidden.dtype, torch.float32)
         ctx.f = f
         lse, entropy, picked = (hidden.new_empty(hidden.shape[0], dtype=ctx.full) for _ in range(3))
-        for part in _spans(hidden.shape[0], ROWS):
+        ctx.tile = rows, words_at_once = tile_for(memory_of(hidden.device))
+        for part in spans(hidden.shape[0], rows):
             y, top = targets[part], lse[part].fill_(-torch.inf)
             mass, spread = torch.zeros_like(top), torch.zeros_like(top)  # Σ e^(z−top) and Σ e^(z−top)(z−top)
-            for words in _spans(len(weight), TILE):
+            for words in spans(len(weight), words_at_once):
                 z = _logits(hidden[part], weight[words].to(ctx.dtype), _of(bias, words), f, ctx.full)
                 inside = (y >= words.start) & (y < words.stop)
                 picked[part][inside] = z[inside, y[inside] - words.start]
@@ -81,9 +81,10 @@ class _TokenStats(torch.autograd.Function):
         hidden, weight, bias, targets, lse, entropy = ctx.saved_tensors
         gradients = _Gradients(ctx, hidden, weight, bias)
         with_entropy = bool(g_entropy.any())
-        for part in _spans(hidden.shape[0], ROWS):
+        rows, words_at_once = ctx.tile
+        for part in spans(hidden.shape[0], rows):
             h, y, g = hidden[part].to(ctx.dtype), targets[part], g_nll[part]
-            for words in _spans(len(weight), TILE):
+            for words in spans(len(weight), words_at_once):
                 w = weight[words].to(ctx.dtype)
                 z = _logits(h, w, _of(bias, words), ctx.f, ctx.full)
                 slope = ctx.f.slope(z)
@@ -125,10 +126,6 @@ class _Gradients:
         """By hidden states, matrix and bias, each in its own type."""
         found = (self.hidden, self.weight, self.bias)
         return [None if g is None or t is None else g.to(t.dtype) for g, t in zip(found, self.inputs)]
-
-
-def _spans(length: int, size: int) -> list[slice]:
-    return [slice(i, min(i + size, length)) for i in range(0, length, size)]
 
 
 def distillation(
@@ -180,7 +177,7 @@ class _Distillation(torch.autograd.Function):
         """The student's logits and the teacher's log-probabilities, a chunk of tokens at a time."""
         t = ctx.teacher_head
         w, tw = weight.to(ctx.dtype), t.weight.to(ctx.dtype)
-        for part in _spans(hidden.shape[0], CHUNK):
+        for part in chunks(hidden, weight):
             zt = _logits(teacher[part], tw, t.bias, t.map, ctx.full)
             zt.scatter_add_(-1, targets[part, None], torch.full_like(zt[:, :1], -ctx.shift))
             yield part, _logits(hidden[part], w, bias, ctx.f, ctx.full), zt.log_softmax(-1)
@@ -197,7 +194,8 @@ def margins(hidden: Tensor, head: LMHead) -> Tensor:
         z = _logits(part, head.weight.to(dtype), head.bias, head.map, full)
         return z.amax(-1) - z.mean(-1)
 
-    return torch.cat([checkpoint(of, part, use_reentrant=False) for part in hidden.split(CHUNK)])
+    parts = [hidden[part] for part in chunks(hidden, head.weight)]
+    return torch.cat([checkpoint(of, part, use_reentrant=False) for part in parts])
 
 
 @torch.no_grad()
@@ -215,9 +213,9 @@ def picked_logps(hidden: Tensor, head: LMHead, states: Tensor, targets: Tensor) 
     full = torch.promote_types(hidden.dtype, torch.float32)
     w = head.weight.to(_compute_dtype(hidden))
     logps, greedy = hidden.new_empty(len(targets), dtype=full), targets.new_empty(len(targets), dtype=torch.bool)
-    for i in range(0, hidden.shape[0], CHUNK):
-        a, b = torch.searchsorted(states, torch.tensor([i, i + CHUNK], device=states.device)).tolist()
-        z, rows = _logits(hidden[i : i + CHUNK], w, head.bias, head.map, full), states[a:b] - i
+    for part in chunks(hidden, w):
+        a, b = torch.searchsorted(states, torch.tensor([part.start, part.stop], device=states.device)).tolist()
+        z, rows = _logits(hidden[part], w, head.bias, head.map, full), states[a:b] - part.start
         logps[a:b] = z[rows, targets[a:b]] - z.logsumexp(-1)[rows]
         greedy[a:b] = z.argmax(-1)[rows] == targets[a:b]
     return logps, greedy
@@ -262,7 +260,7 @@ def scaled_nll(hidden: Tensor, head: LMHead, targets: Tensor, betas: Tensor) -> 
 def _each(hidden: Tensor, head: LMHead) -> Iterator[tuple[slice, Tensor]]:
     """The logits of `hidden` [N, D], a chunk at a time, as which rows they are and float32 [·, V]."""
     full, w = torch.promote_types(hidden.dtype, torch.float32), head.weight.to(_compute_dtype(hidden))
-    for part in _spans(hidden.shape[0], CHUNK):
+    for part in chunks(hidden, w):
         yield part, _logits(hidden[part], w, head.bias, head.map, full)
 
 

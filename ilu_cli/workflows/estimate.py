@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from ilu_cli.engine.accel import backend
-from ilu_cli.engine.head import CHUNK, ROWS, TILE
 from ilu_cli.engine.stream import TrainStream
+from ilu_cli.engine.tiles import CHUNK, ROWS, TILE
 from ilu_cli.models.hold import BYTES, held
 from ilu_cli.recipe.specs import TrainSpec
 

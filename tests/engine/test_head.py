@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from ilu_cli.engine import head
+from ilu_cli.engine import head, tiles
 from ilu_cli.engine.head import distillation, picked_logps, token_moments, token_stats
 from ilu_cli.models.logits import LMHead, LogitMap
 
@@ -48,8 +48,8 @@ def test_a_cap_by_hand() -> None:
 def test_values_and_gradients_are_those_of_autograd(
     float64: None, monkeypatch: pytest.MonkeyPatch, tile: tuple[int, int], with_bias: bool, f: Any
 ) -> None:
-    monkeypatch.setattr(head, "ROWS", tile[0])
-    monkeypatch.setattr(head, "TILE", tile[1])
+    monkeypatch.setattr(tiles, "ROWS", tile[0])
+    monkeypatch.setattr(tiles, "TILE", tile[1])
     torch.manual_seed(0)
     hidden, weight = torch.randn(10, 5, requires_grad=True), torch.randn(7, 5, requires_grad=True)
     bias = torch.randn(7, requires_grad=True) if with_bias else None
@@ -97,7 +97,7 @@ def test_a_large_shift_of_all_logits_changes_nothing_in_bf16() -> None:
 def test_distillation_is_that_of_autograd_with_a_teacher_that_has_a_head_of_its_own(
     float64: None, monkeypatch: pytest.MonkeyPatch, f: Any, shift: float
 ) -> None:
-    monkeypatch.setattr(head, "CHUNK", 4)
+    monkeypatch.setattr(tiles, "CHUNK", 4)
     torch.manual_seed(3)
     hidden, states = torch.randn(10, 5, requires_grad=True), torch.randn(10, 5)
     weight, bias = torch.randn(7, 5, requires_grad=True), torch.randn(7, requires_grad=True)
@@ -116,7 +116,7 @@ def test_distillation_is_that_of_autograd_with_a_teacher_that_has_a_head_of_its_
 
 @pytest.mark.parametrize("f", MAPS)
 def test_scores_are_those_of_the_logits(float64: None, monkeypatch: pytest.MonkeyPatch, f: Any) -> None:
-    monkeypatch.setattr(head, "CHUNK", 4)
+    monkeypatch.setattr(tiles, "CHUNK", 4)
     torch.manual_seed(4)
     hidden, targets = torch.randn(10, 5), torch.randint(0, 7, (10,))
     lm = LMHead(torch.randn(7, 5), torch.randn(7), f)
@@ -132,7 +132,7 @@ def test_scores_are_those_of_the_logits(float64: None, monkeypatch: pytest.Monke
 
 def test_tokens_of_very_different_logits_do_not_share_a_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits up to 1 and up to 10⁴ in one tile: taken from one maximum, the smaller ones would all be 0."""
-    monkeypatch.setattr(head, "TILE", 3)
+    monkeypatch.setattr(tiles, "TILE", 3)
     torch.manual_seed(6)
     hidden, lm, targets = torch.randn(4, 5), LMHead(torch.randn(7, 5)), torch.tensor([0, 3, 6, 2])
     hidden[1] *= 1e4
@@ -142,7 +142,7 @@ def test_tokens_of_very_different_logits_do_not_share_a_maximum(monkeypatch: pyt
 
 def test_margins_and_their_gradient(float64: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over plain logits, by several chunks, with a bias and a cap."""
-    monkeypatch.setattr(head, "CHUNK", 3)
+    monkeypatch.setattr(tiles, "CHUNK", 3)
     g = torch.Generator().manual_seed(1)
     hidden, weight, bias = (torch.randn(*s, generator=g).requires_grad_() for s in ((7, 4), (11, 4), (11,)))
     z = 2.0 * ((hidden @ weight.t() + bias) / 2.0).tanh()
@@ -152,3 +152,30 @@ def test_margins_and_their_gradient(float64: None, monkeypatch: pytest.MonkeyPat
     inputs = (hidden, weight, bias)
     want = torch.autograd.grad(expected.square().sum(), inputs)
     torch.testing.assert_close(torch.autograd.grad(found.square().sum(), inputs), want, rtol=1e-10, atol=1e-12)
+
+
+def test_tiles_grow_with_an_accelerator_and_stay_small_on_a_cpu() -> None:
+    assert tiles.tile_for(None) == (512, 8192)
+    assert tiles.chunk_for(None, 50_000) == 256
+    assert tiles.tile_for(80 * 10**9) == (4096, 16384)  # 14 bytes each: 0.94 GB, less than a 64th of 80 GB
+    assert tiles.tile_for(10**9) == (512, 8192)
+    for memory in (2 * 10**9, 10 * 10**9, 80 * 10**9, 192 * 10**9):
+        rows, words = tiles.tile_for(memory)
+        assert (rows, words) == (512, 8192) or 14 * rows * words <= memory / 64
+        assert tiles.chunk_for(memory, 128_000) % 256 == 0
+    assert tiles.memory_of(torch.device("cpu")) is None
+
+
+def test_the_tile_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device of a made-up size: 4 × 6 logits at a time, seen in what is cast of the matrix."""
+    monkeypatch.setattr(tiles, "ROWS", 2)
+    monkeypatch.setattr(tiles, "TILE", 3)
+    monkeypatch.setattr(head, "memory_of", lambda _: tiles.SHARE * tiles.HELD * 24)
+    torch.manual_seed(7)
+    hidden, lm, targets = torch.randn(9, 5), LMHead(torch.randn(14, 5)), torch.randint(0, 14, (9,))
+    shapes = []
+    plain = head._logits
+    monkeypatch.setattr(head, "_logits", lambda h, w, *rest: shapes.append((len(h), len(w))) or plain(h, w, *rest))
+    for ours, theirs in zip(token_stats(hidden, lm, targets), naive(hidden, lm, targets)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert max(shapes) == tiles.tile_for(tiles.SHARE * tiles.HELD * 24) == (8, 3)

@@ -7,7 +7,7 @@ import torch
 from conftest import present
 from torch import Tensor
 
-from ilu_cli.engine import head
+from ilu_cli.engine import tiles as sizes
 from ilu_cli.engine.head import distillation, picked_logps, token_moments, token_stats
 from ilu_cli.models.logits import LMHead, LogitMap
 
@@ -18,7 +18,7 @@ CAPPED = LogitMap(1.5, 4.0)
 def tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several tiles and chunks."""
     for name, size in (("ROWS", 4), ("TILE", 5), ("CHUNK", 4)):
-        monkeypatch.setattr(head, name, size)
+        monkeypatch.setattr(sizes, name, size)
 
 
 def drawn(dtype: torch.dtype, weights: torch.dtype) -> tuple[Tensor, LMHead, Tensor, Tensor, LMHead]:
