@@ -14,7 +14,7 @@ from ilu_cli.data.sampling import seed_of
 from ilu_cli.engine.head import wide
 from ilu_cli.engine.scoring import Scorer
 from ilu_cli.engine.tree import Request
-from ilu_cli.models.parts import Parts, changed
+from ilu_cli.models.parts import Parts, changed, shortened
 
 BATCH = 16  # sequences per forward pass
 TEXT_TOKENS = 64  # tokens of a text that are looked at
@@ -32,12 +32,8 @@ class Lens(Parts):
 
     def final(self, input_ids: Tensor, attention_mask: Tensor, **extra: Any) -> Tensor:
         """The normed output [B, T, D] of layer `depth` − 1; the layers above it are not run."""
-        above = list(self.layers)[self.depth :]
-        del self.layers[self.depth :]
-        try:
+        with shortened(self.layers, self.depth):
             return super().final(input_ids, attention_mask, **extra)
-        finally:
-            self.layers.extend(above)
 
 
 @torch.no_grad()

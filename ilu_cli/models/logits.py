@@ -131,8 +131,7 @@ def check_states(model: Any, linear: nn.Linear, decode: Callable[[Tensor, Tensor
     Raises:
         UsageError: if it is not.
     """
-    ids = torch.arange(TOKENS, device=linear.weight.device).remainder(linear.out_features)[None]
-    mask = torch.ones_like(ids)
+    ids, mask = short_text(linear.weight)
     entered: list[Tensor] = []
     handle = linear.register_forward_pre_hook(lambda _, args: entered.append(args[0]))
     try:
@@ -142,6 +141,12 @@ def check_states(model: Any, linear: nn.Linear, decode: Callable[[Tensor, Tensor
     theirs, ours = (t / t.norm() for t in (entered[0], decode(ids, mask)))
     if bool((theirs - ours).abs().max() > ROUNDING * ours.abs().max()):  # not so of NaN, which is for others to find
         raise UsageError(f"{type(model).__name__} is not supported: its decoder alone gives other hidden states")
+
+
+def short_text(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids and mask [1, T] of a text that a model is tried on whose LM head has this weight."""
+    ids = torch.arange(TOKENS, device=weight.device).remainder(len(weight))[None]
+    return ids, torch.ones_like(ids)
 
 
 class _Given(BaseModelOutputWithPast):

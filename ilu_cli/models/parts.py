@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from ilu_cli.errors import UsageError
-from ilu_cli.models.logits import LMHead, check_states, head_of
+from ilu_cli.models.logits import LMHead, check_states, head_of, short_text
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A causal language model taken apart: decoder, its layers, and the LM head."""
+    """A causal language model taken apart: decoder, its layers, and the LM head.
+
+    `ends_early`: whether the decoder with fewer layers in its list gives what those layers give in it whole.
+    """
 
     decoder: nn.Module
     layers: nn.ModuleList
     head: LMHead
+    ends_early: bool = field(default=True, kw_only=True)
 
     @property
     def width(self) -> int:
@@ -35,33 +40,31 @@ class Parts:
     def states_at(
         self, layers: Sequence[int], input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> list[torch.Tensor]:
-        """The outputs [B, T, D] of these layers, in their order, by one pass that ends at the deepest."""
-        captured: dict[int, torch.Tensor] = {}
+        """The outputs [B, T, D] of these layers, in their order, by one pass that ends at the deepest.
+
+        The final norm is run on the deepest for nothing. A decoder that does not end early is run whole.
+        """
+        found: dict[int, torch.Tensor] = {}
 
         def keep(n: int) -> Callable[[nn.Module, Any, Any], None]:
             def run(_module: nn.Module, _args: Any, output: Any) -> None:
-                captured[n] = output[0] if isinstance(output, tuple) else output
-                if n == max(layers):
-                    raise _Reached
+                found[n] = _states(output)
 
             return run
 
+        depth = max(layers) + 1 if self.ends_early else len(self.layers)
         with ExitStack() as stack:
             for n in layers:
                 stack.callback(self.layers[n].register_forward_hook(keep(n)).remove)
-            with suppress(_Reached):
-                self.decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        return [captured[n] for n in layers]
+            stack.enter_context(shortened(self.layers, depth))
+            self.decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        return [found[n] for n in layers]
 
     def final(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **extra: Any) -> torch.Tensor:
         """The decoder's last hidden state [B, T, D], which the LM head reads."""
         out = self.decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **extra)
         states: torch.Tensor = out.last_hidden_state
         return states
-
-
-class _Reached(Exception):
-    """The deepest of the wanted layers has been run."""
 
 
 def parts_of(model: Any) -> Parts:
@@ -83,9 +86,37 @@ def parts_of(model: Any) -> Parts:
     if not isinstance(head, nn.Linear) or layers is None or decoder is model:
         raise UsageError(f"{name} is not supported: it has no plain LM head or no list of {depth} layers")
     parts = Parts(decoder, layers, head_of(model, decoder, head))
-    if head.weight.device.type != "meta":
+    if head.weight.device.type == "meta":
+        return parts
+    whole: list[torch.Tensor] = []
+    handle = layers[0].register_forward_hook(lambda _module, _args, output: whole.append(_states(output)))
+    try:
         check_states(model, head, parts.final)
-    return parts
+    finally:
+        handle.remove()
+    return replace(parts, ends_early=_ends_early(parts, whole[-1]))
+
+
+@torch.no_grad()
+def _ends_early(parts: Parts, whole: torch.Tensor) -> bool:
+    """Whether the first layer gives of the short text what it gave in the `whole` decoder, if it is all there is."""
+    try:
+        return torch.allclose(parts.hidden_at(0, *short_text(parts.head.weight)), whole, equal_nan=True)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # whatever a decoder may raise that counts on all its layers
+        return False
+
+
+@contextmanager
+def shortened(layers: nn.ModuleList, depth: int) -> Iterator[None]:
+    """Leave only the first `depth` layers in the list."""
+    whole = layers._modules
+    layers._modules = dict(itertools.islice(whole.items(), depth))  # anew: others may be going through the old one
+    try:
+        yield
+    finally:
+        layers._modules = whole
 
 
 @contextmanager
@@ -102,6 +133,12 @@ def changed(layers: nn.ModuleList, changes: Mapping[int, Callable[[torch.Tensor]
         for n, change in changes.items():
             stack.callback(layers[n].register_forward_hook(hook(change)).remove)
         yield
+
+
+def _states(output: Any) -> torch.Tensor:
+    """[B, T, D], of what a layer returns: they alone, or first of several."""
+    states: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return states
 
 
 def _looks_ahead(config: Any) -> bool:
