@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import Ilu, present
 from test_chain import rmu
 
@@ -91,3 +92,22 @@ def test_a_model_that_is_not_there_is_missed_in_the_plan(tiny: Path, ilu: Ilu) -
     done = ilu(*rmu(tiny), "--forget", "atlas", "--set", "model.never=runs/nothing", "--dry-run")
     assert done.code == 3
     assert "runs/nothing" in done.err
+
+
+def test_what_a_search_found_is_done_to_each_of_the_other_models_once(tiny: Path, ilu: Ilu, taught: str) -> None:
+    run = unlearned(ilu, taught, "--set", f"model.never={tiny}")
+    search = {"trials": 2, "over": {"lr": {"low": 1e-4, "high": 1e-2, "log": True}}}
+    suite = {
+        "command": "suite",
+        "attacks": [{"attack": {"name": "finetune", "task": "elements", "steps": 2, "batch": 2}, "search": search}],
+        "eval": {"benchmarks": ["atlas"], "limit": 6},
+    }
+    Path("suite.yaml").write_text(yaml.safe_dump(suite))
+    done = ilu("attack", run.path, "--suite", "suite.yaml", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    rows = {r["method"]: r for r in found["rows"]}
+    assert {m: r["tried"] for m, r in rows.items()} == {"original": 1, "never knew": 1, run.id: 2}
+    rates = {m: r["choice"]["lr"] for m, r in rows.items()}
+    assert rates["original"] == rates["never knew"] == rates[run.id]
+    assert found["state"] == {"done": 3 + 2 + 2}

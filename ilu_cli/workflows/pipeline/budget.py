@@ -2,7 +2,8 @@
 
 What is no trial comes first, in the graph's order. Of the searches those that have done fewer than `WINDOW` trials go
 on, the one with the fewest first; then that whose best so far fell most per second in its last `WINDOW` trials. Where
-none falls they take turns. So a search that has come to rest gives its time to those that have not.
+none falls they take turns. So a search that has come to rest gives its time to those that have not. When no more time
+is left than the searches' reference lines and one trial take, the searches are closed, and their lines begin.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 
 from ilu_cli.errors import UsageError
 from ilu_cli.workflows.pipeline.graph import Graph, Node
+from ilu_cli.workflows.pipeline.line import SearchLine
 
 UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 WINDOW = 4
@@ -42,6 +44,12 @@ class TimeBudget:
     def left(self) -> float:
         """Seconds until nothing more is begun; 0 from then on."""
         return max(0.0, self.began + self.seconds - time.monotonic())
+
+
+def last_call(graph: Graph, budget: TimeBudget) -> bool:
+    """Whether the time left is just enough for what comes after the searches."""
+    lines, trials = ([s.seconds for s in graph.searches if isinstance(s, SearchLine) is kind] for kind in (True, False))
+    return budget.left <= sum(lines) + max(trials, default=0.0)
 
 
 def by_fall(graph: Graph, nodes: list[Node]) -> list[Node]:

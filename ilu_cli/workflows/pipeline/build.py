@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -23,7 +24,8 @@ from ilu_cli.runs.results import Row
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows.attack.seen import Written, forget_data, unlearning_recipes
 from ilu_cli.workflows.needs.inputs import inputs_of
-from ilu_cli.workflows.pipeline.graph import Graph, Node
+from ilu_cli.workflows.pipeline.graph import Graph, Growing, Node
+from ilu_cli.workflows.pipeline.line import SearchLine
 from ilu_cli.workflows.pipeline.search import TrialSearch, check_installed
 from ilu_cli.workflows.settle import settled_for
 
@@ -47,11 +49,10 @@ def graph_of(pipeline: Pipeline, store: Store) -> Graph:
     if recipe.model.never:
         subjects[NEVER] = find_subject(recipe.model.never, store)
     bases = [_select(m, {"method": m, "env": None}, recipe.eval, None, []) for m in subjects]
-    base, nodes, searches = bases[0], list(bases), list[TrialSearch]()
+    base, nodes, searches = bases[0], list(bases), list[Growing]()
     for seed in recipe.seeds:
         for line in bases:
             nodes += _attacks(variants, line.key, line.tags, seed, unlearned[seed])
-            searches += _searches(variants, line.key, line.tags, seed, unlearned[seed])
         for method in methods:
             tags = {"method": method.name, "env": method.env}
             resolved, key = method.seeded(seed), f"seed {seed}/{method.name}"
@@ -63,7 +64,7 @@ def graph_of(pipeline: Pipeline, store: Store) -> Graph:
             needs = [f"{key}/unlearn", *([base.key] if match else [])]
             select = _select(f"{key}/select", tags | {"seed": seed}, recipe.eval, match, needs)
             nodes += [select, *_attacks(variants, select.key, tags, seed, unlearned[seed])]
-            searches += _searches(variants, select.key, tags, seed, unlearned[seed])
+            searches += _searches(variants, select.key, tags, bases, seed, unlearned[seed])
     return Graph(pipeline.name, nodes, subjects, store, unlearned, recipe.bound, searches)
 
 
@@ -78,11 +79,13 @@ def suite_graph(name: str, variants: list[Variant], recipe: SuiteRecipe, subject
     if subject.run is not None:
         subjects[subject.label] = subject
     bases = [_select(m, {"method": m, "env": None}, recipe.eval, None, []) for m in subjects]
-    nodes, searches = list(bases), list[TrialSearch]()
+    nodes, searches = list(bases), list[Growing]()
+    own = bases[-1] if subject.run is not None else bases[0]
+    others = [base for base in bases if base is not own]
     for seed in seeds:
         for base in bases:
             nodes += _attacks(variants, base.key, base.tags, seed, unlearned)
-            searches += _searches(variants, base.key, base.tags, seed, unlearned)
+        searches += _searches(variants, own.key, own.tags, others, seed, unlearned)
     folder = as_name(f"suite-{name}-{subject.label}")
     return Graph(folder, nodes, subjects, store, dict.fromkeys(seeds, unlearned), recipe.bound, searches)
 
@@ -127,8 +130,9 @@ def _attack(v: Variant, tags: Row, choice: str, parent: str, seed: int, unlearne
 
 
 def _searches(
-    variants: list[Variant], parent: str, tags: Row, seed: int, unlearned: list[Written]
-) -> Iterator[TrialSearch]:
+    variants: list[Variant], parent: str, tags: Row, lines: list[Node], seed: int, unlearned: list[Written]
+) -> Iterator[Growing]:
+    """The searches on a model, and what each of them found on the models of `lines`."""
     for v in variants:
         if v.search is None:
             continue
@@ -138,7 +142,14 @@ def _searches(
             found = {**tags, "choice": {"trial": number}, "chosen": chosen, "searched": True}
             return _attack(v.trial(chosen), found, f" trial {number}", parent, seed, unlearned)
 
-        yield TrialSearch(v.search, seed, parent, trial)
+        def beside(line: Node, chosen: Chosen, v: Variant = v) -> Node:
+            found = {**line.tags, "choice": {"worst for": tags["method"]}, "chosen": chosen, "searched": True}
+            return _attack(v.trial(chosen), found, f" of {tags['method']}", line.key, seed, unlearned)
+
+        search = TrialSearch(v.search, seed, parent, trial)
+        yield search
+        for line in lines:
+            yield SearchLine(search, functools.partial(beside, line))
 
 
 def bytes_needed(graph: Graph, jobs: int) -> int:
@@ -170,7 +181,7 @@ class GraphPlan:
     def lines(self) -> list[str]:
         counts = ", ".join(f"{n} {status}" for status, n in self.graph.counts().items())
         if to_come := self.graph.size - len(self.graph.nodes):
-            counts += f", {to_come} trials of searches to come"
+            counts += f", {to_come} runs of searches to come"
         return [
             *(f"{node.status:<8} {node.command:<8} {node.key}" for node in self.graph),
             f"{self.graph.size} nodes: {counts}; up to {self.disk / 1e9:.1f} GB of disk for what is left",

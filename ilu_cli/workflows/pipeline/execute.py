@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from filelock import Timeout
 
 from ilu_cli.errors import RunFailed
-from ilu_cli.workflows.pipeline.budget import TimeBudget, by_fall
+from ilu_cli.workflows.pipeline.budget import TimeBudget, by_fall, last_call
 from ilu_cli.workflows.pipeline.graph import Graph, Node
 from ilu_cli.workflows.pipeline.launchers import Launcher
 from ilu_cli.workflows.pipeline.worker import Answer, Job
@@ -71,6 +71,10 @@ def _assign(conduct: Conduct) -> None:
     """Hand every node that is ready to the launcher, while that has room and there is time."""
     graph, budget = conduct.graph, conduct.budget
     graph.grow()
+    if budget and last_call(graph, budget):
+        for search in graph.searches:
+            search.close(graph)
+        graph.grow()
     for node in by_fall(graph, graph.ready()) if budget else graph.ready():
         graph.settle(node)
         if node.status == "done":  # done by an earlier process, on weights that are known only now

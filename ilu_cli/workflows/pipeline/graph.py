@@ -47,6 +47,13 @@ class Growing(Protocol):
     def fall(self, window: int) -> float:
         """By how much its best so far fell per second in the last trials, so many; infinite if it has had fewer."""
 
+    @property
+    def seconds(self) -> float:
+        """What one more of its nodes takes, as far as is known."""
+
+    def close(self, graph: Graph) -> None:
+        """Begin nothing more, but for what comes after a search that is closed."""
+
     def reset(self) -> None:
         """Forget what was read: the state on disk is read again."""
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 FAR = 1e9  # of a bound
-STARTUP = 8  # trials at random before the model of TPE is used
+STARTUP = 5  # trials at random before the model of TPE is used
 
 
 @dataclass
@@ -41,6 +41,7 @@ class TrialSearch:
     asked: list[tuple[optuna.Trial, str]] = field(default_factory=list)
     study: optuna.Study | None = None
     worth: list[tuple[float, float]] = field(default_factory=list)
+    closed: bool = False
 
     @property
     def left(self) -> int:
@@ -50,6 +51,28 @@ class TrialSearch:
     def told(self) -> int:
         """How many trials have an outcome: their FQ (1 if they do not count) and seconds are in `worth`."""
         return len(self.worth)
+
+    @property
+    def over(self) -> bool:
+        """Whether no trial is to come, and none is under way."""
+        return (self.closed or not self.left) and self.told == len(self.asked)
+
+    @property
+    def seconds(self) -> float:
+        """What a trial takes on average; 0 before the first."""
+        return sum(s for _, s in self.worth) / max(1, self.told)
+
+    def best(self, graph: Graph) -> Node | None:
+        """The finished trial that is worth most to the attacker; None if none has rows."""
+        nodes = [graph.nodes[key] for _, key in self.asked]
+        known = {n.key: found for n in nodes if n.status == "done" and (found := worth(graph, n))[1] < math.inf}
+        return graph.nodes[min(known, key=known.__getitem__)] if known else None
+
+    def close(self, graph: Graph) -> None:
+        """Ask for no more trials: the time is spent. One that has not begun is taken back."""
+        self.closed = True
+        if self.asked and graph.nodes[self.asked[-1][1]].status == "waiting":
+            del graph.nodes[self.asked.pop()[1]]
 
     def asked_for(self, node: Node) -> bool:
         return any(key == node.key for _, key in self.asked)
@@ -76,7 +99,7 @@ class TrialSearch:
                 trial, key = self.asked[-1]
                 if not self._tell(trial, graph, graph.nodes[key]):
                     return
-            if len(self.study.trials) == self.spec.trials:
+            if self.closed or not self.left:
                 return
             self._ask(graph, len(self.study.trials))
 
@@ -154,6 +177,18 @@ def _value(given: RangeSpec | list[Any], drawn: Any) -> Any:
     if isinstance(given, list):
         return given[drawn]
     return drawn if given.whole else min(max(float(f"{drawn:.4g}"), given.low), given.high)
+
+
+def worth(graph: Graph, node: Node) -> tuple[bool, float]:
+    """What a finished trial is worth to the attacker, the lowest first: within the bound, and low on the half it sees.
+
+    Infinite if its rows are gone.
+    """
+    points = points_of(graph, node)
+    if not points:
+        return True, math.inf
+    value, over = outcome(points, graph.bound)
+    return over > 0, value
 
 
 def outcome(points: list[Tried], bound: BoundSpec | None) -> tuple[float, float]:

@@ -14,9 +14,9 @@ from ilu_cli.runs.results import Row, summaries_of
 from ilu_cli.runs.store import open_run
 from ilu_cli.workflows.pipeline.figures import Figures, Measure, figures, interval, known_of, mean
 from ilu_cli.workflows.pipeline.graph import Graph, Node
-from ilu_cli.workflows.pipeline.search import outcome
+from ilu_cli.workflows.pipeline.search import worth
 from ilu_cli.workflows.pipeline.shapes import Bounded, Choice, Kept, MethodRow, Missed, Results, Spread, TableRow
-from ilu_cli.workflows.pipeline.worst import answered, elsewhere, points_of
+from ilu_cli.workflows.pipeline.worst import answered, elsewhere
 
 T = TypeVar("T")
 LOSSES = (0.01, 0.05, 0.10)  # of utility, at which the worst case is told
@@ -29,7 +29,8 @@ def rows(graph: Graph) -> list[TableRow]:
     all choices have finished: choosing seed by seed would choose noise. Its worst case is that of all choices.
     """
     groups: dict[tuple[str, str], dict[str, list[Node]]] = {}
-    for node in graph:
+    methods = list(dict.fromkeys(n.tags["method"] for n in graph))  # what a search puts in comes late
+    for node in sorted(graph, key=lambda n: methods.index(n.tags["method"])):
         if node.command == "attack":
             by_choice = groups.setdefault((node.tags["method"], node.tags["attack"]), {})
             by_choice.setdefault(json.dumps(node.tags["choice"]), []).append(node)
@@ -89,7 +90,7 @@ def _row(graph: Graph, method: str, attack: str, done: dict[str, dict[int, Node]
 def _best(graph: Graph, done: dict[str, dict[int, Node]], choices: list[Choice], seeds: list[int]) -> list[str]:
     """The attacker's choice for each seed: one for all by the mean RA, or of a search each seed's best trial."""
     if "chosen" in next(iter(done.values()))[seeds[0]].tags:
-        return [min(done, key=lambda c: _worth(graph, done[c][s])) for s in seeds]
+        return [min(done, key=lambda c: worth(graph, done[c][s])) for s in seeds]
     return [min(zip(done, choices), key=lambda c: _last(c[1]["ra"]))[0]] * len(seeds)
 
 
@@ -106,15 +107,6 @@ def _chosen(nodes: list[Node]) -> Row:
     if "chosen" not in tags:
         return dict(tags["choice"])
     return dict(tags["chosen"]) if len(nodes) == 1 else {}
-
-
-def _worth(graph: Graph, node: Node) -> tuple[bool, float]:
-    """What a trial is worth to the attacker, the lowest first: within the bound, and low on the half it sees."""
-    points = points_of(graph, node)
-    if not points:
-        return True, math.inf
-    value, over = outcome(points, graph.bound)
-    return over > 0, value
 
 
 def _choices(measured: dict[str, list[Figures]]) -> list[Choice]:

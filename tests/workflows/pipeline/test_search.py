@@ -17,8 +17,10 @@ from ilu_cli.metrics.chosen import chosen_on_the_first, first_half, other_half
 from ilu_cli.recipe.search import BoundSpec, RangeSpec, SearchSpec
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows.pipeline import search as module
+from ilu_cli.workflows.pipeline.budget import TimeBudget, last_call
 from ilu_cli.workflows.pipeline.cost import KeptAt, losses
 from ilu_cli.workflows.pipeline.graph import Graph, Node
+from ilu_cli.workflows.pipeline.line import SearchLine
 from ilu_cli.workflows.pipeline.search import TrialSearch, outcome
 from ilu_cli.workflows.pipeline.worst import Tried, points_of
 
@@ -139,6 +141,82 @@ def test_a_bound_is_kept_to() -> None:
     late = {b is None: [math.log10(c["lr"]) for c in searched(SPEC, worth, bound=b)[20:]] for b in (None, bound)}
     assert np.mean(late[True]) > -1.7
     assert abs(np.mean(late[False]) + 4) < 0.5
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> tuple[Graph, TrialSearch, SearchLine]:
+    """A search of three trials that ends when they are done, each worth its rate, and its line on the original."""
+    models = [Node(name, "select", {"method": name}, {}, "", status="done") for name in ("original", "RMU")]
+
+    def trial(number: int, chosen: dict[str, Any]) -> Node:
+        tags = {"method": "RMU", "choice": {"trial": number}, "chosen": chosen}
+        return Node(f"trial {number}", "attack", tags, {}, str(chosen), ["RMU"], seconds=10.0)
+
+    def beside(chosen: dict[str, Any]) -> Node:
+        return Node("beside", "attack", {"method": "original", "chosen": chosen}, {}, str(chosen), ["original"])
+
+    monkeypatch.setattr(Graph, "settle", lambda *_: False)
+    monkeypatch.setattr(module, "points_of", lambda _, n: [point(1, n.tags["chosen"]["lr"])])
+    search = TrialSearch(SearchSpec(trials=3, over={"lr": RangeSpec(low=0.1, high=0.9)}), 0, "RMU", trial)
+    line = SearchLine(search, beside)
+    return Graph("g", models, {}, Store(), {}, None, [search, line]), search, line
+
+
+def finish(graph: Graph, number: int, status: Any = "done") -> None:
+    graph.nodes[f"trial {number}"].status = status
+    graph.grow()
+
+
+def test_what_a_search_found_is_done_to_the_original_once(drawn: tuple[Graph, TrialSearch, SearchLine]) -> None:
+    graph, _, line = drawn
+    graph.grow()
+    assert graph.size == 2 + 3 + 1
+    for number in range(3):
+        assert (line.left, "beside" in graph.nodes) == (1, False)
+        finish(graph, number)
+    rates = [n.tags["chosen"]["lr"] for n in graph if n.key.startswith("trial")]
+    assert graph.nodes["beside"].tags["chosen"]["lr"] == min(rates)
+    assert (line.left, graph.size) == (0, 6)
+    graph.grow()
+    assert len(graph.nodes) == 6
+
+
+def test_a_failed_trial_that_is_tried_again_takes_the_line_back(
+    drawn: tuple[Graph, TrialSearch, SearchLine],
+) -> None:
+    graph, _, _ = drawn
+    graph.grow()
+    finish(graph, 0)
+    finish(graph, 1)
+    finish(graph, 2, "failed")
+    assert graph.nodes["beside"].status == "waiting"
+    graph.retry()
+    assert "beside" not in graph.nodes
+    finish(graph, 2)
+    assert "beside" in graph.nodes
+
+
+def test_a_search_that_is_closed_has_its_line_by_what_it_found(drawn: tuple[Graph, TrialSearch, SearchLine]) -> None:
+    """One trial is done and the next has not begun: it is taken back, and counts among what is left."""
+    graph, search, line = drawn
+    graph.grow()
+    finish(graph, 0)
+    assert last_call(graph, TimeBudget(19.9)), "a trial and a line take ten seconds each"
+    assert not last_call(graph, TimeBudget(21))
+    for growing in graph.searches:
+        growing.close(graph)
+    graph.grow()
+    assert list(graph.nodes) == ["original", "RMU", "trial 0", "beside"]
+    assert graph.nodes["beside"].tags["chosen"] == graph.nodes["trial 0"].tags["chosen"]
+    assert (search.left, line.left) == (2, 0)
+
+
+def test_a_search_that_found_nothing_has_no_line(drawn: tuple[Graph, TrialSearch, SearchLine]) -> None:
+    graph, _, line = drawn
+    graph.grow()
+    for number in range(3):
+        finish(graph, number, "failed")
+    assert (line.left, "beside" in graph.nodes) == (0, False)
 
 
 NOISE = {"attack": {"name": "noise"}, "search": {"trials": 3, "over": {"sigmas": [[0.1], [0.5], [1.0]]}}}
