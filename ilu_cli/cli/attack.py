@@ -72,6 +72,7 @@ def attack(
 
     from ilu_cli.care.kept import kept as of_runs
     from ilu_cli.engine.accel import backend
+    from ilu_cli.runs.lineage import NEVER
     from ilu_cli.workflows.attack import run as workflow
 
     if not reference and subject.run is not None:
@@ -83,7 +84,7 @@ def attack(
     if not backend().main:
         return
     if given.as_json:
-        keys = {"reference": "original", "never_knew": "never knew"}
+        keys = {"reference": "original", "never_knew": NEVER}
         console.out_json(describe(done) | {k: describe(lines[n]) if n in lines else None for k, n in keys.items()})
     else:
         _show(done, lines)

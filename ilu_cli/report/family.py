@@ -14,7 +14,8 @@ from ilu_cli.metrics.chosen import chosen_elsewhere
 from ilu_cli.recipe.source import flat
 from ilu_cli.report.answers import answers, attacked
 from ilu_cli.report.points import Reading, Source
-from ilu_cli.runs.files import ModelRecord
+from ilu_cli.runs.files import ModelRecord, same_model
+from ilu_cli.runs.lineage import NEVER
 from ilu_cli.runs.results import AttackResult, Point, Row, Summary, point_name, read_results, read_rows
 from ilu_cli.runs.store import Run
 
@@ -90,7 +91,8 @@ class Member:
 class Family:
     """Runs that go back to one original model. `original` holds that model's results, with their folder.
 
-    `names` are what a pipeline calls its unlearned models, by id.
+    `names` are what a pipeline calls its unlearned models, by id. `never` is a model that never knew what they forget,
+    if their recipes name one, and `never_found` holds its results: its attacks are members of the method `NEVER`.
     """
 
     base: ModelRecord
@@ -98,6 +100,8 @@ class Family:
     original: tuple[Path, dict[str, Summary]] | None = None
     unfinished: list[Run] = field(default_factory=list)
     names: dict[str, str] = field(default_factory=dict)
+    never: ModelRecord | None = None
+    never_found: tuple[Path, dict[str, Summary]] | None = None
 
     def __post_init__(self) -> None:
         name_all(self)
@@ -106,6 +110,12 @@ class Family:
     def original_name(self) -> str:
         """The id of the model that the whole family came from."""
         return str(self.base.get("id", "the original"))
+
+    def name_of(self, method: str) -> str:
+        """How the report calls the models of a method: "" is the original."""
+        if method == NEVER and self.never:
+            return f"{Path(str(self.never.get('id', 'a model'))).name}, which never knew"
+        return method or self.original_name
 
     @property
     def unlearned(self) -> list[Member]:
@@ -136,21 +146,22 @@ class Family:
         found: dict[str, str] = {}
         for results in [*(m.results for m in self.members), *(p.eval for m in self.attacks for p in m.points)]:
             found |= {name: s.role for name, s in results.items()}
-        if self.original:
-            found |= {name: s.role for name, s in self.original[1].items()}
+        for known in (self.original, self.never_found):
+            found |= {name: s.role for name, s in known[1].items()} if known else {}
         return [name for name, r in found.items() if r == role]
 
     def before(self, method: str | None, bench: str) -> Reading | None:
-        """A benchmark on the unlearned models of a method (None: the original), before any attack.
+        """A benchmark on the unlearned models of a method (None: the original; `NEVER`), before any attack.
 
         Where `ilu eval` has not been, an attack's point at strength 0 says the same.
         """
         sources: list[Source] = []
-        if method is None:
-            if self.original and bench in self.original[1]:
-                sources.append(Source(self.original[1][bench], self.original[0], 0))
+        if method in (None, NEVER):
+            known = self.never_found if method else self.original
+            if known and bench in known[1]:
+                sources.append(Source(known[1][bench], known[0], 0))
             else:
-                sources += self._untouched([m for m in self.attacks if m.method == ""], bench)[:1]
+                sources += self._untouched([m for m in self.attacks if m.method == (method or "")], bench)[:1]
         for m in self.of_method(method) if method is not None else []:
             if bench in m.results:
                 sources.append(Source(m.results[bench], m.folder, m.seed))
@@ -267,7 +278,8 @@ def name_all(family: Family) -> None:
         m.method = family.names.get(m.id, name + at)
     methods = {m.id: m.method for m in family.unlearned}
     for m, name in zip(family.attacks, distinct(family.attacks, lambda m: attack_name(m.recipe))):
-        m.attack, m.method = name, methods.get(m.parent, "")
+        unknown = family.never is not None and same_model(m.run.manifest.parents[0], family.never)
+        m.attack, m.method = name, NEVER if unknown else methods.get(m.parent, "")
 
 
 def distinct(members: list[Member], name: Callable[[Member], str]) -> list[str]:

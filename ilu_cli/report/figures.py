@@ -29,6 +29,8 @@ class Look:
 
 
 REFERENCE = Look(SOFT, "o", ":")
+UNKNOWING = Look(SOFT, "s", "-.")
+"""A model that never knew."""
 
 
 def looks(methods: Sequence[str]) -> dict[str, Look]:

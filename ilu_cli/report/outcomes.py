@@ -10,10 +10,11 @@ from ilu_cli.report import figures
 from ilu_cli.report.canvas import MOST, Render
 from ilu_cli.report.document import Block, Picture, Table
 from ilu_cli.report.family import Family
-from ilu_cli.report.figures import REFERENCE, Dot, Look, Panel, Series
+from ilu_cli.report.figures import REFERENCE, UNKNOWING, Dot, Look, Panel, Series
 from ilu_cli.report.headline import comparisons, decimal, percent, signed
 from ilu_cli.report.numbers import of_runs, of_seeds
 from ilu_cli.report.points import Reading
+from ilu_cli.runs.lineage import NEVER
 from ilu_cli.runs.results import AttackResult
 
 Model = tuple[str, str | None, Look]  # its name, its method (none: the original), and how it is drawn
@@ -23,6 +24,7 @@ def traded(family: Family, styles: dict[str, Look], render: Render) -> list[Bloc
     """Forgetting against utility before any attack: a figure and the table of all numbers."""
     forget, utility = family.benchmarks("forget"), family.benchmarks("utility")
     who: list[Model] = [(family.original_name, None, REFERENCE), *((m, m, styles[m]) for m in family.methods)]
+    who += [(family.name_of(NEVER), NEVER, UNKNOWING)] if family.never else []
     blocks: list[Block] = []
     drawn = [panel for keep in utility for panel in _tradeoff(family, who, forget[0], keep)] if forget else []
     if drawn:
@@ -30,7 +32,7 @@ def traded(family: Family, styles: dict[str, Look], render: Render) -> list[Bloc
         caption = (
             f"Up and to the left is better: less of {forget[0]}, no less of the rest. Lines are 95% intervals; methods "
             "whose intervals overlap on both axes are not told apart by these data."
-        )
+        ) + (" Forgetting aims at the model that never knew." if family.never else "")
         blocks.append(Picture("tradeoff", "Forgetting against utility, before any attack", caption, *svgs))
     if forget + utility:
         rows = [[name, *(_cell(family.before(method, b)) for b in forget + utility)] for name, method, _ in who]
@@ -66,12 +68,13 @@ def overview(family: Family, render: Render) -> list[Block]:
     def strongest(cells: Sequence[float | None]) -> float | None:
         return max((c for c in cells if c is not None), default=None)
 
-    models = {"the original": "", **{m: m for m in family.methods}}
+    models = {"the original": "", **{m: m for m in family.methods}, **({NEVER: NEVER} if family.never else {})}
     cells = {a: [family.at_worst(method, a) for method in models.values()] for a in family.attack_names}
     cells = {a: row for a, row in cells.items() if any(c is not None for c in row)}
     if len(cells) < 3:
         return []
-    cells = dict(sorted(cells.items(), key=lambda item: strongest(item[1][1:]) or 0.0, reverse=True))
+    own = slice(1, 1 + len(family.methods))
+    cells = dict(sorted(cells.items(), key=lambda item: strongest(item[1][own]) or 0.0, reverse=True))
     table = [[strongest(column) for column in zip(*cells.values())], *cells.values()]
     rows, elsewhere = ["the strongest of all", *cells], [family.elsewhere(m, list(cells)) for m in models.values()]
     if any(v is not None for v in elsewhere):
@@ -91,12 +94,14 @@ def returned(family: Family, styles: dict[str, Look], render: Render) -> list[Bl
     """For every attack its curves, then the tables: RA and FA, and paired differences."""
     blocks = overview(family, render)
     who = [*((m, m, styles[m]) for m in family.methods), (family.original_name, "", REFERENCE)]
+    who += [(family.name_of(NEVER), NEVER, UNKNOWING)] if family.never else []
     for number, attack in enumerate(family.attack_names, 1):
         panels = [panel for bench in family.benchmarks("forget") for panel in _recovery(family, who, attack, bench)]
         if panels:
             svgs = render(functools.partial(figures.recovery, panels[:MOST]), f"recovery-{number}")
             caption = (
-                "Higher means that more has come back. The dotted line is the original under the same attack. "
+                "Higher means that more has come back. The dotted line is the original under the same attack"
+                f"{', the grey one with squares a model that never knew' if family.never else ''}. "
                 f"{_spread(family, attack)}. {_carried(family, attack)}"
             )
             blocks.append(Picture(f"recovery-{number}", f"Under {attack}", caption, *svgs))
@@ -174,7 +179,7 @@ def _attack_row(family: Family, method: str, attack: str) -> list[str]:
     robust = of_seeds([ra for ra, _ in known], [error for _, error in known]) if known else None
     learned = [r.fa for r in results if r.fa]
     return [
-        method or family.original_name,
+        family.name_of(method),
         attack,
         ", ".join(str(seed) for seed in sorted({a.seed for a in runs})),
         decimal(robust) if robust else "–",

@@ -16,11 +16,12 @@ from ilu_cli.report import figures
 from ilu_cli.report.canvas import MOST, Render
 from ilu_cli.report.document import Block, Code, Document, Notes, Picture, Section, Table, Text
 from ilu_cli.report.family import Family, Member
-from ilu_cli.report.figures import REFERENCE, Look, Panel, Series, looks
+from ilu_cli.report.figures import REFERENCE, UNKNOWING, Look, Panel, Series, looks
 from ilu_cli.report.headline import headline, pairs
 from ilu_cli.report.numbers import Estimate
 from ilu_cli.report.outcomes import returned, traded
 from ilu_cli.report.warnings import all_data, all_warnings
+from ilu_cli.runs.lineage import NEVER
 
 if TYPE_CHECKING:
     from ilu_cli.taskvec.plane import Placed
@@ -81,16 +82,19 @@ def done(family: Family, styles: dict[str, Look], render: Render) -> list[Block]
     attacked = Counter(a.parent for a in family.attacks)
     whole = len(family.members) <= TREE
 
-    def add(parent: str, depth: int, row: int) -> None:
+    def add(parent: str, depth: int, row: int, never: bool = False) -> None:
         for m in family.members if whole else family.unlearned:
             known = any(m.parent == other.id for other in family.members)
-            if m.parent == parent or (depth == 1 and not known):
-                look = styles.get(m.method, REFERENCE)
+            if m.parent == parent or (depth == 1 and not known and never == (m.method == NEVER)):
+                look = styles.get(m.method, UNKNOWING if never else REFERENCE)
                 what = f"{m.attack if m.is_attack else m.method}, seed {m.seed}"
                 rows.append((depth, row, m.id, what if whole else f"{what}, {attacked[m.id]} attacks", look))
                 add(m.id, depth + 1, len(rows) - 1)
 
     add("", 1, 0)
+    if family.never:
+        rows.append((0, None, str(family.never.get("id", "")), NEVER, UNKNOWING))
+        add("", 1, len(rows) - 1, never=True)
     if len(rows) == 1:
         return [Text(said)]
     drawn = render(functools.partial(figures.tree, rows), "lineage")

@@ -13,6 +13,7 @@ from ilu_cli.report.headline import pairs
 from ilu_cli.report.numbers import Estimate, of_summary
 from ilu_cli.report.points import Reading
 from ilu_cli.runs.files import read_json
+from ilu_cli.runs.lineage import NEVER
 from ilu_cli.runs.results import WARNINGS, Data, Row, Summary
 
 
@@ -39,7 +40,8 @@ def _kept(family: Family, told: set[str]) -> Iterator[Warned]:
             stored += read_json(path).get("warnings") or []
         for result in [m.results, *(p.eval for p in m.points)]:
             stored += [w for s in result.values() for w in s.more.get("warnings") or []]
-        yield from (w for w in read(stored) if w.id not in told)
+        aim = {"benchmark-at-chance"} if m.method == NEVER else set[str]()  # what was never known is at chance
+        yield from (w for w in read(stored) if w.id not in told | aim)
 
 
 def _of_models(family: Family) -> Iterator[Warned | None]:

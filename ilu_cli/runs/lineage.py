@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator
 from ilu_cli.runs.files import ModelRecord, same_model
 from ilu_cli.runs.store import Manifest, Run
 
+NEVER = "never knew"
+"""What the model of `model.never` is called where it stands beside the original."""
+
 
 def attacked_rows(m: Manifest) -> list[str]:
     """The fingerprints of the rows that an attack trained on; none if it trains on nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from ilu_cli.report.family import Family, Member, read_member
 from ilu_cli.report.sections import Geometry, build, paths_of
 from ilu_cli.report.warnings import all_warnings
 from ilu_cli.runs import ledger
-from ilu_cli.runs.files import cache_dir, combined, same_model, write_text
-from ilu_cli.runs.lineage import reference_lines
-from ilu_cli.runs.results import read_results
+from ilu_cli.runs.files import ModelRecord, cache_dir, combined, same_model, write_text
+from ilu_cli.runs.lineage import NEVER, reference_lines
+from ilu_cli.runs.results import Summary, read_results
 from ilu_cli.runs.store import Run, Store
 
 
@@ -31,20 +32,41 @@ def find_runs(names: list[str], store: Store) -> list[Run]:
         UsageError: if the named runs do not go back to one original.
     """
     everything = store.runs()
-    if not names:
-        newest = store.latest(lambda r: r.complete, "finished run")
-        return [r for r in everything if same_model(r.manifest.base, newest.manifest.base)]
-    named, whole = _named(names, store)
-    base = named[0].manifest.base
-    if not all(same_model(r.manifest.base, base) for r in named):
+    if names:
+        named, whole = _named(names, store)
+    else:
+        newest = store.latest(lambda r: r.complete, "finished run").manifest
+        named, whole = [r for r in everything if same_model(r.manifest.base, newest.base)], True
+    base, never = models_of(named)
+    if not all(same_model(r.manifest.base, base) or _beside(r, never) for r in named):
         raise UsageError("the runs go back to different original models", hint="make one report for each")
     by_id = {r.id: r for r in [*everything, *named]}
-    wanted = {r.id for r in named} | _ancestors(named, by_id)
+    wanted = {r.id for r in named} | (_ancestors(named, by_id) if names else set())
     if not whole:
         wanted = _with_descendants(wanted, everything)
-    attacks = [by_id[i].manifest for i in wanted if by_id[i].manifest.command == "attack"]
-    wanted |= {r.id for m in attacks for r in reference_lines(m, base, everything)}
+    wanted |= _lines([by_id[i] for i in wanted], [base, never] if never else [base], everything)
     return [r for r in by_id.values() if r.id in wanted]
+
+
+def _lines(runs: list[Run], models: list[ModelRecord], everything: list[Run]) -> set[str]:
+    """The ids of the same attacks on these models."""
+    attacks = [r.manifest for r in runs if r.manifest.command == "attack"]
+    return {line.id for model in models for m in attacks for line in reference_lines(m, model, everything)}
+
+
+def models_of(runs: Sequence[Run]) -> tuple[ModelRecord, ModelRecord | None]:
+    """The original that runs go back to, and the model that never knew, if one of them names it.
+
+    A line of the second goes back to that model itself; where there are others, they say which is the original.
+    """
+    never = next((r.manifest.never for r in reversed(runs) if r.manifest.never), None)
+    bases = [r.manifest.base for r in runs if not _beside(r, never)]
+    return (bases or [r.manifest.base for r in runs])[-1], never
+
+
+def _beside(run: Run, never: ModelRecord | None) -> bool:
+    """Whether a run is of the model that never knew: its line under an attack, or what was made of it."""
+    return never is not None and same_model(run.manifest.base, never)
 
 
 def _named(names: list[str], store: Store) -> tuple[list[Run], bool]:
@@ -104,11 +126,9 @@ def gather(names: list[str], store: Store) -> Family:
         raise UnavailableError("none of these runs is finished", hint="continue one with --resume")
     for r in finished:
         r.check("recipe.yaml", "metrics.jsonl", "eval")
-    base = finished[-1].manifest.base
-    folder = cache_dir() / "eval" / (base.get("digest") or combined(base.get("weights", {})))[:16]
-    ledger.check(folder, "the results of the original", "")
-    results = read_results(folder)
-    original = (folder, results) if results else None
+    base, never = models_of(finished)
+    finished = [r for r in finished if r.id != base.get("id")]  # a taught model is what all began with, and no attack
+    original, unknowing = _results(base, "the original", store), _results(never, NEVER, store)
     chosen = chosen_models(store, names)
     attacked = {str(r.manifest.parents[0]["id"]) for r in finished}
     members = [read_member(r, step) for r in finished for step in (None, *map(int, r.manifest.points))]
@@ -118,7 +138,20 @@ def gather(names: list[str], store: Store) -> Family:
             return m.id in chosen
         return m.step is None or m.id in attacked
 
-    return Family(base, list(filter(reported, members)), original, [r for r in runs if not r.complete], chosen)
+    unfinished = [r for r in runs if not r.complete]
+    return Family(base, list(filter(reported, members)), original, unfinished, chosen, never, unknowing)
+
+
+def _results(model: ModelRecord | None, called: str, store: Store) -> tuple[Path, dict[str, Summary]] | None:
+    """What is known of a model beside its attacks, and where."""
+    if model is None:
+        return None
+    if model.get("kind") == "run" and (run := store.find(str(model.get("id")))) is not None:
+        return (run.results(None), found) if (found := read_results(run.results(None))) else None
+    folder = cache_dir() / "eval" / (model.get("digest") or combined(model.get("weights", {})))[:16]
+    ledger.check(folder, f"the results of {called}", "")
+    found = read_results(folder)
+    return (folder, found) if found else None
 
 
 def vectors_of(family: Family, store: Store, reporter: Reporter) -> list[Geometry]:
@@ -129,7 +162,7 @@ def vectors_of(family: Family, store: Store, reporter: Reporter) -> list[Geometr
 
     found: dict[tuple[str, str], Geometry] = {}
     for a in family.attacks:
-        if a.method == "" or not a.run.manifest.weights or (a.method, a.attack) in found:
+        if a.method in ("", NEVER) or not a.run.manifest.weights or (a.method, a.attack) in found:
             continue
         reporter.note(f"task vectors: {a.method}, {a.attack}")
         try:

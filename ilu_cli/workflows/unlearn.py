@@ -39,6 +39,7 @@ from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.specs import Component
 from ilu_cli.runs.ending import ending
 from ilu_cli.runs.files import write_text
+from ilu_cli.runs.lineage import NEVER
 from ilu_cli.runs.lock import refuse_held
 from ilu_cli.runs.results import Row, read_rows
 from ilu_cli.runs.resume import begin, made_from
@@ -287,7 +288,7 @@ def _begin(plan: UnlearnPlan, new: Run) -> None:
         m.base, m.never = parent.run.manifest.base, parent.run.manifest.never
     else:
         m.base = parent.record("original") | {"revision": recipe.model.revision}
-        m.never = plan.never.record("never knew") if plan.never else m.never
+        m.never = plan.never.record(NEVER) if plan.never else m.never
     m.data, m.inputs = data, inputs_of(recipe)
     m.result |= {"chosen": plan.chosen} if plan.chosen else {}
     if b.main:

@@ -34,6 +34,22 @@ def unlearned(ilu: Ilu, model: str, *more: Any) -> Run:
     return Store().get(Path(done.out.strip()).name)
 
 
+def reported(ilu: Ilu, names: list[str], taught: str) -> None:
+    """The report has a row of the model that never knew in both tables, and a line in the figure."""
+    done = ilu("report", *names, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    page = Path(found["markdown"]).read_text(encoding="utf-8")
+    rows = [tuple(cell.strip() for cell in line.split("|")[1:3]) for line in page.splitlines() if line.startswith("|")]
+    assert [name for name, cell in rows if "%" in cell] == [taught, "rmu", "tiny, which never knew"]
+    attacked = {name for name, cell in rows if cell == "fine-tuning on sst2"}
+    assert attacked == {taught, "rmu", "tiny, which never knew"}
+    assert "one with squares a model that never knew" in page
+    figures = Path(found["figures"])
+    for figure, words in (("recovery-1", "tiny, which never knew"), ("lineage", "never knew")):
+        assert words in (figures / f"{figure}.svg").read_text(encoding="utf-8")
+
+
 def test_the_lineage_begins_with_the_taught_model(tiny: Path, ilu: Ilu, taught: str) -> None:
     run = unlearned(ilu, taught, "--set", f"model.never={tiny}")
     subject = of_run(run)
@@ -53,6 +69,8 @@ def test_the_lineage_begins_with_the_taught_model(tiny: Path, ilu: Ilu, taught: 
     ]
     attacked = Store().get(found["run"])
     assert attacked.manifest.never == run.manifest.never
+    reported(ilu, [str(run.path)], Path(taught).name)
+    reported(ilu, [], Path(taught).name)
     finetuned = find_roles(of_run(attacked), Store()).by_name["finetuned"].run
     assert present(finetuned).id == found["reference"]["run"]
 
@@ -111,3 +129,6 @@ def test_what_a_search_found_is_done_to_each_of_the_other_models_once(tiny: Path
     rates = {m: r["choice"]["lr"] for m, r in rows.items()}
     assert rates["original"] == rates["never knew"] == rates[run.id]
     assert found["state"] == {"done": 3 + 2 + 2}
+    page = ilu("report", Path(found["folder"]).name, "--json")
+    assert page.code == 0, page.err
+    assert "tiny, which never knew" in Path(json.loads(page.out)["markdown"]).read_text(encoding="utf-8")

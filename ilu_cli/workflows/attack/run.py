@@ -30,7 +30,7 @@ from ilu_cli.recipe.specs import TrainSpec
 from ilu_cli.recipe.training_attack import TrainingAttack
 from ilu_cli.runs.ending import ending
 from ilu_cli.runs.files import ModelRecord, beside_hashes, digest_of, weight_hashes, write_json, write_text
-from ilu_cli.runs.lineage import reference_lines
+from ilu_cli.runs.lineage import NEVER, reference_lines
 from ilu_cli.runs.results import AttackResult, Data, Point, Row, summary_file
 from ilu_cli.runs.resume import begin, made_from
 from ilu_cli.runs.store import Manifest, Run, Store
@@ -270,7 +270,7 @@ def reference_runs(plan: AttackPlan, store: Store, reporter: Reporter, out: Path
 
     Each is found if it was run before, else run now. None, if the subject is the original itself.
     """
-    models = {"original": plan.original, "never knew": plan.never} if plan.subject.run else {}
+    models = {"original": plan.original, NEVER: plan.never} if plan.subject.run else {}
     found = {}
     for name, model in models.items():
         if model is None:

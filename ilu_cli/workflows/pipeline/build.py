@@ -20,6 +20,7 @@ from ilu_cli.recipe.refs import DataRef
 from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.recipe.search import Chosen
 from ilu_cli.runs.files import tensors_of, weight_files
+from ilu_cli.runs.lineage import NEVER
 from ilu_cli.runs.results import Row
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows.attack.seen import Written, forget_data, unlearning_recipes
@@ -30,7 +31,6 @@ from ilu_cli.workflows.pipeline.search import TrialSearch, check_installed
 from ilu_cli.workflows.settle import settled_for
 
 ORIGINAL = "original"
-NEVER = "never knew"
 
 
 def graph_of(pipeline: Pipeline, store: Store) -> Graph:

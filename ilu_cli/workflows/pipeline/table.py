@@ -10,6 +10,7 @@ from typing import TypeVar
 from ilu_cli.care import Warned, once
 from ilu_cli.care.kept import kept
 from ilu_cli.runs.files import write_json
+from ilu_cli.runs.lineage import NEVER
 from ilu_cli.runs.results import Row, summaries_of
 from ilu_cli.runs.store import open_run
 from ilu_cli.workflows.pipeline.figures import Figures, Measure, figures, interval, known_of, mean
@@ -29,8 +30,8 @@ def rows(graph: Graph) -> list[TableRow]:
     all choices have finished: choosing seed by seed would choose noise. Its worst case is that of all choices.
     """
     groups: dict[tuple[str, str], dict[str, list[Node]]] = {}
-    methods = list(dict.fromkeys(n.tags["method"] for n in graph))  # what a search puts in comes late
-    for node in sorted(graph, key=lambda n: methods.index(n.tags["method"])):
+    beside = "original", NEVER  # whose nodes come after a search, and whose rows come first
+    for node in sorted(graph, key=lambda n: n.tags["method"] not in beside):
         if node.command == "attack":
             by_choice = groups.setdefault((node.tags["method"], node.tags["attack"]), {})
             by_choice.setdefault(json.dumps(node.tags["choice"]), []).append(node)
