@@ -56,7 +56,9 @@ class Capitals(HarnessTask):
 
     def facts(self, items: list[Row]) -> list[Fact | None]:
         """A country is a subject of its own."""
-        return [Fact(i["question"], i["question"], i["choices"][i["answer"]]) for i in items]
+        names = {_question(c): c.full for c in self.table()}
+        asked = [(i["question"], i["choices"][i["answer"]]) for i in items]
+        return [Fact(q, q, right, about=names.get(q, "")) for q, right in asked]
 
     def variants(self, kind: str, items: list[Row]) -> dict[str, list[Row]]:
         known = {_question(c): c for c in countries()}

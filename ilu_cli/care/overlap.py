@@ -140,6 +140,17 @@ def within(texts: Sequence[str], others: Sequence[str]) -> dict[int, int]:
     return Wanted(texts).within(others)
 
 
+def sharing(texts: Sequence[str], others: Sequence[str], n: int) -> list[int]:
+    """The numbers, from 0, of the texts that have some run of n words of the others."""
+    mine = [chunk.runs(n) for chunk in _chunks(texts)]
+    hashes = np.concatenate([h for h, _ in mine]) if mine else np.zeros(0, np.uint64)
+    rows = np.concatenate([r for _, r in mine]) if mine else np.zeros(0, np.int64)
+    there = np.zeros(len(hashes), bool)
+    for chunk in _chunks(others):
+        there |= np.isin(hashes, chunk.runs(n)[0])
+    return sorted({int(row) for row in rows[there]})
+
+
 def keys(texts: Sequence[str]) -> list[str]:
     """What makes two texts the same: their words; of a text without any, its characters but white space."""
     return [" ".join(words(t)) or "".join(t.split()) for t in texts]

@@ -121,10 +121,11 @@ def unlearn(
     from ilu_cli.engine.accel import backend
     from ilu_cli.workflows import unlearn as workflow
 
-    plan = workflow.plan(resolved, store, recorded=old is not None)
+    shown = reporter()
+    plan = workflow.plan(resolved, store, recorded=old is not None, note=shown.note)
     if given.dry_run:
         return console.show_plan(plan, given.as_json)
-    done = workflow.run(plan, store, reporter(), given.out, old)
+    done = workflow.run(plan, store, shown, given.out, old)
     if not backend().main:
         return
     told = kept([done])

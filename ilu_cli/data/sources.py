@@ -6,18 +6,19 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import ClassVar, cast
 
 from ilu_cli import registry
+from ilu_cli.data import made
 from ilu_cli.data.hub import cache_only_if_silent
 from ilu_cli.data.read import library, read
 from ilu_cli.data.root import SUFFIXES, Found, data_root, in_root, locate
 from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.paths import is_hub_name
-from ilu_cli.recipe.refs import DataRef
+from ilu_cli.recipe.refs import NEAR, DataRef
 from ilu_cli.runs.files import cache_dir
 from ilu_cli.runs.results import Data
 from ilu_cli.tasks import Example, Fields, Task, after
@@ -97,7 +98,7 @@ class UserText(Task):
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a dataset is to be had: on disk, on the hub, or nowhere but in its task."""
+    """Where a dataset is to be had: on disk, on the hub, made by a model, or nowhere but in its task."""
 
     source: str
     task: Task
@@ -113,6 +114,8 @@ def find_origin(ref: DataRef, split: str) -> Origin:
     Raises:
         UnavailableError: if it is a file or folder that is not there, or a task without that split.
     """
+    if ref.name == NEAR:
+        return _near(ref, split)
     if ref.name not in registry.task or ref.source == "path":
         return _users_own(ref, ref.split or split)
     task: Task = registry.task[ref.name].obj()
@@ -126,6 +129,14 @@ def find_origin(ref: DataRef, split: str) -> Origin:
         return Origin("hub", task, theirs, task.hub, task.config)
     ours = next(name for name, their in task.splits.items() if wanted in (name, their))
     return Origin("builtin", task, ours)
+
+
+def _near(ref: DataRef, split: str) -> Origin:
+    """A file, or what a model made."""
+    task: Task = registry.task[NEAR].obj()
+    if ref.path is None:
+        return Origin("made", task, split)
+    return replace(_users_own(DataRef(name=ref.path, source="path"), split), task=task)
 
 
 def _in_data_root(ref: DataRef, task: Task, split: str) -> Found | None:
@@ -174,6 +185,8 @@ def load_dataset(ref: DataRef, split: str) -> Dataset:
         place, rows = origin.found.name, read(origin.found, task.fields)
     elif origin.source == "hub":
         place, rows = origin.hub, _from_hub(origin)
+    elif origin.source == "made":
+        place, rows = None, iter([{"text": t} for t in _made(ref)])
     else:
         place, rows = None, iter(task.builtin(origin.split))
     name = f"{ref.name} ({place or 'builtin'})"
@@ -182,6 +195,15 @@ def load_dataset(ref: DataRef, split: str) -> Dataset:
     if not kept:
         raise UnavailableError(f"the dataset {ref.name!r} ({place or origin.source}, {origin.split}) is empty")
     return Dataset(ref, origin.split, task, kept, origin.source, place)
+
+
+def _made(ref: DataRef) -> list[str]:
+    if ref.made is None:
+        raise UnavailableError(
+            f"{NEAR!r} is made by the model that forgets, for unlearning alone",
+            hint="elsewhere name a file: {name: near, path: FILE}",
+        )
+    return made.texts_of(ref.made)
 
 
 def _checked(name: str, task: Task, rows: Iterator[Fields]) -> Iterator[Fields]:

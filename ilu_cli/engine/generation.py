@@ -1,4 +1,4 @@
-"""Greedy decoding that is nothing but the arg max of the model, whatever its generation_config.json says."""
+"""Decoding that is nothing but a model's arg max, or a draw from it, whatever its generation_config.json says."""
 
 from __future__ import annotations
 
@@ -20,6 +20,24 @@ def generate(
         config.max_new_tokens = max_new_tokens
         said = [Said(tokenizer, stop, ids.shape[1])] if stop else None
         out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, stopping_criteria=said)
+    return list(tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True))
+
+
+def sample(
+    model: Any, tokenizer: Any, rows: list[list[int]], max_new_tokens: int, seed: int, temperature: float, top_p: float
+) -> list[str]:
+    """What follows each row of token ids, drawn: the same for the same rows and seed on one machine.
+
+    Args:
+        top_p: of the most probable tokens as many are drawn from as have this probability together (arXiv 1904.09751).
+    """
+    ids, mask = left_padded(rows, model.device)
+    devices = [model.device] if model.device.type == "cuda" else []
+    with greedy(model, tokenizer) as config, torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        config.max_new_tokens, config.do_sample = max_new_tokens, True
+        config.temperature, config.top_p, config.top_k = temperature, top_p, 0
+        out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
     return list(tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True))
 
 

@@ -14,12 +14,16 @@ LINKED = 0.4  # cosine above which two texts are of one subject
 
 @dataclass(frozen=True)
 class Fact:
-    """What a question asks for. `names`: the answer is the fact's own words, and not a letter or a yes."""
+    """What a question asks for. `names`: the answer is the fact's own words, and not a letter or a yes.
+
+    `about` is the subject in words, where it is known.
+    """
 
     subject: str
     prompt: str
     answer: str
     names: bool = True
+    about: str = ""
 
 
 def subjects_by_words(texts: Sequence[str]) -> list[str]:

@@ -32,22 +32,22 @@ def sourced(recipe: R, source: Supply) -> R:
             raise UsageError(f"--source builtin: {ref.name!r} is not built in; it is on the hub as {task.hub}")
         return ref.model_copy(update={"source": source}) if task.hub and task.has_builtin() else ref
 
-    found: R = _mapped(recipe, change)
+    found: R = mapped(recipe, change)
     return found
 
 
-def _mapped(value: Any, change: Callable[[DataRef], DataRef]) -> Any:
+def mapped(value: Any, change: Callable[[DataRef], DataRef]) -> Any:
     """A part of a recipe with its datasets changed; one in which nothing changes is returned as it is."""
     if isinstance(value, DataRef):
         return change(value)
     if isinstance(value, list):
-        items = [_mapped(item, change) for item in value]
+        items = [mapped(item, change) for item in value]
         return items if any(a is not b for a, b in zip(items, value)) else value
     if isinstance(value, dict):
-        known = {k: _mapped(v, change) for k, v in value.items()}
+        known = {k: mapped(v, change) for k, v in value.items()}
         return known if any(known[k] is not value[k] for k in value) else value
     if isinstance(value, BaseModel):
         fields = {k: getattr(value, k) for k in type(value).model_fields}
-        update = {k: new for k, old in fields.items() if (new := _mapped(old, change)) is not old}
+        update = {k: new for k, old in fields.items() if (new := mapped(old, change)) is not old}
         return value.model_copy(update=update) if update else value
     return value

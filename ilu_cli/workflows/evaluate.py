@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -54,6 +54,12 @@ def find_benchmark(name: str, fewshot: int | None, keys: dict[str, Any]) -> Benc
     if fewshot is not None:
         found.fewshot(fewshot)
     return found
+
+
+def asking(names: Set[str]) -> list[str]:
+    """The benchmarks that ask for forget data of these names."""
+    known = {n: registry.benchmark[n].obj for n in registry.benchmark}
+    return [n for n, b in known.items() if b.role == "forget" and names & {*(b.asks or (n,))}]
 
 
 class Evaluation:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from ilu_cli import registry
 from ilu_cli.errors import UsageError
 from ilu_cli.models.choose import layer_for, params_for
+from ilu_cli.models.names import first_place
 from ilu_cli.models.subject import Subject, is_builtin
 from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.schema import Recipe, UnlearnRecipe
@@ -18,6 +19,8 @@ from ilu_cli.recipe.sourced import sourced
 from ilu_cli.recipe.specs import AUTO, AUTO_PARAMS
 from ilu_cli.runs.results import Row
 from ilu_cli.workflows.attack.seen import Written
+from ilu_cli.workflows.evaluate import asking
+from ilu_cli.workflows.near import with_near
 from ilu_cli.workflows.training import layers_of
 
 R = TypeVar("R", bound=Recipe)
@@ -74,7 +77,7 @@ def settled_for(recipe: UnlearnRecipe, subject: Subject) -> UnlearnRecipe:
     """All of a recipe that this model is to decide, for a model on disk."""
     from ilu_cli.models.load import checked_model
 
-    recipe = followed(recipe, subject)
+    recipe, _ = with_near(followed(recipe, subject), subject)
     return settled(recipe, checked_model(subject)) if is_open(recipe) else recipe
 
 
@@ -98,13 +101,34 @@ def fitting(spec: E, forgotten: Sequence[Row]) -> E:
     names = {d["name"] for d in forgotten}
     if not names or "benchmarks" in spec.model_fields_set:
         return spec
-    known = {n: registry.benchmark[n].obj for n in registry.benchmark}
-    asking = [n for n, b in known.items() if b.role == "forget" and names & {*(b.asks or (n,))}]
-    kept = [n for n in spec.named if known[n].role != "forget" and n not in names]
-    found = [*asking, *kept]
+    kept = [n for n in spec.named if registry.benchmark[n].obj.role != "forget" and n not in names]
+    found = [*asking(names), *kept]
     return spec if found == spec.named else spec.model_copy(update={"benchmarks": found})
 
 
 def forgotten_by(recipes: Sequence[Written]) -> list[Row]:
     """The forget data of unlearning recipes, as they are written."""
     return [d for recipe in recipes for d in recipe["forget"]["data"]]
+
+
+def first_trained(recipe: UnlearnRecipe, model: Any, names: list[str]) -> int:
+    """Check the layers that the recipe names; return the first one that is trained (0: embeddings too).
+
+    Raises:
+        UsageError: if one does not exist, or nothing at or below the objective's is trained.
+    """
+    depth = model.config.num_hidden_layers
+    named = {f"defences.{i}.layer": d.params().get("layer") for i, d in enumerate(recipe.defences)}
+    named["objective.layer"] = recipe.objective.params().get("layer")
+    read = layers_of(recipe.objective)
+    named |= {f"objective.layers.{i}": n for i, n in enumerate(recipe.objective.params().get("layers") or ())}
+    for key, n in named.items():
+        if n is not None and n >= depth:
+            raise UsageError(f"{key}: {n} does not exist, the model has layers 0 to {depth - 1}")
+    first = first_place(model, names)
+    if read and first > min(read):
+        key = "lora" if recipe.lora else "train.params"
+        raise UsageError(
+            f"{key}: no trained weight lies at or below layer {min(read)}, so nothing can be unlearned there"
+        )
+    return max(first, 0)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from ilu_cli import registry
 from ilu_cli.care import Warned, once
 from ilu_cli.care.steps import rounded, temperature_alone, unchanged, weak_penalties, zeros
+from ilu_cli.data.made import Counts
 from ilu_cli.declarations import reference_bytes
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.job import drive
@@ -27,11 +29,9 @@ from ilu_cli.engine.state import drop_state
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.engine.temper import compared, per_sequence
 from ilu_cli.engine.tracking import Tracked
-from ilu_cli.errors import UsageError
 from ilu_cli.models.dtypes import check_frozen, saved_dtype
 from ilu_cli.models.hold import spare
 from ilu_cli.models.load import add_adapter, checked_model, load_model, load_tokenizer, save_checkpoint, trained_params
-from ilu_cli.models.names import first_place
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject, find_subject
 from ilu_cli.recipe.load import digest, dump
@@ -44,6 +44,7 @@ from ilu_cli.runs.lock import refuse_held
 from ilu_cli.runs.results import Row, read_rows
 from ilu_cli.runs.resume import begin, made_from
 from ilu_cli.runs.store import Run, Store
+from ilu_cli.workflows import near
 from ilu_cli.workflows.content import Content, of_training
 from ilu_cli.workflows.estimate import estimate, tokens_of
 from ilu_cli.workflows.needs.inputs import inputs_of
@@ -57,13 +58,16 @@ from ilu_cli.workflows.plan import (
     state_bytes,
 )
 from ilu_cli.workflows.saved import changed, lost
-from ilu_cli.workflows.settle import chosen, followed, settled, told
+from ilu_cli.workflows.settle import chosen, first_trained, followed, settled, told
 from ilu_cli.workflows.training import Streams, build_trainer, defences_of, layers_of
 
 
 @dataclass(kw_only=True)
 class UnlearnPlan(RunPlan):
-    """Everything checked, nothing run. `chosen`: what the recipe left to the model, by key; `dtype`: what is saved."""
+    """Everything checked, nothing run. `chosen`: what the recipe left to the model, by key; `dtype`: what is saved.
+
+    `near`: of near text, how many sentences the model made, and how many were left out, by why.
+    """
 
     recipe: UnlearnRecipe
     tokenizer: Any
@@ -72,6 +76,7 @@ class UnlearnPlan(RunPlan):
     chosen: Row
     dtype: torch.dtype = torch.float32
     never: Subject | None = None
+    near: Counts = field(default_factory=dict)
 
     def to_json(self) -> Row:
         return super().to_json() | ({"chosen": self.chosen} if self.chosen else {})
@@ -81,12 +86,16 @@ class UnlearnPlan(RunPlan):
         return [*found[:-1], f"chosen      {told(self.chosen)}", found[-1]] if self.chosen else found
 
 
-def plan(recipe: UnlearnRecipe, store: Store, parent: Subject | None = None, *, recorded: bool = False) -> UnlearnPlan:
+def plan(
+    recipe: UnlearnRecipe, store: Store, parent: Subject | None = None, *, recorded: bool = False,
+    note: Callable[[str], None] = lambda _: None,
+) -> UnlearnPlan:  # fmt: skip
     """Find model and data, encode them, and count what training will take.
 
     Args:
         parent: the model, where it is known already; else `model.ref` names it.
         recorded: the recipe is one that a run wrote down: its tasks come from where they came then.
+        note: is told of what takes time: near text is made, once for a model.
 
     Raises:
         UnavailableError: if the model or a dataset is not to be had.
@@ -95,7 +104,7 @@ def plan(recipe: UnlearnRecipe, store: Store, parent: Subject | None = None, *, 
     backend().check_trackers(recipe.track)
     check_optimizer(recipe.train)
     parent = parent or find_subject(recipe.model.ref, store, recipe.model.revision)
-    asked = recipe if recorded else followed(recipe, parent)
+    asked, left_out = near.with_near(recipe if recorded else followed(recipe, parent), parent, note)
     tokenizer, model = load_tokenizer(parent.folder), checked_model(parent)
     recipe = settled(asked, model)
     planned = Streams.of(recipe, tokenizer)
@@ -110,7 +119,7 @@ def plan(recipe: UnlearnRecipe, store: Store, parent: Subject | None = None, *, 
     dtype = saved_dtype(recipe.train.save_dtype, parent.root)
     check_frozen(recipe.train.memory, dtype, parent.root, recipe.lora is not None, "train.memory")
     trainable = sum(p.numel() for p in params.values())
-    first = _check_layer(recipe, model, list(params))
+    first = first_trained(recipe, model, list(params))
     check_ids(model, streams, tokenizer)
     tokens, cached = tokens_of(streams, recipe.train.accumulation), _cache_bytes(recipe, planned, model)
     memory = estimate(model, list(params.values()), first, tokens, recipe.train, cached)
@@ -128,6 +137,7 @@ def plan(recipe: UnlearnRecipe, store: Store, parent: Subject | None = None, *, 
         never=find_subject(recipe.model.never, store) if recipe.model.never else None,
         chosen=chosen(asked, recipe),
         dtype=dtype,
+        near=left_out,
     )
 
 
@@ -135,29 +145,6 @@ def content_of(streams: Streams) -> Content:
     """What the data of a recipe have in common; see `ilu_cli.workflows.content`."""
     envs = [d for each in streams.environments for env in each for d in env.datasets]
     return of_training(streams.forget.datasets, streams.retain.datasets if streams.retain else [], envs)
-
-
-def _check_layer(recipe: UnlearnRecipe, model: Any, names: list[str]) -> int:
-    """Check the layers that the recipe names; return the first one that is trained (0: embeddings too).
-
-    Raises:
-        UsageError: if one does not exist, or nothing at or below the objective's is trained.
-    """
-    depth = model.config.num_hidden_layers
-    named = {f"defences.{i}.layer": d.params().get("layer") for i, d in enumerate(recipe.defences)}
-    named["objective.layer"] = recipe.objective.params().get("layer")
-    read = layers_of(recipe.objective)
-    named |= {f"objective.layers.{i}": n for i, n in enumerate(recipe.objective.params().get("layers") or ())}
-    for key, n in named.items():
-        if n is not None and n >= depth:
-            raise UsageError(f"{key}: {n} does not exist, the model has layers 0 to {depth - 1}")
-    first = first_place(model, names)
-    if read and first > min(read):
-        key = "lora" if recipe.lora else "train.params"
-        raise UsageError(
-            f"{key}: no trained weight lies at or below layer {min(read)}, so nothing can be unlearned there"
-        )
-    return max(first, 0)
 
 
 def _cache_bytes(recipe: UnlearnRecipe, streams: Streams, model: Any) -> int:
@@ -291,5 +278,7 @@ def _begin(plan: UnlearnPlan, new: Run) -> None:
         m.never = plan.never.record(NEVER) if plan.never else m.never
     m.data, m.inputs = data, inputs_of(recipe)
     m.result |= {"chosen": plan.chosen} if plan.chosen else {}
+    m.result |= {"near": plan.near} if plan.near else {}
     if b.main:
+        near.keep(recipe, new.path)
         write_text(new.path / "recipe.yaml", dump(recipe))

@@ -12,7 +12,7 @@ from tokenizers.models import WordLevel
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from ilu_cli.engine.accel import backend
-from ilu_cli.engine.generation import Said, generate, greedy
+from ilu_cli.engine.generation import Said, generate, greedy, sample
 from ilu_cli.engine.scoring import Scorer
 from ilu_cli.errors import UsageError
 from ilu_cli.models.parts import parts_of
@@ -155,3 +155,28 @@ def test_a_stop_that_begins_with_a_space_is_seen_where_decoding_drops_the_first(
     assert tokenizer.decode([0, 1, 2]) == "ab"
     said = Said(tokenizer, (" ab",), 2)
     assert said(torch.tensor([[3, 3, 3, 0, 1, 2], [3, 3, 3, 3, 1, 2]]), torch.empty(0)).tolist() == [True, False]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("top_p", [1.0, 0.6])
+def test_a_draw_is_that_of_plain_logits(llama: Any, top_p: float) -> None:
+    """Token by token, from whole forward passes, with the cut of arXiv 1904.09751 written out."""
+    model, tokenizer = llama
+    row = tokenizer(PROMPTS[0])["input_ids"]
+    state = torch.get_rng_state()
+    said = sample(model, tokenizer, [row], NEW, 5, 0.7, top_p)
+    assert torch.equal(state, torch.get_rng_state())
+    assert (
+        said == sample(model, tokenizer, [row], NEW, 5, 0.7, top_p) != sample(model, tokenizer, [row], NEW, 6, 2.0, 1.0)
+    )
+    ids = list(row)
+    torch.manual_seed(5)
+    for _ in range(NEW):
+        p = (model(input_ids=torch.tensor([ids])).logits[0, -1].float() / 0.7).softmax(-1)
+        ordered, places = p.sort(descending=True)
+        kept = places[ordered.cumsum(0) - ordered < top_p]
+        left = torch.zeros_like(p).index_copy(0, kept, p[kept])
+        ids.append(int(torch.multinomial(left / left.sum(), 1)))
+        if ids[-1] == 0:
+            break
+    assert said == [text(tokenizer, ids[len(row) :])]

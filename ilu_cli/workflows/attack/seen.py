@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypedDict, cast
 
 from ilu_cli.care.overlap import within
+from ilu_cli.data import made
 from ilu_cli.data.sampling import Sampler
 from ilu_cli.data.sources import Dataset, load_dataset
 from ilu_cli.errors import UsageError
@@ -54,6 +55,7 @@ def unlearning_recipes(subject: Subject) -> list[Written]:
     current: Subject | None = subject
     while current is not None and current.run is not None:
         if current.run.manifest.command == "unlearn":
+            made.restore(current.run.path / made.COPY)
             found.append(cast(Written, current.run.recipe()))
         above = current.run.manifest.parents[0]["kind"] == "run"
         current = parent_of(current) if above else None

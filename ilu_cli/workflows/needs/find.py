@@ -155,8 +155,8 @@ def dataset(role: str, ref: DataRef, split: str, online: bool) -> Need:
     if origin.found:
         size = sum(p.stat().st_size for top in origin.found.paths for p in ([top] if top.is_file() else top.iterdir()))
         return replace(need, state="here", where=origin.found.name, bytes=size)
-    if origin.source == "builtin":
-        return replace(need, state="builtin", where="the package")
+    if origin.source in ("builtin", "made"):
+        return replace(need, state="builtin", where="the package" if origin.source == "builtin" else "the model itself")
     if _cached(origin):
         return replace(need, state="cached", where=str(cache_dir() / "datasets"))
     need = replace(need, bytes=origin.task.download or None)

@@ -66,7 +66,7 @@ def _stamp_of(ref: Any, split: str) -> str | None:
         origin = find_origin(ref, split)
     except UnavailableError:  # its run will say so
         return None
-    return None if origin.source == "builtin" else _contents(origin)
+    return None if origin.source in ("builtin", "made") else _contents(origin)
 
 
 def _contents(origin: Origin) -> str:
