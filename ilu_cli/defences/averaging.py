@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
 
 def problems(own: Any, key: Key, recipe: UnlearnRecipe) -> Iterator[tuple[Key, str]]:
-    """A mean that would begin after the last step."""
+    """A mean that would begin after the last step, or of steps that are taken back."""
     if own.start + own.every > recipe.train.steps:
         yield (*key, "start"), f"there is nothing to average within {recipe.train.steps} steps"
+    budget = recipe.train.budget
+    if budget and budget.benchmark and budget.every > 1:
+        yield (*key, "name"), "a budget takes steps back that are in the mean already: set train.budget.every to 1"
 
 
 @defence(problems=problems)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -11,6 +13,10 @@ from ilu_cli.engine.reference import fill
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.errors import RunFailed
 from ilu_cli.registry import retain_term
+
+Facts = dict[str, float | str | None]
+Within = dict[str, Any]
+"""The last weights within a budget: `step`, `params`, and what was `lost` there."""
 
 
 @dataclass
@@ -33,9 +39,20 @@ class Budget:
         cache = fill(stream, known.declared.needs, None, 1, start.parts, start.backend, "fp32")
         return cls(Term("budget", stream, known.obj, known.declared.per, weight=0.0, cache=cache), limit)
 
-    def facts(self) -> dict[str, float | None]:
+    def facts(self) -> Facts:
         """What the manifest keeps: KL of the saved weights, the limit, and KL of the step that was taken back."""
         return {"kl": self.spent, "limit": self.limit, "beyond": self.over}
+
+    def told(self) -> str:
+        """What was spent of it, in words."""
+        return f"KL {self.spent:.3g}"
+
+    def state(self) -> Within | None:
+        """What a resumed run needs: nothing, as every step is measured."""
+        return None
+
+    def load(self, kept: Within | None) -> None:
+        """Take over what `state` returned."""
 
     def before(self, grads: Gradients) -> Vector:
         """The weights, to go back to."""
@@ -61,3 +78,83 @@ class Budget:
             for p, old in zip(grads.params, before):
                 p.copy_(old)
         return False
+
+
+@dataclass
+class UtilityBudget:
+    """What a benchmark loses from the weights at the start: at most `limit`.
+
+    It is measured after the steps that are `due`; weights between two of them are taken back with the second. So the
+    saved ones are the last that were measured and are within it. `kept` is these; None: nothing was measured yet.
+
+    Args:
+        measure: the benchmark's value with the weights that are in place.
+        lost: of the value at the start and the one now, what was lost.
+    """
+
+    benchmark: str
+    measure: Callable[[], float]
+    lost: Callable[[float, float], float]
+    limit: float
+    due: Callable[[int], bool]
+    start: float = 0.0
+    kept: Within | None = None
+    over: float | None = None
+    log: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.start = self.measure()
+
+    def facts(self) -> Facts:
+        """What the manifest keeps: the loss of the saved weights, and that of the steps that were taken back."""
+        spent = self.kept["lost"] if self.kept else None
+        return {
+            "benchmark": self.benchmark, "start": self.start, "lost": spent, "limit": self.limit, "beyond": self.over
+        }  # fmt: skip
+
+    def told(self) -> str:
+        """What was spent of it, in words."""
+        return f"{self.benchmark} lost {self.kept['lost'] if self.kept else 0.0:.3g}"
+
+    def before(self, grads: Gradients) -> Vector:
+        """Nothing: what is gone back to was kept when it was measured."""
+        return []
+
+    def admits(self, grads: Gradients, before: Vector) -> bool:
+        """Whether the weights are within the budget, or not measured now; if not, they and the step are the kept ones.
+
+        Raises:
+            RunFailed: if none were within it.
+        """
+        done = grads.step + 1
+        self.log = {}
+        if not self.due(done):
+            return True
+        now = self.lost(self.start, self.measure())
+        if now <= self.limit:
+            params = [p.detach().clone() for p in grads.params]
+            self.kept, self.log = {"step": done, "params": params, "lost": now}, {f"lost[{self.benchmark}]": now}
+            return True
+        if self.kept is None:
+            raise RunFailed(
+                f"the first {done} steps go beyond the budget: {self.benchmark} lost {now:.3g}, "
+                f"where {self.limit:g} is allowed",
+                hint="lower train.lr or train.budget.every, or allow more with train.budget.loss",
+            )
+        self.over = now
+        with torch.no_grad():
+            for p, old in zip(grads.params, self.kept["params"]):
+                p.copy_(old)
+        grads.step = self.kept["step"]
+        return False
+
+    def state(self) -> Within | None:
+        """What a resumed run needs."""
+        return self.kept
+
+    def load(self, kept: Within | None) -> None:
+        """Take over what `state` returned."""
+        self.kept = kept
+
+
+AnyBudget = Budget | UtilityBudget

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from ilu_cli.engine.loop import Trainer
@@ -29,8 +30,7 @@ def drive(trainer: Trainer, run: Run, reporter: Reporter, title: str) -> Iterato
     start = load_state(trainer, run.state, reporter.note)
     metrics = run.path / "metrics.jsonl"
     if main:
-        kept = metrics.read_text(encoding="utf-8").splitlines()[:start] if metrics.exists() else []
-        metrics.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        _cut(metrics, start)
     if start:
         reporter.note(f"continuing after step {start}")
     yield start
@@ -51,8 +51,16 @@ def drive(trainer: Trainer, run: Run, reporter: Reporter, title: str) -> Iterato
                     raise Interrupted(where, hint=f"continue with `{run.resume_command}`")
                 run.check_parents(f"stopped after step {log.step} of {log.steps}")
                 yield log.step
+        if main:
+            _cut(metrics, trainer.step)  # a budget may have taken steps back
     finally:
         reporter.end()
+
+
+def _cut(metrics: Path, steps: int) -> None:
+    """Keep the rows of so many steps."""
+    kept = metrics.read_text(encoding="utf-8").splitlines()[:steps] if metrics.exists() else []
+    metrics.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ilu_cli.data.sampling import seed_of
 from ilu_cli.engine.accel import Backend
-from ilu_cli.engine.budget import Budget
+from ilu_cli.engine.budget import AnyBudget
 from ilu_cli.engine.environments import Environments
 from ilu_cli.engine.gradients import Gradients, Taken, Term
 from ilu_cli.engine.optimizers import forget_moments, optimizer_of
@@ -87,7 +87,7 @@ class Trainer:
         seed: int,
         backend: Backend,
         defences: Sequence[Defence] = (),
-        budget: Budget | None = None,
+        budget: AnyBudget | None = None,
     ) -> None:
         self.grads = Gradients(parts, params, spec, seed, backend)
         self.params, self.terms, self.penalties = params, terms, penalties

@@ -36,6 +36,7 @@ def save_state(trainer: Trainer, folder: Path) -> None:
         "defences": [d.state() for d in trainer.defences],
         "weights": [t.weight for t in trainer.terms],
         "lengths": trainer.lengths.means,
+        "budget": trainer.budget.state() if trainer.budget else None,
     }
     with part.open("wb") as f:
         torch.save(saved, f)
@@ -97,6 +98,8 @@ def _take(trainer: Trainer, state: Path) -> int:
     for term, weight in zip(trainer.terms, saved.get("weights", ())):  # states of before had none that moved
         term.weight = weight
     trainer.lengths.means = saved.get("lengths", {})
+    if trainer.budget:
+        trainer.budget.load(saved.get("budget"))
     trainer.step = saved["step"]
     return trainer.step
 

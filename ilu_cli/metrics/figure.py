@@ -31,6 +31,11 @@ def value_of(summary: Mapping[str, Any]) -> float:
     return math.inf if summary.get("infinite") else summary["value"]
 
 
+def lost(kind: str, before: float, now: float) -> float:
+    """What a number of utility has lost: a share by points, another number as a share of what it was."""
+    return before - now if kind == "share" else now / before - 1
+
+
 def shown(value: float, form: str = ".3f") -> str:
     """A value for people: ∞, and no hundred digits."""
     return "∞" if math.isinf(value) else format(value, form if abs(value) < 1e6 else ".3g")

@@ -13,6 +13,7 @@ from typing import Any
 from ilu_cli import registry
 from ilu_cli.errors import UsageError
 from ilu_cli.paths import problem_of_name
+from ilu_cli.recipe.budget import unequal
 from ilu_cli.recipe.grid import AttackGrid, PipelineRecipe, SuiteRecipe
 from ilu_cli.recipe.load import find, load, validate
 from ilu_cli.recipe.refs import DataRef
@@ -134,6 +135,9 @@ def load_pipeline(name: str, sets: list[str], flags: dict[str, tuple[Key, Any]] 
     recipe = load(PipelineRecipe, path, flags or {}, sets)
     layers, problems = read_layers(path), _Problems()
     methods = list(_methods(recipe, path, layers, problems))
+    if recipe.match == "budget":
+        wrong = unequal({m.name: m.recipe.train.budget for m in methods})
+        problems.found += [Problem(layers.origin(("match",)), f"methods.{name}", told) for name, told in wrong]
     variants: list[Variant] = []
     if recipe.suite is not None:
         beside = path.parent / recipe.suite

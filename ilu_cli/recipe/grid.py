@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat
+from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, Tag
 
 from ilu_cli import registry
 from ilu_cli.recipe.evaluation import EvalSpec
@@ -88,6 +88,10 @@ class MatchSpec(Spec):
     keep: Literal["all", "chosen"] = Field("all", description="chosen: delete the kept steps that were not chosen")
 
 
+Match = Annotated[Annotated[MatchSpec, Tag("#object")] | Annotated[Literal["budget"], Tag("#text")],
+                  Discriminator(lambda given: "#text" if isinstance(given, str) else "#object")]  # fmt: skip
+
+
 class PipelineRecipe(AnyRecipe):
     """What `ilu pipeline` runs."""
 
@@ -101,7 +105,9 @@ class PipelineRecipe(AnyRecipe):
     suite: str | None = Field(None, description="a suite's name or file")
     attacks: list[AttackGrid] = Field([], description="attacks beside those of the suite")
     seeds: Seeds = [0]
-    match: MatchSpec | None = None
+    match: Match | None = Field(
+        None, description="budget: methods stop at equal budgets (train.budget), and their last weights are attacked"
+    )
     bound: BoundSpec | None = Field(None, description=f"{BOUND}; null: the suite's")
     eval: EvalSpec = Field(EvalSpec(), description="what every model is measured by before it is attacked")
 
@@ -111,9 +117,9 @@ class PipelineRecipe(AnyRecipe):
         if self.suite is None and not self.attacks:
             yield ("suite",), "there is nothing to attack with: name a suite, or list attacks"
         yield from bound_problems(self.bound, self.eval)
-        if self.match and self.match.benchmark not in self.eval.named:
-            yield ("match", "benchmark"), f"{self.match.benchmark!r} is not among eval.benchmarks"
-        bench = self.match.benchmark if self.match else ""
+        bench = self.match.benchmark if isinstance(self.match, MatchSpec) else ""
+        if bench and bench not in self.eval.named:
+            yield ("match", "benchmark"), f"{bench!r} is not among eval.benchmarks"
         if bench in registry.benchmark and registry.benchmark[bench].obj.role == "forget":
             yield ("match", "benchmark"), f"{bench!r} measures what is to be forgotten, not utility"
         if "original" in self.methods:

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, Posi
 from ilu_cli import registry
 from ilu_cli.errors import UsageError
 from ilu_cli.recipe.bench import BenchmarkSpec, benchmark_tag, plain_name
+from ilu_cli.recipe.budget import budget_problems
 from ilu_cli.recipe.evaluation import AttackEvalSpec, EvalSpec, GateSpec
 from ilu_cli.recipe.grid import AnyRecipe, PipelineRecipe, SuiteRecipe
 from ilu_cli.recipe.refs import data_problems
@@ -64,7 +65,7 @@ class UnlearnRecipe(Recipe):
         if self.lora and self.train.params not in (None, AUTO_PARAMS):
             yield ("lora",), "an adapter is all that is trained; leave train.params out"
         if self.train.budget:
-            yield from data_problems(self.train.budget.data, ("train", "budget", "data"))
+            yield from budget_problems(self.train.budget, ("train", "budget"))
         t, adapter = self.train, self.lora is not None
         yield from t.memory.problems(
             ("train", "memory"), t.precision, t.optimizer, adapter=adapter, partial=t.params is not None

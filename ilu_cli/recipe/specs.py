@@ -160,12 +160,25 @@ class LoraSpec(Spec):
 
 
 class BudgetSpec(Spec):
-    """How far a model may go from where it started: training keeps the last weights within it."""
+    """How far a model may go from where it started: training keeps the last weights within it.
 
-    kl: PositiveFloat = Field(description="mean KL divergence per token from the model at the start, in nats")
+    Measured by `kl` on text, or by what a `benchmark` of utility loses.
+    """
+
+    later = ("benchmark", "loss", "every", "limit")
+
+    kl: PositiveFloat | None = Field(
+        None, description="mean KL divergence per token from the model at the start, in nats"
+    )
     data: DataRefs = Field([DataRef(name="prose")], description="the text that it is measured on")
     rows: PositiveInt = Field(48, description="so many rows of it")
     max_length: int = Field(128, ge=8, description="tokens per row")
+    benchmark: str | None = Field(None, description="measure this one instead")
+    loss: NonNegativeFloat = Field(
+        0.05, description="by how much it may fall: a share by points, a perplexity by this share of itself"
+    )
+    every: PositiveInt = Field(10, description="it is measured at each k-th step, at kept points, and at the last step")
+    limit: PositiveInt | None = Field(None, description="only its first questions")
 
 
 def _as_patterns(value: Any) -> Any:

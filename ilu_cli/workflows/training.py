@@ -9,14 +9,18 @@ from typing import Any
 from ilu_cli import registry
 from ilu_cli.defences import Defence
 from ilu_cli.engine.accel import backend
-from ilu_cli.engine.budget import Budget
+from ilu_cli.engine.budget import AnyBudget, Budget, UtilityBudget
 from ilu_cli.engine.gradients import Term
 from ilu_cli.engine.loop import Penalty, Trainer
 from ilu_cli.engine.reference import fill, median_norm
+from ilu_cli.engine.scoring import Scorer
+from ilu_cli.metrics.figure import lost
 from ilu_cli.models.load import trained_params
 from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.schema import UnlearnRecipe
-from ilu_cli.recipe.specs import Component, Form, number_of
+from ilu_cli.recipe.specs import BudgetSpec, Component, Form, TrainSpec, number_of
+from ilu_cli.runs.results import own_rows
+from ilu_cli.workflows.evaluate import find_benchmark
 from ilu_cli.workflows.plan import StreamPlan, add_chosen, plan_stream
 
 
@@ -41,7 +45,8 @@ class Streams:
             [plan_stream(d.name, [d], reg.batch, reg, seed, tokenizer) for d in reg.env] for reg in recipe.regularizers
         ]
         b = recipe.train.budget
-        budget = plan_stream("budget", b.data, b.rows, Form(max_length=b.max_length), seed, tokenizer) if b else None
+        form = Form(max_length=b.max_length) if b and b.kl else None
+        budget = plan_stream("budget", b.data, b.rows, form, seed, tokenizer) if b and form else None
         return cls(forget, retain, environments, budget)
 
     def __iter__(self) -> Iterator[StreamPlan]:
@@ -51,8 +56,9 @@ class Streams:
         yield from [self.budget] if self.budget else []
 
 
-def build_trainer(recipe: UnlearnRecipe, streams: Streams, model: Any) -> Trainer:
-    """Put objective, retain term and regularisers on the model, with their reference caches filled."""
+def build_trainer(recipe: UnlearnRecipe, streams: Streams, scorer: Scorer) -> Trainer:
+    """Put objective, retain term and regularisers on the scorer's model, with their reference caches filled."""
+    model = scorer.model
     params = trained_params(model, recipe.train.params, recipe.lora is not None)
     defences = defences_of(recipe)
     terms = _terms(recipe, streams, model, [d.steps(streams.forget.stream) for d in defences])
@@ -73,9 +79,26 @@ def build_trainer(recipe: UnlearnRecipe, streams: Streams, model: Any) -> Traine
         terms[0].values = defence.values(terms[0].values)
     terms[0].defended = True
     trainer = Trainer(parts_of(model), params, terms, penalties, recipe.train, recipe.seed, backend(), defences)
-    if streams.budget and recipe.train.budget:
-        trainer.budget = Budget.of(streams.budget.stream, recipe.train.budget.kl, trainer.grads)
+    if spec := recipe.train.budget:
+        trainer.budget = _budget(spec, streams.budget, recipe.train, trainer, scorer)
     return trainer
+
+
+def _budget(spec: BudgetSpec, text: StreamPlan | None, train: TrainSpec, trainer: Trainer, scorer: Scorer) -> AnyBudget:
+    """Measured from the weights that are in place now."""
+    if text is not None and spec.kl is not None:
+        return Budget.of(text.stream, spec.kl, trainer.grads)
+    name = spec.benchmark or ""
+    bench = find_benchmark(name, None, {})
+    items = bench.first(spec.limit)
+
+    def due(step: int) -> bool:
+        return step % spec.every == 0 or step in (*train.points, train.steps)
+
+    def measure() -> float:
+        return bench.summarise(own_rows(bench.score(scorer, items)))[0]
+
+    return UtilityBudget(name, measure, lambda a, b: lost(bench.kind, a, b), spec.loss, due)
 
 
 def defences_of(recipe: UnlearnRecipe) -> list[Defence]:

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -184,26 +184,27 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
     check_disk(out or (resume.path if resume else store.root), plan.disk)
     check_memory(plan.peak_memory, b.memory(), reporter.note)
     model = load_model(plan.subject, b.device)
-    parity = check(Scorer(model, parts_of(model), plan.tokenizer, b), reporter.note)
+    scorer = Scorer(model, parts_of(model), plan.tokenizer, b)
+    parity = check(scorer, reporter.note)
     new: Run = b.share(resume or (store.create("unlearn", label_of(recipe), out) if b.main else None))
     with new.held(reporter.note) if b.main else nullcontext():
         _begin(plan, new)
         new.manifest.result["parity"] = parity.facts()
         with ending(new, b.main):
-            _train(plan, new, model, reporter, began)
+            _train(plan, new, scorer, reporter, began)
         b.wait()
     return new
 
 
-def _train(plan: UnlearnPlan, new: Run, model: Any, reporter: Reporter, began: float) -> None:
+def _train(plan: UnlearnPlan, new: Run, scorer: Scorer, reporter: Reporter, began: float) -> None:
     """All steps, and what comes after the last."""
-    recipe, main = plan.recipe, backend().main
+    recipe, main, model = plan.recipe, backend().main, scorer.model
     for s in plan.streams:
         for note in s.cut():
             reporter.note(note)
     adapted = add_adapter(model, recipe.lora, recipe.seed) if recipe.lora else None
     spare(model, recipe.train.memory, trained_params(model, recipe.train.params, adapted is not None).values())
-    trainer = build_trainer(recipe, plan.streams, model)
+    trainer = build_trainer(recipe, plan.streams, replace(scorer, parts=parts_of(model), known={}))
     if plan.chosen:
         reporter.note(f"chosen for this model: {told(plan.chosen)}")
     tempered = tempered_environments(plan)
@@ -241,7 +242,7 @@ def _finish(plan: UnlearnPlan, new: Run, trainer: Trainer, model: Any, reporter:
     if used := trainer.budget:
         new.manifest.result["budget"] = used.facts()
         if used.over is None:
-            reporter.note(f"the budget was not reached: KL {used.spent:.3g} after {trainer.step} steps")
+            reporter.note(f"the budget was not reached: {used.told()} after {trainer.step} steps")
     if (wrong := lost(plan.subject, new, trainer.params, plan.dtype)) is not None:
         new.manifest.result["rounding"] = wrong
     new.manifest.result["content"] = plan.content.facts()

@@ -14,7 +14,7 @@ from ilu_cli.models.subject import Subject, find_subject, is_builtin, never_of, 
 from ilu_cli.paths import as_name
 from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.expand import Pipeline, Variant, with_data
-from ilu_cli.recipe.grid import SuiteRecipe
+from ilu_cli.recipe.grid import MatchSpec, SuiteRecipe
 from ilu_cli.recipe.load import digest
 from ilu_cli.recipe.refs import DataRef
 from ilu_cli.recipe.schema import EvalRecipe
@@ -60,7 +60,7 @@ def graph_of(pipeline: Pipeline, store: Store) -> Graph:
             nodes.append(
                 Node(f"{key}/unlearn", "unlearn", tags | {"seed": seed}, dumped, digest(resolved), inputs=inputs)
             )
-            match = recipe.match.model_dump() if recipe.match else None
+            match = recipe.match.model_dump() if isinstance(recipe.match, MatchSpec) else None
             needs = [f"{key}/unlearn", *([base.key] if match else [])]
             select = _select(f"{key}/select", tags | {"seed": seed}, recipe.eval, match, needs)
             nodes += [select, *_attacks(variants, select.key, tags, seed, unlearned[seed])]

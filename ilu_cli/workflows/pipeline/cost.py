@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+from ilu_cli.metrics.figure import lost
 from ilu_cli.runs.results import Kind, Point
 
 
@@ -35,4 +36,4 @@ def losses(kept: KeptAt, unattacked: float | None, strengths: list[float]) -> li
         return [None] * len(strengths)
     last = kept["at"][-1][1]
     after = [known.get(s, last) for s in strengths]
-    return [before - v if kept["kind"] == "share" else v / before - 1 for v in after]
+    return [lost(kept["kind"], before, v) for v in after]

@@ -238,7 +238,7 @@ class Graph:
             "points": m.points,
             "manifest_sha256": sha256(run.path / "manifest.json"),
             "kept": kept_at(AttackResult.read(m.result).points) if node.command == "attack" else {},
-            **{k: m.result.get(k) for k in ("fa", "fq", "ra", "marks", "axis", "unattacked")},
+            **{k: m.result.get(k) for k in ("fa", "fq", "ra", "marks", "axis", "unattacked", "budget")},
             "data": m.data,
         }
         return True

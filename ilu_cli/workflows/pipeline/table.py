@@ -251,7 +251,19 @@ def warned(graph: Graph) -> list[Warned]:
         f"Utility not matched: {o['node']} at step {o['step']} is {abs(o['distance']):.3g} from {o['target']:.3g}."
         for o in off_target(graph)
     )
-    return once([*kept(runs), *(Warned("utility-unmatched", text) for text in missed)])
+    matched = any(n.recipe.get("match") for n in graph if n.command == "select")
+    left = (
+        f"Utility not matched: {n.key} did not reach its budget, so it may have unlearned more at the same cost."
+        for n in graph
+        if n.command == "unlearn" and not matched and _unspent(n)
+    )
+    return once([*kept(runs), *(Warned("utility-unmatched", text) for text in (*missed, *left))])
+
+
+def _unspent(node: Node) -> bool:
+    """Whether a run had a budget and ended before it was reached."""
+    budget = (node.result or {}).get("budget")
+    return budget is not None and budget["beyond"] is None
 
 
 def off_target(graph: Graph) -> list[Missed]:
