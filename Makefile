@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.ready
 TOOLS  := .tools
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup demo test test-fast coverage bounds mutants faults lint lock hashes sbom licences clean
+.PHONY: setup demo test test-fast coverage bounds bench mutants faults lint lock hashes sbom licences clean
 
 setup: $(STAMP)
 
@@ -42,6 +42,10 @@ test-fast: setup
 # Branches too, in every process that a test starts.
 coverage: setup
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --cov --cov-report=term
+
+# Speed against plain transformers, into docs/performance.md; goes on where it was stopped. ROWS="start gemm", or all.
+bench: setup
+	$(BIN)/python docs/bench/run.py $(ROWS)
 
 bounds:
 	sh tests/bounds.sh .bounds

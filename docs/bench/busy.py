@@ -10,6 +10,7 @@ and then sleep (`default`); `ilu` asks for `passive`. `cost`: how much longer a 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -63,17 +64,13 @@ def main() -> None:
     given = parser.parse_args()
     if given.one:
         return steps(given.threads, given.seconds)
-    alone = together(1, given.threads, "default", given.seconds)
-    print("| jobs at once | threads of each | waiting | seconds a step | cost |\n|---|---|---|---|---|")
-    print(f"| 1 | {given.threads} | default | {alone:.3f} | 1.00 |", flush=True)
-    rest = [
-        (1, given.threads, "passive"),
-        (given.jobs, given.threads, "default"),
-        (given.jobs, given.threads, "passive"),
-    ]
-    for jobs, threads, policy in [*rest, (given.jobs, 1, "passive")]:
-        found = together(jobs, threads, policy, given.seconds)
-        print(f"| {jobs} | {threads} | {policy} | {found:.3f} | {found / alone:.2f} |", flush=True)
+    alone = None
+    for jobs in (1, given.jobs):
+        for threads, policy in [(given.threads, "default"), (given.threads, "passive"), (1, "passive")]:
+            found = together(jobs, threads, policy, given.seconds)
+            alone = alone or found
+            told = {"jobs": jobs, "threads": threads, "waiting": policy, "seconds": round(found, 4)}
+            print(json.dumps(told | {"cost": round(found / alone, 3)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
 
 import torch
+from measure import peak
 
 from ilu_cli import registry
 from ilu_cli.engine.accel import backend
@@ -29,19 +29,6 @@ from ilu_cli.models.subject import find_model
 from ilu_cli.recipe.refs import DataRef
 from ilu_cli.recipe.specs import DEFAULT_MODEL, Form, TrainSpec
 from ilu_cli.workflows.plan import plan_stream
-
-
-def peak(work: Callable[[], object]) -> int:
-    """The most bytes that `work` has allocated at a time, beyond what it leaves behind."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        kept = work()
-    held = most = 0
-    events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
-    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    del kept
-    return most - held
 
 
 def head_memory() -> None:

@@ -69,6 +69,16 @@ def test_a_row_is_as_wide_as_width_or_twice_its_longest_request(monkeypatch: pyt
     assert [len(r) for r in rows_of([*apart[:2], last])] == [12]
 
 
+def test_a_row_grows_with_what_is_shared_as_long_as_that_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shared: 9 tokens, new: 1 each. With pairs worth 16, L = 9 + √(16 · 9) = 21, so twelve requests in a row."""
+    monkeypatch.setattr(tree, "WIDTH", 6)
+    monkeypatch.setattr(tree, "WORTH", 16)
+    alike = [Request((*range(9), n, 0), 10) for n in range(100, 130)]
+    assert [len(r) for r in rows_of(alike)] == [15, 21, 21]
+    monkeypatch.setattr(tree, "WORTH", 0)
+    assert [len(r) for r in rows_of(alike)] == [17, 20, 20]  # twice the longest
+
+
 def test_a_batch_has_at_most_so_many_tokens_with_its_padding() -> None:
     def some() -> Any:
         rows = []
