@@ -32,15 +32,13 @@ def gcg(
     with `soft_prompt` this means nothing without the reference line: the original under the same search.
 
     Raises:
-        UsageError: if T or V is empty, the suffix and a question do not fit into the model's context, or the tokenizer
-            keeps no suffix.
+        UsageError: if T or V is empty, or the tokenizer keeps no suffix; the plan refuses too a suffix that does not
+            fit into the model's context beside a question.
     """
     from ilu_cli.attacks import quartiles
-    from ilu_cli.engine.prompted import check_room
     from ilu_cli.engine.suffix import search
 
     scorer, sides = attempt.scorer, attempt.parted(share, "gcg")
-    check_room(scorer, attempt.questions(), tokens, "suffix")
     held = {bench: asked for bench, (_, asked) in sides.items()}
     attempt.ask(held)
     yield 0

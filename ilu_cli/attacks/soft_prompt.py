@@ -32,15 +32,15 @@ def soft_prompt(
     under the same training.
 
     Raises:
-        UsageError: if T or V is empty, or the prompt and a question do not fit into the model's context.
+        UsageError: if T or V is empty; the plan refuses too a prompt that does not fit into the model's context beside
+            a question.
     """
     from ilu_cli.attacks import quartiles
-    from ilu_cli.engine.prompted import check_room, prompted
+    from ilu_cli.engine.prompted import prompted
 
     scorer, vectors = prompted(attempt.scorer, tokens, attempt.seed)
     sides = attempt.parted(share, "soft_prompt")
     held, data = {bench: asked for bench, (_, asked) in sides.items()}, [taught for taught, _ in sides.values()]
-    check_room(scorer, attempt.questions(), tokens, "prompt")
     attempt.ask(held)
     yield 0
     attempt.read(scorer)

@@ -48,7 +48,7 @@ def prompted(scorer: Scorer, tokens: int, seed: int) -> tuple[Scorer, nn.Paramet
     return replace(scorer, parts=found, layout=layout), vectors
 
 
-def check_room(scorer: Scorer, questions: dict[str, list[dict[str, Any]]], tokens: int, what: str) -> None:
+def check_room(scorer: Scorer, questions: dict[str, list[dict[str, Any]]], tokens: int) -> None:
     """Refuse tokens beside the questions that make one of them too long.
 
     Raises:
@@ -58,6 +58,5 @@ def check_room(scorer: Scorer, questions: dict[str, list[dict[str, Any]]], token
     longest, room = max(len(r.ids) for r in every), scorer.context_length
     if longest + tokens > room:
         raise UsageError(
-            f"attack.tokens: a {what} of {tokens} and a question of {longest} tokens do not fit into the model's "
-            f"context of {room}"
+            f"attack.tokens: {tokens} tokens and a question of {longest} do not fit into the model's context of {room}"
         )

@@ -48,8 +48,14 @@ def bound_problems(bound: BoundSpec | None, evaluation: EvalSpec) -> Iterator[tu
         return
     if bound.benchmark not in evaluation.named:
         yield ("bound", "benchmark"), f"{bound.benchmark!r} is not among eval.benchmarks"
-    if bound.benchmark in registry.benchmark and registry.benchmark[bound.benchmark].obj.role == "forget":
+    known = registry.benchmark[bound.benchmark].obj if bound.benchmark in registry.benchmark else None
+    if known and known.role == "forget":
         yield ("bound", "benchmark"), f"{bound.benchmark!r} measures what is to be forgotten, not utility"
+    if known and known.kind == "share" and bound.loss >= 1:
+        yield (
+            ("bound", "loss"),
+            f"{bound.benchmark!r} is a share, and loses no more than all: 0.05 is from .91 to .86",
+        )
 
 
 class SuiteRecipe(AnyRecipe):

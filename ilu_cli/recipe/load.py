@@ -82,7 +82,7 @@ def validate(kind: type[R], layers: Layers) -> R:
     """Validate the layers against the schema of a kind of recipe, with all ideas that are registered.
 
     A key that is wrong is taken out and the rest is validated again, so that impossible combinations are reported in
-    the same breath as unknown keys.
+    the same breath as unknown keys. What is wrong only because it is gone (a list that is empty now) is not told.
     """
     command: str = kind.model_fields["command"].default
     named = layers.data.get("command", command)
@@ -90,15 +90,17 @@ def validate(kind: type[R], layers: Layers) -> R:
         message = f"this is a recipe for `ilu {named}`, not for `ilu {command}`"
         raise RecipeError([Problem(layers.origin(("command",)), "command", message)])
     model, problems, data = schema(kind), list(layers.problems), json.loads(json.dumps(layers.data, default=str))
+    gone: list[Key] = []
     for _ in range(100):  # every round removes at least one key
         try:
             recipe = model.model_validate(data)
         except ValidationError as error:
-            bad = error.errors(include_url=False)
-            problems += [_problem(model, layers, e) for e in bad]
-            removed = [_remove(data, _raw_key(data, e["loc"])) for e in bad]
-            if not any(removed):
+            bad = [(_raw_key(data, e["loc"]), e) for e in error.errors(include_url=False)]
+            problems += [_problem(model, layers, e) for k, e in bad if not any(g[: len(k)] == k for g in gone)]
+            removed = [k for k, _ in bad if _remove(data, k)]
+            if not removed:
                 break
+            gone += removed
         else:
             found = [Problem(layers.origin(key), dotted(key), message) for key, message in recipe.problems()]
             problems += found
@@ -123,10 +125,12 @@ def digest(recipe: Recipe) -> str:
 def _raw_key(data: Any, loc: tuple[int | str, ...]) -> Key:
     """Drop the tags that pydantic puts into a location for a discriminated union: they are not in the YAML.
 
-    They are names of ideas, or begin with `#`.
+    They are names of ideas, or begin with `#`, or stand behind a value that is no mapping and no list.
     """
     key: list[str | int] = []
     for part in loc:
+        if isinstance(data, (str, int, float)):
+            break
         if isinstance(part, str) and part.startswith("#"):
             continue
         if isinstance(data, dict) and part not in data and data.get("name") == part:

@@ -43,9 +43,14 @@ class SearchSpec(Spec):
     def problems(self) -> Iterator[tuple[str, str]]:
         """What is impossible in it, by key."""
         for key, given in self.over.items():
-            if isinstance(given, list):
+            if key == "name":
+                yield key, "one attack is searched; another stands beside it under `attacks`"
+            elif isinstance(given, list):
                 if len(given) < 2:
                     yield key, "a search needs two choices at least"
+                twice = [v for i, v in enumerate(given) if v in given[:i]]
+                if twice:
+                    yield key, f"{twice[0]} stands twice"
             elif given.low >= given.high:
                 yield key, f"low is {given.low}, and high {given.high} is not above it"
             elif given.log and given.low <= 0:

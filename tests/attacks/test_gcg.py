@@ -131,19 +131,19 @@ def test_it_is_run_beside_the_reference_line(tiny: Path, ilu: Ilu) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sets", "message", "plan"),
+    ("sets", "message"),
     [
-        (["attack.tokens=100000"], "attack.tokens: 100000 tokens leave no room", True),
-        (["attack.tokens=250"], "attack.tokens: a suffix of 250 and a question of", False),
-        (["attack.share=0.01", "eval.limit=4"], "attack.share: 0.01 of the questions of capitals leaves none", False),
-        (["attack.width=0"], "attack.width", True),
+        (["attack.tokens=100000"], "attack.tokens: 100000 tokens leave no room"),
+        (["attack.tokens=250"], "attack.tokens: 250 tokens and a question of"),
+        (["attack.share=0.01", "eval.limit=4"], "attack.share: 0.01 of the questions of capitals leaves none"),
+        (["attack.width=0"], "attack.width"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_the_first_point(
-    tiny: Path, ilu: Ilu, tmp_path: Path, sets: list[str], message: str, plan: bool
+def test_what_does_not_fit_is_refused_in_the_plan(
+    tiny: Path, ilu: Ilu, tmp_path: Path, sets: list[str], message: str
 ) -> None:
     args = ["--kind", "gcg", *(x for text in sets for x in ("--set", text))]
-    done = ilu("attack", tiny, *args, *(["--dry-run"] if plan else []))
+    done = ilu("attack", tiny, *args, "--dry-run")
     assert done.code == 2
     assert message in done.err
     assert not list((tmp_path / "runs").glob("*"))

@@ -94,21 +94,21 @@ def test_it_is_run_beside_the_reference_line_which_is_found_again(tiny: Path, il
 
 
 @pytest.mark.parametrize(
-    ("sets", "message", "plan"),
+    ("sets", "message"),
     [
-        (["attack.tokens=100000"], "attack.tokens: 100000 tokens leave no room", True),
-        (["attack.tokens=250"], "attack.tokens: a prompt of 250 and a question of", False),
-        (["attack.share=1.0"], "attack.share", True),
-        (["attack.share=0.01", "eval.limit=4"], "attack.share: 0.01 of the questions of capitals leaves none", False),
-        (["attack.tokens=0"], "attack.tokens", True),
-        (["eval.benchmarks=[prose]"], "asks for facts of the forget topic", False),
+        (["attack.tokens=100000"], "attack.tokens: 100000 tokens leave no room"),
+        (["attack.tokens=250"], "attack.tokens: 250 tokens and a question of"),
+        (["attack.share=1.0"], "attack.share"),
+        (["attack.share=0.01", "eval.limit=4"], "attack.share: 0.01 of the questions of capitals leaves none"),
+        (["attack.tokens=0"], "attack.tokens"),
+        (["eval.benchmarks=[prose]"], "asks for facts of the forget topic"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_the_first_point(
-    tiny: Path, ilu: Ilu, tmp_path: Path, sets: list[str], message: str, plan: bool
+def test_what_does_not_fit_is_refused_in_the_plan(
+    tiny: Path, ilu: Ilu, tmp_path: Path, sets: list[str], message: str
 ) -> None:
     args = ["--kind", "soft_prompt", *(x for text in sets for x in ("--set", text))]
-    done = ilu("attack", tiny, *args, *(["--dry-run"] if plan else []))
+    done = ilu("attack", tiny, *args, "--dry-run")
     assert done.code == 2
     assert message in done.err
     assert not list((tmp_path / "runs").glob("*"))

@@ -160,3 +160,25 @@ def test_set_reaches_into_lists_and_makes_what_is_missing(tmp_path: Path) -> Non
 def test_an_empty_recipe_says_what_is_required() -> None:
     with pytest.raises(RecipeError, match="objective"):
         validate(UnlearnRecipe, Layers())
+
+
+ATTACKS = "command: suite\nattacks:\n- attack: {name: noise}\n  search: {trials: 2, over: {sigmas: [[0.1], [0.2]]}}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "text", "keys"),
+    [
+        ("suite", ATTACKS.replace("trials: 2", "trials: 0"), ["attacks.0.search.trials"]),
+        ("suite", ATTACKS.replace("[[0.1], [0.2]]", "{low: .nan, high: 1.0}"), ["attacks.0.search.over.sigmas.low"]),
+        ("attack", "command: attack\nattack: {name: interpolate, ts: [1.5]}\n", ["attack.ts.0"]),
+        ("attack", "command: attack\nattack: {name: prune, fractions: [2, x]}\n", ["attack.fractions.0", ".1"]),
+    ],
+)
+def test_what_is_missing_only_since_it_was_wrong_is_not_told(
+    tmp_path: Path, command: str, text: str, keys: list[str]
+) -> None:
+    """A list that is empty without its wrong item, a key that is required and was wrong; and no tag of the schema."""
+    found = problems(tmp_path, text, command=command)
+    assert len({p.split(": ")[1] for p in found}) == len(keys)
+    assert all(any(f"{key}: " in p for p in found) for key in keys)
+    assert not any("is required" in p or "at least 1 item" in p for p in found)

@@ -39,6 +39,7 @@ from ilu_cli.workflows.attack.others import check_others, newest_finetune
 from ilu_cli.workflows.attack.protocol import Follow, copy_results
 from ilu_cli.workflows.attack.rehearsal import Priced, price
 from ilu_cli.workflows.attack.seen import Seen, Written, forget_data, kept_of, unlearning_recipes
+from ilu_cli.workflows.attack.sides import check_questions
 from ilu_cli.workflows.attack.warned import warned
 from ilu_cli.workflows.content import Content, of_attack
 from ilu_cli.workflows.evaluate import Evaluation
@@ -109,6 +110,8 @@ def plan(
             content = of_attack(own, lineage, entry.declared.forget, mixed)
             training, data = priced.asked.training(model, priced), priced.asked.records()
             kept += len(quartiles(spec.steps)) if filled.keep == "points" else 0
+    else:
+        check_questions(filled, model, subject.folder)
     kept += entry.declared.access == "weights" or entry.declared.original  # as they were before
     kept += len(other_models(filled))
     disk = state_bytes(total, training.trainable_parameters if training else 0, spec) + 4 * total * (kept - 1)

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
+from typing import Any
 
 from ilu_cli.benchmarks import Row
+from ilu_cli.data.chat import chat_of
 from ilu_cli.data.sources import Dataset, UserText
+from ilu_cli.engine.accel import backend
+from ilu_cli.engine.prompted import check_room
+from ilu_cli.engine.reporter import Reporter
+from ilu_cli.engine.scoring import Scorer
 from ilu_cli.errors import UsageError
 from ilu_cli.metrics.facts import Fact, parted
+from ilu_cli.models.load import load_tokenizer
+from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.refs import DataRef
+from ilu_cli.recipe.schema import AttackRecipe
 from ilu_cli.workflows.evaluate import Evaluation
 
 
@@ -30,6 +40,28 @@ def sides(evaluation: Evaluation, share: float, name: str) -> dict[str, tuple[Da
             "which some could be taught and others asked"
         )
     return found
+
+
+def check_questions(recipe: AttackRecipe, model: Any, folder: Path) -> None:
+    """Check that an attack which learns from a part of the questions has both parts, and room for what it learns.
+
+    Args:
+        recipe: of the attack; one without a `share` has nothing to check.
+        model: the model under attack; its weights are not read.
+        folder: where its tokenizer is.
+
+    Raises:
+        UsageError: if one part is empty, or a question and the attack's `tokens` do not fit into the model's context.
+    """
+    own = recipe.attack.params()
+    if "share" not in own:
+        return
+    evaluation = Evaluation(recipe.eval, Reporter())
+    parts = sides(evaluation, own["share"], f"{recipe.attack.name}-{recipe.seed}")
+    if "tokens" in own:
+        scorer = Scorer(model, parts_of(model), load_tokenizer(folder), backend(), chat=chat_of(recipe.eval))
+        asked = {bench: [i for i in evaluation.items[bench] if "choices" in i] for bench in parts}
+        check_room(scorer, asked, own["tokens"])
 
 
 def _sides(

@@ -287,6 +287,11 @@ def test_a_search_from_the_command_line(tiny: Path, ilu: Ilu, suite: dict[str, A
         (("bound", "benchmark"), "prose", "not among eval.benchmarks"),
         (("bound", "benchmark"), "capitals", "not utility"),
         (("bound", "loss"), -0.1, "loss"),
+        (("bound", "loss"), 5, "loses no more than all"),
+        (("bound", "loss"), math.inf, "finite"),
+        (("attacks", 0, "search", "over"), {"name": ["noise", "prune"]}, "over.name: one attack is searched"),
+        (("attacks", 1, "search", "over"), {"batch": [2, 4, 2]}, "over.batch: 2 stands twice"),
+        (("attacks", 1, "search", "over"), {"lr": {"low": 1e-4, "high": math.inf}}, "over.lr.high: input"),
         (("attacks", 1, "eval"), {"benchmarks": ["capitals"]}, "does not ask 'elements'"),
     ],
 )
