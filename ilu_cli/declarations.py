@@ -9,8 +9,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PositiveInt
 
 Per = Literal["sequence", "token", "hidden token"]
 Quantity = Literal[
-    "nll", "logps", "token_nll", "entropy", "gap", "hidden", "states", "distillation", "elsewhere", "margins",
-    "reference.logps", "reference.hidden", "reference.states", "reference.norm", "reference.final",
+    "nll", "logps", "token_nll", "entropy", "gap", "hidden", "states", "mlp", "distillation", "elsewhere", "margins",
+    "reference.logps", "reference.hidden", "reference.states", "reference.mlp", "reference.norm", "reference.final",
 ]  # fmt: skip
 """What a loss may read from its `View` (`ilu_cli.engine.view`), where each is described with its shape."""
 
@@ -23,11 +23,12 @@ def reference_bytes(needs: Iterable[str], tokens: int, targets: int, width: int,
     Args:
         width: hidden units.
         vocab: rows of the LM head.
-        layers: how many layers' states `reference.states` are.
+        layers: how many layers' states `reference.states` and `reference.mlp` are.
     """
     needed = {
         "reference.hidden": tokens * width,
         "reference.states": layers * tokens * width,
+        "reference.mlp": layers * tokens * width,
         "reference.final": (targets + vocab) * width,
     }
     return FLOAT * sum(needed.get(need, 0) for need in needs)

@@ -12,6 +12,7 @@ from ilu_cli import registry
 # name → what is declared, and the defaults: those of the paper or of its authors' code where they give any
 OBJECTIVES = {
     "ce_u": ({"needs": "elsewhere", "per": "token"}, {}),
+    "cir": ({"needs": "mlp reference.mlp", "per": "hidden token"}, {"layers": [10, 13, 16, 19]}),
     "circuit_breakers": ({"needs": "states reference.states", "per": "hidden token"}, {"layers": [10, 20]}),
     "dpo": ({"needs": "logps reference.logps", "per": "sequence", "chosen": "counterfactual"}, {"beta": 0.1}),
     "grad_ascent": ({"needs": "logps", "per": "token"}, {}),
@@ -42,6 +43,8 @@ REGULARIZERS = {
 }
 DEFENCES: dict[str, Any] = {
     "averaging": ({}, {"start": 20, "every": 5}),
+    "cir": ({}, {"inputs": 24, "outputs": 36, "norm": 1.0, "every": None, "rows": None}),
+    "mudman": ({}, {"attacker_lr": 0.05, "every": 10, "decay": 0.9, "norm": 1.0}),
     "booster": ({}, {"weight": 5.0, "alpha": 0.1}),
     "grad_penalty": ({}, {"weight": 1.0}),
     "lat": ({}, {"layer": 4, "epsilon": 2.0, "inner_lr": 0.05, "inner_steps": 16}),

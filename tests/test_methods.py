@@ -40,6 +40,7 @@ class Plain:
         # the last of transformers' hidden states is normed already: the layer's own output is taken at its end
         self.states = torch.stack([out.hidden_states[n + 1] for n in SEVERAL if n + 1 < LAYERS] + [last(model, batch)])
 
+        self.mlp = mlps(model, batch)
         self.ids = batch.ids[:, 1:]
         self.chosen = None if chosen is None else Plain(model, chosen)
 
@@ -71,6 +72,23 @@ def last(model: Any, batch: Any) -> Any:
     return found[0][0] if isinstance(found[0], tuple) else found[0]
 
 
+def mlps(model: Any, batch: Any) -> Any:
+    """[L, B, T, D], the outputs of the MLPs of the several layers."""
+    found: list[Any] = []
+    handles = [model.model.layers[n].mlp.register_forward_hook(lambda _m, _a, out: found.append(out)) for n in SEVERAL]
+    model(input_ids=batch.ids, attention_mask=batch.mask)
+    for handle in handles:
+        handle.remove()
+    return torch.stack(found)
+
+
+def along(now: Any, ref: Any) -> Any:
+    """Σ over layers of relu(⟨m, m⁰⟩/‖m⁰‖²), token by token."""
+    was = ref.mlp.detach()
+    share = (now.mlp * was).sum(-1) / (was * was).sum(-1)
+    return now.hidden_mean(share.clamp(min=0).sum(0)[..., None])
+
+
 def turned(now: Any, ref: Any) -> Any:
     """relu(cos), token by token and layer by layer."""
     a, b = now.states, ref.states.detach()
@@ -100,6 +118,7 @@ OBJECTIVES: dict[str, Any] = {
     ),
     "ce_u": ({}, lambda now, ref: now.token_mean(now.cross_entropy(now.adjusted(math.inf)))),
     "pdu": ({}, lambda now, ref: now.token_mean((now.logits.max(-1).values - now.logits.mean(-1)) ** 2)),
+    "cir": ({"layers": list(SEVERAL)}, along),
     "circuit_breakers": ({"layers": list(SEVERAL)}, turned),
     "simnpo": (
         {"beta": 2.5, "delta": 0.1},

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ilu_cli.engine.stream import TrainStream
     from ilu_cli.engine.view import View
 
+Resumable = dict[str, Any]
+"""Tensors and numbers that a resumed run needs."""
+
 
 class Defence:
     """Base: does nothing. `log` is shown and written with the losses of the step."""
@@ -51,9 +54,9 @@ class Defence:
     def finish(self, grads: Gradients) -> None:
         """Training is over; the weights are saved next."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Resumable:
         """What a resumed run needs, as tensors and numbers."""
         return {}
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: Resumable) -> None:
         """Take over what `state` returned."""

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from ilu_cli.defences import Defence
+from ilu_cli.defences import Defence, Resumable
 from ilu_cli.registry import defence
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ class Averaging(Defence):
         for p, mean in zip(grads.params, self.mean):
             p.data.copy_(mean)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Resumable:
         return {"count": self.count, "mean": self.mean}
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: Resumable) -> None:
         self.count, self.mean = state["count"], state["mean"]

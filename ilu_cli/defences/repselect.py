@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import NonNegativeFloat, PositiveInt
 
-from ilu_cli.defences import Defence
+from ilu_cli.defences import Defence, Resumable
 from ilu_cli.errors import UsageError
 from ilu_cli.recipe.specs import Share
 from ilu_cli.registry import defence
@@ -149,10 +149,10 @@ class RepSelect(Defence):
         grads.accumulate(nll, step=step)
         return grads.whole()
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Resumable:
         return {"filtered": self.filtered}
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: Resumable) -> None:
         self.filtered = state["filtered"]
 
 

@@ -32,6 +32,7 @@ class ReferenceCache:
     head: LMHead | None = None
     chosen: ReferenceCache | None = None
     states: dict[RowKey, Tensor] = field(default_factory=dict)
+    mlp: dict[RowKey, Tensor] = field(default_factory=dict)
 
     def of(self, keys: list[RowKey], device: torch.device) -> Reference:
         """The reference of a micro-batch."""
@@ -40,11 +41,16 @@ class ReferenceCache:
         if self.hidden:
             hidden = pad_sequence([self.hidden[k] for k in keys], batch_first=True).to(device)
         final = torch.cat([self.final[k] for k in keys]).to(device) if self.final else None
-        states = None
-        if self.states:
-            padded = pad_sequence([self.states[k].transpose(0, 1) for k in keys], batch_first=True)
-            states = padded.permute(2, 0, 1, 3).to(device)
-        return Reference(logps, hidden, self.norm, final, self.head, states)
+        states, mlp = (_padded(known, keys, device) for known in (self.states, self.mlp))
+        return Reference(logps, hidden, self.norm, final, self.head, states, mlp)
+
+
+def _padded(known: dict[RowKey, Tensor], keys: list[RowKey], device: torch.device) -> Tensor | None:
+    """[L, B, T, D] of rows [L, T, D] each."""
+    if not known:
+        return None
+    padded = pad_sequence([known[k].transpose(0, 1) for k in keys], batch_first=True)
+    return padded.permute(2, 0, 1, 3).to(device)
 
 
 @torch.no_grad()
@@ -58,7 +64,7 @@ def fill(
     trained.
     """
     cache = ReferenceCache()
-    if not needs & {"reference.logps", "reference.hidden", "reference.states", "reference.final"}:
+    if not {n for n in needs if n.startswith("reference.")} - {"reference.norm"}:
         return cache
     if stream.chosen is not None:
         cache.chosen = fill(stream.chosen, needs, layer, steps, parts, backend, precision, layers)
@@ -73,15 +79,20 @@ def fill(
             if "reference.logps" in needs:
                 cache.logps.update(zip(part, view.logps.tolist()))
             if "reference.hidden" in needs:
-                states = view.hidden.cpu()
-                cache.hidden.update({k: states[j, : len(stream.item(k).ids)].clone() for j, k in enumerate(part)})
-            if "reference.states" in needs:
-                states = view.states.cpu()
-                cache.states.update({k: states[:, j, : len(stream.item(k).ids)].clone() for j, k in enumerate(part)})
+                cache.hidden.update(zip(part, _cut(view.hidden, stream, part)))
+            for need, kept in (("states", cache.states), ("mlp", cache.mlp)):
+                if f"reference.{need}" in needs:
+                    kept.update(zip(part, _cut(view.values(need), stream, part)))
             if "reference.final" in needs:
                 counts = [stream.item(k).targets for k in part]
                 cache.final.update(zip(part, wide(view.final).cpu().split(counts)))
     return cache
+
+
+def _cut(states: Tensor, stream: TrainStream, keys: list[RowKey]) -> list[Tensor]:
+    """Of [..., B, T, D] each row's own tokens [..., T, D], in main memory."""
+    rows = states.cpu().movedim(-3, 0)
+    return [row[..., : len(stream.item(k).ids), :].clone() for k, row in zip(keys, rows)]
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ class Reference:
 
     logps: [B], summed log-probability of each target. hidden: [B, T, D] at the layer. norm: median ‖hidden‖ over
     retain tokens, a number. final: [N, D], the last hidden states that predict the N scored tokens. head: its LM head.
-    states: [L, B, T, D] at the L layers.
+    states, mlp: [L, B, T, D] at the L layers.
     """
 
     logps: Tensor | None = None
@@ -34,6 +34,7 @@ class Reference:
     final: Tensor | None = None
     head: LMHead | None = None
     states: Tensor | None = None
+    mlp: Tensor | None = None
 
 
 @dataclass
@@ -64,6 +65,12 @@ class View:
         """[L, B, T, D], the outputs of the L `layers`; those above the deepest are not run."""
         assert self.layers, "a term that needs states has layers"
         return wide(torch.stack(self.parts.states_at(self.layers, self.batch.ids, self.batch.mask)))
+
+    @functools.cached_property
+    def mlp(self) -> Tensor:
+        """[L, B, T, D], the outputs of the MLPs in the L `layers`; the layers above the deepest are not run."""
+        assert self.layers, "a term that needs MLP outputs has layers"
+        return wide(torch.stack(self.parts.mlp_at(self.layers, self.batch.ids, self.batch.mask)))
 
     @property
     def hidden_mask(self) -> Tensor:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
-from transformers.pytorch_utils import Conv1D
-
 from ilu_cli.errors import UsageError
+from ilu_cli.models.maps import written_by
 from ilu_cli.models.names import name_of
 from ilu_cli.models.parts import parts_of
 
@@ -29,48 +27,20 @@ def layer_for(depth: int) -> int:
 def writers(model: Any, n: int) -> list[str]:
     """The weights of layer `n` that write the output of its MLP, or of its experts, into the residual stream.
 
-    They are told by what they are, not by name: outside of attention and routers, of each module the last linear map
-    whose outputs are the hidden units. Where some of them read other than the hidden units, only those count: a short
-    convolution's own output map (LFM2) does not. Maps are those of `nn.Linear`, of GPT-2's `Conv1D`, and of stacked
-    experts that say which way they are stored.
+    They are told by what they are, not by name: see `ilu_cli.models.maps`.
 
     Raises:
         UsageError: if the layer has none.
     """
     parts = parts_of(model)
-    layer, found = parts.layers[n], dict[str, tuple[str, int]]()
-    for prefix, module in layer.named_modules(prefix=name_of(model, layer)):
-        for name, outputs, inputs in _maps(module):
-            if outputs == parts.width:
-                found[prefix] = (f"{prefix}.{name}", inputs)
-    inner = [name for name, inputs in found.values() if inputs != parts.width]
-    names = inner or [name for name, _ in found.values()]
+    layer = parts.layers[n]
+    names = written_by(layer, parts.width, name_of(model, layer))
     if not names:
         raise UsageError(
             f"train.params: in layer {n} of {type(model).__name__} no weight is known to write its MLP's output",
             hint="name what is trained, as --set train.params='[\"*.5.mlp.down_proj.weight\"]', or null for all",
         )
     return names
-
-
-def _maps(module: nn.Module) -> Iterator[tuple[str, int, int]]:
-    """(name, outputs, inputs) of the linear maps that a module or its linear children hold, in their order."""
-    if _apart(module) or isinstance(module, (nn.Linear, Conv1D)):
-        return
-    turned = getattr(module, "is_transposed", None)  # transformers' experts say so themselves
-    for name, p in module.named_parameters(recurse=False):
-        if isinstance(turned, bool) and p.ndim == 3 and not name.endswith("bias"):
-            yield (name, p.shape[2], p.shape[1]) if turned else (name, p.shape[1], p.shape[2])
-    for name, child in module.named_children():
-        if isinstance(child, nn.Linear):
-            yield f"{name}.weight", child.out_features, child.in_features
-        elif isinstance(child, Conv1D):
-            yield f"{name}.weight", child.weight.shape[1], child.weight.shape[0]
-
-
-def _apart(module: nn.Module) -> bool:
-    name = type(module).__name__
-    return "Attention" in name or "Router" in name
 
 
 def patterns(names: Iterable[str]) -> list[str]:

@@ -13,6 +13,7 @@ from torch import nn
 
 from ilu_cli.errors import UsageError
 from ilu_cli.models.logits import LMHead, check_states, head_of, short_text
+from ilu_cli.models.maps import mlp_of
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,23 @@ class Parts:
 
         The final norm is run on the deepest for nothing. A decoder that does not end early is run whole.
         """
+        return self._outputs({n: self.layers[n] for n in layers}, layers, input_ids, attention_mask)
+
+    def mlp_at(
+        self, layers: Sequence[int], input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """The same of the MLPs in these layers: what each writes, before a norm of the layer's own.
+
+        Raises:
+            UsageError: if one of them has no MLP that is known as one.
+        """
+        modules = {n: mlp_of(self.layers[n], self.width, n) for n in layers}
+        return self._outputs(modules, layers, input_ids, attention_mask)
+
+    def _outputs(
+        self, modules: Mapping[int, nn.Module], layers: Sequence[int], input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+    ) -> list[torch.Tensor]:  # fmt: skip
         found: dict[int, torch.Tensor] = {}
 
         def keep(n: int) -> Callable[[nn.Module, Any, Any], None]:
@@ -55,7 +73,7 @@ class Parts:
         depth = max(layers) + 1 if self.ends_early else len(self.layers)
         with ExitStack() as stack:
             for n in layers:
-                stack.callback(self.layers[n].register_forward_hook(keep(n)).remove)
+                stack.callback(modules[n].register_forward_hook(keep(n)).remove)
             stack.enter_context(shortened(self.layers, depth))
             self.decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         return [found[n] for n in layers]

@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 from ilu_cli import registry
 from ilu_cli.errors import UsageError
 from ilu_cli.models.choose import layer_for, params_for
+from ilu_cli.models.maps import mlp_of
 from ilu_cli.models.names import first_place
+from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject, is_builtin
 from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.schema import Recipe, UnlearnRecipe
@@ -115,7 +117,7 @@ def first_trained(recipe: UnlearnRecipe, model: Any, names: list[str]) -> int:
     """Check the layers that the recipe names; return the first one that is trained (0: embeddings too).
 
     Raises:
-        UsageError: if one does not exist, or nothing at or below the objective's is trained.
+        UsageError: if one does not exist or has no MLP to read, or nothing at or below the objective's is trained.
     """
     depth = model.config.num_hidden_layers
     named = {f"defences.{i}.layer": d.params().get("layer") for i, d in enumerate(recipe.defences)}
@@ -125,6 +127,10 @@ def first_trained(recipe: UnlearnRecipe, model: Any, names: list[str]) -> int:
     for key, n in named.items():
         if n is not None and n >= depth:
             raise UsageError(f"{key}: {n} does not exist, the model has layers 0 to {depth - 1}")
+    if "mlp" in registry.objective[recipe.objective.name].declared.needs:
+        parts = parts_of(model)
+        for n in read:
+            mlp_of(parts.layers[n], parts.width, n)
     first = first_place(model, names)
     if read and first > min(read):
         key = "lora" if recipe.lora else "train.params"
