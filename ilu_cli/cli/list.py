@@ -28,16 +28,33 @@ def list_(
     if kind != "all" and kind not in groups:
         raise UsageError(f"there is no list of {kind!r}.{near(kind, groups)}", hint=f"lists: {', '.join(groups)}")
     chosen = groups if kind == "all" else {kind: groups[kind]}
+    told = _measured() if "methods" in chosen else {}
     if as_json:
-        console.out_json(chosen)
+        console.out_json(chosen | ({"measured": told} if told else {}))
         return
     width = max(len(name) for group in chosen.values() for name in group)
     for title, group in chosen.items():
         console.out(f"{title}")
         for name, text in group.items():
             console.out(f"  {name:<{width}}  {text}")
+            if title == "methods":
+                console.out(f"  {'':<{width}}  {told.get(name, 'not measured')}")
         if title == "benchmarks":
             console.out("  and lm-eval's tasks by their names (mmlu, wmdp_bio, gsm8k, …), or a task.yaml of your own")
+
+
+def _measured() -> dict[str, str]:
+    """What is measured of the methods on the quickstart: the worst case and the cost, by name; docs/measured.py."""
+    from ilu_cli.data.tables import read_table
+
+    found = {}
+    for r in read_table("measured.tsv"):
+        worst = "worst case not measured"
+        if r["worst"] != "-":
+            over = f"the worst of {r['attacks']} attacks at matched utility, {r['seeds']} seeds"
+            worst = f"FQ {r['before']} before, {r['worst']} after {r['attack']}, {over}"
+        found[r["method"]] = f"quickstart: {worst}; trained in {r['seconds']}, {r['memory']}"
+    return found
 
 
 def _groups() -> dict[str, dict[str, str]]:
