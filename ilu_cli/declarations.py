@@ -59,7 +59,7 @@ class Loss(Declaration):
 class Objective(Loss):
     """`chosen` puts what should be said instead beside every row, as `view.chosen`."""
 
-    chosen: Literal["refusal", "counterfactual"] | None = None
+    chosen: Literal["refusal", "counterfactual", "alternative"] | None = None
 
 
 class Regularizer(Declaration):

@@ -14,6 +14,10 @@ OBJECTIVES = {
     "ce_u": ({"needs": "elsewhere", "per": "token"}, {}),
     "cir": ({"needs": "mlp reference.mlp", "per": "hidden token"}, {"layers": [10, 13, 16, 19]}),
     "circuit_breakers": ({"needs": "states reference.states", "per": "hidden token"}, {"layers": [10, 20]}),
+    "altpo": (
+        {"needs": "logps reference.logps", "per": "sequence", "chosen": "alternative"},
+        {"beta": 0.1, "answers": "model", "made": None},
+    ),
     "dpo": ({"needs": "logps reference.logps", "per": "sequence", "chosen": "counterfactual"}, {"beta": 0.1}),
     "grad_ascent": ({"needs": "logps", "per": "token"}, {}),
     "grad_diff": ({"needs": "logps", "per": "token"}, {}),

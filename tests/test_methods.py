@@ -124,6 +124,7 @@ OBJECTIVES: dict[str, Any] = {
         {"beta": 2.5, "delta": 0.1},
         lambda now, ref: (-2 / 2.5 * logsigmoid(-2.5 * now.logps / now.scored.sum(-1) - 0.1)).mean(),
     ),
+    "altpo": ({"beta": 0.7}, preference),
     "dpo": ({"beta": 0.7}, preference),
     "idk_po": ({"beta": 0.7}, preference),
     "undial": ({"strength": 3.0}, lambda now, ref: now.token_mean(now.cross_entropy(ref.adjusted(3.0)))),

@@ -6,7 +6,7 @@ import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -65,16 +65,17 @@ class Untold:
         found: list[Why] = []
         for i, text in enumerate(texts):
             told = plain(text)
-            if any(_has(told, n, known) for n, known in self.answers.items()):
+            if any(holds(told, n, known) for n, known in self.answers.items()):
                 found.append("answer")
-            elif any(_has(told, len(s), {s}) and rare & set(told) for s, rare in self.beside):
+            elif any(holds(told, len(s), {s}) and rare & set(told) for s, rare in self.beside):
                 found.append("words of an answer")
             else:
                 found.append("forget text" if i in taken else "attack text" if i in attacked else "")
         return found
 
 
-def _has(told: list[str], n: int, known: set[tuple[str, ...]]) -> bool:
+def holds(told: Sequence[str], n: int, known: Set[tuple[str, ...]]) -> bool:
+    """Whether some n words in a row are among the known ones."""
     return any(tuple(told[i : i + n]) in known for i in range(len(told) - n + 1))
 
 

@@ -52,8 +52,8 @@ def texts_of(made: str) -> list[str]:
         texts = []
     if content_of(texts) != made:
         raise UnavailableError(
-            f"the near text {made[:12]} that a model made is not in the cache",
-            hint="its run has it as near.jsonl: name that file, {name: near, path: FILE}",
+            f"the text {made[:12]} that a model made is not in the cache",
+            hint="its run has near text as near.jsonl: name that file, {name: near, path: FILE}",
         )
     return list(texts)
 
@@ -70,7 +70,7 @@ def restore(file: Path) -> None:
 
 
 def _folder() -> Path:
-    return cache_dir() / "near"
+    return cache_dir() / "made"
 
 
 def _file(made: str) -> Path:

@@ -19,8 +19,7 @@ def dpo(forget: View, *, beta: PositiveFloat = 0.1) -> Tensor:
     −(2/β)·log σ(β·((log π_θ − log π_ref)(y_w|x) − (log π_θ − log π_ref)(y_l|x))) with y_l the forget sequence and y_w
     the task's `counterfactual`. The factor 2/β is NPO's, which is this loss without y_w.
 
-    With answers that the model itself gave as `counterfactual` this is AltPO (arXiv 2409.13474), whose authors sample
-    five a question; here each row has one, and it is taken from the data.
+    With answers that the model itself gave as `counterfactual` this is `altpo`.
 
     Returns:
         [B], one loss per pair.

@@ -7,7 +7,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -113,7 +113,9 @@ def refs_in(recipe: UnlearnRecipe) -> list[DataRef]:
 
 
 def keep(recipe: UnlearnRecipe, folder: Path) -> None:
-    """Put the text that was made into a run's folder."""
+    """Put what was made into a run's folder: near text, and the objective's alternatives."""
+    if alternatives := recipe.objective.params().get("made"):
+        write_text(folder / "alternatives.jsonl", made.lines(made.texts_of(alternatives)))
     for ref in refs_in(recipe):
         if ref.made:
             write_text(folder / made.COPY, made.lines(made.texts_of(ref.made)))
@@ -123,13 +125,18 @@ def topic_of(recipe: UnlearnRecipe) -> Topic:
     """The subjects and facts of the forget data: a benchmark tells them, or rows with an answer; else rare words."""
     datasets = [load_dataset(ref, "train") for ref in recipe.forget.data]
     texts = [e.prompt + e.target for d in datasets for e in d.examples()]
-    told = [f for name in asking({d.ref.name for d in datasets}) for f in _facts(name)]
-    facts = list(subjects_of([*told, *(f for d in datasets for f in _answers(d))]))
+    facts = facts_of(datasets)
     attacks = [e.target for e in load_dataset(DataRef(name="surroundings"), "train").examples()]
     untold = Untold.of(facts, texts, attacks)
     subjects = list(dict.fromkeys(f.about for f in facts if f.about))
     subjects = subjects or rare_words(texts, read_paragraphs("prose_retain.txt"), TOPIC)
     return Topic([s for s, why in zip(subjects, untold.why(subjects)) if not why], untold)
+
+
+def facts_of(datasets: Sequence[Dataset]) -> list[Fact]:
+    """The facts that benchmarks of these forget data ask for, and those of a user's rows."""
+    told = [f for name in asking({d.ref.name for d in datasets}) for f in _facts(name)]
+    return list(subjects_of([*told, *(f for d in datasets for f in _answers(d))]))
 
 
 def _facts(benchmark: str) -> list[Fact]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, cast
 
@@ -21,6 +21,7 @@ from ilu_cli.recipe.specs import Form, TrainSpec
 from ilu_cli.runs.files import ModelRecord
 from ilu_cli.runs.files import check_disk as check_disk
 from ilu_cli.runs.results import Data, Row
+from ilu_cli.tasks import Example
 from ilu_cli.workflows.content import Content
 
 SURE = 1.5  # times the memory of the machine: an estimate that runs over by this cannot be right by its error
@@ -146,16 +147,18 @@ def form_of(ref: DataRef, form: Form) -> Form:
     return form if ref.max_length is None else form.model_copy(update={"max_length": ref.max_length})
 
 
-def add_chosen(plan: StreamPlan, kind: str, tokenizer: Any) -> None:
-    """Put beside every row what should be said instead, a task's `refusal` or `counterfactual`.
+def add_chosen(plan: StreamPlan, kind: str, instead: Sequence[list[Example]], tokenizer: Any) -> None:
+    """Put beside every row what should be said `instead`, by dataset: a `refusal`, `counterfactual` or `alternative`.
 
     Raises:
-        UsageError: if a task has none, or its texts are split, so that there are no pairs.
+        UsageError: if texts are split, so that there are no pairs.
     """
     s = plan.stream
     if plan.form.long == "split":
         raise UsageError(f"{s.name}.long: split parts texts into rows, and a {kind} belongs to a whole one")
-    corpora = [tokenised(tokenizer, d.chosen(kind), form_of(d.ref, plan.form), d.ref.name) for d in plan.datasets]
+    corpora = [
+        tokenised(tokenizer, said, form_of(d.ref, plan.form), d.ref.name) for said, d in zip(instead, plan.datasets)
+    ]
     s.chosen = TrainStream(s.name, corpora, s.batch, s.seed)
 
 

@@ -20,9 +20,9 @@ from ilu_cli.recipe.source import dotted
 from ilu_cli.recipe.sourced import sourced
 from ilu_cli.recipe.specs import AUTO, AUTO_PARAMS
 from ilu_cli.runs.results import Row
+from ilu_cli.workflows.alternatives import with_made
 from ilu_cli.workflows.attack.seen import Written
 from ilu_cli.workflows.evaluate import asking
-from ilu_cli.workflows.near import with_near
 from ilu_cli.workflows.training import layers_of
 
 R = TypeVar("R", bound=Recipe)
@@ -79,7 +79,7 @@ def settled_for(recipe: UnlearnRecipe, subject: Subject) -> UnlearnRecipe:
     """All of a recipe that this model is to decide, for a model on disk."""
     from ilu_cli.models.load import checked_model
 
-    recipe, _ = with_near(followed(recipe, subject), subject)
+    recipe, _ = with_made(followed(recipe, subject), subject)
     return settled(recipe, checked_model(subject)) if is_open(recipe) else recipe
 
 

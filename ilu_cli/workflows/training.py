@@ -20,6 +20,7 @@ from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.specs import BudgetSpec, Component, Form, TrainSpec, number_of
 from ilu_cli.runs.results import own_rows
+from ilu_cli.workflows.alternatives import said_instead
 from ilu_cli.workflows.evaluate import find_benchmark
 from ilu_cli.workflows.plan import StreamPlan, add_chosen, plan_stream
 
@@ -39,7 +40,7 @@ class Streams:
         f, r, seed = recipe.forget, recipe.retain, recipe.seed
         forget = plan_stream("forget", f.data, f.batch, f, seed, tokenizer)
         if kind := registry.objective[recipe.objective.name].declared.chosen:
-            add_chosen(forget, kind, tokenizer)
+            add_chosen(forget, kind, said_instead(recipe, kind, forget.datasets), tokenizer)
         retain = plan_stream("retain", r.data, r.batch, r, seed, tokenizer) if r else None
         environments = [
             [plan_stream(d.name, [d], reg.batch, reg, seed, tokenizer) for d in reg.env] for reg in recipe.regularizers

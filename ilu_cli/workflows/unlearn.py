@@ -45,6 +45,7 @@ from ilu_cli.runs.results import Row, read_rows
 from ilu_cli.runs.resume import begin, made_from
 from ilu_cli.runs.store import Run, Store
 from ilu_cli.workflows import near
+from ilu_cli.workflows.alternatives import with_made
 from ilu_cli.workflows.content import Content, of_training
 from ilu_cli.workflows.estimate import estimate, tokens_of
 from ilu_cli.workflows.needs.inputs import inputs_of
@@ -66,7 +67,7 @@ from ilu_cli.workflows.training import Streams, build_trainer, defences_of, laye
 class UnlearnPlan(RunPlan):
     """Everything checked, nothing run. `chosen`: what the recipe left to the model, by key; `dtype`: what is saved.
 
-    `near`: of near text, how many sentences the model made, and how many were left out, by why.
+    `made`: of what the model itself made for it, how much of which kind.
     """
 
     recipe: UnlearnRecipe
@@ -76,7 +77,7 @@ class UnlearnPlan(RunPlan):
     chosen: Row
     dtype: torch.dtype = torch.float32
     never: Subject | None = None
-    near: Counts = field(default_factory=dict)
+    made: dict[str, Counts] = field(default_factory=dict)
 
     def to_json(self) -> Row:
         return super().to_json() | ({"chosen": self.chosen} if self.chosen else {})
@@ -104,7 +105,7 @@ def plan(
     backend().check_trackers(recipe.track)
     check_optimizer(recipe.train)
     parent = parent or find_subject(recipe.model.ref, store, recipe.model.revision)
-    asked, left_out = near.with_near(recipe if recorded else followed(recipe, parent), parent, note)
+    asked, made = with_made(recipe if recorded else followed(recipe, parent), parent, note)
     tokenizer, model = load_tokenizer(parent.folder), checked_model(parent)
     recipe = settled(asked, model)
     planned = Streams.of(recipe, tokenizer)
@@ -137,7 +138,7 @@ def plan(
         never=find_subject(recipe.model.never, store) if recipe.model.never else None,
         chosen=chosen(asked, recipe),
         dtype=dtype,
-        near=left_out,
+        made=made,
     )
 
 
@@ -279,7 +280,7 @@ def _begin(plan: UnlearnPlan, new: Run) -> None:
         m.never = plan.never.record(NEVER) if plan.never else m.never
     m.data, m.inputs = data, inputs_of(recipe)
     m.result |= {"chosen": plan.chosen} if plan.chosen else {}
-    m.result |= {"near": plan.near} if plan.near else {}
+    m.result |= plan.made
     if b.main:
         near.keep(recipe, new.path)
         write_text(new.path / "recipe.yaml", dump(recipe))

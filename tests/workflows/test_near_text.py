@@ -108,7 +108,7 @@ def test_a_run_keeps_its_text_and_reads_it_from_there(ilu: Ilu, tiny: Path, said
     kept = (run.path / "near.jsonl").read_text()
     assert row["source"] == "made" and row["rows"] == 160 == len(kept.splitlines())
     assert run.manifest.result["near"]["kept"] == 160 and ref["made"] == made.content_of(made.texts_of(ref["made"]))
-    for file in (Path("cache") / "near").iterdir():
+    for file in (Path("cache") / "made").iterdir():
         file.unlink()
     unlearning_recipes(find_subject(run.id, Store()))
     assert len(made.texts_of(ref["made"])) == 160
