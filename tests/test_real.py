@@ -18,6 +18,7 @@ from pathlib import Path
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.gradients import Term
 from ilu_cli.engine.loop import Trainer
+from ilu_cli.engine.scoring import Scorer
 from ilu_cli.models.load import load_model
 from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.load import load, shipped
@@ -30,7 +31,7 @@ recipe = load(UnlearnRecipe, shipped()["quickstart-npo"], {}, ["train.steps=2"])
 plan = unlearn.plan(recipe, Store())
 model = load_model(plan.subject)
 if sys.argv[1] == "npo":
-    trainer = build_trainer(recipe, plan.streams, model)
+    trainer = build_trainer(recipe, plan.streams, Scorer(model, parts_of(model), plan.tokenizer, backend()))
 else:  # plain fine-tuning on the same two batches
     terms = [Term(s.stream.name, s.stream, lambda v: v.nll, "token") for s in plan.streams]
     trainer = Trainer(parts_of(model), dict(model.named_parameters()), terms, [], recipe.train, 0, backend())

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ilu_cli.data.encode import collate
+from ilu_cli.data.encode import Batch, Encoded, collate
 from ilu_cli.engine.accel import Backend
 from ilu_cli.engine.head import wide
+from ilu_cli.engine.kept import Blocks, Tensors, kept, rows_key
 from ilu_cli.engine.stream import RowKey, TrainStream
 from ilu_cli.engine.view import Reference, View
 from ilu_cli.models.logits import LMHead
 from ilu_cli.models.parts import Parts
 
 CACHE_BATCH = 16  # sequences per forward pass while the cache is filled
+KEPT = {"reference.logps", "reference.hidden", "reference.states", "reference.mlp", "reference.final"}  # by row
 NORM_ROWS = 64  # retain rows that the median activation norm is taken over
 
 
@@ -53,56 +56,108 @@ def _padded(known: dict[RowKey, Tensor], keys: list[RowKey], device: torch.devic
     return padded.permute(2, 0, 1, 3).to(device)
 
 
-@torch.no_grad()
 def fill(
     stream: TrainStream, needs: Set[str], layer: int | None, steps: int, parts: Parts, backend: Backend, precision: str,
-    layers: Sequence[int] = (),
+    layers: Sequence[int] = (), source: Any = None,
 ) -> ReferenceCache:  # fmt: skip
     """Run the original weights once over the rows that training will visit.
 
     Hidden states are kept in host memory as float32, 4·D bytes a token and layer, and the LM head is copied if it is
     trained.
+
+    Args:
+        source: what tells the model, as JSON: what is computed is kept on disk by that, and read if it is there
+            (`ilu_cli.engine.kept`). None: nothing is.
     """
-    cache = ReferenceCache()
-    if not {n for n in needs if n.startswith("reference.")} - {"reference.norm"}:
+    cache, wanted = ReferenceCache(), sorted(needs & KEPT)
+    if not wanted:
         return cache
     if stream.chosen is not None:
-        cache.chosen = fill(stream.chosen, needs, layer, steps, parts, backend, precision, layers)
+        cache.chosen = fill(stream.chosen, needs, layer, steps, parts, backend, precision, layers, source)
     if "reference.final" in needs:
         cache.head = parts.head.kept()
     keys = stream.visited(steps)
-    for i in range(0, len(keys), CACHE_BATCH):
-        part = keys[i : i + CACHE_BATCH]
-        batch = collate([stream.item(k) for k in part]).to(backend.device)
-        view = View(parts, batch, stream.seed, layer, layers=layers)
-        with backend.autocast(precision):
-            if "reference.logps" in needs:
-                cache.logps.update(zip(part, view.logps.tolist()))
-            if "reference.hidden" in needs:
-                cache.hidden.update(zip(part, _cut(view.hidden, stream, part)))
-            for need, kept in (("states", cache.states), ("mlp", cache.mlp)):
-                if f"reference.{need}" in needs:
-                    kept.update(zip(part, _cut(view.values(need), stream, part)))
-            if "reference.final" in needs:
-                counts = [stream.item(k).targets for k in part]
-                cache.final.update(zip(part, wide(view.final).cpu().split(counts)))
+    items = [stream.item(k) for k in keys]
+    places = {name: Blocks(_lengths(name, items)) for name in wanted}
+    if source is not None:
+        deep = bool(needs & {"reference.states", "reference.mlp"})
+        which = [layer] * ("reference.hidden" in needs) + [list(layers)] * deep
+        source = ["reference", source, wanted, which, precision, rows_key((e.ids, e.start) for e in items)]
+
+    def view(batch: Batch) -> View:
+        return View(parts, batch, stream.seed, layer, layers=layers)
+
+    found = kept(source, lambda: _said(items, places, view, backend, precision))
+    for name, block in found.items():
+        rows = places[name].rows(block)
+        if name == "reference.logps":
+            cache.logps = dict(zip(keys, block.tolist()))
+        elif name == "reference.hidden":
+            cache.hidden = dict(zip(keys, rows))
+        elif name in ("reference.states", "reference.mlp"):
+            kind = cache.states if name == "reference.states" else cache.mlp
+            kind.update({k: r.transpose(0, 1) for k, r in zip(keys, rows)})
+        else:
+            cache.final = dict(zip(keys, rows))
     return cache
 
 
-def _cut(states: Tensor, stream: TrainStream, keys: list[RowKey]) -> list[Tensor]:
-    """Of [..., B, T, D] each row's own tokens [..., T, D], in main memory."""
-    rows = states.cpu().movedim(-3, 0)
-    return [row[..., : len(stream.item(k).ids), :].clone() for k, row in zip(keys, rows)]
+def _lengths(name: str, items: Sequence[Encoded]) -> list[int]:
+    """How many entries of a quantity each row has: one, one for each scored token, or one for each token."""
+    if name == "reference.logps":
+        return [1] * len(items)
+    return [e.targets if name == "reference.final" else len(e.ids) for e in items]
 
 
 @torch.no_grad()
-def median_norm(stream: TrainStream, layer: int, parts: Parts, backend: Backend, precision: str) -> float:
-    """Median ‖h‖ over the tokens (first position left out) of the stream's first rows, the same on every process."""
-    keys = [k for step in range(-(-NORM_ROWS // stream.batch)) for k in stream.keys(step)][:NORM_ROWS]
-    norms = []
-    for i in range(0, len(keys), CACHE_BATCH):
-        batch = collate([stream.item(k) for k in keys[i : i + CACHE_BATCH]]).to(backend.device)
+def _said(
+    items: list[Encoded], places: dict[str, Blocks], view_of: Callable[[Batch], View], backend: Backend, precision: str
+) -> Tensors:
+    """The quantities of all rows, each a block."""
+    for i in range(0, len(items), CACHE_BATCH):
+        part = items[i : i + CACHE_BATCH]
+        view = view_of(collate(part).to(backend.device))
         with backend.autocast(precision):
-            view = View(parts, batch, stream.seed, layer)
+            for name, place in places.items():
+                for j, value in enumerate(_of_rows(name, view, part)):
+                    place.put(i + j, value)
+    return {name: place.block for name, place in places.items() if place.block is not None}
+
+
+def _of_rows(name: str, view: View, items: list[Encoded]) -> list[Tensor]:
+    """A quantity of each row of a batch, without padding, on the CPU."""
+    if name == "reference.logps":
+        return list(torch.split(view.logps.cpu(), 1))
+    if name == "reference.final":
+        return list(torch.split(wide(view.final).cpu(), [e.targets for e in items]))
+    found = view.values(name.removeprefix("reference."))
+    states = found if name == "reference.hidden" else found.permute(1, 2, 0, 3)
+    return [s[: len(e.ids)] for s, e in zip(states.cpu(), items)]
+
+
+def median_norm(
+    stream: TrainStream, layer: int, parts: Parts, backend: Backend, precision: str, source: Any = None
+) -> float:
+    """Median ‖h‖ over the tokens (first position left out) of the stream's first rows, the same on every process.
+
+    `source` as for `fill`.
+    """
+    keys = [k for step in range(-(-NORM_ROWS // stream.batch)) for k in stream.keys(step)][:NORM_ROWS]
+    items = [stream.item(k) for k in keys]
+    if source is not None:
+        source = ["norm", source, layer, precision, rows_key((e.ids, 0) for e in items)]
+
+    def view(batch: Batch) -> View:
+        return View(parts, batch, stream.seed, layer)
+
+    return float(kept(source, lambda: _median_norm(items, view, backend, precision))["norm"])
+
+
+@torch.no_grad()
+def _median_norm(items: list[Encoded], view_of: Callable[[Batch], View], backend: Backend, precision: str) -> Tensors:
+    norms = []
+    for i in range(0, len(items), CACHE_BATCH):
+        view = view_of(collate(items[i : i + CACHE_BATCH]).to(backend.device))
+        with backend.autocast(precision):
             norms.append(view.hidden.norm(dim=-1)[view.hidden_mask.bool()])
-    return torch.cat(norms).median().item()
+    return {"norm": torch.cat(norms).median().cpu()[None]}

@@ -55,13 +55,15 @@ class TrainStream:
             return sum(e.targets for e in items)
         return sum(len(e.ids) - 1 for e in items)  # "hidden token": all but the first position
 
-    def visited(self, steps: int) -> list[RowKey]:
-        """Every row that a run of so many steps sees, shortest first."""
+    def visited(self, steps: int, every: int = 1) -> list[RowKey]:
+        """Every row that a run of so many steps sees, or at each `every`-th of them, shortest first."""
         sizes = self.sampler.sizes
-        if self.whole and steps * self.batch >= len(sizes) * max(sizes):  # an epoch of each dataset, at least
+        if (
+            self.whole and every == 1 and steps * self.batch >= len(sizes) * max(sizes)
+        ):  # an epoch of each dataset, at least
             seen = {(d, i) for d, size in enumerate(sizes) for i in range(size)}
         else:
-            seen = {key for step in range(steps) for key in self.keys(step)}
+            seen = {key for step in range(0, steps, every) for key in self.keys(step)}
         return sorted(seen, key=lambda k: (len(self.item(k).ids), k))
 
 

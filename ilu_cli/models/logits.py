@@ -89,7 +89,7 @@ def head_of(model: Any, decoder: nn.Module, linear: nn.Linear) -> LMHead:
         return u.clone()
 
     try:
-        with _instead(decoder, lambda *_, **__: _Given(h)), _instead(linear, project):
+        with instead(decoder, lambda *_, **__: _Given(h)), instead(linear, project):
             logits = model(input_ids=ids, use_cache=False).logits
     except Exception as error:  # whatever a model may raise that does something else here
         raise UsageError(f"{refuse}its logits do not come from its decoder's states alone ({error})") from error
@@ -116,7 +116,7 @@ def _check_loss(model: Any, decoder: nn.Module, linear: nn.Linear, ids: Tensor, 
     extra = {"output_router_logits": False} if hasattr(model.config, "output_router_logits") else {}
     refuse = f"{type(model).__name__} is not supported: its loss for labels is not that of each next token"
     try:
-        with _instead(decoder, lambda *_, **__: _Given(h)), _instead(linear, lambda _: u.clone()):
+        with instead(decoder, lambda *_, **__: _Given(h)), instead(linear, lambda _: u.clone()):
             loss = float(model(input_ids=ids, labels=labels, use_cache=False, **extra).loss)
     except Exception as error:  # whatever a model may raise whose labels mean something else
         raise UsageError(f"{refuse} ({error})") from error
@@ -168,7 +168,7 @@ def _known(linear: nn.Linear) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def _instead(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def instead(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Run `forward` instead of the module."""
     own = module.__dict__.get("forward")
     module.__dict__["forward"] = forward

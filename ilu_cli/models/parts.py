@@ -75,14 +75,17 @@ class Parts:
             for n in layers:
                 stack.callback(modules[n].register_forward_hook(keep(n)).remove)
             stack.enter_context(shortened(self.layers, depth))
-            self.decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            self.run(input_ids, attention_mask)
         return [found[n] for n in layers]
 
     def final(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **extra: Any) -> torch.Tensor:
         """The decoder's last hidden state [B, T, D], which the LM head reads."""
-        out = self.decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **extra)
-        states: torch.Tensor = out.last_hidden_state
+        states: torch.Tensor = self.run(input_ids, attention_mask, **extra).last_hidden_state
         return states
+
+    def run(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **extra: Any) -> Any:
+        """What the decoder returns of right-padded ids and mask [B, T]."""
+        return self.decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **extra)
 
 
 def parts_of(model: Any) -> Parts:

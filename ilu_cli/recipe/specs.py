@@ -196,7 +196,7 @@ Params = Annotated[
 class TrainSpec(Spec):
     """How the weights are stepped."""
 
-    later = ("optimizer", "budget", "memory", "save_dtype")
+    later = ("optimizer", "budget", "memory", "save_dtype", "prefix_gb")
 
     steps: PositiveInt = 80
     lr: PositiveFloat = 1e-5
@@ -220,6 +220,11 @@ class TrainSpec(Spec):
     memory: MemorySpec = MemorySpec()
     save_dtype: Literal["stored", "fp32", "bf16", "fp16"] = Field(
         "stored", description="type of the checkpoint's weights; stored: that of the parent's files"
+    )
+    prefix_gb: NonNegativeFloat = Field(
+        2.0,
+        description="GB of main memory for what the layers below the first trained one give of each row: they are run "
+        "once a row; 0: at every step",
     )
 
 

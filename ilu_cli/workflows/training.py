@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from ilu_cli import registry
+from ilu_cli.declarations import FLOAT, reference_bytes
 from ilu_cli.defences import Defence
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.budget import AnyBudget, Budget, UtilityBudget
 from ilu_cli.engine.gradients import Term
 from ilu_cli.engine.loop import Penalty, Trainer
+from ilu_cli.engine.prefix import Unpadded, begin, within
 from ilu_cli.engine.reference import fill, median_norm
 from ilu_cli.engine.scoring import Scorer
 from ilu_cli.metrics.figure import lost
 from ilu_cli.models.load import trained_params
-from ilu_cli.models.parts import parts_of
+from ilu_cli.models.names import first_place
+from ilu_cli.models.parts import Parts, parts_of
 from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.specs import BudgetSpec, Component, Form, TrainSpec, number_of
 from ilu_cli.runs.results import own_rows
@@ -57,12 +60,16 @@ class Streams:
         yield from [self.budget] if self.budget else []
 
 
-def build_trainer(recipe: UnlearnRecipe, streams: Streams, scorer: Scorer) -> Trainer:
-    """Put objective, retain term and regularisers on the scorer's model, with their reference caches filled."""
+def build_trainer(recipe: UnlearnRecipe, streams: Streams, scorer: Scorer, digest: str | None = None) -> Trainer:
+    """Put objective, retain term and regularisers on the scorer's model, with their reference caches filled.
+
+    `digest` tells the model: by it what is computed of it before the first step is kept on disk.
+    """
     model = scorer.model
     params = trained_params(model, recipe.train.params, recipe.lora is not None)
     defences = defences_of(recipe)
-    terms = _terms(recipe, streams, model, [d.steps(streams.forget.stream) for d in defences])
+    parts, source = _begun(recipe, streams, model, first_place(model, params), digest)
+    terms = _terms(recipe, streams, parts, source)
     penalties = [
         Penalty(
             reg.name,
@@ -79,7 +86,7 @@ def build_trainer(recipe: UnlearnRecipe, streams: Streams, scorer: Scorer) -> Tr
     for defence in defences:
         terms[0].values = defence.values(terms[0].values)
     terms[0].defended = True
-    trainer = Trainer(parts_of(model), params, terms, penalties, recipe.train, recipe.seed, backend(), defences)
+    trainer = Trainer(parts, params, terms, penalties, recipe.train, recipe.seed, backend(), defences)
     if spec := recipe.train.budget:
         trainer.budget = _budget(spec, streams.budget, recipe.train, trainer, scorer)
     return trainer
@@ -118,24 +125,77 @@ def _bound(function: Callable[..., Any], spec: Component) -> Callable[[Any], Any
     return lambda view: function(view, **spec.params())
 
 
-def _terms(recipe: UnlearnRecipe, streams: Streams, model: Any, read: list[int]) -> list[Term]:
-    """Forget and retain term, with what the original says of their rows; defences `read` so many steps of the first."""
+def _begun(
+    recipe: UnlearnRecipe, streams: Streams, model: Any, first: int, digest: str | None
+) -> tuple[Parts, list[Any] | None]:
+    """The model with what lies below its `first` trained layer computed, and what tells it, as for `kept`."""
+    parts, t = parts_of(model), recipe.train
+    source = [digest, t.memory.frozen] if digest else None
+    if first <= 0:
+        return parts, source
+    found = begin(parts, first, prefix_rows(recipe, streams, parts.width), backend(), t.precision, source)
+    return found, source and [*source, first, t.prefix_gb]
+
+
+def read_steps(recipe: UnlearnRecipe, streams: Streams) -> int:
+    """How many steps' rows of the forget data are read, by defences too."""
+    return max([recipe.train.steps, *(d.steps(streams.forget.stream) for d in defences_of(recipe))])
+
+
+def prefix_rows(recipe: UnlearnRecipe, streams: Streams, width: int) -> Unpadded:
+    """The rows of which the layers below the first trained one are run beforehand.
+
+    They are those of streams of which a process does not run more rows beforehand than in all steps, shortest first, as
+    many as `train.prefix_gb` has room for.
+    """
+    steps, rows = recipe.train.steps, list[tuple[int, ...]]()
+    wanted = [(streams.forget.stream, read_steps(recipe, streams), 1)]
+    wanted += [(streams.retain.stream, steps, 1)] if streams.retain else []
+    for reg, envs in zip(recipe.regularizers, streams.environments):
+        wanted += [(env.stream, steps, reg.every) for env in envs]
+    for stream, until, every in wanted if recipe.train.prefix_gb else []:
+        keys = stream.visited(until, every)
+        if len(keys) * backend().world <= -(-until // every) * stream.batch:
+            rows += [tuple(s.item(k).ids) for s in (stream, stream.chosen) if s for k in keys]
+    return within(rows, width, 1e9 * recipe.train.prefix_gb)
+
+
+def cache_bytes(recipe: UnlearnRecipe, streams: Streams, config: Any, first: int) -> int:
+    """Bytes of what is computed before the first step and kept: of the original, and of layers below the `first`."""
+    needed, width = 0, int(config.hidden_size)
+    specs: list[tuple[registry.Registry[Any], Component | None, StreamPlan | None]] = [
+        (registry.objective, recipe.objective, streams.forget),
+        (registry.retain_term, recipe.retain, streams.retain),
+    ]
+    for known, spec, s in specs:
+        if spec is None or s is None:
+            continue
+        needs, rows = known[spec.name].declared.needs, s.stream.visited(recipe.train.steps)
+        items = [s.stream.item(k) for k in rows]
+        tokens, targets = sum(len(e.ids) for e in items), sum(e.targets for e in items)
+        needed += reference_bytes(needs, tokens, targets, width, config.vocab_size, len(layers_of(recipe.objective)))
+    begun = sum(map(len, prefix_rows(recipe, streams, width))) if first else 0
+    return needed + FLOAT * width * begun
+
+
+def _terms(recipe: UnlearnRecipe, streams: Streams, parts: Parts, source: list[Any] | None) -> list[Term]:
+    """Forget and retain term, with what the original says of their rows."""
     layer, layers = getattr(recipe.objective, "layer", None), layers_of(recipe.objective)
-    steps = recipe.train.steps
+    steps, read = recipe.train.steps, read_steps(recipe, streams)
     calibration = (streams.retain or streams.forget).stream
-    parts, b, precision = parts_of(model), backend(), recipe.train.precision
+    b, precision = backend(), recipe.train.precision
 
     def term(
         name: str, entry: registry.Entry[Any], spec: Component, data: StreamPlan, weight: float, steps: int
     ) -> Term:
         needs = entry.declared.needs
-        cache = fill(data.stream, needs, layer, steps, parts, b, precision, layers)
+        cache = fill(data.stream, needs, layer, steps, parts, b, precision, layers, source)
         if "reference.norm" in needs and layer is not None:
-            cache.norm = median_norm(calibration, layer, parts, b, precision)
+            cache.norm = median_norm(calibration, layer, parts, b, precision, source)
         return Term(name, data.stream, _bound(entry.obj, spec), entry.declared.per, weight, layer, cache, layers=layers)
 
     objective, r = recipe.objective, recipe.retain
-    found = [term("forget", registry.objective[objective.name], objective, streams.forget, 1.0, max([steps, *read]))]
+    found = [term("forget", registry.objective[objective.name], objective, streams.forget, 1.0, read)]
     if r and streams.retain:
         found.append(term("retain", registry.retain_term[r.name], r, streams.retain, number_of(r.weight), steps))
         found[-1].dual, found[-1].share = r.dual, isinstance(r.weight, str)

@@ -13,11 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ilu_cli import registry
 from ilu_cli.care import Warned, once
 from ilu_cli.care.steps import rounded, temperature_alone, unchanged, weak_penalties, zeros
 from ilu_cli.data.made import Counts
-from ilu_cli.declarations import reference_bytes
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.job import drive
 from ilu_cli.engine.loop import Trainer
@@ -36,7 +34,6 @@ from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject, find_subject
 from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import UnlearnRecipe
-from ilu_cli.recipe.specs import Component
 from ilu_cli.runs.ending import ending
 from ilu_cli.runs.files import write_text
 from ilu_cli.runs.lineage import NEVER
@@ -51,7 +48,6 @@ from ilu_cli.workflows.estimate import estimate, tokens_of
 from ilu_cli.workflows.needs.inputs import inputs_of
 from ilu_cli.workflows.plan import (
     RunPlan,
-    StreamPlan,
     Training,
     check_disk,
     check_ids,
@@ -60,7 +56,7 @@ from ilu_cli.workflows.plan import (
 )
 from ilu_cli.workflows.saved import changed, lost
 from ilu_cli.workflows.settle import chosen, first_trained, followed, settled, told
-from ilu_cli.workflows.training import Streams, build_trainer, defences_of, layers_of
+from ilu_cli.workflows.training import Streams, build_trainer, cache_bytes, defences_of
 
 
 @dataclass(kw_only=True)
@@ -122,7 +118,7 @@ def plan(
     trainable = sum(p.numel() for p in params.values())
     first = first_trained(recipe, model, list(params))
     check_ids(model, streams, tokenizer)
-    tokens, cached = tokens_of(streams, recipe.train.accumulation), _cache_bytes(recipe, planned, model)
+    tokens, cached = tokens_of(streams, recipe.train.accumulation), cache_bytes(recipe, planned, model.config, first)
     memory = estimate(model, list(params.values()), first, tokens, recipe.train, cached)
     return UnlearnPlan(
         recipe=recipe,
@@ -146,23 +142,6 @@ def content_of(streams: Streams) -> Content:
     """What the data of a recipe have in common; see `ilu_cli.workflows.content`."""
     envs = [d for each in streams.environments for env in each for d in env.datasets]
     return of_training(streams.forget.datasets, streams.retain.datasets if streams.retain else [], envs)
-
-
-def _cache_bytes(recipe: UnlearnRecipe, streams: Streams, model: Any) -> int:
-    needed = 0
-    specs: list[tuple[registry.Registry[Any], Component | None, StreamPlan | None]] = [
-        (registry.objective, recipe.objective, streams.forget),
-        (registry.retain_term, recipe.retain, streams.retain),
-    ]
-    for known, spec, s in specs:
-        if spec is None or s is None:
-            continue
-        needs, rows = known[spec.name].declared.needs, s.stream.visited(recipe.train.steps)
-        items = [s.stream.item(k) for k in rows]
-        tokens, targets = sum(len(e.ids) for e in items), sum(e.targets for e in items)
-        sizes = (model.config.hidden_size, model.config.vocab_size, len(layers_of(recipe.objective)))
-        needed += reference_bytes(needs, tokens, targets, *sizes)
-    return needed
 
 
 def label_of(recipe: UnlearnRecipe) -> str:
@@ -205,7 +184,8 @@ def _train(plan: UnlearnPlan, new: Run, scorer: Scorer, reporter: Reporter, bega
             reporter.note(note)
     adapted = add_adapter(model, recipe.lora, recipe.seed) if recipe.lora else None
     spare(model, recipe.train.memory, trained_params(model, recipe.train.params, adapted is not None).values())
-    trainer = build_trainer(recipe, plan.streams, replace(scorer, parts=parts_of(model), known={}))
+    scorer = replace(scorer, parts=parts_of(model), known={})
+    trainer = build_trainer(recipe, plan.streams, scorer, plan.subject.digest)
     if plan.chosen:
         reporter.note(f"chosen for this model: {told(plan.chosen)}")
     tempered = tempered_environments(plan)

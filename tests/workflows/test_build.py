@@ -12,9 +12,12 @@ from conftest import gradient, items_of, noted, present, stream, tiny_model, tra
 
 from ilu_cli import registry
 from ilu_cli.data.encode import Corpus, Encoded, collate
+from ilu_cli.engine.accel import backend
 from ilu_cli.engine.gradients import Term
+from ilu_cli.engine.scoring import Scorer
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.models.load import load_model
+from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.load import validate
 from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.source import Layers
@@ -36,7 +39,8 @@ def built(tiny: Path, **keys: Any) -> Any:
         "train": {"precision": "fp32"} | keys.pop("train", {}),
     } | keys
     plan = unlearn.plan(validate(UnlearnRecipe, Layers(data)), Store())
-    return build_trainer(plan.recipe, plan.streams, load_model(plan.subject))
+    model = load_model(plan.subject)
+    return build_trainer(plan.recipe, plan.streams, Scorer(model, parts_of(model), plan.tokenizer, backend()))
 
 
 def test_the_retain_weight_multiplies_the_retain_gradient(tiny: Path) -> None:
