@@ -1,20 +1,10 @@
 #!/bin/sh
-# The figures of the README from a real run of the four commands: `sh docs/figures.sh > docs/figures.txt`
+# The figures of the README from a real run of the demo: `sh docs/figures.sh > docs/figures.txt`; with REPORT=FOLDER the page too.
 set -eu
 ILU_RUNS=$(mktemp -d)
 export ILU_RUNS
 trap 'rm -rf "$ILU_RUNS"' EXIT
-
-show() {
-    printf '\n$ %s\n' "$*"
-    began=$(date +%s)
-    "$@" | sed "s|$ILU_RUNS|runs|g"
-    printf '(%s s)\n' "$(($(date +%s) - began))"
-}
-
 echo "ilu $(ilu --version | cut -d' ' -f2), $(nproc) cores, $(date -u +%F)"
-show ilu unlearn --method rmu --irm-env gsm8k
-show ilu attack --task sst2
-show ilu eval
-show ilu taskvec
-show ilu report --out "${REPORT:-$ILU_RUNS/report}"
+TO=1 sh docs/demo.sh >"$ILU_RUNS/told"
+sed "s|$ILU_RUNS|runs|g; s/$(printf '\033')\[[0-9]*m//g" "$ILU_RUNS/told"
+[ -z "${REPORT:-}" ] || cp -r "$ILU_RUNS"/report* "$REPORT"
