@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
+from collections.abc import Callable
 
 import torch
 from measure import turns
@@ -28,19 +28,19 @@ from ilu_cli.recipe.refs import DataRef
 from ilu_cli.recipe.specs import DEFAULT_MODEL, Form, TrainSpec
 from ilu_cli.workflows.plan import plan_stream
 
-TOKENS, ROWS = 512, 16
-BF16 = "bf16"
+Shape = tuple[int, int, int]
+TOKENS, ROWS, WARM = 512, 16, 2
+BF16, MODEL, STEP = "bf16", "the model's shapes", "fine-tuning"
 TYPES = {"f32": torch.float32, BF16: torch.bfloat16}
 
 
-def rate(shapes: list[tuple[int, int, int]], dtype: torch.dtype, repeats: int) -> float:
-    """GFLOP/s of the products [M, K] @ [K, N] of all shapes, one after the other."""
+def products(shapes: list[Shape], dtype: torch.dtype) -> tuple[Callable[[], object], int]:
+    """The products [M, K] @ [K, N] of all shapes, one after the other, and their floating-point operations."""
     pairs = [(torch.randn(m, k).to(dtype), torch.randn(k, n).to(dtype)) for m, k, n in shapes]
-    took = turns({"products": lambda: [a @ b for a, b in pairs]}, repeats, warm=2)["products"]
-    return sum(2 * m * k * n for m, k, n in shapes) / statistics.median(took) / 1e9
+    return lambda: [a @ b for a, b in pairs], sum(2 * m * k * n for m, k, n in shapes)
 
 
-def layer_shapes(model: torch.nn.Module) -> list[tuple[int, int, int]]:
+def layer_shapes(model: torch.nn.Module) -> list[Shape]:
     """Forward, by the input and by the weight, of every linear map of one layer."""
     found = []
     for module in parts_of(model).layers[0].modules():
@@ -50,38 +50,39 @@ def layer_shapes(model: torch.nn.Module) -> list[tuple[int, int, int]]:
     return found
 
 
-def fine_tuning(model: torch.nn.Module, repeats: int) -> tuple[float, float]:
-    """Seconds of a step, and the GFLOP/s of what it needs, medians."""
-    tokenizer = load_tokenizer(find_model(DEFAULT_MODEL).folder)
+def fine_tuning(model: torch.nn.Module, steps: int) -> tuple[Callable[[], object], list[int]]:
+    """A step, and the operations that each needs, which grow by one entry a step."""
+    tokenizer, parts = load_tokenizer(find_model(DEFAULT_MODEL).folder), parts_of(model)
     stream = plan_stream("sst2", [DataRef(name="sst2")], ROWS, Form(), 0, tokenizer).stream
-    spec = TrainSpec(steps=repeats + 1)
     term = Term("nll", stream, lambda view: view.nll, "token")
-    trainer = Trainer(parts_of(model), dict(model.named_parameters()), [term], [], spec, 0, backend())
-    parts = parts_of(model)
+    trainer = Trainer(parts, dict(model.named_parameters()), [term], [], TrainSpec(steps=steps), 0, backend())
     inside, head = sum(p.numel() for p in parts.layers.parameters()), parts.head.weight.numel()
-    times, rates = [], []
-    began = time.perf_counter()
-    for log in trainer.run():
-        took, began = time.perf_counter() - began, time.perf_counter()
+    run, needed = trainer.run(), list[int]()
+
+    def step() -> None:
+        log = next(run)
         items = [stream.item(k) for k in stream.keys(log.step - 1)]
-        needed = 6 * inside * sum(len(e.ids) for e in items) + 6 * head * sum(e.targets for e in items)
-        times.append(took)
-        rates.append(needed / took / 1e9)
-    return statistics.median(times[1:]), statistics.median(rates[1:])
+        needed.append(6 * inside * sum(len(e.ids) for e in items) + 6 * head * sum(e.targets for e in items))
+
+    return step, needed
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9)
     repeats, model = parser.parse_args().repeats, load_model(find_model(DEFAULT_MODEL))
-    found = {}
+    cube: list[Shape] = [(2048, 2048, 2048)]
+    works, flops = dict[str, Callable[[], object]](), dict[str, int]()
     for name, dtype in TYPES.items():
-        for what, shapes in (("2048³", [(2048,) * 3]), ("the model's shapes", layer_shapes(model))):
-            found[f"{what}, {name}"] = round(rate(shapes, dtype, repeats), 1)
-    seconds, reached = fine_tuning(model, repeats)
-    share = round(reached / found[f"the model's shapes, {BF16}"], 3)
-    print(json.dumps({"name": "matrix products, GFLOP/s", **found, "fine-tuning": round(reached, 1),
-                      "step_s": round(seconds, 4), "ratio": share}))  # fmt: skip
+        for what, shapes in (("2048³", cube), (MODEL, layer_shapes(model))):
+            works[f"{what}, {name}"], flops[f"{what}, {name}"] = products(shapes, dtype)
+    works[STEP], needed = fine_tuning(model, repeats + WARM)
+    took = turns(works, repeats, WARM)
+    rates = {name: [flops[name] / t / 1e9 for t in took[name]] for name in flops}
+    rates[STEP] = [n / t / 1e9 for n, t in zip(needed[WARM:], took[STEP])]
+    share = statistics.median(a / b for a, b in zip(rates[STEP], rates[f"{MODEL}, {BF16}"]))
+    found = {name: round(statistics.median(each), 1) for name, each in rates.items()}
+    print(json.dumps({"name": "matrix products, GFLOP/s", **found, "ratio": round(share, 3)}))
 
 
 if __name__ == "__main__":

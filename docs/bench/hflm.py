@@ -23,6 +23,7 @@ from ilu_cli import registry
 from ilu_cli.benchmarks import mean_and_error
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.scoring import Scorer
+from ilu_cli.engine.tree import in_rows
 from ilu_cli.harness.lm import IluLM
 from ilu_cli.models.load import load_model, load_tokenizer
 from ilu_cli.models.parts import parts_of
@@ -69,6 +70,18 @@ def timed(lm: HFLM | IluLM, items: list[dict]) -> tuple[float, list[tuple[float,
     return time.perf_counter() - began, scores
 
 
+def counted(items: list[dict], lm: IluLM) -> str:
+    """How many tokens both run: HFLM every different text whole, ours the rows of trees, and at least its prefixes."""
+    pairs = [lm.scorer.pair(*r.args) for r in requests_of(items)]
+    texts = {p.ids[:-1] for p in pairs}
+    run = sum(map(len, in_rows(pairs, list(range(len(pairs))))))
+    least = len({text[:n] for text in texts for n in range(1, len(text) + 1)})
+    return (
+        f"matrix products: HFLM reads {sum(map(len, texts)):,} tokens, ilu {run:,}, of which {least:,} differ by what "
+        "comes before; and HFLM's LM head reads all"
+    )
+
+
 def compare(name: str, items: list[dict], theirs: HFLM, ours: IluLM, repetitions: int) -> None:
     """Both answer the same requests in turns, once unmeasured on a few; prints what came of it."""
     for lm in (theirs, ours):
@@ -81,6 +94,7 @@ def compare(name: str, items: list[dict], theirs: HFLM, ours: IluLM, repetitions
         [mine for _, (mine, _) in runs],
         requests=len(a),
         largest_difference=max(abs(x[0] - y[0]) for x, y in zip(a, b)),
+        limit=counted(items, ours),
         accuracy={"hflm": accuracy(items, a), "ilu": accuracy(items, b)},
     )
 
