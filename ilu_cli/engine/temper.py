@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
-from ilu_cli.data.encode import collate
+from ilu_cli.data.encode import Encoded, collate
 from ilu_cli.engine.accel import Backend
 from ilu_cli.engine.exact import exact
 from ilu_cli.engine.head import scaled
+from ilu_cli.engine.kept import Tensors, kept, rows_key
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.engine.view import View
 from ilu_cli.models.parts import Parts
@@ -29,15 +30,19 @@ class Calibrated(TypedDict):
     stderr: float
 
 
-@torch.no_grad()
-def states(stream: TrainStream, parts: Parts, b: Backend, precision: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the first sequences of a stream the states [N, D], the scored tokens [N], and the sequence of each [N]."""
+def looked_at(stream: TrainStream) -> list[Encoded]:
+    """The first sequences of a stream, the shortest first."""
     keys = list(dict.fromkeys(k for step in range(ROWS) for k in stream.keys(step)))[:ROWS]
-    items = sorted((stream.item(k) for k in keys), key=lambda e: len(e.ids))
+    return sorted((stream.item(k) for k in keys), key=lambda e: len(e.ids))
+
+
+@torch.no_grad()
+def states(items: list[Encoded], seed: int, parts: Parts, b: Backend, precision: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Of some sequences the states [N, D], the scored tokens [N], and the sequence of each [N]."""
     found: list[tuple[Tensor, Tensor]] = []
     with b.autocast(precision):
         for i in range(0, len(items), TOGETHER):
-            view = View(parts, collate(items[i : i + TOGETHER]).to(b.device), stream.seed)
+            view = View(parts, collate(items[i : i + TOGETHER]).to(b.device), seed)
             found.append((view.final, view.targets))
     sizes = torch.tensor([e.targets for e in items])
     return (
@@ -66,13 +71,26 @@ def calibrated_nll(scaled: Callable[[float], tuple[Tensor, Tensor, Tensor]]) -> 
     return beta, losses
 
 
-def per_sequence(stream: TrainStream, parts: Parts, b: Backend, precision: str) -> tuple[Tensor, Tensor]:
-    """Summed NLL at the best temperature and tokens of each sequence, [B] each; no forward pass more than one."""
-    hidden, targets, row = states(stream, parts, b, precision)
-    _, found = calibrated_nll(lambda beta: scaled(hidden, parts.head, targets, beta))
-    count = int(row.max()) + 1
-    losses = torch.zeros(count, dtype=torch.float64).index_add(0, row, exact(found).cpu())
-    return losses, torch.bincount(row, minlength=count).double()
+def per_sequence(
+    stream: TrainStream, parts: Parts, b: Backend, precision: str, source: Any = None
+) -> tuple[Tensor, Tensor]:
+    """Summed NLL at the best temperature and tokens of each sequence, [B] each; no forward pass more than one.
+
+    Args:
+        source: what tells the model, as JSON, if it should be kept on disk (`ilu_cli.engine.kept`).
+    """
+    items = looked_at(stream)
+
+    def compute() -> Tensors:
+        hidden, targets, row = states(items, stream.seed, parts, b, precision)
+        _, found = calibrated_nll(lambda beta: scaled(hidden, parts.head, targets, beta))
+        losses = torch.zeros(len(items), dtype=torch.float64).index_add(0, row, exact(found).cpu())
+        return {"losses": losses, "tokens": torch.bincount(row, minlength=len(items)).double()}
+
+    if source is not None:
+        source = ["temperature", source, precision, rows_key((e.ids, e.start) for e in items)]
+    told = kept(source, compute)
+    return told["losses"], told["tokens"]
 
 
 def compared(before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) -> Calibrated:

@@ -9,6 +9,7 @@ single path.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -58,7 +59,7 @@ class Forest:
         L = S + √(WORTH · S).
         """
         longest, shared = max(self.longest, len(request.ids) - 1), self.shared(request)
-        best = shared + (WORTH * shared) ** 0.5
+        best = shared + math.sqrt(WORTH * shared)
         return len(self) + len(request.ids) - 1 - shared <= max(WIDTH, 2 * longest, best)
 
     def one_path(self, request: Request) -> bool:

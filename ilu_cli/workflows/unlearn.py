@@ -189,7 +189,8 @@ def _train(plan: UnlearnPlan, new: Run, scorer: Scorer, reporter: Reporter, bega
     if plan.chosen:
         reporter.note(f"chosen for this model: {told(plan.chosen)}")
     tempered = tempered_environments(plan)
-    before = {env.name: best_temperature(env, trainer, recipe) for env in tempered}
+    original = [plan.subject.digest, recipe.train.memory.frozen]
+    before = {env.name: best_temperature(env, trainer, recipe, original) for env in tempered}
     for done in drive(trainer, new, Tracked(reporter, recipe.track, new, recipe.model_dump()), label_of(recipe)):
         if main and done in recipe.train.points:
             save_checkpoint(adapted or model, plan.tokenizer, new.point(done), plan.dtype)
@@ -211,9 +212,11 @@ def tempered_environments(plan: UnlearnPlan) -> list[TrainStream]:
     return [env.stream for reg, envs in pairs if reg.params().get("variant") == "logit" for env in envs]
 
 
-def best_temperature(env: TrainStream, trainer: Trainer, recipe: UnlearnRecipe) -> tuple[Tensor, Tensor]:
+def best_temperature(
+    env: TrainStream, trainer: Trainer, recipe: UnlearnRecipe, source: Any = None
+) -> tuple[Tensor, Tensor]:
     """See `ilu_cli.engine.temper`."""
-    return per_sequence(env, trainer.grads.parts, trainer.backend, recipe.train.precision)
+    return per_sequence(env, trainer.grads.parts, trainer.backend, recipe.train.precision, source)
 
 
 def _finish(plan: UnlearnPlan, new: Run, trainer: Trainer, model: Any, reporter: Reporter) -> None:

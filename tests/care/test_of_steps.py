@@ -8,11 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import tiny_model
 
 from ilu_cli.care import steps
+from ilu_cli.data.encode import Corpus, Encoded
+from ilu_cli.engine.accel import backend
 from ilu_cli.engine.head import scaled
-from ilu_cli.engine.temper import calibrated_nll, compared
+from ilu_cli.engine.stream import TrainStream
+from ilu_cli.engine.temper import calibrated_nll, compared, looked_at, per_sequence
 from ilu_cli.models.logits import LMHead, LogitMap
+from ilu_cli.models.parts import parts_of
 
 
 def series(first: float, last: float, noise: float, n: int = 60, seed: int = 0) -> list[dict[str, Any]]:
@@ -151,6 +156,19 @@ def test_scaling_moves_d_and_not_the_calibrated_loss_and_learning_moves_both() -
     log = gaps([d(before), 0.0], [1.0, 0.5])
     assert steps.temperature_alone("m", "e", log, {**scaled, "stderr": max(scaled["stderr"], 2e-3)})
     assert steps.temperature_alone("m", "e", log, better) is None
+
+
+def test_what_the_original_costs_is_read_by_a_second_run_and_never_by_another_model() -> None:
+    rows = [Encoded([(7 * i + j) % 61 for j in range(3 + i % 5)], 1) for i in range(20)]
+    stream = TrainStream("e", [Corpus(rows, 0)], 4, 0)
+    one, other = (parts_of(tiny_model(seed=seed)) for seed in (0, 1))
+    losses, tokens = per_sequence(stream, one, backend(), "fp32", ["one"])
+    assert tokens.sum() == sum(len(e.ids) - 1 for e in looked_at(stream)) and len(tokens) == 16
+    assert torch.equal(per_sequence(stream, one, backend(), "fp32")[0], losses)
+    again = per_sequence(stream, other, backend(), "fp32", ["one"])  # what was kept of a model of this name
+    assert torch.equal(again[0], losses) and torch.equal(again[1], tokens)
+    for parts, precision, source in ((other, "fp32", ["other"]), (one, "bf16", ["one"]), (other, "fp32", None)):
+        assert not torch.equal(per_sequence(stream, parts, backend(), precision, source)[0], losses)
 
 
 def test_the_error_of_a_paired_difference_by_hand() -> None:
