@@ -21,6 +21,7 @@ from ilu_cli.data.sampling import seed_of
 from ilu_cli.errors import IluError, UnavailableError, UsageError
 from ilu_cli.models.checking import check_adapter, check_finite, check_report, check_stored, tell
 from ilu_cli.models.code import failed
+from ilu_cli.models.lower import above, shorten
 from ilu_cli.models.names import name_of
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.quiet import quiet_transformers
@@ -35,13 +36,15 @@ FAILURES = (  # what libraries raise at a load
 )  # fmt: skip
 
 
-def load_model(subject: Subject, device: torch.device | str = "cpu") -> Any:
+def load_model(subject: Subject, device: torch.device | str = "cpu", depth: int | None = None) -> Any:
     """Load a causal language model with float32 master weights; an adapter is merged into its base.
+
+    With `depth` it is a model of the first so many layers; see `ilu_cli.models.lower`.
 
     Raises:
         UnavailableError: if the folder does not hold one, whole and of finite numbers.
     """
-    model = _load(subject, device)
+    model = _load(subject, device) if depth is None else _load_folder(subject.folder, device, depth)
     check_finite(model, subject.folder)
     return model
 
@@ -67,16 +70,18 @@ def _put_adapter(model: Any, folder: Path) -> Any:
     return adapted
 
 
-def _load_folder(folder: Path, device: torch.device | str) -> Any:
+def _load_folder(folder: Path, device: torch.device | str, depth: int | None = None) -> Any:
     quiet_transformers()
     _check_depth(folder)
+    given = {"trust_remote_code": trust.remote()}
     try:
+        less = {} if depth is None else {"config": shorten(AutoConfig.from_pretrained(folder, **given), depth)}
         model, report = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True,
-            trust_remote_code=trust.remote(),
-        )  # fmt: skip
+            folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **given, **less
+        )
     except FAILURES as error:
         raise _failed(folder, error) from error
+    report["unexpected_keys"] = set(report["unexpected_keys"]) - set(above(depth, list(report["unexpected_keys"])))
     check_report(folder, report)
     if getattr(
         model.config, "attn_logit_softcapping", None
@@ -115,13 +120,14 @@ def load_tokenizer(folder: Path) -> Any:
         raise failed(folder, "has no tokenizer that loads", error) from error
 
 
-def empty_model(folder: Path) -> Any:
-    """The model without its weights (on the meta device), to count and check."""
+def empty_model(folder: Path, depth: int | None = None) -> Any:
+    """The model without its weights (on the meta device), to count and check; with `depth`, of so many layers."""
     quiet_transformers()
     _check_depth(folder)
     try:
         with torch.device("meta"):
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trust.remote())
+            config = config if depth is None else shorten(config, depth)
             return AutoModelForCausalLM.from_config(config, trust_remote_code=trust.remote())
     except FAILURES as error:
         raise failed(folder, "is not a causal language model", error) from error

@@ -14,6 +14,7 @@ from ilu_cli.recipe.bench import BenchmarkSpec, benchmark_tag, plain_name
 from ilu_cli.recipe.budget import budget_problems
 from ilu_cli.recipe.evaluation import AttackEvalSpec, EvalSpec, GateSpec
 from ilu_cli.recipe.grid import AnyRecipe, PipelineRecipe, SuiteRecipe
+from ilu_cli.recipe.loaded import loaded_problems
 from ilu_cli.recipe.refs import data_problems
 from ilu_cli.recipe.source import Key
 from ilu_cli.recipe.spec import Spec
@@ -70,6 +71,7 @@ class UnlearnRecipe(Recipe):
         yield from t.memory.problems(
             ("train", "memory"), t.precision, t.optimizer, adapter=adapter, partial=t.params is not None
         )
+        yield from loaded_problems(self)
         if self.train.warmup >= self.train.steps:
             yield ("train", "warmup"), f"{self.train.warmup} warm-up steps do not fit into {self.train.steps} steps"
         points = [*self.train.points, self.train.steps]

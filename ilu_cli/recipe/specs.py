@@ -196,7 +196,7 @@ Params = Annotated[
 class TrainSpec(Spec):
     """How the weights are stepped."""
 
-    later = ("optimizer", "budget", "memory", "save_dtype", "prefix_gb")
+    later = ("optimizer", "budget", "memory", "save_dtype", "prefix_gb", "loaded")
 
     steps: PositiveInt = 80
     lr: PositiveFloat = 1e-5
@@ -220,6 +220,11 @@ class TrainSpec(Spec):
     memory: MemorySpec = MemorySpec()
     save_dtype: Literal["stored", "fp32", "bf16", "fp16"] = Field(
         "stored", description="type of the checkpoint's weights; stored: that of the parent's files"
+    )
+    loaded: Literal["all", "needed"] = Field(
+        "all",
+        description="needed: of a recipe that only reads states of layers, those up to the deepest that is read; the "
+        "checkpoint's other weights are copies of the parent's",
     )
     prefix_gb: NonNegativeFloat = Field(
         2.0,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor, dtype
 
 from ilu_cli import registry
 from ilu_cli.declarations import FLOAT, reference_bytes
@@ -16,10 +18,13 @@ from ilu_cli.engine.loop import Penalty, Trainer
 from ilu_cli.engine.prefix import Unpadded, begin, within
 from ilu_cli.engine.reference import fill, median_norm
 from ilu_cli.engine.scoring import Scorer
+from ilu_cli.errors import UsageError
 from ilu_cli.metrics.figure import lost
-from ilu_cli.models.load import trained_params
+from ilu_cli.models.load import empty_model, trained_params
+from ilu_cli.models.lower import check_lower, check_stored_as
 from ilu_cli.models.names import first_place
 from ilu_cli.models.parts import Parts, parts_of
+from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.specs import BudgetSpec, Component, Form, TrainSpec, number_of
 from ilu_cli.runs.results import own_rows
@@ -176,6 +181,30 @@ def cache_bytes(recipe: UnlearnRecipe, streams: Streams, config: Any, first: int
         needed += reference_bytes(needs, tokens, targets, width, config.vocab_size, len(layers_of(recipe.objective)))
     begun = sum(map(len, prefix_rows(recipe, streams, width))) if first else 0
     return needed + FLOAT * width * begun
+
+
+def lower_of(recipe: UnlearnRecipe, subject: Subject, whole: Any, trained: Mapping[str, Tensor], stored: dtype) -> Any:
+    """The lower layers, without their weights, if they are all that is loaded; else the whole model as it is.
+
+    `stored` is the type that the checkpoint is written in.
+
+    Raises:
+        UsageError: if they cannot be loaded, trained and saved by themselves.
+    """
+    if recipe.train.loaded == "all":
+        return whole
+    if subject.base is not None:
+        raise UsageError("train.loaded: needed is for a whole model, and this is an adapter", hint="leave it out")
+    lower = empty_model(subject.folder, max(layers_of(recipe.objective)) + 1)
+    check_lower(whole, lower)
+    names = {n for n, _ in lower.named_parameters()}
+    if out := sorted(trained.keys() - names):
+        raise UsageError(
+            f"train.loaded: {out[0]} is trained, which lies above what the objective reads",
+            hint="train only weights at or below its layers, or leave it out",
+        )
+    check_stored_as(trained, subject.folder, stored)
+    return lower
 
 
 def _terms(recipe: UnlearnRecipe, streams: Streams, parts: Parts, source: list[Any] | None) -> list[Term]:

@@ -29,7 +29,15 @@ from ilu_cli.engine.temper import compared, per_sequence
 from ilu_cli.engine.tracking import Tracked
 from ilu_cli.models.dtypes import check_frozen, saved_dtype
 from ilu_cli.models.hold import spare
-from ilu_cli.models.load import add_adapter, checked_model, load_model, load_tokenizer, save_checkpoint, trained_params
+from ilu_cli.models.load import (
+    add_adapter,
+    checked_model,
+    load_model,
+    load_tokenizer,
+    save_checkpoint,
+    trained_params,
+)
+from ilu_cli.models.lower import save_lower
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject, find_subject
 from ilu_cli.recipe.load import digest, dump
@@ -56,7 +64,7 @@ from ilu_cli.workflows.plan import (
 )
 from ilu_cli.workflows.saved import changed, lost
 from ilu_cli.workflows.settle import chosen, first_trained, followed, settled, told
-from ilu_cli.workflows.training import Streams, build_trainer, cache_bytes, defences_of
+from ilu_cli.workflows.training import Streams, build_trainer, cache_bytes, defences_of, lower_of
 
 
 @dataclass(kw_only=True)
@@ -72,6 +80,7 @@ class UnlearnPlan(RunPlan):
     disk: int
     chosen: Row
     dtype: torch.dtype = torch.float32
+    depth: int | None = None
     never: Subject | None = None
     made: dict[str, Counts] = field(default_factory=dict)
 
@@ -119,7 +128,9 @@ def plan(
     first = first_trained(recipe, model, list(params))
     check_ids(model, streams, tokenizer)
     tokens, cached = tokens_of(streams, recipe.train.accumulation), cache_bytes(recipe, planned, model.config, first)
-    memory = estimate(model, list(params.values()), first, tokens, recipe.train, cached)
+    loaded = lower_of(recipe, parent, model, params, dtype)
+    params = params if loaded is model else trained_params(loaded, recipe.train.params, False)
+    memory = estimate(loaded, list(params.values()), first, tokens, recipe.train, cached)
     return UnlearnPlan(
         recipe=recipe,
         subject=parent,
@@ -134,6 +145,7 @@ def plan(
         never=find_subject(recipe.model.never, store) if recipe.model.never else None,
         chosen=chosen(asked, recipe),
         dtype=dtype,
+        depth=None if loaded is model else loaded.config.num_hidden_layers,
         made=made,
     )
 
@@ -163,13 +175,13 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
         refuse_held(resume.path, f"run {resume.id}")
     check_disk(out or (resume.path if resume else store.root), plan.disk)
     check_memory(plan.peak_memory, b.memory(), reporter.note)
-    model = load_model(plan.subject, b.device)
+    model = load_model(plan.subject, b.device, plan.depth)
     scorer = Scorer(model, parts_of(model), plan.tokenizer, b)
     parity = check(scorer, reporter.note)
     new: Run = b.share(resume or (store.create("unlearn", label_of(recipe), out) if b.main else None))
     with new.held(reporter.note) if b.main else nullcontext():
         _begin(plan, new)
-        new.manifest.result["parity"] = parity.facts()
+        new.manifest.result["parity"] = parity.facts() | ({"layers": plan.depth} if plan.depth else {})
         with ending(new, b.main):
             _train(plan, new, scorer, reporter, began)
         b.wait()
@@ -193,7 +205,7 @@ def _train(plan: UnlearnPlan, new: Run, scorer: Scorer, reporter: Reporter, bega
     before = {env.name: best_temperature(env, trainer, recipe, original) for env in tempered}
     for done in drive(trainer, new, Tracked(reporter, recipe.track, new, recipe.model_dump()), label_of(recipe)):
         if main and done in recipe.train.points:
-            save_checkpoint(adapted or model, plan.tokenizer, new.point(done), plan.dtype)
+            _save(plan, adapted or model, trainer, new.point(done))
     for defence in trainer.defences:
         defence.finish(trainer.grads)
     for env in tempered:
@@ -202,6 +214,13 @@ def _train(plan: UnlearnPlan, new: Run, scorer: Scorer, reporter: Reporter, bega
     if main:
         new.manifest.result["seconds"] = round(time.monotonic() - began, 1)
         _finish(plan, new, trainer, adapted or model, reporter)
+
+
+def _save(plan: UnlearnPlan, model: Any, trainer: Trainer, folder: Path) -> None:
+    if plan.depth is None:
+        save_checkpoint(model, plan.tokenizer, folder, plan.dtype)
+    else:
+        save_lower(trainer.params, plan.tokenizer, plan.subject.folder, folder)
 
 
 def tempered_environments(plan: UnlearnPlan) -> list[TrainStream]:
@@ -221,7 +240,7 @@ def best_temperature(
 
 def _finish(plan: UnlearnPlan, new: Run, trainer: Trainer, model: Any, reporter: Reporter) -> None:
     """Save the model, say that the run is complete, and then what the weights' files tell."""
-    save_checkpoint(model, plan.tokenizer, new.checkpoint, plan.dtype)
+    _save(plan, model, trainer, new.checkpoint)
     new.manifest.result |= {"steps": trainer.step, "peak_memory_bytes": trainer.backend.peak_memory()}
     if used := trainer.budget:
         new.manifest.result["budget"] = used.facts()
