@@ -50,6 +50,7 @@ DEFENCES: dict[str, Any] = {
     "cir": ({}, {"inputs": 24, "outputs": 36, "norm": 1.0, "every": None, "rows": None}),
     "mudman": ({}, {"attacker_lr": 0.05, "every": 10, "decay": 0.9, "norm": 1.0}),
     "booster": ({}, {"weight": 5.0, "alpha": 0.1}),
+    "curvature": ({}, {"weight": 1.0, "mu": 0.01}),
     "grad_penalty": ({}, {"weight": 1.0}),
     "lat": ({}, {"layer": 4, "epsilon": 2.0, "inner_lr": 0.05, "inner_steps": 16}),
     "project": ({}, {"how": "whole", "only_against": True}),

@@ -14,6 +14,7 @@ from ilu_cli import registry
 from ilu_cli.data.encode import Encoded, collate
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.gradients import Term
+from ilu_cli.engine.hessian import hessian_times
 from ilu_cli.engine.loop import Penalty
 from ilu_cli.engine.reference import fill
 from ilu_cli.engine.view import View
@@ -199,6 +200,24 @@ def test_value_and_gradient_are_those_of_the_definition(float64: None, kind: str
     for n, p in t.params.items():
         want = torch.zeros_like(p) if p.grad is None else p.grad
         torch.testing.assert_close(torch.zeros_like(p) if found[n] is None else found[n], want, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_hessian_products_are_those_of_differentiating_the_definition_twice(
+    float64: None, kind: str, name: str
+) -> None:
+    model, rows = moved(), items()
+    t = trainer(model, [term(kind, name, rows)], [])
+    g = torch.Generator().manual_seed(5)
+    v = [torch.randn(p.shape, generator=g) for p in t.grads.params]
+    found, error = hessian_times(t.grads, t.terms[0], v)
+    definition = case(kind, name)[1](Plain(model, rows, said_instead()), Plain(tiny_model(), rows, said_instead()))
+    first = torch.autograd.grad(definition, t.grads.params, create_graph=True, allow_unused=True)
+    bent = [(slope, x) for slope, x in zip(first, v) if slope is not None and slope.requires_grad]
+    torch.autograd.backward([slope for slope, _ in bent], [x for _, x in bent])
+    assert error is None
+    for h, p in zip(found, t.grads.params):
+        torch.testing.assert_close(h, torch.zeros_like(p) if p.grad is None else p.grad, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)

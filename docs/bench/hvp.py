@@ -22,8 +22,9 @@ from ilu_cli.data.encode import collate
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.environments import Environments
 from ilu_cli.engine.gradients import Vector, dot
-from ilu_cli.engine.hessian import add_product, plain_nll, twice_differentiable
+from ilu_cli.engine.hessian import add_product, twice_differentiable
 from ilu_cli.engine.loop import Trainer
+from ilu_cli.engine.plain import PlainView
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.engine.view import View
 from ilu_cli.models.load import load_model, load_tokenizer
@@ -64,7 +65,7 @@ def forward_over_reverse(trainer: Trainer, stream: TrainStream, v: Vector) -> No
             self.decoder, self.head = trainer.grads.parts.decoder, trainer.grads.parts.head
 
         def forward(self, view: View) -> Tensor:
-            return plain_nll(view)
+            return view.nll.sum()
 
     loss = Loss()
     names = {id(p): n for n, p in loss.named_parameters()}
@@ -74,7 +75,7 @@ def forward_over_reverse(trainer: Trainer, stream: TrainStream, v: Vector) -> No
         batch = collate([stream.item(key)])
 
         def value(at: dict[str, Tensor], batch: object = batch) -> Tensor:
-            view = View(trainer.grads.parts, batch, 0)  # type: ignore[arg-type]
+            view = PlainView(trainer.grads.parts, batch, 0)  # type: ignore[arg-type]
             return torch.func.functional_call(loss, at, (view,))
 
         with twice_differentiable():
@@ -86,9 +87,9 @@ def cost(trainer: Trainer, stream: TrainStream) -> None:
     v = envs.gradients()[0]
 
     def whole() -> None:
-        view = View(trainer.grads.parts, collate([stream.item(k) for k in stream.keys(0)]), 0)
+        view = PlainView(trainer.grads.parts, collate([stream.item(k) for k in stream.keys(0)]), 0)
         with twice_differentiable():
-            add_product(plain_nll(view), params, v)
+            add_product(view.nll.sum(), params, v)
 
     def penalty() -> None:
         registry.regularizer["irm"].obj(environments(trainer, stream), variant="grad_norm")

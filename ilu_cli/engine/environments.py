@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from ilu_cli.data.encode import collate
 from ilu_cli.engine.exact import exact
-from ilu_cli.engine.gradients import Gradients, Term, Vector, dot
-from ilu_cli.engine.hessian import NotTwice, add_product, by_differences, plain_nll, twice_differentiable
+from ilu_cli.engine.gradients import Gradients, Term, Vector
+from ilu_cli.engine.hessian import hessian_times
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.engine.view import View
 
 LABELS = {"gap": "D"}  # how a statistic is called in the log
-DOUBTFUL = 0.05  # disagreement of finite differences that is worth a warning
 
 
 @dataclass
@@ -71,21 +68,24 @@ class Environments:
 
     def gradients(self) -> list[Vector]:
         """∇ of the mean NLL of every environment, the same on all processes."""
-        found = [self._gradient(s) for s in self.streams]
-        self._note("nll", [loss for loss, _ in found])
-        return [g for _, g in found]
+        shares, found = [], []
+        for s in self.streams:
+            with self.grads.aside():
+                shares.append(self.grads.accumulate(_mean_nll(s), precision="fp32"))
+                found.append(self.grads.whole())
+        self._note("nll", [float(self.grads.backend.sum(share)) for share in shares])
+        return found
 
     def hessian_times(self, i: int, v: Vector) -> Vector:
-        """The Hessian of environment i's mean NLL times `v`, in float32, the same on all processes.
+        """The Hessian of environment i's mean NLL times `v` (`ilu_cli.engine.hessian`), the same on all processes.
 
-        Exact, by differentiating twice, one sequence at a time, so that memory does not grow with the batch. A model
-        with a part that has no second derivative gets central differences, (∇ℓ(θ + h·v̂) − ∇ℓ(θ − h·v̂))·‖v‖/2h, with h
-        such that two steps agree; by how much they do not is logged as `hvp_error`.
+        Exact, or by differences; by how much those disagree is logged as `hvp_error`.
         """
-        if dot(v, v) == 0:
-            return [torch.zeros_like(x) for x in v]
-        found = self._exact_product(i, v)
-        return self._difference(i, v) if found is None else found
+        term = _mean_nll(self.streams[i])
+        found, error = hessian_times(self.grads, term, v)
+        if error is not None:
+            self.log[f"hvp_error[{term.name}]"] = error
+        return found
 
     def parameters(self) -> Vector:
         """θ, detached."""
@@ -95,37 +95,10 @@ class Environments:
         """Add λ · gradient, which is already that of the whole step, to the parameters' gradients."""
         self.grads.add(list(gradient), self.scale)
 
-    def _gradient(self, s: TrainStream) -> tuple[float, Vector]:
-        g = self.grads
-        with g.aside():
-            share = g.accumulate(Term(s.name, s, lambda v: v.nll, "token"), precision="fp32")
-            found = g.whole()
-        return float(g.backend.sum(share)), found
-
-    def _exact_product(self, i: int, v: Vector) -> Vector | None:
-        """H·v over all micro-batches and processes; None if one of them cannot differentiate twice."""
-        g, s = self.grads, self.streams[i]
-        divisor, failed = s.divisor(g.step, "token"), torch.zeros((), device=g.backend.device)
-        shares = s.shares(g.step, g.backend.rank, g.backend.world, g.spec.accumulation)
-        with g.aside():
-            try:
-                for key in (key for share in shares for key in share):
-                    view = View(g.parts, collate([s.item(key)]).to(g.backend.device), g.seed)
-                    with twice_differentiable(), g.backend.autocast("fp32"):
-                        add_product(plain_nll(view) / divisor, g.params, v)
-            except NotTwice:
-                failed += 1
-            found = g.whole()
-        return found if float(g.backend.sum(failed)) == 0 else None
-
-    def _difference(self, i: int, v: Vector) -> Vector:
-        found, error = by_differences(self.grads, lambda: self._gradient(self.streams[i])[1], v)
-        name = self.streams[i].name
-        self.log[f"hvp_error[{name}]"] = error
-        if not error <= DOUBTFUL:
-            warnings.warn(f"{name}: the Hessian product is uncertain by {error:.0%}: no step serves", stacklevel=2)
-        return found
-
     def _note(self, statistic: str, values: list[float]) -> None:
         label = LABELS.get(statistic, statistic)
         self.log |= {f"{label}[{s.name}]": value for s, value in zip(self.streams, values)}
+
+
+def _mean_nll(s: TrainStream) -> Term:
+    return Term(s.name, s, lambda v: v.nll, "token")

@@ -72,21 +72,24 @@ class Gradients:
             step: whose rows are read; None: those of the step at hand.
             precision: of the forward pass; None: as the recipe says.
         """
-        step, device, stream = self.step if step is None else step, self.backend.device, term.stream
+        step, stream = self.step if step is None else step, term.stream
         divisor = stream.divisor(step, term.per)
         total = torch.zeros((), dtype=torch.float64)
         for keys in stream.shares(step, self.backend.rank, self.backend.world, self.spec.accumulation):
             with torch.set_grad_enabled(term.weight != 0), self.backend.autocast(precision or self.spec.precision):
-                loss = wide(term.values(self._view(term, keys, device))).sum() / divisor
+                loss = wide(term.values(self.view(term, keys))).sum() / divisor
             if loss.requires_grad:
                 (loss if term.share else term.weight * loss).backward()
             total += exact(loss.detach()).cpu()
         return total
 
-    def _view(self, term: Term, keys: list[RowKey], device: torch.device) -> View:
+    def view(self, term: Term, keys: list[RowKey], kind: type[View] = View) -> View:
+        """What a term sees of these rows."""
+        device = self.backend.device
+
         def over(stream: TrainStream, cache: ReferenceCache, layer: int | None) -> View:
             batch = collate([stream.item(k) for k in keys]).to(device)
-            return View(self.parts, batch, self.seed, layer, cache.of(keys, device))
+            return kind(self.parts, batch, self.seed, layer, cache.of(keys, device))
 
         view = over(term.stream, term.cache, term.layer)
         view.layers = term.layers

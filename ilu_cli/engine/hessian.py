@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ilu_cli.engine.gradients import Gradients, Vector, dot
+from ilu_cli.engine.gradients import Gradients, Term, Vector, dot
 from ilu_cli.engine.head import wide
-from ilu_cli.engine.view import View
+from ilu_cli.engine.plain import PlainView
 
 TOLERANCE = 1e-3  # disagreement of two successive finite differences that ends the search for a step
+DOUBTFUL = 0.05  # disagreement of finite differences that is worth a warning
 TRIES = 8  # steps that are tried in each direction, each a quarter of the one before, or four times it
 _NO_SECOND = re.compile(r"derivative|differentia|double backward|not implemented|inplace operation", re.I)
 
@@ -24,9 +26,49 @@ class NotTwice(Exception):
     """The loss goes through something that cannot be differentiated twice."""
 
 
-def plain_nll(view: View) -> Tensor:
-    """Negative log-likelihood summed over the scored tokens, from plain logits, which can be differentiated twice."""
-    return nn.functional.cross_entropy(wide(view.parts.head(view.final)), view.targets, reduction="sum")
+def gradient_of(grads: Gradients, term: Term) -> Vector:
+    """The gradient of a term over the whole step, in float32, the same on all processes."""
+    with grads.aside():
+        grads.accumulate(term, precision="fp32")
+        return grads.whole()
+
+
+def hessian_times(grads: Gradients, term: Term, v: Vector) -> tuple[Vector, float | None]:
+    """The Hessian of a term over the whole step, times `v`, in float32, the same on all processes.
+
+    Exact, by differentiating twice, one sequence at a time, so that memory does not grow with the batch; what the term
+    holds fixed stays fixed. A model with a part that has no second derivative gets central differences, (∇ℓ(θ + h·v̂) −
+    ∇ℓ(θ − h·v̂))·‖v‖/2h, with h such that two steps agree.
+
+    Returns:
+        H·v, and by how much two steps disagree; None: it is exact.
+    """
+    if dot(v, v) == 0:
+        return [torch.zeros_like(x) for x in v], None
+    found = _exact(grads, term, v)
+    if found is not None:
+        return found, None
+    near, error = by_differences(grads, lambda: gradient_of(grads, term), v)
+    if not error <= DOUBTFUL:
+        warnings.warn(f"{term.name}: the Hessian product is uncertain by {error:.0%}: no step serves", stacklevel=2)
+    return near, error
+
+
+def _exact(grads: Gradients, term: Term, v: Vector) -> Vector | None:
+    """H·v over all micro-batches and processes; None if one of them cannot differentiate twice."""
+    stream, failed = term.stream, torch.zeros((), device=grads.backend.device)
+    divisor = stream.divisor(grads.step, term.per)
+    shares = stream.shares(grads.step, grads.backend.rank, grads.backend.world, grads.spec.accumulation)
+    with grads.aside():
+        try:
+            for key in (key for share in shares for key in share):
+                view = grads.view(term, [key], PlainView)
+                with twice_differentiable(), grads.backend.autocast("fp32"):
+                    add_product(wide(term.values(view)).sum() / divisor, grads.params, v)
+        except NotTwice:
+            failed += 1
+        found = grads.whole()
+    return found if float(grads.backend.sum(failed)) == 0 else None
 
 
 @contextmanager

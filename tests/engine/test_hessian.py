@@ -15,10 +15,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ilu_cli import registry
 from ilu_cli.data.encode import Encoded, collate
+from ilu_cli.engine import hessian
 from ilu_cli.engine.accel import backend
-from ilu_cli.engine.environments import DOUBTFUL, Environments
+from ilu_cli.engine.environments import Environments
 from ilu_cli.engine.gradients import dot
-from ilu_cli.engine.hessian import TOLERANCE, NotTwice, add_product, agreeing
+from ilu_cli.engine.hessian import DOUBTFUL, TOLERANCE, NotTwice, add_product, agreeing
 from ilu_cli.engine.loop import Trainer
 from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.specs import TrainSpec
@@ -155,7 +156,7 @@ def test_differences_that_never_agree_are_told(monkeypatch: pytest.MonkeyPatch) 
     def noise() -> list[torch.Tensor]:
         return [torch.randn(p.shape, generator=g) for p in envs.grads.params]
 
-    monkeypatch.setattr(envs, "_gradient", lambda stream: (0.0, noise()))  # a gradient of nothing but noise
+    monkeypatch.setattr(hessian, "gradient_of", lambda grads, term: noise())  # a gradient of nothing but noise
     with pytest.warns(UserWarning, match=r"gsm8k: the Hessian product is uncertain by \d+%"):
         envs.hessian_times(0, drawn(model.parameters()))
     assert envs.log["hvp_error[gsm8k]"] > DOUBTFUL
