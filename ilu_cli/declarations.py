@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PositiveInt
 Per = Literal["sequence", "token", "hidden token"]
 Quantity = Literal[
     "nll", "logps", "token_nll", "entropy", "gap", "hidden", "states", "mlp", "distillation", "elsewhere", "margins",
+    "centre", "lens",
     "reference.logps", "reference.hidden", "reference.states", "reference.mlp", "reference.norm", "reference.final",
 ]  # fmt: skip
 """What a loss may read from its `View` (`ilu_cli.engine.view`), where each is described with its shape."""
@@ -57,9 +58,15 @@ class Loss(Declaration):
 
 
 class Objective(Loss):
-    """`chosen` puts what should be said instead beside every row, as `view.chosen`."""
+    """`chosen` puts what should be said instead beside every row, as `view.chosen`.
+
+    `parent`: the model that it starts from must be that of an unlearning run. `start(own, grads)` changes the trained
+    weights once, when what the start says of the rows is known; `own` is the objective's part of the recipe.
+    """
 
     chosen: Literal["refusal", "counterfactual", "alternative"] | None = None
+    parent: Literal["unlearned"] | None = None
+    start: Callable[..., None] | None = None
 
 
 class Regularizer(Declaration):

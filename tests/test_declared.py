@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ilu_cli import registry
+from ilu_cli.objectives.undo import corrupt
 
 # name → what is declared, and the defaults: those of the paper or of its authors' code where they give any
 OBJECTIVES = {
@@ -18,22 +19,35 @@ OBJECTIVES = {
         {"needs": "logps reference.logps", "per": "sequence", "chosen": "alternative"},
         {"beta": 0.1, "answers": "model", "made": None},
     ),
+    "crl": (
+        {"needs": "states reference.states centre", "per": "hidden token"},
+        {"layers": [10, 20], "margin": 0.5},
+    ),
     "dpo": ({"needs": "logps reference.logps", "per": "sequence", "chosen": "counterfactual"}, {"beta": 0.1}),
     "grad_ascent": ({"needs": "logps", "per": "token"}, {}),
     "grad_diff": ({"needs": "logps", "per": "token"}, {}),
     "idk_po": ({"needs": "logps reference.logps", "per": "sequence", "chosen": "refusal"}, {"beta": 0.1}),
     "npo": ({"needs": "logps reference.logps", "per": "sequence"}, {"beta": 0.1, "reduction": "sum"}),
     "pdu": ({"needs": "margins", "per": "token"}, {}),
+    "repnoise": ({"needs": "states lens", "per": "sequence"}, {"layers": [10, 20], "alpha": 1.0, "beta": 0.001}),
     "rmu": (
         {"needs": "hidden reference.norm", "per": "hidden token"},
         {"layer": "auto", "coefficient": 2.0, "adaptive": True},
     ),
     "satimp": ({"needs": "token_nll", "per": "token"}, {"beta1": 5.0, "beta2": 1.0}),
     "simnpo": ({"needs": "logps", "per": "sequence"}, {"beta": 2.5, "delta": 0.0}),
+    "undo": (
+        {"needs": "distillation reference.final", "per": "token", "parent": "unlearned", "start": corrupt},
+        {"alpha": 0.25, "beta": 0.1},
+    ),
     "undial": ({"needs": "distillation reference.final", "per": "token"}, {"strength": 10.0}),
     "wga": ({"needs": "token_nll", "per": "token"}, {"alpha": 1.0}),
 }
 RETAIN: dict[str, Any] = {
+    "crl": (
+        {"needs": "states reference.states centre distillation reference.final", "per": "hidden token"},
+        {"margin": 0.3, "kl": 1.8},
+    ),
     "hidden_mse": ({"needs": "hidden reference.hidden", "per": "hidden token"}, {}),
     "hidden_norm": ({"needs": "states reference.states", "per": "hidden token"}, {}),
     "kl": ({"needs": "distillation reference.final", "per": "token"}, {}),

@@ -42,7 +42,9 @@ class Plain:
         self.states = torch.stack([out.hidden_states[n + 1] for n in SEVERAL if n + 1 < LAYERS] + [last(model, batch)])
 
         self.mlp = mlps(model, batch)
-        self.ids = batch.ids[:, 1:]
+        self.ids, self.model = batch.ids[:, 1:], model
+        self.gathered: Any = None
+        self.read = dict[int, Any]()
         self.chosen = None if chosen is None else Plain(model, chosen)
 
     def adjusted(self, shift: Any) -> Any:
@@ -59,6 +61,15 @@ class Plain:
 
     def token_mean(self, values: Any) -> Any:
         return (values * self.scored).sum() / self.scored.sum()
+
+    @property
+    def centre(self) -> Any:
+        """[L, 1, 1, D], the mean state of the forget rows, at all tokens but the first."""
+        if self.gathered is None:
+            other = Plain(self.model, gathered())
+            total = (other.states * other.real[..., None]).sum((1, 2), keepdim=True)
+            self.gathered = (total / other.real.sum()).detach()
+        return self.gathered
 
     def hidden_mean(self, error: Any) -> Any:
         return (error.mean(-1) * self.real).sum() / self.real.sum()
@@ -90,6 +101,46 @@ def along(now: Any, ref: Any) -> Any:
     return now.hidden_mean(share.clamp(min=0).sum(0)[..., None])
 
 
+def apart(a: Any, b: Any) -> Any:
+    return 1 - (a * b).sum(-1) / (a.square().sum(-1) * b.square().sum(-1)).sqrt()
+
+
+def triplet(now: Any, near: Any, far: Any, margin: float) -> Any:
+    """relu(d(h′, near) − d(h′, far) + m), token by token and layer by layer."""
+    loss = (apart(now.states, near) - apart(now.states, far) + margin).clamp(min=0)
+    return now.hidden_mean(loss.mean(0)[..., None])
+
+
+def kept_by_crl(now: Any, ref: Any) -> Any:
+    divergence = (ref.adjusted(0).exp() * (ref.adjusted(0) - now.logp)).sum(-1)
+    return triplet(now, ref.states.detach(), now.centre, 0.1) + 0.6 * (divergence * now.scored).sum() / now.real.sum()
+
+
+def noised(now: Any, ref: Any) -> Any:
+    """Row by row: kernels over every pair of tokens, and logits of each layer by the model's own norm and head."""
+    total: Any = 0.0
+    for b in range(len(now.ids)):
+        scored, lengths = now.scored[b] > 0, now.real[b]
+        for x in now.states[:, b]:
+            logp = now.model.lm_head(now.model.model.norm(x))[:-1].log_softmax(-1)
+            nll = -logp.gather(-1, now.ids[b, :, None])[scored, 0]
+            total = total + discrepancy(x[lengths]) * 0.4 / len(now.states)
+            now.read.setdefault(b, []).append(nll.mean())
+        total = total - 0.7 * torch.stack(now.read[b]).mean().log1p()
+    return total / len(now.ids)
+
+
+def discrepancy(x: Any) -> Any:
+    n, d = x.shape
+    distance = (x[:, None] - x[None]).square().sum(-1)
+    spread = (distance.mean() / 4 + (x.square().sum(-1).mean() + d) / 2 + 2 * d / 4).detach()
+    found: Any = 0.0
+    for b in (spread / 4, spread / 2, spread, 2 * spread, 4 * spread):
+        across = (b / (b + 2)) ** (d / 2) * (-x.square().sum(-1) / (b + 2)).exp()
+        found = found + (-distance / b).exp().sum() / n**2 - 2 * across.sum() / n + (b / (b + 4)) ** (d / 2)
+    return found
+
+
 def turned(now: Any, ref: Any) -> Any:
     """relu(cos), token by token and layer by layer."""
     a, b = now.states, ref.states.detach()
@@ -101,6 +152,10 @@ def direction(size: int) -> torch.Tensor:
     batch = collate(items_of([3]))
     model = tiny_model()
     return View(parts_of(model), batch, 0, LAYER).direction("rmu")[:size]
+
+
+def divergence(now: Any, ref: Any) -> Any:
+    return now.token_mean((ref.adjusted(0).exp() * (ref.adjusted(0) - now.logp)).sum(-1))
 
 
 def preference(now: Any, ref: Any) -> Any:
@@ -121,6 +176,11 @@ OBJECTIVES: dict[str, Any] = {
     "pdu": ({}, lambda now, ref: now.token_mean((now.logits.max(-1).values - now.logits.mean(-1)) ** 2)),
     "cir": ({"layers": list(SEVERAL)}, along),
     "circuit_breakers": ({"layers": list(SEVERAL)}, turned),
+    "crl": (
+        {"layers": list(SEVERAL), "margin": 0.1},
+        lambda now, ref: triplet(now, now.centre, ref.states.detach(), 0.1),
+    ),
+    "repnoise": ({"layers": list(SEVERAL), "alpha": 0.7, "beta": 0.4}, noised),
     "simnpo": (
         {"beta": 2.5, "delta": 0.1},
         lambda now, ref: (-2 / 2.5 * logsigmoid(-2.5 * now.logps / now.scored.sum(-1) - 0.1)).mean(),
@@ -129,6 +189,7 @@ OBJECTIVES: dict[str, Any] = {
     "dpo": ({"beta": 0.7}, preference),
     "idk_po": ({"beta": 0.7}, preference),
     "undial": ({"strength": 3.0}, lambda now, ref: now.token_mean(now.cross_entropy(ref.adjusted(3.0)))),
+    "undo": ({}, lambda now, ref: divergence(now, ref)),
     "npo": ({"beta": 0.7}, lambda now, ref: (-2 / 0.7 * logsigmoid(-0.7 * (now.logps - ref.logps))).mean()),
     "rmu": (
         {"layer": LAYER, "coefficient": 3.0, "adaptive": False},
@@ -137,7 +198,8 @@ OBJECTIVES: dict[str, Any] = {
 }
 RETAIN: dict[str, Any] = {
     "nll": ({}, lambda now, ref: now.token_mean(now.nll)),
-    "kl": ({}, lambda now, ref: now.token_mean((ref.adjusted(0).exp() * (ref.adjusted(0) - now.logp)).sum(-1))),
+    "kl": ({}, lambda now, ref: divergence(now, ref)),
+    "crl": ({"margin": 0.1, "kl": 0.6}, kept_by_crl),
     "hidden_norm": (
         {},
         lambda now, ref: now.hidden_mean((now.states - ref.states.detach()).square().sum(-1).sqrt().mean(0)[..., None]),
@@ -170,11 +232,17 @@ def term(kind: str, name: str, items: list[Encoded], seed: int = 0) -> Term:
     needs = entry.declared.needs
     cache = fill(data, needs, LAYER, 1, parts_of(tiny_model()), backend(), "fp32", SEVERAL)
     values = lambda view: entry.obj(view, **keys)  # noqa: E731
-    return Term(kind, data, values, entry.declared.per, 1.0, LAYER, cache, layers=SEVERAL)
+    centre = stream(gathered(), seed=seed) if "centre" in needs else None
+    return Term(kind, data, values, entry.declared.per, 1.0, LAYER, cache, layers=SEVERAL, centre=centre)
 
 
 def items(pads: bool = True) -> list[Encoded]:
     return items_of([5, 9, 7, 9] if pads else [9, 9, 9, 9], start=3)
+
+
+def gathered() -> list[Encoded]:
+    """The forget rows whose mean state is looked at: of an objective they are its own rows, here others."""
+    return items_of([4, 8, 6], start=2, seed=5)
 
 
 def said_instead() -> list[Encoded]:
@@ -244,6 +312,7 @@ def test_what_is_not_scored_is_not_learned(float64: None, kind: str, name: str) 
     for pad in (0, 17):
         batch = collate([t.stream.item(k) for k in keys], pad)
         view = View(parts_of(moved()), batch, 0, LAYER, t.cache.of(keys, torch.device("cpu")), layers=SEVERAL)
+        view.mean = torch.ones(len(SEVERAL), 16)
         if t.stream.chosen is not None:
             view.chosen = View(view.parts, collate([t.stream.chosen.item(k) for k in keys], pad), 0)
             view.chosen.reference = present(t.cache.chosen).of(keys, torch.device("cpu"))

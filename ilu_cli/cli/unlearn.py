@@ -19,7 +19,11 @@ DEFAULT_METHOD = "rmu"
 
 RunArgument = Annotated[
     str | None,
-    typer.Argument(help="An unfinished run, with --resume.", show_default=False, autocompletion=complete.runs),
+    typer.Argument(
+        help="A run (or model) to start from, as with --model; with --resume an unfinished one.",
+        show_default=False,
+        autocompletion=complete.runs,
+    ),
 ]
 MethodOption = Annotated[
     str | None,
@@ -106,14 +110,10 @@ def unlearn(
         given.only_resume()
         old = unfinished(store, "unlearn", run)
         resolved = load(UnlearnRecipe, old.path / "recipe.yaml", {}, [])
-    elif run is not None:
-        from ilu_cli import registry
-
-        hint = f"--method {run}" if run in registry.objective else "--model names the model to start from"
-        raise UsageError(f"{run!r}: a RUN is named only with --resume", hint=hint)
     else:
         path = _recipe_path(given.recipe, method)
         flags = given.flags | _irm_flags(path, irm_env, irm_variant, irm_weight, irm_batch) | _lora_flags(lora)
+        flags |= _run_flags(run, model)
         resolved = given.sourced(load(UnlearnRecipe, path, flags, given.sets))
 
     from ilu_cli.care.kept import kept
@@ -177,6 +177,23 @@ def _recipe_path(recipe: str | None, method: str | None) -> Path:
     if recipe is not None:
         return find(recipe)
     return shipped().get(f"quickstart-{method or DEFAULT_METHOD}") or find("quickstart-grad_diff")
+
+
+def _run_flags(run: str | None, model: str | None) -> Flags:
+    """RUN as the model to start from.
+
+    Raises:
+        UsageError: if it is a method's name, or another model is named too.
+    """
+    from ilu_cli import registry
+
+    if run is None:
+        return {}
+    if run in registry.objective:
+        raise UsageError(f"{run!r}: what stands there is a run or model to start from", hint=f"--method {run}")
+    if model is not None:
+        raise UsageError(f"{run!r} and --model {model} both name the model to start from", hint="leave one out")
+    return {"RUN": (("model", "ref"), run)}
 
 
 def _lora_flags(text: str | None) -> Flags:

@@ -33,7 +33,7 @@ class Term:
     """A loss over one stream: weight · Σ values(view) / divisor. `defended`: its gradient is taken by the defences.
 
     `dual` changes `weight` after each step. `share`: it is a share of the forget term's gradient, see
-    `ilu_cli.engine.shares`.
+    `ilu_cli.engine.shares`. `centre`: the stream whose mean states a view tells.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Term:
     layers: Sequence[int] = ()
     dual: DualSpec | None = None
     share: bool = False
+    centre: TrainStream | None = None
 
 
 class Gradients:
@@ -75,16 +76,29 @@ class Gradients:
         step, stream = self.step if step is None else step, term.stream
         divisor = stream.divisor(step, term.per)
         total = torch.zeros((), dtype=torch.float64)
-        for keys in stream.shares(step, self.backend.rank, self.backend.world, self.spec.accumulation):
+        for view in self.views(term, step, precision):
             with torch.set_grad_enabled(term.weight != 0), self.backend.autocast(precision or self.spec.precision):
-                loss = wide(term.values(self.view(term, keys))).sum() / divisor
+                loss = wide(term.values(view)).sum() / divisor
             if loss.requires_grad:
                 (loss if term.share else term.weight * loss).backward()
             total += exact(loss.detach()).cpu()
         return total
 
-    def view(self, term: Term, keys: list[RowKey], kind: type[View] = View) -> View:
-        """What a term sees of these rows."""
+    def views(
+        self, term: Term, step: int, precision: str | None = None, kind: type[View] = View, *, alone: bool = False
+    ) -> Iterator[View]:
+        """What a term sees of this process's rows of a step: each micro-batch, or each row `alone`."""
+        mean = None if term.centre is None else self._mean_states(term.centre, term.layers, step, precision)
+        for keys in self._shares(term.stream, step):
+            for part in [[key] for key in keys] if alone else [keys]:
+                view = self._view(term, part, kind)
+                view.mean = mean
+                yield view
+
+    def _shares(self, stream: TrainStream, step: int) -> list[list[RowKey]]:
+        return stream.shares(step, self.backend.rank, self.backend.world, self.spec.accumulation)
+
+    def _view(self, term: Term, keys: list[RowKey], kind: type[View]) -> View:
         device = self.backend.device
 
         def over(stream: TrainStream, cache: ReferenceCache, layer: int | None) -> View:
@@ -97,6 +111,17 @@ class Gradients:
         if term.stream.chosen is not None:
             view.chosen = over(term.stream.chosen, term.cache.chosen or ReferenceCache(), None)
         return view
+
+    @torch.no_grad()
+    def _mean_states(self, stream: TrainStream, layers: Sequence[int], step: int, precision: str | None) -> Tensor:
+        """[L, D]: the mean of a step's states at these layers, all tokens but the first, over all processes."""
+        total = torch.zeros(len(layers), self.parts.width, device=self.backend.device)
+        for keys in self._shares(stream, step):
+            batch = collate([stream.item(k) for k in keys]).to(self.backend.device)
+            view = View(self.parts, batch, self.seed, layers=layers)
+            with self.backend.autocast(precision or self.spec.precision):
+                total += (view.states * view.hidden_mask[..., None]).sum((1, 2))
+        return self.backend.sum(total) / stream.divisor(step, "hidden token")
 
     def sum(self) -> None:
         """Sum the gradients in the parameters over all processes."""

@@ -56,13 +56,10 @@ def hessian_times(grads: Gradients, term: Term, v: Vector) -> tuple[Vector, floa
 
 def _exact(grads: Gradients, term: Term, v: Vector) -> Vector | None:
     """H·v over all micro-batches and processes; None if one of them cannot differentiate twice."""
-    stream, failed = term.stream, torch.zeros((), device=grads.backend.device)
-    divisor = stream.divisor(grads.step, term.per)
-    shares = stream.shares(grads.step, grads.backend.rank, grads.backend.world, grads.spec.accumulation)
+    divisor, failed = term.stream.divisor(grads.step, term.per), torch.zeros((), device=grads.backend.device)
     with grads.aside():
         try:
-            for key in (key for share in shares for key in share):
-                view = grads.view(term, [key], PlainView)
+            for view in grads.views(term, grads.step, "fp32", PlainView, alone=True):
                 with twice_differentiable(), grads.backend.autocast("fp32"):
                     add_product(wide(term.values(view)).sum() / divisor, grads.params, v)
         except NotTwice:

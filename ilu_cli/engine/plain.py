@@ -19,10 +19,10 @@ class PlainView(View):
         """[N, V], which predict the scored tokens."""
         return wide(self.parts.head(self.final))
 
-    @functools.cached_property
-    def _stats(self) -> tuple[Tensor, Tensor]:
-        logp = self.logits.log_softmax(-1)
-        return cross_entropy(self.logits, self.targets, reduction="none"), -(logp.exp() * logp).sum(-1)
+    def _read(self, final: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        z = wide(self.parts.head(final))
+        logp = z.log_softmax(-1)
+        return cross_entropy(z, targets, reduction="none"), -(logp.exp() * logp).sum(-1)
 
     def distillation(self, shift: float = 0.0) -> tuple[Tensor, Tensor]:
         teacher = self.reference

@@ -42,7 +42,7 @@ class View:
     """One micro-batch of a stream. B sequences, T tokens, N scored tokens, D hidden units.
 
     `chosen` holds the sequences that should be said instead, for objectives that need pairs. `topics` [B] tells which
-    dataset of the stream each sequence is from; without it, all are from the first.
+    dataset of the stream each sequence is from; without it, all are from the first. `mean` is what `centre` tells.
     """
 
     parts: Parts
@@ -53,6 +53,7 @@ class View:
     chosen: View | None = None
     topics: Sequence[int] = ()
     layers: Sequence[int] = ()
+    mean: Tensor | None = None
 
     @functools.cached_property
     def hidden(self) -> Tensor:
@@ -73,6 +74,12 @@ class View:
         return wide(torch.stack(self.parts.mlp_at(self.layers, self.batch.ids, self.batch.mask)))
 
     @property
+    def centre(self) -> Tensor:
+        """[L, D], the mean of the `states` of the step's forget rows, over all tokens but the first, held fixed."""
+        assert self.mean is not None, "a term that needs the centre has a stream for it"
+        return self.mean
+
+    @property
     def hidden_mask(self) -> Tensor:
         """[B, T] as float: real tokens but the first, which is an attention sink of huge norm in many models."""
         mask = self.batch.mask.clone()
@@ -91,7 +98,11 @@ class View:
 
     @functools.cached_property
     def _stats(self) -> tuple[Tensor, Tensor]:
-        return token_stats(self.final, self.parts.head, self.targets)
+        return self._read(self.final, self.targets)
+
+    def _read(self, final: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """[M] each: negative log-likelihood and entropy of what the LM head makes of states [M, D]."""
+        return token_stats(final, self.parts.head, targets)
 
     @property
     def token_nll(self) -> Tensor:
@@ -112,6 +123,13 @@ class View:
         assert teacher.final is not None and teacher.head is not None
         states = teacher.final.to(self.final.dtype)
         return distillation(self.final, self.parts.head, states, teacher.head, self.targets, shift)
+
+    @functools.cached_property
+    def lens(self) -> Tensor:
+        """[L, N], NLL of every scored token where the final norm and the LM head read the `states` of the L layers."""
+        picked = self.states[:, :, :-1][:, self.batch.scored[:, 1:]]
+        found = self._read(self.parts.ended(picked).flatten(0, 1), self.targets.repeat(len(picked)))[0]
+        return found.view(len(picked), -1)
 
     @property
     def margins(self) -> Tensor:

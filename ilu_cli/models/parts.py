@@ -87,6 +87,18 @@ class Parts:
         """What the decoder returns of right-padded ids and mask [B, T]."""
         return self.decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **extra)
 
+    def ended(self, states: torch.Tensor) -> torch.Tensor:
+        """What the LM head would read if `states` [..., D] were the last layer's output: the final norm, and no layer.
+
+        One layer, or all of a decoder that does not end early, is run on one token, and what it gives is not used.
+        """
+        ids = torch.zeros(1, 1, dtype=torch.long, device=states.device)
+        depth = 1 if self.ends_early else len(self.layers)
+        given = {depth - 1: lambda _: states.reshape(1, -1, states.shape[-1])}
+        with shortened(self.layers, depth), changed(self.layers, given):
+            found: torch.Tensor = Parts.run(self, ids, torch.ones_like(ids)).last_hidden_state
+        return found.view(states.shape)
+
 
 def parts_of(model: Any) -> Parts:
     """Take a model apart, after checking that its logits are what we compute from the parts.

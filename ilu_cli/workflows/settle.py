@@ -75,6 +75,21 @@ def told(found: Row) -> str:
     return ", ".join(f"{key} {'all' if value is None else value}" for key, value in found.items())
 
 
+def check_parent(recipe: UnlearnRecipe, parent: Subject) -> None:
+    """Check that a second stage has a first.
+
+    Raises:
+        UsageError: if the model that it starts from is none that an unlearning run made.
+    """
+    name = recipe.objective.name
+    if registry.objective[name].declared.parent is None or (parent.run and parent.run.manifest.command == "unlearn"):
+        return
+    raise UsageError(
+        f"model.ref: {name} is a second stage, and {parent.label} is not the model of an unlearning run",
+        hint=f"unlearn first, then `ilu unlearn RUN --method {name}` with that run",
+    )
+
+
 def settled_for(recipe: UnlearnRecipe, subject: Subject) -> UnlearnRecipe:
     """All of a recipe that this model is to decide, for a model on disk."""
     from ilu_cli.models.load import checked_model

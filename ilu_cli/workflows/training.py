@@ -69,6 +69,7 @@ def build_trainer(recipe: UnlearnRecipe, streams: Streams, scorer: Scorer, diges
     """Put objective, retain term and regularisers on the scorer's model, with their reference caches filled.
 
     `digest` tells the model: by it what is computed of it before the first step is kept on disk.
+    An objective that begins elsewhere has changed the weights then.
     """
     model = scorer.model
     params = trained_params(model, recipe.train.params, recipe.lora is not None)
@@ -94,6 +95,8 @@ def build_trainer(recipe: UnlearnRecipe, streams: Streams, scorer: Scorer, diges
     trainer = Trainer(parts, params, terms, penalties, recipe.train, recipe.seed, backend(), defences)
     if spec := recipe.train.budget:
         trainer.budget = _budget(spec, streams.budget, recipe.train, trainer, scorer)
+    if start := registry.objective[recipe.objective.name].declared.start:
+        start(recipe.objective, trainer.grads)
     return trainer
 
 
@@ -221,7 +224,11 @@ def _terms(recipe: UnlearnRecipe, streams: Streams, parts: Parts, source: list[A
         cache = fill(data.stream, needs, layer, steps, parts, b, precision, layers, source)
         if "reference.norm" in needs and layer is not None:
             cache.norm = median_norm(calibration, layer, parts, b, precision, source)
-        return Term(name, data.stream, _bound(entry.obj, spec), entry.declared.per, weight, layer, cache, layers=layers)
+        found = Term(
+            name, data.stream, _bound(entry.obj, spec), entry.declared.per, weight, layer, cache, layers=layers
+        )
+        found.centre = streams.forget.stream if "centre" in needs else None
+        return found
 
     objective, r = recipe.objective, recipe.retain
     found = [term("forget", registry.objective[objective.name], objective, streams.forget, 1.0, read)]

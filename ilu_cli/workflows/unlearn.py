@@ -63,7 +63,7 @@ from ilu_cli.workflows.plan import (
     state_bytes,
 )
 from ilu_cli.workflows.saved import changed, lost
-from ilu_cli.workflows.settle import chosen, first_trained, followed, settled, told
+from ilu_cli.workflows.settle import check_parent, chosen, first_trained, followed, settled, told
 from ilu_cli.workflows.training import Streams, build_trainer, cache_bytes, defences_of, lower_of
 
 
@@ -110,6 +110,7 @@ def plan(
     backend().check_trackers(recipe.track)
     check_optimizer(recipe.train)
     parent = parent or find_subject(recipe.model.ref, store, recipe.model.revision)
+    check_parent(recipe, parent)
     asked, made = with_made(recipe if recorded else followed(recipe, parent), parent, note)
     tokenizer, model = load_tokenizer(parent.folder), checked_model(parent)
     recipe = settled(asked, model)
