@@ -44,6 +44,7 @@ def view(reference: float = log(1 / 16), teacher: float = log(3), norm: float = 
         [[[[5.0, 9.0], [1.0, 0.0], [3.0, 4.0]]], [[[9.0, 5.0], [1.0, 0.0], [0.0, 2.0]]]]
     )
     found.__dict__["lens"] = torch.tensor([[log(4 / 3), log(4)], [log(4 / 3), log(4)]])
+    found.__dict__["mlp"], original.mlp = found.states, original.states
     if still:
         found.__dict__["states"] = torch.zeros(2, 1, 3, 2)
     found.mean = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
@@ -65,6 +66,7 @@ VALUES = [
     ("objective", "satimp", view, {"beta1": 1.0, "beta2": 0.0}, -(3 / 4 * log(4 / 3) + 1 / 4 * log(4))),
     ("objective", "ce_u", view, {}, log(4) + log(4 / 3)),
     ("objective", "pdu", view, {}, 2 * (log(3) / 2) ** 2),
+    ("objective", "cir", view, {}, 1 / 2 + 7 / 25 + 0 + 2),
     ("objective", "circuit_breakers", view, {}, (2**-0.5 + 7 / 25 + 0 + 1) / 2),
     # layer 0: d to μ 1 and 1/5, to h⁰ 1 − 2^-½ and 1 − 7/25; layer 1: 0 and 1, to h⁰ 2 and 0
     ("objective", "crl", view, {"margin": 0.0}, (2**-0.5 + 0 + 0 + 1) / 2),
@@ -73,6 +75,7 @@ VALUES = [
     ("objective", "npo", view, {"beta": 2.0, "reduction": "mean"}, log(1 + 3)),
     ("objective", "simnpo", view, {"beta": 2.0}, log(1 + 3 / 16)),
     ("objective", "simnpo", view, {"beta": 2.0, "delta": log(16)}, log(1 + 3)),
+    ("objective", "altpo", pair, {"beta": 1.0}, 2 * log(1 + 9)),
     ("objective", "dpo", pair, {"beta": 1.0}, 2 * log(1 + 9)),
     ("objective", "idk_po", pair, {"beta": 1.0}, 2 * log(1 + 9)),
     ("objective", "undial", view, {"strength": log(3)}, log(16 / 3) / 2 + 0.9 * log(4 / 3) + 0.1 * log(4)),
