@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ilu_cli.recipe.schema import UnlearnRecipe
 
 STATES = {
-    "hidden", "states", "mlp", "reference.hidden", "reference.states", "reference.mlp", "reference.norm",
+    "hidden", "states", "mlp", "centre", "reference.hidden", "reference.states", "reference.mlp", "reference.norm",
 }  # fmt: skip
 """What a loss may read where nothing above the deepest of its layers is there."""
 
