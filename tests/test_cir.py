@@ -54,7 +54,8 @@ def without(x: torch.Tensor, used: torch.Tensor, k: int) -> torch.Tensor:
     mean = used.mean(0)
     axes = torch.linalg.svd(used - mean, full_matrices=False).Vh[:k]
     q = torch.linalg.qr(torch.cat([axes, mean[None]]).T).Q
-    return x - x @ q @ q.T
+    left: torch.Tensor = x - x @ q @ q.T
+    return left
 
 
 def test_nothing_taken_out_is_the_plain_gradient(float64: None) -> None:

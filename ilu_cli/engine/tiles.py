@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def memory_of(device: torch.device) -> int | None:
 
 @functools.cache
 def _told(device: torch.device) -> int | None:
-    module = getattr(torch, device.type, None)
+    module: Any = getattr(torch, device.type, None)
     if hasattr(module, "get_device_properties"):
         return int(module.get_device_properties(device).total_memory)
     if hasattr(module, "recommended_max_memory"):  # MPS

@@ -173,9 +173,13 @@ def test_the_tile_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(head, "memory_of", lambda _: tiles.SHARE * tiles.HELD * 24)
     torch.manual_seed(7)
     hidden, lm, targets = torch.randn(9, 5), LMHead(torch.randn(14, 5)), torch.randint(0, 14, (9,))
-    shapes = []
-    plain = head._logits
-    monkeypatch.setattr(head, "_logits", lambda h, w, *rest: shapes.append((len(h), len(w))) or plain(h, w, *rest))
+    shapes, plain = list[tuple[int, int]](), head._logits
+
+    def seen(h: torch.Tensor, w: torch.Tensor, *rest: Any) -> torch.Tensor:
+        shapes.append((len(h), len(w)))
+        return plain(h, w, *rest)
+
+    monkeypatch.setattr(head, "_logits", seen)
     for ours, theirs in zip(token_stats(hidden, lm, targets), naive(hidden, lm, targets)):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     assert max(shapes) == tiles.tile_for(tiles.SHARE * tiles.HELD * 24) == (8, 3)
