@@ -62,6 +62,8 @@ class LAT(Defence):
         """δ [B, T, D], detached. Every sequence's δ depends on that sequence alone."""
         import torch
 
+        from ilu_cli.models.sharded import again
+
         width, mask = view.parts.width, perturbed(view.batch)[..., None]
         delta = torch.zeros(*view.batch.ids.shape, width, device=mask.device, requires_grad=True)
         optimizer = torch.optim.Adam([delta], lr=self.inner_lr)
@@ -69,6 +71,7 @@ class LAT(Defence):
             with _added(view.parts.layers, self.layer, delta):
                 loss = view.afresh().nll.sum()
             (delta.grad,) = torch.autograd.grad(loss, delta)
+            again(view.parts.decoder)
             optimizer.step()
             with torch.no_grad():
                 norm = delta.norm(dim=-1, keepdim=True).clamp(min=1e-12)

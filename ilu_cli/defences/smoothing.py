@@ -29,6 +29,7 @@ class Smoothing(Defence):
         import torch
 
         from ilu_cli.data.sampling import seed_of
+        from ilu_cli.models.sharded import like
 
         values = []
         with grads.aside():
@@ -36,7 +37,8 @@ class Smoothing(Defence):
                 generator = torch.Generator(grads.backend.device)
                 generator.manual_seed(seed_of(grads.seed, "smoothing", grads.step, k))
                 noise = [
-                    torch.randn(p.shape, generator=generator, device=p.device, dtype=p.dtype) for p in grads.params
+                    like(torch.randn(p.shape, generator=generator, device=generator.device, dtype=p.dtype), p)
+                    for p in grads.params
                 ]
                 with grads.shifted(noise, self.sigma):
                     values.append(compute())

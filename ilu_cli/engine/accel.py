@@ -6,23 +6,27 @@ import functools
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from accelerate.utils import DistributedType, broadcast_object_list, gather_object
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from ilu_cli.errors import UnavailableError, UsageError
+from ilu_cli.models.sharded import check_torch, is_part, shard
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 T = TypeVar("T")
 BUCKET = 1 << 24  # gradient elements summed over the processes in one call
-ENGINES = {  # what `accelerate launch` sets for the engines that change what a process holds
-    "ACCELERATE_USE_FSDP": "FSDP",
+SHARDED = "ACCELERATE_USE_FSDP"  # what `accelerate launch --use_fsdp` sets
+ENGINES = {  # what it sets for the other engines that change what a process holds
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism configuration",
@@ -30,7 +34,9 @@ ENGINES = {  # what `accelerate launch` sets for the engines that change what a 
 
 
 class Backend:
-    """Data-parallel replicas. Gradients are summed once a step, so what they are normalised by is global.
+    """Data-parallel processes. Gradients are summed once a step, so what they are normalised by is global.
+
+    Each holds the whole model, or with FSDP2 a part of it, spread over `mesh` (`ilu_cli.models.sharded`).
 
     Raises:
         UsageError: if the launch asked for anything else.
@@ -38,21 +44,48 @@ class Backend:
 
     def __init__(self) -> None:
         # Before Accelerate looks: of one process or on CPUs it passes over FSDP in silence, and without the package
-        # of an engine it raises ImportError.
+        # of an engine it raises ImportError. Of a sharded launch it only brings the processes together.
         for variable, engine in ENGINES.items():
-            if os.environ.get(variable, "").lower() in ("1", "true", "yes"):
+            if _set(variable):
                 _refuse(engine)
-        self.accelerator = Accelerator(mixed_precision="no")  # autocast is chosen per forward pass, below
+        asked = _set(SHARDED)
+        if asked and os.environ.get("FSDP_VERSION", "1") != "2":
+            _refuse("FSDP 1")
+        self.offload = asked and _set("FSDP_OFFLOAD_PARAMS")
+        both = (
+            [InitProcessGroupKwargs(backend="cpu:gloo,cuda:nccl")] if self.offload and torch.cuda.is_available() else []
+        )
+        with _without(SHARDED):
+            self.accelerator = Accelerator(mixed_precision="no", kwargs_handlers=both)  # autocast is chosen below
         kind = self.accelerator.distributed_type
         if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
             _refuse(str(kind))
         self.device = self.accelerator.device
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.main = self.accelerator.is_main_process
+        self.mesh: DeviceMesh | None = None
+        if asked and self.world > 1:
+            from torch.distributed.device_mesh import init_device_mesh
+
+            check_torch()
+            self.mesh = init_device_mesh(self.device.type, (self.world,))
 
     def autocast(self, precision: str) -> AbstractContextManager[Any]:
-        """bf16 autocast, or none."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+        """bf16 autocast, or none. Of sharded weights no copies are kept."""
+        kept, on = self.mesh is None, precision == "bf16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=on, cache_enabled=kept)
+
+    def spread(self, model: Any) -> Any:
+        """A model that the first process has loaded, over all; as it is, unless the launch is sharded."""
+        return shard(model, self.mesh, self.device, offload=self.offload) if self.mesh else model
+
+    def evenly(self, batches: list[T]) -> Iterator[tuple[T, bool]]:
+        """The batches of this process, and whether each counts: of a sharded model all run equally many."""
+        if self.mesh is None:
+            yield from ((batch, True) for batch in batches)
+            return
+        for i in range(self.rank, -(-len(batches) // self.world) * self.world, self.world):
+            yield batches[min(i, len(batches) - 1)], i < len(batches)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum a tensor over all processes, wherever it lies: NCCL sums only what is on its GPUs."""
@@ -62,11 +95,11 @@ class Backend:
         return total.to(values.device)
 
     def sum_gradients(self, params: Iterable[nn.Parameter]) -> None:
-        """Sum the gradients over all processes, in place, a bucket at a time."""
+        """Sum the gradients over all processes, in place, a bucket at a time; those of parts are of all already."""
         if self.world == 1:
             return
         bucket: list[Tensor] = []
-        for p in params:
+        for p in (p for p in params if not is_part(p)):
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
             bucket.append(p.grad)
             if sum(g.numel() for g in bucket) >= BUCKET:
@@ -143,12 +176,27 @@ def _most_held() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def _set(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes")
+
+
+@contextmanager
+def _without(variable: str) -> Iterator[None]:
+    """Let others not see a variable of the environment."""
+    value = os.environ.pop(variable, None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[variable] = value
+
+
 def _refuse(engine: str) -> NoReturn:
     """Say that a launch is not of the kind that is known, and what would be."""
     raise UsageError(
-        f"`accelerate launch` asked for {engine}; each process of ilu holds the whole model and a share of the batch",
-        hint="launch with --multi_gpu or --cpu; where memory is short, train an adapter (`--lora r=16`) or fewer "
-        "weights (`train.params`)",
+        f"`accelerate launch` asked for {engine}; each process of ilu holds the whole model, or a part of it by FSDP 2",
+        hint="launch with --multi_gpu or, where memory is short, with --use_fsdp --fsdp_version 2 "
+        "(docs/scaling.md, recipes/launch); or train an adapter (`--lora r=16`) or fewer weights (`train.params`)",
     )
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria
 
+from ilu_cli.models.sharded import whole
+
 
 def generate(
     model: Any, tokenizer: Any, rows: list[list[int]], max_new_tokens: int, stop: tuple[str, ...] = ()
@@ -19,7 +21,14 @@ def generate(
     with greedy(model, tokenizer) as config:
         config.max_new_tokens = max_new_tokens
         said = [Said(tokenizer, stop, ids.shape[1])] if stop else None
-        out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, stopping_criteria=said)
+
+        def write() -> Tensor:
+            found: Tensor = model.generate(
+                input_ids=ids, attention_mask=mask, generation_config=config, stopping_criteria=said
+            )
+            return found
+
+        out = whole(model, write)
     return list(tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True))
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,7 @@ from ilu_cli.engine.reference import ReferenceCache
 from ilu_cli.engine.stream import RowKey, TrainStream
 from ilu_cli.engine.view import View
 from ilu_cli.models.parts import Parts
+from ilu_cli.models.sharded import is_part, mine, summed, whole
 from ilu_cli.recipe.dual import DualSpec
 from ilu_cli.recipe.specs import TrainSpec
 
@@ -53,6 +57,8 @@ class Term:
 class Gradients:
     """The trained parameters with their gradients, at a step (counted from 0), of this process until `whole` or `sum`.
 
+    Of a sharded parameter a process has some rows of the gradient, which are of all processes as soon as it is there.
+
     Whoever changes how a gradient is taken (defences, regularisers) holds this and nothing else of the loop.
     """
 
@@ -78,7 +84,7 @@ class Gradients:
         total = torch.zeros((), dtype=torch.float64)
         for view in self.views(term, step, precision):
             with torch.set_grad_enabled(term.weight != 0), self.backend.autocast(precision or self.spec.precision):
-                loss = wide(term.values(view)).sum() / divisor
+                loss = whole(self.parts.decoder, functools.partial(_loss, term, view, divisor))
             if loss.requires_grad:
                 (loss if term.share else term.weight * loss).backward()
             total += exact(loss.detach()).cpu()
@@ -120,7 +126,7 @@ class Gradients:
             batch = collate([stream.item(k) for k in keys]).to(self.backend.device)
             view = View(self.parts, batch, self.seed, layers=layers)
             with self.backend.autocast(precision or self.spec.precision):
-                total += (view.states * view.hidden_mask[..., None]).sum((1, 2))
+                total += whole(self.parts.decoder, functools.partial(_summed_states, view))
         return self.backend.sum(total) / stream.divisor(step, "hidden token")
 
     def sum(self) -> None:
@@ -143,14 +149,14 @@ class Gradients:
             p.grad = g if p.grad is None else p.grad.add_(g)
 
     def whole(self) -> Vector:
-        """Move the gradient out of the parameters, summed over all processes."""
+        """Move the gradient out of the parameters, summed over all processes; of sharded ones this process's rows."""
         self.sum()
         return [torch.zeros_like(p) if g is None else g for p, g in zip(self.params, self.take())]
 
-    def add(self, gradient: Vector, factor: float = 1.0) -> None:
+    def add(self, gradient: Taken | Vector, factor: float = 1.0) -> None:
         """Add `factor` · gradient, which is already that of the whole step: the end of the step sums over processes."""
-        if self.backend.main:
-            self.put(gradient, factor)
+        main = self.backend.main
+        self.put([g if main or is_part(g) else None for g in gradient], factor)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -176,11 +182,35 @@ class Gradients:
                     p.copy_(old)
 
 
+def _loss(term: Term, view: View, divisor: int) -> Tensor:
+    return wide(term.values(view)).sum() / divisor
+
+
+def _summed_states(view: View) -> Tensor:
+    return (view.states * view.hidden_mask[..., None]).sum((1, 2))
+
+
 def norm(a: Vector) -> float:
     """Length, summed in float64."""
     return math.sqrt(dot(a, a))
 
 
 def dot(a: Vector, b: Vector) -> float:
-    """Inner product, summed in float64."""
-    return math.fsum(float((exact(x) * exact(y)).sum()) for x, y in zip(a, b))
+    """Inner product, summed in float64; of sharded vectors over all processes, which must ask together."""
+    products = [float((exact(mine(x)) * exact(mine(y))).sum()) for x, y in zip(a, b)]
+    parts, own = ([v for v, x in zip(products, a) if is_part(x) is sharded] for sharded in (True, False))
+    return math.fsum(own) + summed(math.fsum(parts), a)
+
+
+def length(gradient: Taken) -> float:
+    """Length of what there is of a gradient, in its own type."""
+    found = [g for g in gradient if g is not None]
+    parts, own = ([mine(g) for g in found if is_part(g) is sharded] for sharded in (True, False))
+    here = float(nn.utils.get_total_norm(own))
+    return here if not parts else math.hypot(here, math.sqrt(summed(float(nn.utils.get_total_norm(parts)) ** 2, found)))
+
+
+def clip(params: Sequence[nn.Parameter], most: float, long: float) -> None:
+    """Shorten the gradients in the parameters, which are so `long`, to at most `most`."""
+    held: Any = [SimpleNamespace(grad=mine(p.grad)) for p in params if p.grad is not None]
+    nn.utils.clip_grads_with_norm_(held, most, torch.tensor(long))

@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ilu_cli.engine.gradients import Gradients, Term, Vector, dot
 from ilu_cli.engine.head import wide
 from ilu_cli.engine.plain import PlainView
+from ilu_cli.models.sharded import gathered, plain
 
 TOLERANCE = 1e-3  # disagreement of two successive finite differences that ends the search for a step
 DOUBTFUL = 0.05  # disagreement of finite differences that is worth a warning
@@ -37,8 +38,8 @@ def hessian_times(grads: Gradients, term: Term, v: Vector) -> tuple[Vector, floa
     """The Hessian of a term over the whole step, times `v`, in float32, the same on all processes.
 
     Exact, by differentiating twice, one sequence at a time, so that memory does not grow with the batch; what the term
-    holds fixed stays fixed. A model with a part that has no second derivative gets central differences, (∇ℓ(θ + h·v̂) −
-    ∇ℓ(θ − h·v̂))·‖v‖/2h, with h such that two steps agree.
+    holds fixed stays fixed. A sharded model is whole meanwhile. A model with a part that has no second derivative gets
+    central differences, (∇ℓ(θ + h·v̂) − ∇ℓ(θ − h·v̂))·‖v‖/2h, with h such that two steps agree.
 
     Returns:
         H·v, and by how much two steps disagree; None: it is exact.
@@ -56,14 +57,19 @@ def hessian_times(grads: Gradients, term: Term, v: Vector) -> tuple[Vector, floa
 
 def _exact(grads: Gradients, term: Term, v: Vector) -> Vector | None:
     """H·v over all micro-batches and processes; None if one of them cannot differentiate twice."""
-    divisor, failed = term.stream.divisor(grads.step, term.per), torch.zeros((), device=grads.backend.device)
+    divisor, b = term.stream.divisor(grads.step, term.per), grads.backend
+    failed = torch.zeros((), device=b.device)
+    if b.mesh and len(term.stream.keys(grads.step)) % b.world:
+        return None  # each row gathers what is kept of the original's head, so all processes need as many
+    along = [gathered(x) for x in v]
     with grads.aside():
-        try:
-            for view in grads.views(term, grads.step, "fp32", PlainView, alone=True):
-                with twice_differentiable(), grads.backend.autocast("fp32"):
-                    add_product(wide(term.values(view)).sum() / divisor, grads.params, v)
-        except NotTwice:
-            failed += 1
+        with plain(grads.parts.decoder, grads.params) as params:
+            try:
+                for view in grads.views(term, grads.step, "fp32", PlainView, alone=True):
+                    with twice_differentiable(), b.autocast("fp32"):
+                        add_product(wide(term.values(view)).sum() / divisor, params, along)
+            except NotTwice:
+                failed += 1
         found = grads.whole()
     return found if float(grads.backend.sum(failed)) == 0 else None
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+import torch
+
 from ilu_cli.engine.loop import Trainer
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.state import load_state, save_state
@@ -43,10 +45,10 @@ def drive(trainer: Trainer, run: Run, reporter: Reporter, title: str) -> Iterato
                     out.write(json.dumps(log.row()) + "\n")
                     out.flush()
                 reporter.step(log)
-                gone = run.missing_parent()
-                if main and (stopped.is_set() or gone or (every and log.step % every == 0 and log.step < log.steps)):
+                stop, gone = _anywhere(trainer, stopped.is_set(), bool(run.missing_parent()))
+                if stop or gone or (every and log.step % every == 0 and log.step < log.steps):
                     save_state(trainer, run.state)
-                if stopped.is_set():
+                if stop:
                     where = f"stopped after step {log.step} of {log.steps}"
                     raise Interrupted(where, hint=f"continue with `{run.resume_command}`")
                 run.check_parents(f"stopped after step {log.step} of {log.steps}")
@@ -61,6 +63,11 @@ def _cut(metrics: Path, steps: int) -> None:
     """Keep the rows of so many steps."""
     kept = metrics.read_text(encoding="utf-8").splitlines()[:steps] if metrics.exists() else []
     metrics.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _anywhere(trainer: Trainer, *flags: bool) -> list[bool]:
+    """Which of the flags are set on some process."""
+    return [n > 0 for n in trainer.backend.sum(torch.tensor(flags, dtype=torch.float32)).tolist()]
 
 
 @contextmanager

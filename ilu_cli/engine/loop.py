@@ -16,7 +16,7 @@ from ilu_cli.data.sampling import seed_of
 from ilu_cli.engine.accel import Backend
 from ilu_cli.engine.budget import AnyBudget
 from ilu_cli.engine.environments import Environments
-from ilu_cli.engine.gradients import Gradients, Taken, Term
+from ilu_cli.engine.gradients import Gradients, Taken, Term, clip, length
 from ilu_cli.engine.optimizers import forget_moments, optimizer_of
 from ilu_cli.engine.shares import Lengths
 from ilu_cli.engine.stream import TrainStream
@@ -141,30 +141,30 @@ class Trainer:
         self._forget_gradients()
         sums, log, held = dict[str, Tensor](), dict[str, float](), list[tuple[str, float, Taken]]()
         for p in self._due():  # first, while there is no other gradient to set aside
-            found, gradient, length = self._apart(functools.partial(self._penalty, p))
+            found, gradient, long = self._apart(functools.partial(self._penalty, p))
             log |= found
             if p.share:
-                self.lengths.see(p.name, length / p.every)
+                self.lengths.see(p.name, long / p.every)
                 held.append((p.name, p.weight(self.step), gradient))
             else:
-                log[f"gradient[{p.name}]"] = length / p.every
-                self._put(gradient)
+                log[f"gradient[{p.name}]"] = long / p.every
+                self.grads.add(gradient)
         shared = any([p.share for p in self.penalties] + [t.share for t in self.terms])
         for t in self.terms:
             term = functools.partial(self._term, t)
             if not shared:
                 sums[t.name] = term()
                 continue
-            sums[t.name], gradient, length = self._apart(term)
+            sums[t.name], gradient, long = self._apart(term)
             if t.share or t.defended:
-                self.lengths.see(t.name, length)
+                self.lengths.see(t.name, long)
             if t.share:
                 held.append((t.name, t.weight, gradient))
             else:
-                self._put(gradient)
+                self.grads.add(gradient)
         for name, share, gradient in held:
             weight = self.lengths.weight(name, share)
-            self._put(gradient, weight)
+            self.grads.add(gradient, weight)
             log |= {f"weight[{name}]": weight, f"gradient[{name}]": weight * self.lengths.last[name]}
         shares = torch.stack([*sums.values(), torch.zeros((), dtype=torch.float64)])
         self.grads.sum()
@@ -182,12 +182,7 @@ class Trainer:
         self.grads.sum()
         gradient = self.grads.take()
         self.grads.put(before)
-        return found, gradient, float(nn.utils.get_total_norm([g for g in gradient if g is not None]))
-
-    def _put(self, gradient: Taken, factor: float = 1.0) -> None:
-        """Add a gradient of the whole step, once: the end of the step sums over processes."""
-        if self.backend.main:
-            self.grads.put(gradient, factor)
+        return found, gradient, length(gradient)
 
     def _term(self, term: Term) -> Tensor:
         def compute() -> Tensor:
@@ -216,13 +211,13 @@ class Trainer:
 
     def _update(self, losses: dict[str, float]) -> float:
         params = list(self.params.values())
-        grad_norm = float(nn.utils.get_total_norm([p.grad for p in params if p.grad is not None]))
+        grad_norm = length([p.grad for p in params])
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
         if bad or not math.isfinite(grad_norm):
             what = ", ".join(bad) or "the gradient"
             raise RunFailed(f"step {self.step + 1}: {what} is not finite", hint="a smaller learning rate may help")
         if self.spec.max_grad_norm is not None:
-            nn.utils.clip_grads_with_norm_(params, self.spec.max_grad_norm, torch.tensor(grad_norm))
+            clip(params, self.spec.max_grad_norm, grad_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.spec, self.step)
         self.optimizer.step()

@@ -21,6 +21,7 @@ from ilu_cli.engine.layout import short_window
 from ilu_cli.engine.tree import Request
 from ilu_cli.engine.view import View
 from ilu_cli.errors import UnavailableError, UsageError
+from ilu_cli.models.sharded import whole
 
 if TYPE_CHECKING:
     from ilu_cli.engine.scoring import Scorer
@@ -130,18 +131,18 @@ def _decoding_difference(scorer: Scorer, rows: list[list[int]]) -> float:
     try:
         with greedy(scorer.model, scorer.tokenizer) as config:
             config.max_new_tokens, config.eos_token_id = NEW, None
-            out = scorer.model.generate(
+            out = whole(scorer.model, lambda: scorer.model.generate(
                 input_ids=ids, attention_mask=mask, generation_config=config, output_logits=True,
                 return_dict_in_generate=True,
-            )  # fmt: skip
+            ))  # fmt: skip
     except FAILURES as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         return torch.inf
     worst, ours = 0.0, torch.stack(out.logits, 1).float().log_softmax(-1)
-    for row, whole, logps in zip(rows, out.sequences, ours):
-        text = whole[None, ids.shape[1] - len(row) : -1]
-        theirs = scorer.model(input_ids=text, use_cache=False).logits[0, -NEW:].float().log_softmax(-1)
+    for row, said, logps in zip(rows, out.sequences, ours):
+        text = said[None, ids.shape[1] - len(row) : -1]
+        theirs = _run(scorer, text).logits[0, -NEW:].float().log_softmax(-1)
         worst = max(worst, float((logps - theirs).abs().nan_to_num(nan=torch.inf).max()))
     return worst
 
@@ -172,16 +173,21 @@ def _plain(scorer: Scorer, request: Request) -> tuple[float, Tensor, float]:
     """Plain transformers on one text: its loss, the log-probability of each token [T − 1], the largest |logit|."""
     ids = torch.tensor([request.ids], device=scorer.backend.device)
     extra = {"output_router_logits": False} if hasattr(scorer.model.config, "output_router_logits") else {}
-    out = scorer.model(input_ids=ids, labels=ids, use_cache=False, **extra)
+    out = _run(scorer, ids, labels=ids, **extra)
     logits = out.logits[0, :-1].float()
     logps = logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
     return float(out.loss), logps, float(logits.abs().max())
 
 
+def _run(scorer: Scorer, ids: Tensor, **extra: Any) -> Any:
+    """Plain transformers' own forward pass."""
+    return whole(scorer.model, lambda: scorer.model(input_ids=ids, use_cache=False, **extra))
+
+
 def _fused(scorer: Scorer, request: Request) -> float:
     """Our training loss of the same text."""
     batch = collate([Encoded(list(request.ids), 1)]).to(scorer.backend.device)
-    return float(View(scorer.parts, batch, 0).token_nll.mean())
+    return float(whole(scorer.parts.decoder, lambda: View(scorer.parts, batch, 0).token_nll.mean()))
 
 
 def _difference(scorer: Scorer, requests: list[Request], theirs: list[Tensor]) -> float:

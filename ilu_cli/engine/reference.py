@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+import functools
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from ilu_cli.engine.stream import RowKey, TrainStream
 from ilu_cli.engine.view import Reference, View
 from ilu_cli.models.logits import LMHead
 from ilu_cli.models.parts import Parts
+from ilu_cli.models.sharded import whole
 
 CACHE_BATCH = 16  # sequences per forward pass while the cache is filled
 KEPT = {"reference.logps", "reference.hidden", "reference.states", "reference.mlp", "reference.final"}  # by row
@@ -45,7 +47,7 @@ class ReferenceCache:
             hidden = pad_sequence([self.hidden[k] for k in keys], batch_first=True).to(device)
         final = torch.cat([self.final[k] for k in keys]).to(device) if self.final else None
         states, mlp = (_padded(known, keys, device) for known in (self.states, self.mlp))
-        return Reference(logps, hidden, self.norm, final, self.head, states, mlp)
+        return Reference(logps, hidden, self.norm, final, self.head.whole() if self.head else None, states, mlp)
 
 
 def _padded(known: dict[RowKey, Tensor], keys: list[RowKey], device: torch.device) -> Tensor | None:
@@ -60,14 +62,14 @@ def fill(
     stream: TrainStream, needs: Set[str], layer: int | None, steps: int, parts: Parts, backend: Backend, precision: str,
     layers: Sequence[int] = (), source: Any = None,
 ) -> ReferenceCache:  # fmt: skip
-    """Run the original weights once over the rows that training will visit.
+    """Run the original weights once over the rows that training will visit, on every process.
 
     Hidden states are kept in host memory as float32, 4·D bytes a token and layer, and the LM head is copied if it is
     trained.
 
     Args:
         source: what tells the model, as JSON: what is computed is kept on disk by that, and read if it is there
-            (`ilu_cli.engine.kept`). None: nothing is.
+            (`ilu_cli.engine.kept`). None: nothing is. Processes with parts of a model must all run it, or none.
     """
     cache, wanted = ReferenceCache(), sorted(needs & KEPT)
     if not wanted:
@@ -118,10 +120,15 @@ def _said(
         part = items[i : i + CACHE_BATCH]
         view = view_of(collate(part).to(backend.device))
         with backend.autocast(precision):
-            for name, place in places.items():
-                for j, value in enumerate(_of_rows(name, view, part)):
-                    place.put(i + j, value)
+            found = whole(view.parts.decoder, functools.partial(_of_each, places, view, part))
+        for name, place in places.items():
+            for j, value in enumerate(found[name]):
+                place.put(i + j, value)
     return {name: place.block for name, place in places.items() if place.block is not None}
+
+
+def _of_each(names: Iterable[str], view: View, items: list[Encoded]) -> dict[str, list[Tensor]]:
+    return {name: _of_rows(name, view, items) for name in names}
 
 
 def _of_rows(name: str, view: View, items: list[Encoded]) -> list[Tensor]:
@@ -153,11 +160,16 @@ def median_norm(
     return float(kept(source, lambda: _median_norm(items, view, backend, precision))["norm"])
 
 
+def _norms(view: View) -> Tensor:
+    found: Tensor = view.hidden.norm(dim=-1)[view.hidden_mask.bool()]
+    return found
+
+
 @torch.no_grad()
 def _median_norm(items: list[Encoded], view_of: Callable[[Batch], View], backend: Backend, precision: str) -> Tensors:
     norms = []
     for i in range(0, len(items), CACHE_BATCH):
         view = view_of(collate(items[i : i + CACHE_BATCH]).to(backend.device))
         with backend.autocast(precision):
-            norms.append(view.hidden.norm(dim=-1)[view.hidden_mask.bool()])
+            norms.append(whole(view.parts.decoder, functools.partial(_norms, view)))
     return {"norm": torch.cat(norms).median().cpu()[None]}

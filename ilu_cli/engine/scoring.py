@@ -29,13 +29,15 @@ from ilu_cli.data.special import (
     parted,
 )
 from ilu_cli.engine.accel import Backend
+from ilu_cli.engine.batches import memory_ran_out, run_all
 from ilu_cli.engine.generation import generate
 from ilu_cli.engine.head import picked_logps
 from ilu_cli.engine.layout import Layout, layout_of
 from ilu_cli.engine.parity import Parity
-from ilu_cli.engine.tree import Forest, Request, halves, take
+from ilu_cli.engine.tree import Forest, Request, halves, take, taken
 from ilu_cli.errors import RunFailed, UsageError
 from ilu_cli.models.parts import Parts
+from ilu_cli.models.sharded import whole
 
 TOKENS = 2048  # tokens per forward pass, padding included
 
@@ -177,7 +179,7 @@ class Scorer:
         found: list[tuple[int, float, bool]] = []
         with self.backend.autocast(self.precision):  # one context, so that weights are cast once
             for rows in self.layout.rows(requests):
-                found += self._run(rows[self.backend.rank :: self.backend.world], requests)
+                found += self._run(rows, requests)
         scores = [(logp, greedy) for _, logp, greedy in sorted(self.backend.gather(found))]
         if odd := [logp for logp, _ in scores if not math.isfinite(logp)]:
             raise RunFailed(
@@ -186,14 +188,18 @@ class Scorer:
         return scores
 
     def _run(self, rows: list[Forest], requests: list[Request]) -> list[tuple[int, float, bool]]:
-        """(request, log-probability, greedy) of every request in the rows, which are used up."""
+        """(request, log-probability, greedy) of every request in this process's share of the rows, used up."""
         found: list[tuple[int, float, bool]] = []
+        if self.backend.mesh:
+            batches = taken(rows, min(TOKENS, self.tokens))
+            return [row for batch, counts in self.backend.evenly(batches) for row in self._forward(batch) if counts]
+        rows = rows[self.backend.rank :: self.backend.world]
         while rows:
             batch = take(rows, min(TOKENS, self.tokens))
             try:
                 found += self._forward(batch)
             except RuntimeError as error:
-                if not _memory_ran_out(error) or (len(batch) == 1 == len(batch[0].requests)):
+                if not memory_ran_out(error) or (len(batch) == 1 == len(batch[0].requests)):
                     raise
                 self.tokens = max(1, len(batch) * max(map(len, batch)) // 2)
                 rows += batch if len(batch) > 1 else halves(batch[0], requests)
@@ -202,6 +208,9 @@ class Scorer:
 
     def _forward(self, rows: list[Forest]) -> list[tuple[int, float, bool]]:
         """(request, log-probability, greedy) of every request in a batch of rows."""
+        return whole(self.parts.decoder, lambda: self._scored(rows))
+
+    def _scored(self, rows: list[Forest]) -> list[tuple[int, float, bool]]:
         device = self.backend.device
         dtype = torch.bfloat16 if self.precision == "bf16" else self.parts.head.weight.dtype
         ids, mask, extra = self.layout.inputs(rows, dtype, device)
@@ -245,34 +254,23 @@ class Scorer:
             )
         encoded = [self.cut(self.prompt(p), room) for p in prompts]
         order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
-        mine = order[self.backend.rank :: self.backend.world]
+        mine = order if self.backend.mesh else order[self.backend.rank :: self.backend.world]
         groups = _packed(mine, [len(e) + max_new_tokens for e in encoded], min(TOKENS, self.tokens))
         if not self.layout.padded:
             groups = [list(same) for g in groups for _, same in groupby(g, key=lambda i: len(encoded[i]))]
-        found: list[tuple[int, str]] = []
-        while groups:
-            group = groups.pop()
-            try:
+
+        def written(group: list[int]) -> list[tuple[int, str]]:
+            with self.backend.autocast(self.precision):
                 rows = [encoded[i] for i in group]
-                with self.backend.autocast(self.precision):
-                    found += zip(group, generate(self.model, self.tokenizer, rows, max_new_tokens, stop))
-            except RuntimeError as error:
-                if not _memory_ran_out(error) or len(group) == 1:
-                    raise
-                groups += [group[: len(group) // 2], group[len(group) // 2 :]]
-                torch.cuda.empty_cache()
+                return [*zip(group, generate(self.model, self.tokenizer, rows, max_new_tokens, stop))]
+
+        found = run_all(self.backend, groups, written)
         return [text for _, text in sorted(self.backend.gather(found))]
 
 
 def context_of(config: Any) -> int:
     """The tokens of the longest row that a model of this configuration takes."""
     return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "max_seq_len", 1 << 30))
-
-
-def _memory_ran_out(error: RuntimeError) -> bool:
-    """Whether it is torch.OutOfMemoryError, or what torch raises on a CPU."""
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "not enough memory" in text
 
 
 def _packed(order: list[int], lengths: list[int], tokens: int) -> list[list[int]]:

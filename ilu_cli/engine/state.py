@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from ilu_cli.engine.loop import Trainer
 from ilu_cli.errors import UnavailableError
+from ilu_cli.models.sharded import gathered, is_part, like, mine
 from ilu_cli.runs.files import read_json, write_json
 from ilu_cli.runs.ledger import entry, seal, unseal
 
@@ -24,20 +26,15 @@ KEPT = 2
 def save_state(trainer: Trainer, folder: Path) -> None:
     """Write a state whole and to the disk, then its hash, then name it `step-N.pt`; drop all but two.
 
-    Call on the main process. A kill at any moment leaves no state that has a name and no hash.
+    Call on all processes; the main one writes. A state is whole, however many processes there are, and any other number
+    of them goes on from it. A kill at any moment leaves no state that has a name and no hash.
     """
+    saved = _contents(trainer)
+    if not trainer.backend.main:
+        return
     folder.mkdir(exist_ok=True)
     target = folder / f"step-{trainer.step:07d}.pt"
     part = target.with_suffix(".part")
-    saved = {
-        "step": trainer.step,
-        "params": {name: p.detach() for name, p in trainer.params.items()},
-        "optimizer": trainer.optimizer.state_dict(),
-        "defences": [d.state() for d in trainer.defences],
-        "weights": [t.weight for t in trainer.terms],
-        "lengths": trainer.lengths.means,
-        "budget": trainer.budget.state() if trainer.budget else None,
-    }
     with part.open("wb") as f:
         torch.save(saved, f)
         f.flush()
@@ -47,6 +44,32 @@ def save_state(trainer: Trainer, folder: Path) -> None:
     for old in sorted(folder.glob("step-*.pt"))[:-KEPT]:
         old.unlink()
         _beside(old).unlink(missing_ok=True)
+
+
+def _contents(trainer: Trainer) -> dict[str, Any]:
+    """What is saved; of sharded tensors all rows, gathered one tensor at a time and kept by the main process."""
+    found: dict[str, Any] = _gathered(
+        {
+            "step": trainer.step,
+            "params": {name: p.detach() for name, p in trainer.params.items()},
+            "optimizer": trainer.optimizer.state_dict(),
+            "defences": [d.state() for d in trainer.defences],
+            "weights": [t.weight for t in trainer.terms],
+            "lengths": trainer.lengths.means,
+            "budget": trainer.budget.state() if trainer.budget else None,
+        },
+        trainer.backend.main,
+    )
+    return found
+
+
+def _gathered(value: Any, keep: bool) -> Any:
+    if is_part(value):
+        rows = gathered(value)
+        return rows.cpu() if keep else None
+    if isinstance(value, dict):
+        return {k: _gathered(v, keep) for k, v in value.items()}
+    return [_gathered(v, keep) for v in value] if isinstance(value, list) else value
 
 
 def _beside(state: Path) -> Path:
@@ -86,22 +109,39 @@ def load_state(trainer: Trainer, folder: Path, note: Callable[[str], None] = lam
 
 
 def _take(trainer: Trainer, state: Path) -> int:
-    saved: dict[str, Any] = torch.load(state, map_location="cpu", weights_only=True)
+    sharded = trainer.backend.mesh is not None
+    saved: dict[str, Any] = torch.load(state, map_location="cpu", weights_only=True, mmap=sharded)
     if saved["params"].keys() != trainer.params.keys():
         raise UnavailableError(f"{state} does not belong to this recipe: it has other trained weights")
     with torch.no_grad():
         for name, p in trainer.params.items():
-            p.copy_(saved["params"][name])
+            mine(p).copy_(mine(like(saved["params"][name], p)))
+    params = list(trainer.params.values())
+    for i, moments in saved["optimizer"].get("state", {}).items():
+        saved["optimizer"]["state"][i] = {k: _placed(v, params[i]) for k, v in moments.items()}
     trainer.optimizer.load_state_dict(saved["optimizer"])
     for defence, kept in zip(trainer.defences, saved["defences"]):
-        defence.load(kept)
+        defence.load({k: _vector(v, params) for k, v in kept.items()})
     for term, weight in zip(trainer.terms, saved.get("weights", ())):  # states of before had none that moved
         term.weight = weight
     trainer.lengths.means = saved.get("lengths", {})
     if trainer.budget:
-        trainer.budget.load(saved.get("budget"))
+        kept = saved.get("budget")
+        trainer.budget.load(kept and {k: _vector(v, params) for k, v in kept.items()})
     trainer.step = saved["step"]
     return trainer.step
+
+
+def _placed(value: Any, p: Tensor) -> Any:
+    """What has the shape of a parameter, sharded as that is."""
+    return like(value, p) if isinstance(value, Tensor) and value.shape == p.shape else value
+
+
+def _vector(value: Any, params: list[nn.Parameter]) -> Any:
+    """The same of a list with an entry for each parameter."""
+    if isinstance(value, list) and len(value) == len(params):
+        return [_placed(v, p) for v, p in zip(value, params)]
+    return value
 
 
 def drop_state(folder: Path) -> None:

@@ -111,6 +111,14 @@ def take(rows: list[Forest], tokens: int) -> list[Forest]:
     return batch
 
 
+def taken(rows: list[Forest], tokens: int) -> list[list[Forest]]:
+    """All batches that `take` makes of the rows, which are used up."""
+    found = []
+    while rows:
+        found.append(take(rows, tokens))
+    return found
+
+
 def as_tensors(rows: list[Forest]) -> tuple[Tensor, Tensor, Tensor]:
     """Ids, positions, and where each token's descendants end, [B, T] each; padding has none."""
     length = max(map(len, rows))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ilu_cli.errors import UsageError
+from ilu_cli.models.sharded import gathered
 from ilu_cli.recipe.memory import MemorySpec
 from ilu_cli.runs.files import tensors_of, weight_files
 
@@ -54,7 +55,8 @@ def lost_in(dtype: torch.dtype, trained: Mapping[str, Tensor], before: Callable[
     """
     wrong, moved = [], []
     for name, p in trained.items():
-        now, stored = p.detach().cpu().double(), p.detach().to(dtype).cpu().double()  # not on a device without float64
+        now = gathered(p.detach()).cpu()
+        stored, now = now.to(dtype).double(), now.double()  # not on a device, which may have no float64
         wrong.append(float((stored - now).square().sum()))
         moved.append(float((now - before(name).double()).square().sum()))
     total = math.fsum(moved)

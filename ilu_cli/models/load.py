@@ -25,6 +25,7 @@ from ilu_cli.models.lower import above, shorten
 from ilu_cli.models.names import name_of
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.quiet import quiet_transformers
+from ilu_cli.models.sharded import is_sharded, weights_of
 from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.specs import LoraSpec
 from ilu_cli.runs.files import cache_dir, read_json
@@ -83,12 +84,14 @@ def _load_folder(folder: Path, device: torch.device | str, depth: int | None = N
         raise _failed(folder, error) from error
     report["unexpected_keys"] = set(report["unexpected_keys"]) - set(above(depth, list(report["unexpected_keys"])))
     check_report(folder, report)
-    if getattr(
-        model.config, "attn_logit_softcapping", None
-    ):  # which sdpa would leave out, as transformers 5.20 loads it
+    return made_ready(model).to(device)
+
+
+def made_ready(model: Any) -> Any:
+    """Attention as the model needs it, and no dropout: unlearning compares a model with itself."""
+    if getattr(model.config, "attn_logit_softcapping", None):  # which sdpa would leave out, as transformers 5.20 has it
         model.set_attn_implementation("eager")
-    model.eval()  # no dropout: unlearning compares a model with itself
-    return model.to(device)
+    return model.eval()
 
 
 def _check_depth(folder: Path) -> None:
@@ -228,17 +231,24 @@ def merged(subject: Subject) -> Path:
     return folder
 
 
-def save_checkpoint(model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+def save_checkpoint(
+    model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype = torch.float32, *, write: bool = True
+) -> None:
     """Write a checkpoint that plain transformers loads. The folder appears only when all its files are written.
 
-    A whole model is written in `dtype`; an adapter stays as it is.
+    A whole model is written in `dtype`; an adapter stays as it is. Of a sharded model all processes call this, and the
+    first is to `write`.
     """
+    sharded = is_sharded(model)
+    weights = weights_of(model, dtype) if sharded else {}
+    if not write:
+        return
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    if hasattr(model, "peft_config") or {p.dtype for p in model.parameters()} == {dtype}:
+    if hasattr(model, "peft_config") or (not sharded and {p.dtype for p in model.parameters()} == {dtype}):
         model.save_pretrained(part)
     else:
-        model.save_pretrained(part, state_dict=_cast(model.state_dict(), dtype))
+        model.save_pretrained(part, state_dict=weights or _cast(model.state_dict(), dtype))
         config = copy.deepcopy(model.config)
         config.dtype = dtype
         config.save_pretrained(part)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ilu_cli.errors import UsageError
+from ilu_cli.models.sharded import gathered, is_part
 
 TOKENS = 4  # of the text that a model is tried on
 TINY, HUGE = 2.0**-20, 2.0**100  # where f is linear, and where it has reached its cap
@@ -47,13 +49,27 @@ class LogitMap:
         return (z / self.cap).square_().neg_().add_(1).mul_(self.scale)
 
 
-@dataclass(frozen=True)
 class LMHead:
-    """Logits z = f(h Wᵀ + b) of hidden states h. weight: [V, D]; bias: [V] or None; map: f."""
+    """Logits z = f(h Wᵀ + b) of hidden states h. weight: [V, D]; bias: [V] or None; map: f.
 
-    weight: Tensor
-    bias: Tensor | None = None
-    map: LogitMap = LogitMap()
+    Of a module it is what weight and bias are when they are read: a sharded one's are others while it is whole.
+    """
+
+    def __init__(self, weight: Tensor | nn.Linear, bias: Tensor | None = None, map: LogitMap = LogitMap()) -> None:
+        self.of = weight if isinstance(weight, nn.Linear) else SimpleNamespace(weight=weight, bias=bias)
+        self.map = map
+
+    @property
+    def weight(self) -> Tensor:
+        """[V, D], now."""
+        found: Tensor = self.of.weight
+        return found
+
+    @property
+    def bias(self) -> Tensor | None:
+        """[V] or None, now."""
+        found: Tensor | None = self.of.bias
+        return found
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """All logits [..., V] at once, for few tokens; `ilu_cli.engine.head` goes over many."""
@@ -61,11 +77,20 @@ class LMHead:
 
     def kept(self) -> LMHead:
         """The head as it is now: without gradients, and copied where it is trained."""
+        weight, bias = self.weight, self.bias
+        if is_part(weight) and not weight.requires_grad and (bias is None or not bias.requires_grad):
+            return self
 
         def keep(t: Tensor) -> Tensor:
             return t.detach().clone() if t.requires_grad else t.detach()
 
-        return replace(self, weight=keep(self.weight), bias=None if self.bias is None else keep(self.bias))
+        return LMHead(keep(weight), None if bias is None else keep(bias), self.map)
+
+    def whole(self) -> LMHead:
+        """The head that was `kept`, with all its rows; of a sharded model all processes must ask together."""
+        if isinstance(self.of, nn.Linear) or not is_part(self.weight):
+            return self
+        return LMHead(gathered(self.weight), None if self.bias is None else gathered(self.bias), self.map)
 
 
 @torch.no_grad()
@@ -102,7 +127,7 @@ def head_of(model: Any, decoder: nn.Module, linear: nn.Linear) -> LMHead:
     if not torch.allclose(logits.to(u), f(u.clone()), rtol=1e-6, atol=1e-9):
         raise UsageError(f"{refuse}its logits are not the LM head's, scaled or softly capped alike at all words")
     _check_loss(model, decoder, linear, ids, f)
-    return LMHead(linear.weight, linear.bias, replace(f, scale=factor * f.scale))
+    return LMHead(linear, map=replace(f, scale=factor * f.scale))
 
 
 def _check_loss(model: Any, decoder: nn.Module, linear: nn.Linear, ids: Tensor, f: LogitMap) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 from ilu_cli.errors import UsageError
 from ilu_cli.models.logits import LMHead, check_states, head_of, short_text
 from ilu_cli.models.maps import mlp_of
+from ilu_cli.models.sharded import layers_in, whole
 
 
 @dataclass(frozen=True)
@@ -115,26 +116,27 @@ def parts_of(model: Any) -> Parts:
     if _looks_ahead(config):
         raise UsageError(f"{name} is not supported: its tokens see those that follow, so it gives texts no likelihood")
     decoder, head, depth = model.get_decoder(), model.get_output_embeddings(), config.num_hidden_layers
-    layers = next((m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth), None)
+    layers = layers_in(decoder, depth)
     if not isinstance(head, nn.Linear) or layers is None or decoder is model:
         raise UsageError(f"{name} is not supported: it has no plain LM head or no list of {depth} layers")
     parts = Parts(decoder, layers, head_of(model, decoder, head))
     if head.weight.device.type == "meta":
         return parts
-    whole: list[torch.Tensor] = []
-    handle = layers[0].register_forward_hook(lambda _module, _args, output: whole.append(_states(output)))
+    first: list[torch.Tensor] = []
+    handle = layers[0].register_forward_hook(lambda _module, _args, output: first.append(_states(output)))
     try:
-        check_states(model, head, parts.final)
+        whole(model, lambda: check_states(model, head, parts.final))
     finally:
         handle.remove()
-    return replace(parts, ends_early=_ends_early(parts, whole[-1]))
+    return replace(parts, ends_early=_ends_early(parts, first[-1]))
 
 
 @torch.no_grad()
-def _ends_early(parts: Parts, whole: torch.Tensor) -> bool:
-    """Whether the first layer gives of the short text what it gave in the `whole` decoder, if it is all there is."""
+def _ends_early(parts: Parts, first: torch.Tensor) -> bool:
+    """Whether the first layer alone gives of the short text what it gave in the whole decoder, `first`."""
+    ids, mask = short_text(parts.head.weight)
     try:
-        return torch.allclose(parts.hidden_at(0, *short_text(parts.head.weight)), whole, equal_nan=True)
+        return torch.allclose(whole(parts.decoder, lambda: parts.hidden_at(0, ids, mask)), first, equal_nan=True)
     except torch.OutOfMemoryError:
         raise
     except Exception:  # whatever a decoder may raise that counts on all its layers

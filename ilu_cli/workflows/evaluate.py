@@ -16,12 +16,13 @@ from ilu_cli.benchmarks import Benchmark, Row
 from ilu_cli.care.measured import of_rows
 from ilu_cli.data.chat import Chat, chat_of, check_template
 from ilu_cli.engine.accel import backend
+from ilu_cli.engine.loading import load
 from ilu_cli.engine.parity import check
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.scoring import Scorer
 from ilu_cli.errors import UsageError
 from ilu_cli.harness.task import HarnessTask
-from ilu_cli.models.load import checked_model, load_model, load_tokenizer
+from ilu_cli.models.load import checked_model, load_tokenizer
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject, lineage, original_of
 from ilu_cli.recipe.evaluation import EvalSpec
@@ -170,7 +171,7 @@ def load_scorer(
     b, tokenizer = backend(), load_tokenizer(subject.folder)
     if chat is not None:
         check_template(tokenizer, chat)
-    model = load_model(subject, b.device)
+    model = load(subject, b)
     scorer = Scorer(model, parts_of(model), tokenizer, b, precision, chat=chat)
     check(scorer, note or Reporter().note)
     scorer.original = functools.cache(

@@ -138,6 +138,8 @@ def _begun(
 ) -> tuple[Parts, list[Any] | None]:
     """The model with what lies below its `first` trained layer computed, and what tells it, as for `kept`."""
     parts, t = parts_of(model), recipe.train
+    if backend().mesh is not None:  # where processes run the model together, none may find on disk what another lacks
+        return parts, None
     source = [digest, t.memory.frozen] if digest else None
     if first <= 0:
         return parts, source

@@ -18,6 +18,7 @@ from ilu_cli.care.steps import rounded, temperature_alone, unchanged, weak_penal
 from ilu_cli.data.made import Counts
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.job import drive
+from ilu_cli.engine.loading import load
 from ilu_cli.engine.loop import Trainer
 from ilu_cli.engine.optimizers import check as check_optimizer
 from ilu_cli.engine.parity import check
@@ -29,14 +30,7 @@ from ilu_cli.engine.temper import compared, per_sequence
 from ilu_cli.engine.tracking import Tracked
 from ilu_cli.models.dtypes import check_frozen, saved_dtype
 from ilu_cli.models.hold import spare
-from ilu_cli.models.load import (
-    add_adapter,
-    checked_model,
-    load_model,
-    load_tokenizer,
-    save_checkpoint,
-    trained_params,
-)
+from ilu_cli.models.load import add_adapter, checked_model, load_tokenizer, save_checkpoint, trained_params
 from ilu_cli.models.lower import save_lower
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject, find_subject
@@ -64,6 +58,7 @@ from ilu_cli.workflows.plan import (
 )
 from ilu_cli.workflows.saved import changed, lost
 from ilu_cli.workflows.settle import check_parent, chosen, first_trained, followed, settled, told
+from ilu_cli.workflows.spread import check_unlearn
 from ilu_cli.workflows.training import Streams, build_trainer, cache_bytes, defences_of, lower_of
 
 
@@ -117,6 +112,7 @@ def plan(
     planned = Streams.of(recipe, tokenizer)
     content = content_of(planned)
     streams = [s.stream for s in planned]
+    check_unlearn(recipe, streams)
     for defence in defences_of(recipe):
         defence.check(planned.forget.stream)
     total = sum(p.numel() for p in model.parameters())
@@ -176,7 +172,7 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
         refuse_held(resume.path, f"run {resume.id}")
     check_disk(out or (resume.path if resume else store.root), plan.disk)
     check_memory(plan.peak_memory, b.memory(), reporter.note)
-    model = load_model(plan.subject, b.device, plan.depth)
+    model = load(plan.subject, b, plan.depth)
     scorer = Scorer(model, parts_of(model), plan.tokenizer, b)
     parity = check(scorer, reporter.note)
     new: Run = b.share(resume or (store.create("unlearn", label_of(recipe), out) if b.main else None))
@@ -191,7 +187,7 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
 
 def _train(plan: UnlearnPlan, new: Run, scorer: Scorer, reporter: Reporter, began: float) -> None:
     """All steps, and what comes after the last."""
-    recipe, main, model = plan.recipe, backend().main, scorer.model
+    recipe, model = plan.recipe, scorer.model
     for s in plan.streams:
         for note in s.cut():
             reporter.note(note)
@@ -205,22 +201,23 @@ def _train(plan: UnlearnPlan, new: Run, scorer: Scorer, reporter: Reporter, bega
     original = [plan.subject.digest, recipe.train.memory.frozen]
     before = {env.name: best_temperature(env, trainer, recipe, original) for env in tempered}
     for done in drive(trainer, new, Tracked(reporter, recipe.track, new, recipe.model_dump()), label_of(recipe)):
-        if main and done in recipe.train.points:
+        if done in recipe.train.points:
             _save(plan, adapted or model, trainer, new.point(done))
     for defence in trainer.defences:
         defence.finish(trainer.grads)
     for env in tempered:
         moved = compared(before[env.name], best_temperature(env, trainer, recipe))
         new.manifest.result.setdefault("temperature", {})[env.name] = moved
-    if main:
-        new.manifest.result["seconds"] = round(time.monotonic() - began, 1)
-        _finish(plan, new, trainer, adapted or model, reporter)
+    new.manifest.result["seconds"] = round(time.monotonic() - began, 1)
+    _save(plan, adapted or model, trainer, new.checkpoint)
+    _finish(plan, new, trainer, reporter)
 
 
 def _save(plan: UnlearnPlan, model: Any, trainer: Trainer, folder: Path) -> None:
+    main = backend().main
     if plan.depth is None:
-        save_checkpoint(model, plan.tokenizer, folder, plan.dtype)
-    else:
+        save_checkpoint(model, plan.tokenizer, folder, plan.dtype, write=main)
+    elif main:
         save_lower(trainer.params, plan.tokenizer, plan.subject.folder, folder)
 
 
@@ -239,16 +236,19 @@ def best_temperature(
     return per_sequence(env, trainer.grads.parts, trainer.backend, recipe.train.precision, source)
 
 
-def _finish(plan: UnlearnPlan, new: Run, trainer: Trainer, model: Any, reporter: Reporter) -> None:
-    """Save the model, say that the run is complete, and then what the weights' files tell."""
-    _save(plan, model, trainer, new.checkpoint)
+def _finish(plan: UnlearnPlan, new: Run, trainer: Trainer, reporter: Reporter) -> None:
+    """Say that the run, whose model is saved, is complete, and then what the weights' files tell."""
+    b = backend()
+    b.wait()
+    wrong = lost(plan.subject, new, trainer.params, plan.dtype) if b.main or b.mesh else None
+    if not b.main:
+        return
+    new.manifest.result |= {} if wrong is None else {"rounding": wrong}
     new.manifest.result |= {"steps": trainer.step, "peak_memory_bytes": trainer.backend.peak_memory()}
     if used := trainer.budget:
         new.manifest.result["budget"] = used.facts()
         if used.over is None:
             reporter.note(f"the budget was not reached: {used.told()} after {trainer.step} steps")
-    if (wrong := lost(plan.subject, new, trainer.params, plan.dtype)) is not None:
-        new.manifest.result["rounding"] = wrong
     new.manifest.result["content"] = plan.content.facts()
     new.finish()
     drop_state(new.state)

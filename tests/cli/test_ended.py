@@ -57,7 +57,7 @@ def test_training_that_diverges(ilu: Ilu, tiny: Path) -> None:
 def test_what_is_raised_is_recorded_until_the_run_is_continued(
     ilu: Ilu, tiny: Path, monkeypatch: pytest.MonkeyPatch, raised: Any, status: str, why: str
 ) -> None:
-    def ends(*_args: Any) -> None:
+    def ends(*_args: Any, **_keys: Any) -> None:
         raise raised
 
     for module, command in ((unlearn, [*UNLEARN, "--model", tiny]), (attack, ATTACK)):

@@ -2,22 +2,86 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import Any, cast
+
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
 from torch import Tensor
 
 from ilu_cli.cli.failures import as_known
-from ilu_cli.engine.accel import ENGINES, Backend
+from ilu_cli.engine.accel import ENGINES, SHARDED, Backend
 from ilu_cli.errors import RunFailed, UsageError
+
+LAUNCH = Path(__file__).parents[2] / "recipes" / "launch"
 
 
 @pytest.mark.parametrize("variable", ENGINES)
 def test_another_engine_is_refused_by_name(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one process on a CPU too, where Accelerate passes over FSDP, and without the engine's package."""
+    """With one process on a CPU too, and without the engine's package."""
     monkeypatch.setenv(variable, "true")
     with pytest.raises(UsageError, match=f"asked for {ENGINES[variable]};") as refused:
         Backend()
-    assert refused.value.hint is not None and "--multi_gpu" in refused.value.hint
+    assert refused.value.hint is not None and "--use_fsdp --fsdp_version 2" in refused.value.hint
+
+
+@pytest.mark.parametrize("version", [None, "1"])
+def test_the_first_fsdp_is_refused(version: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `accelerate launch` means where it is told no version, on CPUs too, where Accelerate passes over it."""
+    monkeypatch.setenv(SHARDED, "true")
+    if version:
+        monkeypatch.setenv("FSDP_VERSION", version)
+    else:
+        monkeypatch.delenv("FSDP_VERSION", raising=False)
+    with pytest.raises(UsageError, match="asked for FSDP 1;"):
+        Backend()
+
+
+def test_the_second_fsdp_of_one_process_is_that_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SHARDED, "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    backend = Backend()
+    assert (backend.world, backend.mesh, os.environ[SHARDED]) == (1, None, "true")
+    model = object()
+    assert backend.spread(model) is model
+
+
+@pytest.mark.parametrize("path", sorted(LAUNCH.glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_reads_every_launch_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its own parser does, and as many processes as the name tells; what it sets is what is read here."""
+    config = load_config_from_file(str(path))
+    counts = {"one": 1, "two": 2, "eight": 8}
+    each = 8 if "nodes" in path.stem else 1
+    assert config.num_processes == counts[path.stem.partition("-")[0]] * each
+    assert config.num_machines == (2 if each == 8 else 1)
+    sharded = config.distributed_type == "FSDP"
+    assert sharded == ("sharded" in path.stem)
+    if sharded:
+        parser = launch_command_parser()
+        args, *_ = _validate_launch_command(parser.parse_args(["--config_file", str(path), "-m", "ilu_cli"]))
+        env = prepare_multi_gpu_env(args)
+        assert {k: env[k] for k in (SHARDED, "FSDP_VERSION")} == {SHARDED: "true", "FSDP_VERSION": "2"}
+        assert (env["FSDP_OFFLOAD_PARAMS"] == "true") == ("offload" in path.stem)
+
+
+class Two(Backend):
+    """The second of two processes that share a model; nothing is sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rank, self.world, self.mesh = 1, 2, cast(Any, object())
+
+
+def test_all_processes_run_a_sharded_model_equally_often() -> None:
+    """The second of two gets every second batch; where none is left for it, the last one, which does not count."""
+    b = Two()
+    assert list(b.evenly([1, 2, 3])) == [(2, True), (3, False)]
+    assert list(b.evenly([1, 2])) == [(2, True)]
+    assert list(b.evenly([])) == []
 
 
 @pytest.mark.parametrize("variable", ENGINES)

@@ -19,6 +19,7 @@ from ilu_cli.data.chat import Chat, chat_of, check_template
 from ilu_cli.data.sources import Dataset
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.job import drive
+from ilu_cli.engine.loading import load
 from ilu_cli.engine.loop import Trainer
 from ilu_cli.engine.parity import check
 from ilu_cli.engine.reporter import Reporter
@@ -80,7 +81,7 @@ class Attempted:
         self.tokenizer, chat = load_tokenizer(self.subject.folder), chat_of(self.spec)
         if chat is not None:
             check_template(self.tokenizer, chat)
-        self.model = load_model(self.subject, backend().device)
+        self.model = load(self.subject, backend())
         self.saved = self.model
         precision = self.spec.precision
         self.scorer = Scorer(self.model, parts_of(self.model), self.tokenizer, backend(), precision, chat=chat)
@@ -224,8 +225,9 @@ class Attempted:
 
     @property
     def unchanged(self) -> bool:
-        """Whether the weights that were trained are what they were, bit by bit."""
-        return bool(self.trained) and self.bits == bits_of(self.trained.values())
+        """Whether the weights that were trained are what they were, bit by bit; all processes ask together."""
+        moved = torch.tensor(float(self.bits != bits_of(self.trained.values())))
+        return bool(self.trained) and not float(backend().sum(moved))
 
     def name(self, label: str) -> None:
         self.label = label

@@ -50,10 +50,10 @@ class Follow:
             scored = self._score(strength, self._names(self.recipe.eval.at == "all"))
             fa = attempt.fa_at.get(strength) if declared.access == "training" else None
             yield self._with(Point(self.axis, strength, scored, fa, attempt.label))
-            if self.recipe.keep == "points" and backend().main:
+            if self.recipe.keep == "points":
                 folder = self.run.path / "points" / point_name(self.axis, strength)
                 folder.parent.mkdir(exist_ok=True)
-                save_checkpoint(attempt.saved, attempt.tokenizer, folder)
+                save_checkpoint(attempt.saved, attempt.tokenizer, folder, write=backend().main)
         self._complete()
         fa = attempt.fa_at[max(attempt.fa_at)] if attempt.fa_at else None
         known = result_of(self.points, fa, declared.unattacked, quarters=declared.access == "training")

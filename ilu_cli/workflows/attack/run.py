@@ -46,6 +46,7 @@ from ilu_cli.workflows.evaluate import Evaluation
 from ilu_cli.workflows.needs.inputs import inputs_of, other_models
 from ilu_cli.workflows.plan import RunPlan, check_disk, check_memory, state_bytes
 from ilu_cli.workflows.settle import fitting, followed, forgotten_by
+from ilu_cli.workflows.spread import check_attack, check_attack_training
 
 
 @dataclass(kw_only=True)
@@ -99,6 +100,7 @@ def plan(
     spec, training, data, unpriced = TrainSpec(save_every=0), None, list[Data](), ""
     content = Content()
     _check_model(filled, model, subject, origin := original_of(subject))
+    check_attack(filled)
     if entry.declared.access == "training":
         questions = functools.partial(Evaluation, filled.eval, Reporter())
         priced = Priced(environments, load_tokenizer(subject.folder), recipe.seed, questions)
@@ -106,6 +108,7 @@ def plan(
             unpriced = f"what comes after the attack's `{unknown}`, which needs the model"
         if priced.asked is not None:
             spec, own, mixed = priced.asked.spec, *priced.asked.datasets
+            check_attack_training(spec, [s.stream for s in priced.asked.streams])
             check_frozen(spec.memory, DTYPES["fp32"], subject.root, priced.asked.lora is not None, "attack.memory")
             content = of_attack(own, lineage, entry.declared.forget, mixed)
             training, data = priced.asked.training(model, priced), priced.asked.records()
@@ -214,11 +217,13 @@ def _attack(
         if b.main and not known and all(p.strength == found.unattacked for p in found.points):
             shutil.rmtree(new.path)
         raise
+    seconds, same = round(time.monotonic() - began, 1), attempt.unchanged
+    if recipe.keep != "none":
+        save_checkpoint(attempt.saved, attempt.tokenizer, new.checkpoint, write=b.main)
     if b.main:
-        new.manifest.result |= warned(plan, new, attempt, result)
-        new.manifest.result["seconds"] = round(time.monotonic() - began, 1)
+        new.manifest.result |= warned(plan, new, attempt, result, same=same)
+        new.manifest.result["seconds"] = seconds
         if recipe.keep != "none":
-            save_checkpoint(attempt.saved, attempt.tokenizer, new.checkpoint)
             rounded = attempt.keys is not None and attempt.keys.memory.frozen != "fp32"
             if not rounded:  # else what was asked is not quite what is kept
                 _keep_final(attempt, new, result.points[-1], adapter=attempt.saved is not attempt.model)

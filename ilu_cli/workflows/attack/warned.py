@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from ilu_cli.workflows.attack.run import AttackPlan
 
 
-def warned(plan: AttackPlan, new: Run, attempt: Attempted, result: AttackResult) -> Row:
-    """For the manifest: the warnings, and the counts of rows that are where they should not be."""
+def warned(plan: AttackPlan, new: Run, attempt: Attempted, result: AttackResult, *, same: bool) -> Row:
+    """For the manifest: the warnings, and the counts of rows that are where they should not be.
+
+    `same`: the weights are what they were.
+    """
     declared, label = registry.attack[plan.recipe.attack.name].declared, new.id
     content = replace(plan.content, overlaps=[*plan.content.overlaps])
     if content.datasets:
@@ -28,7 +31,7 @@ def warned(plan: AttackPlan, new: Run, attempt: Attempted, result: AttackResult)
     found: list[care.Warned | None] = list(content.warned)
     if attempt.trained:
         steps = read_rows(new.path / "metrics.jsonl")
-        found += [*zeros(label, steps), unmoved(label, steps), unchanged(label, 0.0 if attempt.unchanged else None)]
+        found += [*zeros(label, steps), unmoved(label, steps), unchanged(label, 0.0 if same else None)]
     if result.fa:
         found.append(fa_at_chance(label, result.fa))
     if attempt.subject.run is None and result.points[0].strength == result.unattacked:

@@ -1,0 +1,59 @@
+"""A subject's model where the launch wants it: whole on the device of each process, or spread over all."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+from ilu_cli import trust
+from ilu_cli.engine.accel import Backend
+from ilu_cli.errors import IluError
+from ilu_cli.models.code import failed
+from ilu_cli.models.load import FAILURES, load_model, made_ready
+from ilu_cli.models.quiet import quiet_transformers
+from ilu_cli.models.subject import Subject
+
+
+def load(subject: Subject, b: Backend, depth: int | None = None) -> Any:
+    """Load a model as the launch asks; `depth` as for `load_model`.
+
+    To be spread, it is read by the first process alone, into main memory, and handed out a layer at a time.
+
+    Raises:
+        UnavailableError: if the first process cannot load it; on all processes.
+    """
+    if b.mesh is None:
+        return load_model(subject, b.device, depth)
+    made: Any = None
+    try:
+        made = load_model(subject) if b.main else frame(subject)
+    except IluError as error:
+        made = error
+    errors = [e for e in b.gather([made if isinstance(made, IluError) else None]) if e is not None]
+    if errors:
+        raise errors[0]
+    return b.spread(made)
+
+
+def frame(subject: Subject) -> Any:
+    """The model of a subject with its buffers but without its weights, which another process has.
+
+    Raises:
+        UnavailableError: if there is none.
+    """
+    quiet_transformers()
+    folder, own = subject.root, trust.remote()
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=own)
+        with init_empty_weights(include_buffers=False):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=own)
+        model.tie_weights()  # which making parameters anew has undone
+        with suppress(OSError):  # of a model that has none
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+    except FAILURES as error:
+        raise failed(folder, "is not a causal language model", error) from error
+    return made_ready(model)

@@ -1,0 +1,106 @@
+"""What a sharded launch cannot do yet is refused in the plan, by the key that asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from ilu_cli import registry
+from ilu_cli.engine.accel import backend
+from ilu_cli.engine.stream import TrainStream
+from ilu_cli.errors import UsageError
+from ilu_cli.recipe.schema import AttackRecipe, UnlearnRecipe
+from ilu_cli.recipe.specs import TrainSpec
+
+OPTIMIZERS = ("adamw", "sgd", "momentum")  # step every weight by itself, so that each process can step its rows
+
+
+DEFENCES = (
+    "averaging",
+    "booster",
+    "curvature",
+    "grad_penalty",
+    "lat",
+    "project",
+    "sam",
+    "smoothing",
+    "tar",
+)  # of sums and products
+
+
+def check_unlearn(recipe: UnlearnRecipe, streams: Iterable[TrainStream]) -> None:
+    """Look at what a recipe asks of a launch whose processes have a part of the model each.
+
+    Raises:
+        UsageError: if it cannot do that.
+    """
+    if backend().mesh is None:
+        return
+    for key, what in _training(recipe.train, "train"):
+        _refuse(key, what)
+    if recipe.train.loaded != "all":
+        _refuse("train.loaded", f"{recipe.train.loaded} is for one process")
+    for i, d in enumerate(recipe.defences):
+        if d.name not in DEFENCES:
+            _refuse(f"defences.{i}.name", f"{d.name} may read whole matrices")
+    halved = {r.env[0].name for r in recipe.regularizers if r.params().get("estimator") == "cross_halves"}
+    for s in streams:
+        check_batch(s, recipe.train.accumulation * (2 if s.name in halved else 1))
+
+
+def check_attack(recipe: AttackRecipe) -> None:
+    """The same of an attack, before it is priced.
+
+    Raises:
+        UsageError: if it cannot do that.
+    """
+    declared = registry.attack[recipe.attack.name].declared
+    if backend().mesh is not None and declared.access not in ("training", "prompts"):
+        _refuse("attack.name", f"{recipe.attack.name} reads or changes whole {declared.access}")
+
+
+def check_attack_training(spec: TrainSpec, streams: Iterable[TrainStream]) -> None:
+    """The same of what a training attack asks for.
+
+    Raises:
+        UsageError: if it cannot do that.
+    """
+    if backend().mesh is None:
+        return
+    for key, what in _training(spec, "attack"):
+        _refuse(key, what)
+    for s in streams:
+        check_batch(s, spec.accumulation)
+
+
+def check_batch(s: TrainStream, accumulation: int) -> None:
+    """Look whether every process gets a row of each micro-batch: all must run the model equally often.
+
+    Raises:
+        UsageError: if there are too few.
+    """
+    world = backend().world
+    if s.batch < world * accumulation:
+        parts = f"{world} processes" + (f" with {accumulation} micro-batches each" if accumulation > 1 else "")
+        raise UsageError(
+            f"{s.name}.batch: {s.batch} rows cannot be shared by {parts}",
+            hint=f"a batch of {world * accumulation} or more, or fewer processes",
+        )
+
+
+def _training(spec: TrainSpec, key: str) -> Iterator[tuple[str, str]]:
+    memory = spec.memory
+    if spec.optimizer not in OPTIMIZERS:
+        yield f"{key}.optimizer", f"{spec.optimizer} steps whole matrices"
+    if memory.frozen != "fp32":
+        yield f"{key}.memory.frozen", f"{memory.frozen} is made of whole matrices"
+    if memory.optimizer_bits != 32:
+        yield f"{key}.memory.optimizer_bits", "moments in 8 bits are made of whole matrices"
+    if memory.offload is not None:
+        yield f"{key}.memory.offload", "the launch moves weights and moments itself (fsdp_offload_params)"
+
+
+def _refuse(key: str, what: str) -> None:
+    raise UsageError(
+        f"{key}: {what}, and in a sharded launch each process has a part of the model",
+        hint="leave it out, or launch with --multi_gpu",
+    )

@@ -1,0 +1,53 @@
+"""Runs ilu in the processes of one launch: command after command with the model sharded, then with it replicated.
+
+    accelerate launch … tests/launched.py COMMANDS.json
+
+COMMANDS.json: {"sharded": {name: arguments}, "replicated": {…}}. The command `stopped` gets a signal after its second
+step, on its last process only.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from ilu_cli.cli.app import main
+from ilu_cli.engine.accel import SHARDED, backend
+from ilu_cli.engine.loop import StepLog
+from ilu_cli.engine.reporter import Reporter
+
+SECONDS = 150  # for one command, on a machine with much other work
+
+
+def stop_at_two(self: Any, log: StepLog) -> None:
+    if log.step == 2 and backend().rank == backend().world - 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run(name: str, args: list[str]) -> int:
+    """A command as if it had been typed; its exit code."""
+    sys.argv = ["ilu", *args]
+    step = Reporter.step
+    Reporter.step = stop_at_two if name == "stopped" else step  # type: ignore[method-assign]
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        Reporter.step = step  # type: ignore[method-assign]
+    return 0
+
+
+if __name__ == "__main__":
+    for kind, commands in json.loads(Path(sys.argv[1]).read_text()).items():
+        os.environ[SHARDED] = "true" if kind == "sharded" else "false"
+        backend.cache_clear()
+        assert (backend().mesh is not None) == (kind == "sharded") and backend().world == 2
+        for name, args in commands.items():
+            faulthandler.dump_traceback_later(SECONDS, exit=True)
+            print(f"{kind} {name}: {run(name, args)}", flush=True)

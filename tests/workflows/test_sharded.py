@@ -1,0 +1,213 @@
+"""One process with two micro-batches, two sharded processes and two replicated ones take the same steps.
+
+All commands of the two run in one launch (tests/launched.py), by the launch file that is shipped for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_model, tiny_tokenizer
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+from ilu_cli.cli.app import main
+from ilu_cli.cli.progress import Plain
+from ilu_cli.engine.loop import StepLog
+from ilu_cli.engine.reporter import Reporter
+from ilu_cli.errors import UnavailableError
+from ilu_cli.models.sharded import check_torch
+
+HERE = Path(__file__).parents[1]
+LAUNCH = HERE.parent / "recipes" / "launch" / "two-cpus-sharded.yaml"
+SMALL = ["forget.batch=4", "retain.batch=4", "forget.max_length=24", "retain.max_length=24", "train.precision=fp32",
+         "train.lr=1e-3"]  # fmt: skip
+IRM = ["--irm-env", "elements", "--set", "retain.data=[prose]", "--irm-batch", "4"]
+DOWN = "train.params=[model.layers.0.mlp.down_proj.weight,model.layers.1.mlp.down_proj.weight]"
+
+
+def keys(*pairs: str) -> list[str]:
+    return [part for pair in pairs for part in ("--set", pair)]
+
+
+def unlearn(method: str, *more: str, steps: int = 2, model: str = "tied") -> list[str]:
+    return ["unlearn", "--method", method, *keys(*SMALL), *more, "--steps", str(steps), "--model", model]
+
+
+CASES = {
+    "rmu": unlearn("rmu", *keys("objective.layer=1", DOWN), *IRM),
+    "npo": unlearn("npo", model="untied"),
+    "npo-tied": unlearn("npo", *keys("train.max_grad_norm=0.5"), steps=4),
+    "dpo": unlearn("dpo", *keys("train.memory.checkpointing=true"), model="untied"),
+    "undial": unlearn("undial"),
+    "irm": unlearn("npo", *IRM, *keys("regularizers.0.estimator=cross_halves"), steps=1),
+    "irm-scale": unlearn("npo", *IRM, "--irm-variant", "param_scale", steps=1),
+    "irm-norm": unlearn("npo", *IRM, "--irm-variant", "grad_norm", model="untied"),
+    "share": unlearn("npo", *keys("retain.weight=share:0.5")),
+    "sam": unlearn("npo", "--defence", "sam"),
+    "tar": unlearn("npo", "--defence", "tar"),
+    "lat": unlearn("npo", "--defence", "lat", *keys("defences.0.layer=0", "defences.0.inner_steps=2"), steps=1),
+    "noise": unlearn("npo", "--defence", "smoothing", "--defence", "averaging",
+                     *keys("defences.1.start=1", "defences.1.every=1")),
+    "lora": unlearn("npo", "--lora", "r=4,targets=q_proj+v_proj"),
+    "bf16": unlearn("npo", *keys("train.save_dtype=bf16"), steps=1),
+    "attack": ["attack", "one/npo-tied", "--task", "elements", "--no-reference",
+               *keys("attack.steps=2", "attack.batch=4", "attack.precision=fp32", "eval.limit=8")],
+}  # fmt: skip
+REPLICATED = ("rmu", "npo-tied", "lora")
+KINDS = ("one", "sharded")
+STOPPED = unlearn("npo", *keys("train.save_every=1"), "--defence", "averaging",
+                  *keys("defences.0.start=1", "defences.0.every=1"), steps=4)  # fmt: skip
+EVAL = ["eval", "untied", "--limit", "6", "--bench", "capitals", "--bench", "coherence"]
+
+
+def micro(args: list[str]) -> list[str]:
+    """The same for one process: two micro-batches."""
+    return [*args, *keys(f"{'attack' if args[0] == 'attack' else 'train'}.accumulation=2")]
+
+
+def alone(*args: str) -> int:
+    """A command in this process; its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["ilu", *args])
+        try:
+            main()
+        except SystemExit as end:
+            return int(end.code or 0)
+    return 0
+
+
+def stopped(self: Reporter, log: StepLog) -> None:
+    if log.step == 2:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def models(path: Path) -> None:
+    """Two of them: embeddings tied to the LM head, and not."""
+    tokenizer = tiny_tokenizer()
+    for name in ("tied", "untied"):
+        model = tiny_model(len(tokenizer), spread=0.05)
+        if name == "untied":
+            model.config.tie_word_embeddings = False
+            torch.manual_seed(1)
+            model = LlamaForCausalLM(model.config)
+        model.save_pretrained(path / name)
+        tokenizer.save_pretrained(path / name)
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of all runs: `one/NAME`, `sharded/NAME`, `replicated/NAME`."""
+    try:
+        check_torch()
+    except UnavailableError as reason:
+        pytest.skip(str(reason))
+    path = tmp_path_factory.mktemp("sharded")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        for name, value in {"ILU_RUNS": "runs", "ILU_CACHE": "cache", "HF_HUB_OFFLINE": "1"}.items():
+            patch.setenv(name, value)
+        models(path)
+        for name, args in CASES.items():
+            assert alone(*micro(args), "--out", f"one/{name}") == 0, name
+        assert alone(*micro(STOPPED), "--out", "one/whole") == 0
+        assert alone(*EVAL) == 0
+        with pytest.MonkeyPatch.context() as halt:
+            halt.setattr(Reporter, "step", stopped)
+            halt.setattr(Plain, "step", stopped)
+            assert alone(*STOPPED, "--out", "one/stopped") == 130
+        shutil.copytree("one/stopped", "sharded/resumed")
+        commands = {
+            kind: {n: [*CASES[n], "--out", f"{kind}/{n}"] for n in names}
+            for kind, names in {"sharded": [*CASES], "replicated": REPLICATED}.items()
+        }
+        commands["sharded"] |= {
+            "stopped": [*STOPPED, "--out", "sharded/stopped"],
+            "resumed": ["unlearn", "sharded/resumed", "--resume"],
+            "eval": EVAL,
+        }
+        Path("commands.json").write_text(json.dumps(commands))
+        done = launch(str(HERE / "launched.py"), "commands.json")
+        print(done.stdout[-3000:], done.stderr[-6000:])
+        assert done.returncode == 0
+        said = dict(re.findall(r"^(\w+ [\w-]+): (\d+)$", done.stdout, re.M))
+        codes = {f"{kind} {name}": "0" for kind, each in commands.items() for name in each}
+        assert said == codes | {"sharded stopped": "130"}
+        assert alone("unlearn", "sharded/stopped", "--resume") == 0
+        yield path
+
+
+def launch(*args: str, file: Path = LAUNCH, **env: str) -> subprocess.CompletedProcess[str]:
+    """`accelerate launch` with a launch file, on CPUs."""
+    head = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
+    env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "ILU_CACHE": "cache-of-two"} | env
+    return subprocess.run([*head, *args], capture_output=True, text=True, env=env, timeout=900)
+
+
+def compare(one: Path, two: Path) -> None:
+    """The same losses to 1e-5, and the same weights."""
+    rows = [(path / "metrics.jsonl").read_text().splitlines() for path in (one, two)]
+    assert len(rows[0]) == len(rows[1]) > 0
+    for a, b in zip(*(map(json.loads, lines) for lines in rows)):
+        del a["seconds"], b["seconds"]
+        assert a == pytest.approx(b, rel=1e-5, abs=1e-7)
+    files = sorted(f.relative_to(one) for f in one.rglob("*.safetensors"))
+    assert files and files == sorted(f.relative_to(two) for f in two.rglob("*.safetensors"))
+    for file in files:
+        mine, theirs = load_file(one / file), load_file(two / file)
+        assert mine.keys() == theirs.keys()
+        for name, w in mine.items():
+            torch.testing.assert_close(w, theirs[name], rtol=1e-5, atol=1e-5 if w.dtype == torch.float32 else 1e-3)
+
+
+def close(a: object, b: object) -> bool:
+    """Whether two trees of lists and mappings are the same, numbers to 1e-4."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(close(a[k], b[k]) for k in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(close(x, y) for x, y in zip(a, b))
+    return a == pytest.approx(b, rel=1e-4, abs=1e-5) if isinstance(a, float) else a == b
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_sharded_processes_are_one_with_two_micro_batches(launched: Path, name: str) -> None:
+    compare(launched / "one" / name, launched / "sharded" / name)
+
+
+@pytest.mark.parametrize("name", REPLICATED)
+def test_two_replicated_processes_are_too(launched: Path, name: str) -> None:
+    compare(launched / "one" / name, launched / "replicated" / name)
+
+
+def test_a_run_that_was_stopped_goes_on_with_another_number_of_processes(launched: Path) -> None:
+    """Two that were stopped by a signal to the second are gone on from by one, and one that was stopped by two."""
+    for name in ("stopped", "resumed"):
+        manifest = json.loads((launched / "sharded" / name / "manifest.json").read_text())
+        assert manifest["status"] == "complete"
+        compare(launched / "one" / "whole", launched / "sharded" / name)
+
+
+def test_scores_and_written_answers_are_the_same(launched: Path) -> None:
+    found = [sorted((launched / cache / "eval").rglob("*.jsonl")) for cache in ("cache", "cache-of-two")]
+    assert [f.name for f in found[0]] == [f.name for f in found[1]] != []
+    for a, b in zip(*found):
+        ours, theirs = ([json.loads(line) for line in f.read_text().splitlines()] for f in (a, b))
+        assert len(ours) == len(theirs) > 1
+        assert close(ours, theirs)
+
+
+def test_what_is_saved_loads_in_plain_transformers_in_the_type_that_was_asked_for(launched: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(launched / "sharded" / "bf16" / "checkpoint", dtype="auto")
+    assert model.dtype == torch.bfloat16 and model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    rounding = [json.loads((launched / k / "bf16" / "manifest.json").read_text())["result"]["rounding"] for k in KINDS]
+    assert 0 < rounding[0] == pytest.approx(rounding[1], rel=1e-4)
