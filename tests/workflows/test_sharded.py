@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -140,9 +139,10 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         done = launch(str(HERE / "launched.py"), "commands.json")
         print(done.stdout[-3000:], done.stderr[-6000:])
         assert done.returncode == 0
-        said = dict(re.findall(r"^(\w+ [\w-]+): (\d+)$", done.stdout, re.M))
         codes = {f"{kind} {name}": "0" for kind, each in commands.items() for name in each}
-        assert said == codes | {"sharded stopped": "130"}
+        for rank in (0, 1):
+            said = dict(line.split(": ") for line in Path(f"said-{rank}").read_text().splitlines())
+            assert said == codes | {"sharded stopped": "130"}
         assert alone("unlearn", "sharded/stopped", "--resume") == 0
         yield path
 
