@@ -57,7 +57,8 @@ class Parts:
             UsageError: if one of them has no MLP that is known as one.
         """
         modules = {n: mlp_of(self.layers[n], self.width, n) for n in layers}
-        return self._outputs(modules, layers, input_ids, attention_mask)
+        found = self._outputs(modules, layers, input_ids, attention_mask)
+        return [states.reshape(*input_ids.shape, self.width) for states in found]  # OPT's come as one row of tokens
 
     def _outputs(
         self, modules: Mapping[int, nn.Module], layers: Sequence[int], input_ids: torch.Tensor,
