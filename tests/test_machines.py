@@ -82,8 +82,10 @@ IRM = [*SMALL, "--set", "retain=null", "--method", "npo", "--irm-env", "elements
 NPO = ["--method", "npo", "--set", "retain=null", *SMALL, "--set"]
 OWN = {
     "averaging": ", start: 0, every: 1",
+    "cir": ", inputs: 4, outputs: 4",
     "lat": ", layer: 0, inner_steps: 1",
-}  # for two steps, three layers
+}  # for two steps, three layers of sixteen units
+WHOLE = ["--set", "train.params=null", "--set", "defences=[]", "--set", "train.budget=null"]
 
 
 def cases() -> Iterator[tuple[str, list[object]]]:
@@ -91,7 +93,7 @@ def cases() -> Iterator[tuple[str, list[object]]]:
         keys = registry.objective[name].keys()
         layers = ["--set", "objective.layers=[0, 1]"] if "layers" in keys else []
         retain = RETAIN if name == "undo" else ["--set", "retain=null"]
-        yield f"objective {name}", ["--method", name, *SMALL, *retain, *layers]
+        yield f"objective {name}", ["--method", name, *SMALL, *retain, *layers, *(WHOLE if name == "cir" else [])]
     for name in registry.retain_term:
         yield f"retain {name}", ["--method", "rmu", *SMALL, *RETAIN, "--set", f"retain.name={name}"]
     for variant in ("logit", "param_scale", "grad_norm"):
