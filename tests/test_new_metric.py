@@ -242,7 +242,7 @@ def test_a_key_may_be_a_dataset_and_each_makes_results_of_its_own(tmp_path: Path
     source = KEYED.replace("words: int = 40", 'words: TaskRef = DataRef(name="prose")').replace(
         "own.words > 50", "own.words.limit"
     )
-    (tmp_path / "overlap.py").write_text("from ilu_cli.recipe.specs import DataRef, TaskRef\n" + source)
+    (tmp_path / "overlap.py").write_text("from ilu_cli.recipe.refs import DataRef, TaskRef\n" + source)
     load_plugin(tmp_path / "overlap.py")
     prints = []
     for item in ("overlap", "{name: overlap, words: elements}", "{name: overlap, words: {name: capitals}}"):
