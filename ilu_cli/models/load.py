@@ -74,12 +74,15 @@ def _put_adapter(model: Any, folder: Path) -> Any:
 def _load_folder(folder: Path, device: torch.device | str, depth: int | None = None) -> Any:
     quiet_transformers()
     _check_depth(folder)
-    given = {"trust_remote_code": trust.remote()}
     try:
-        less = {} if depth is None else {"config": shorten(AutoConfig.from_pretrained(folder, **given), depth)}
+        less = {}
+        if depth is not None:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust.remote())
+            less["config"] = shorten(config, depth)
         model, report = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **given, **less
-        )
+            folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True,
+            trust_remote_code=trust.remote(), **less,
+        )  # fmt: skip
     except FAILURES as error:
         raise _failed(folder, error) from error
     report["unexpected_keys"] = set(report["unexpected_keys"]) - set(above(depth, list(report["unexpected_keys"])))
