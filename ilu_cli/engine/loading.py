@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from ilu_cli.models.code import failed
 from ilu_cli.models.load import FAILURES, load_model, made_ready
 from ilu_cli.models.quiet import quiet_transformers
 from ilu_cli.models.subject import Subject
+from ilu_cli.runs.files import read_json
 
 
 def load(subject: Subject, b: Backend, depth: int | None = None) -> Any:
@@ -46,14 +46,14 @@ def frame(subject: Subject) -> Any:
         UnavailableError: if there is none.
     """
     quiet_transformers()
-    folder, own = subject.root, trust.remote()
+    folder = subject.root
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=own)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust.remote())
         with init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=own)
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=trust.remote())
         model.tie_weights()  # which making parameters anew has undone
-        with suppress(OSError):  # of a model that has none
-            model.generation_config = GenerationConfig.from_pretrained(folder)
+        if (said := folder / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_dict(read_json(said))
     except FAILURES as error:
         raise failed(folder, "is not a causal language model", error) from error
     return made_ready(model)
