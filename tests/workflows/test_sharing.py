@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from conftest import Ilu
 
+from ilu_cli.data.special import bodies
 from ilu_cli.engine import layout, scoring
-from ilu_cli.engine.tree import Request
+from ilu_cli.engine.tree import Request, in_rows
 
 
 @pytest.fixture
@@ -28,8 +29,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     scoring.known_texts.cache_clear()
     layout._kept.cache_clear()
-    monkeypatch.setattr(scoring, "bodies", counted("texts", scoring.bodies))
-    monkeypatch.setattr(layout, "in_rows", counted("layouts", layout.in_rows))
+    monkeypatch.setattr(scoring, "bodies", counted("texts", bodies))
+    monkeypatch.setattr(layout, "in_rows", counted("layouts", in_rows))
     return found
 
 
