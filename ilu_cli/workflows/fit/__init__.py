@@ -1,1 +1,0 @@
-"""What a recipe takes on devices that are not here: `ilu plan`."""
