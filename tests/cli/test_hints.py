@@ -17,8 +17,9 @@ PACKAGE = Path(ilu_cli.__file__).parent
 OTHERS = {  # options of other programs that messages name
     "--no-deps": "pip",
     "--local-dir": "hf download",
-    "--cpu": "accelerate launch",
     "--multi_gpu": "accelerate launch",
+    "--use_fsdp": "accelerate launch",
+    "--fsdp_version": "accelerate launch",
     "--head": "ray start",
     "--apply_chat_template": "lm-eval",
 }

@@ -12,6 +12,7 @@ import torch
 import transformers as T
 from conftest import Ilu
 
+from ilu_cli.engine import loading
 from ilu_cli.engine.accel import Backend, backend
 from ilu_cli.errors import UsageError
 from ilu_cli.recipe.specs import TrainSpec
@@ -40,8 +41,8 @@ def test_training_that_cannot_fit_is_refused_before_the_model_is_loaded(
     def loads(*_args: Any) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr(unlearn, "load_model", loads)
-    monkeypatch.setattr(attempt, "load_model", loads)
+    for module, name in ((loading, "load_model"), (unlearn, "load"), (attempt, "load"), (attempt, "load_model")):
+        monkeypatch.setattr(module, name, loads)
     monkeypatch.setattr(Backend, "memory", lambda _: (10**6, 10**6))
     small = ["--steps", "2", "--set", "forget.batch=2", "--set", "retain.batch=2"]
     cases = (
