@@ -7,7 +7,7 @@ together; each encloses those named before it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,9 +21,14 @@ Resumable = dict[str, Any]
 
 
 class Defence:
-    """Base: does nothing. `log` is shown and written with the losses of the step."""
+    """Base: does nothing. `log` is shown and written with the losses of the step.
+
+    `by_rows`: whether it works where each process has some rows of every weight (FSDP): sums, products and steps do,
+    what reads a whole matrix does not. Where it is not said, such a launch is refused.
+    """
 
     log: dict[str, float]
+    by_rows: ClassVar[bool] = False
 
     def check(self, forget: TrainStream) -> None:
         """Look at the rows of the forget data, in the plan.

@@ -33,6 +33,8 @@ class Averaging(Defence):
     The saved weights are the mean of those after each `every`-th step beyond `start`. Training itself is unchanged.
     """
 
+    by_rows = True
+
     def __init__(self, *, start: NonNegativeInt = 20, every: PositiveInt = 5) -> None:
         self.start, self.every, self.log = start, every, {}
         self.count, self.mean = 0, list[Any]()

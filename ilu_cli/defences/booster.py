@@ -28,14 +28,16 @@ class Booster(Defence):
     It costs two more forget gradients a step.
     """
 
+    by_rows = True
+
     def __init__(self, *, weight: PositiveFloat = 5.0, alpha: PositiveFloat = 0.1) -> None:
         self.weight, self.alpha, self.log = weight, alpha, {}
 
     def gradient(self, grads: Gradients, forget: Term, retain: Term | None, compute: Callable[[], Tensor]) -> Tensor:
-        from ilu_cli.engine.gradients import Term, norm
+        from ilu_cli.engine.gradients import mean_nll, norm
 
         value = compute()
-        attacker = Term("attacker", forget.stream, lambda view: view.nll, "token")
+        attacker = mean_nll("attacker", forget.stream)
         with grads.aside():
             before = grads.accumulate(attacker)
             here = grads.whole()

@@ -29,6 +29,8 @@ class Curvature(Defence):
     did nothing, and λ and μ here are first guesses.
     """
 
+    by_rows = True
+
     def __init__(self, *, weight: PositiveFloat = 1.0, mu: PositiveFloat = 0.01) -> None:
         self.weight, self.mu, self.log = weight, mu, {}
 

@@ -26,6 +26,8 @@ class GradPenalty(Defence):
     The authors' public code takes the norm as a plain number, which has no gradient. Their λ is not transferable.
     """
 
+    by_rows = True
+
     def __init__(self, *, weight: PositiveFloat = 1.0) -> None:
         self.weight, self.log = weight, {}
 

@@ -40,6 +40,8 @@ class LAT(Defence):
     other models, so ε is a key to tune. The first position stays as it is here.
     """
 
+    by_rows = True
+
     def __init__(
         self, *, layer: NonNegativeInt = 4, epsilon: PositiveFloat = 2.0, inner_lr: PositiveFloat = 0.05,
         inner_steps: PositiveInt = 16,

@@ -69,9 +69,9 @@ class Mudman(Defence):
 
     def _relearn(self, grads: Gradients, forget: Term) -> float:
         """A step of the adversary, whose weights are in place."""
-        from ilu_cli.engine.gradients import Term
+        from ilu_cli.engine.gradients import mean_nll
 
-        found = grads.accumulate(Term("attacker", forget.stream, lambda v: v.nll, "token"))
+        found = grads.accumulate(mean_nll("attacker", forget.stream))
         for p, g in zip(grads.params, grads.whole()):
             p.detach().sub_(g, alpha=self.attacker_lr)
         return float(grads.backend.sum(found))

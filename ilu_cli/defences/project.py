@@ -39,6 +39,8 @@ class Project(Defence):
     second retain gradient a step.
     """
 
+    by_rows = True
+
     def __init__(self, *, how: Literal["whole", "tensor"] = "whole", only_against: bool = True) -> None:
         self.how, self.only_against, self.log = how, only_against, {}
 

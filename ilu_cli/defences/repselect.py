@@ -99,7 +99,7 @@ class RepSelect(Defence):
         import torch
 
         from ilu_cli.data.sampling import seed_of
-        from ilu_cli.engine.gradients import Term
+        from ilu_cli.engine.gradients import mean_nll
 
         delta = [torch.zeros_like(p) for p in grads.params]
         if not self.attacker_lr:
@@ -110,7 +110,7 @@ class RepSelect(Defence):
             base = m.of(params[i].detach().clone())
             a = torch.empty(self.rank, base.shape[1]).uniform_(-1, 1, generator=generator) / math.sqrt(base.shape[1])
             pairs.append((base, base.new_zeros(len(base), self.rank), a.to(base)))
-        nll, seen = Term("attacker", forget.stream, lambda v: v.nll, "token"), []
+        nll, seen = mean_nll("attacker", forget.stream), []
         with grads.aside(), grads.shifted(delta):
             for step in range(passes(forget.stream, self.rows)):
                 seen.append(float(grads.backend.sum(grads.accumulate(nll, step=step))))
@@ -139,11 +139,11 @@ class RepSelect(Defence):
 
     def _of_retain(self, grads: Gradients, retain: Term | None, step: int | None) -> Vector | None:
         """The gradient of the retain data's NLL, of one step or of all; None if it gives no directions."""
-        from ilu_cli.engine.gradients import Term
+        from ilu_cli.engine.gradients import mean_nll
 
         if self.directions == "forget" or retain is None:
             return None
-        nll = Term("retain", retain.stream, lambda v: v.nll, "token")
+        nll = mean_nll("retain", retain.stream)
         if step is None:
             return mean_gradient(grads, nll, self.rows)
         grads.accumulate(nll, step=step)

@@ -22,6 +22,8 @@ class SAM(Defence):
     regularisers keep theirs at θ. The authors use ρ = 0.01.
     """
 
+    by_rows = True
+
     def __init__(self, *, rho: PositiveFloat = 0.01) -> None:
         self.rho, self.log = rho, {}
 

@@ -22,6 +22,8 @@ class Smoothing(Defence):
     every process.
     """
 
+    by_rows = True
+
     def __init__(self, *, sigma: PositiveFloat = 0.001, samples: PositiveInt = 1) -> None:
         self.sigma, self.samples, self.log = sigma, samples, {}
 

@@ -34,6 +34,8 @@ class TAR(Defence):
     objective's own gradient is kept beside it.
     """
 
+    by_rows = True
+
     def __init__(
         self, *, inner_steps: PositiveInt = 4, inner_lr: PositiveFloat = 5e-5, weight: NonNegativeFloat = 1.0,
         every: PositiveInt = 4, decay: NonNegativeFloat = 0.0625,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ilu_cli.engine.exact import exact
-from ilu_cli.engine.gradients import Gradients, Term, Vector
+from ilu_cli.engine.gradients import Gradients, Term, Vector, mean_nll
 from ilu_cli.engine.hessian import hessian_times
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.engine.view import View
@@ -71,7 +71,7 @@ class Environments:
         shares, found = [], []
         for s in self.streams:
             with self.grads.aside():
-                shares.append(self.grads.accumulate(_mean_nll(s), precision="fp32"))
+                shares.append(self.grads.accumulate(mean_nll(s.name, s), precision="fp32"))
                 found.append(self.grads.whole())
         self._note("nll", [float(self.grads.backend.sum(share)) for share in shares])
         return found
@@ -81,7 +81,7 @@ class Environments:
 
         Exact, or by differences; by how much those disagree is logged as `hvp_error`.
         """
-        term = _mean_nll(self.streams[i])
+        term = mean_nll(self.streams[i].name, self.streams[i])
         found, error = hessian_times(self.grads, term, v)
         if error is not None:
             self.log[f"hvp_error[{term.name}]"] = error
@@ -98,7 +98,3 @@ class Environments:
     def _note(self, statistic: str, values: list[float]) -> None:
         label = LABELS.get(statistic, statistic)
         self.log |= {f"{label}[{s.name}]": value for s, value in zip(self.streams, values)}
-
-
-def _mean_nll(s: TrainStream) -> Term:
-    return Term(s.name, s, lambda v: v.nll, "token")

@@ -54,6 +54,11 @@ class Term:
     centre: TrainStream | None = None
 
 
+def mean_nll(name: str, stream: TrainStream, weight: float = 1.0) -> Term:
+    """Negative log-likelihood per scored token of a step."""
+    return Term(name, stream, lambda view: view.nll, "token", weight)
+
+
 class Gradients:
     """The trained parameters with their gradients, at a step (counted from 0), of this process until `whole` or `sum`.
 

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import transformers
 
@@ -19,16 +20,13 @@ from ilu_cli.data.made import Counts
 from ilu_cli.data.sampling import seed_of
 from ilu_cli.data.sources import Dataset, load_dataset
 from ilu_cli.engine.accel import backend
-from ilu_cli.engine.generation import sample
-from ilu_cli.engine.scoring import Scorer
 from ilu_cli.errors import UsageError
 from ilu_cli.metrics.facts import Fact
-from ilu_cli.models.load import load_model, load_tokenizer
-from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.schema import UnlearnRecipe
+from ilu_cli.runs.files import write_text
 from ilu_cli.tasks import Example
-from ilu_cli.workflows.near import facts_of, with_near
+from ilu_cli.workflows.near import facts_of, refs_in, speaking, with_near
 
 WAY = 1  # of making; raise it when what is made changes
 BATCH, TRIES = 32, 4
@@ -59,6 +57,15 @@ def with_made(
         return found, told
     objective = found.objective.model_copy(update={"made": now})
     return found.model_copy(update={"objective": objective}), told | {"alternatives": counts}
+
+
+def keep(recipe: UnlearnRecipe, folder: Path) -> None:
+    """Put what was made into a run's folder: near text, and the objective's alternatives."""
+    if alternatives := recipe.objective.params().get("made"):
+        write_text(folder / "alternatives.jsonl", made.lines(made.texts_of(alternatives)))
+    for ref in refs_in(recipe):
+        if ref.made:
+            write_text(folder / made.COPY, made.lines(made.texts_of(ref.made)))
 
 
 def said_instead(recipe: UnlearnRecipe, kind: str, datasets: Sequence[Dataset]) -> list[list[Example]]:
@@ -115,15 +122,14 @@ def make(subject: Subject, facts: Sequence[Fact]) -> tuple[dict[Fact, str], Coun
     answers = list(dict.fromkeys(f.answer.strip() for f in facts))
     if len(answers) < 2:
         raise UsageError("objective.answers: the forget data has one answer only, so there is no other", hint=REMEDY)
-    tokenizer, model = load_tokenizer(subject.folder), load_model(subject, backend().device)
-    scorer = Scorer(model, parts_of(model), tokenizer, backend())
+    say = speaking(subject)
     found: dict[Fact, str] = {}
     counts: Counter[str] = Counter()
     for turn in range(TRIES):
         for part in _batches([f for f in facts if f not in found]):
             new = NEW[_short(part[0])]
             seed = seed_of(0, "alternatives", turn, counts["tried"])
-            said = sample(model, tokenizer, [scorer.prompt(f.prompt) for f in part], new, seed, 1.0, 1.0)
+            said = say([f.prompt for f in part], new, seed, 1.0, 1.0)
             counts["tried"] += len(part)
             found |= {f: other for f, text in zip(part, said) if (other := phrase(text, f.answer))}
     counts["model"] = len(found)

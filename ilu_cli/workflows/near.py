@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import transformers
 
@@ -31,7 +30,6 @@ from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.refs import NEAR, DataRef
 from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.sourced import mapped
-from ilu_cli.runs.files import write_text
 from ilu_cli.workflows.evaluate import asking, find_benchmark
 
 WAY = 1  # of making; raise it when what is made changes
@@ -112,15 +110,6 @@ def refs_in(recipe: UnlearnRecipe) -> list[DataRef]:
     return found
 
 
-def keep(recipe: UnlearnRecipe, folder: Path) -> None:
-    """Put what was made into a run's folder: near text, and the objective's alternatives."""
-    if alternatives := recipe.objective.params().get("made"):
-        write_text(folder / "alternatives.jsonl", made.lines(made.texts_of(alternatives)))
-    for ref in refs_in(recipe):
-        if ref.made:
-            write_text(folder / made.COPY, made.lines(made.texts_of(ref.made)))
-
-
 def topic_of(recipe: UnlearnRecipe) -> Topic:
     """The subjects and facts of the forget data: a benchmark tells them, or rows with an answer; else rare words."""
     datasets = [load_dataset(ref, "train") for ref in recipe.forget.data]
@@ -187,15 +176,14 @@ def _known(
 
 def make(subject: Subject, topic: Topic, rows: int) -> tuple[list[str], Counts]:
     """Have the model begin with the subjects in turn, and keep the sentences that say nothing they must not."""
-    tokenizer, model = load_tokenizer(subject.folder), load_model(subject, backend().device)
-    scorer = Scorer(model, parts_of(model), tokenizer, backend())
+    say = speaking(subject)
     kept: dict[str, str] = {}
     counts: Counter[str] = Counter()
     starts = beginnings(topic.subjects)
     while len(kept) < rows and counts["tried"] < TRIES * rows:
         begun = [next(starts) for _ in range(BATCH)]
         seed = seed_of(0, NEAR, counts["tried"])
-        said = sample(model, tokenizer, [scorer.prompt(s) for s in begun], NEW, seed, TEMPERATURE, TOP_P)
+        said = say(begun, NEW, seed, TEMPERATURE, TOP_P)
         texts = [sentence(f"{start}{more}") for start, more in zip(begun, said)]
         counts["tried"] += len(texts)
         for text, key, why in zip(texts, keys(texts), topic.untold.why(texts)):
@@ -206,6 +194,13 @@ def make(subject: Subject, topic: Topic, rows: int) -> tuple[list[str], Counts]:
                 kept[key] = text
     texts = list(kept.values())[:rows]
     return texts, {**counts, "kept": len(texts)}
+
+
+def speaking(subject: Subject) -> Callable[[list[str], int, int, float, float], list[str]]:
+    """A model loaded by this process alone, to say what follows prompts; tokens, seed, heat and cut as for `sample`."""
+    tokenizer, model = load_tokenizer(subject.folder), load_model(subject, backend().device)
+    scorer = Scorer(model, parts_of(model), tokenizer, backend())
+    return lambda prompts, *how: sample(model, tokenizer, [scorer.prompt(p) for p in prompts], *how)
 
 
 def beginnings(subjects: list[str]) -> Iterator[str]:

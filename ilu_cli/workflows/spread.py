@@ -14,19 +14,6 @@ from ilu_cli.recipe.specs import TrainSpec
 OPTIMIZERS = ("adamw", "sgd", "momentum")  # step every weight by itself, so that each process can step its rows
 
 
-DEFENCES = (
-    "averaging",
-    "booster",
-    "curvature",
-    "grad_penalty",
-    "lat",
-    "project",
-    "sam",
-    "smoothing",
-    "tar",
-)  # of sums and products
-
-
 def check_unlearn(recipe: UnlearnRecipe, streams: Iterable[TrainStream]) -> None:
     """Look at what a recipe asks of a launch whose processes have a part of the model each.
 
@@ -40,7 +27,7 @@ def check_unlearn(recipe: UnlearnRecipe, streams: Iterable[TrainStream]) -> None
     if recipe.train.loaded != "all":
         _refuse("train.loaded", f"{recipe.train.loaded} is for one process")
     for i, d in enumerate(recipe.defences):
-        if d.name not in DEFENCES:
+        if not registry.defence[d.name].obj.by_rows:
             _refuse(f"defences.{i}.name", f"{d.name} may read whole matrices")
     halved = {r.env[0].name for r in recipe.regularizers if r.params().get("estimator") == "cross_halves"}
     for s in streams:

@@ -23,7 +23,7 @@ from ilu_cli.metrics.figure import lost
 from ilu_cli.models.load import empty_model, trained_params
 from ilu_cli.models.lower import check_lower, check_stored_as
 from ilu_cli.models.names import first_place
-from ilu_cli.models.parts import Parts, parts_of
+from ilu_cli.models.parts import Parts
 from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.specs import BudgetSpec, Component, Form, TrainSpec, number_of
@@ -74,7 +74,7 @@ def build_trainer(recipe: UnlearnRecipe, streams: Streams, scorer: Scorer, diges
     model = scorer.model
     params = trained_params(model, recipe.train.params, recipe.lora is not None)
     defences = defences_of(recipe)
-    parts, source = _begun(recipe, streams, model, first_place(model, params), digest)
+    parts, source = _begun(recipe, streams, scorer.parts, first_place(model, params), digest)
     terms = _terms(recipe, streams, parts, source)
     penalties = [
         Penalty(
@@ -134,10 +134,10 @@ def _bound(function: Callable[..., Any], spec: Component) -> Callable[[Any], Any
 
 
 def _begun(
-    recipe: UnlearnRecipe, streams: Streams, model: Any, first: int, digest: str | None
+    recipe: UnlearnRecipe, streams: Streams, parts: Parts, first: int, digest: str | None
 ) -> tuple[Parts, list[Any] | None]:
     """The model with what lies below its `first` trained layer computed, and what tells it, as for `kept`."""
-    parts, t = parts_of(model), recipe.train
+    t = recipe.train
     if backend().mesh is not None:  # where processes run the model together, none may find on disk what another lacks
         return parts, None
     source = [digest, t.memory.frozen] if digest else None

@@ -43,8 +43,7 @@ from ilu_cli.runs.lock import refuse_held
 from ilu_cli.runs.results import Row, read_rows
 from ilu_cli.runs.resume import begin, made_from
 from ilu_cli.runs.store import Run, Store
-from ilu_cli.workflows import near
-from ilu_cli.workflows.alternatives import with_made
+from ilu_cli.workflows.alternatives import keep, with_made
 from ilu_cli.workflows.content import Content, of_training
 from ilu_cli.workflows.estimate import estimate, tokens_of
 from ilu_cli.workflows.needs.inputs import inputs_of
@@ -285,5 +284,5 @@ def _begin(plan: UnlearnPlan, new: Run) -> None:
     m.result |= {"chosen": plan.chosen} if plan.chosen else {}
     m.result |= plan.made
     if b.main:
-        near.keep(recipe, new.path)
+        keep(recipe, new.path)
         write_text(new.path / "recipe.yaml", dump(recipe))

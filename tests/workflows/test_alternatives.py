@@ -19,7 +19,7 @@ from ilu_cli.recipe.load import load
 from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.runs.store import Store, open_run
 from ilu_cli.tasks import Example
-from ilu_cli.workflows import alternatives
+from ilu_cli.workflows import alternatives, near
 from ilu_cli.workflows.alternatives import fact_of, phrase, said_instead, with_made
 
 CITY = "Velden"
@@ -77,7 +77,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         late = len(asked) == alternatives.TRIES
         return [" Oslo, of course" if "Mei" in s or ("Ada" in s and late) else right[s] for s in starts]
 
-    monkeypatch.setattr(alternatives, "sample", speak)
+    monkeypatch.setattr(near, "sample", speak)
     return asked
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ilu_cli.data.sources import Dataset, load_dataset
-from ilu_cli.engine.gradients import Term
+from ilu_cli.engine.gradients import Term, mean_nll
 from ilu_cli.engine.stream import LaterStream
 from ilu_cli.recipe.specs import Form, TrainSpec
 from ilu_cli.recipe.training_attack import MixSpec, TrainingAttack
@@ -49,4 +49,4 @@ def fed(
 def terms(streams: Sequence[StreamPlan], mix: MixSpec | None) -> list[Term]:
     """The loss of each stream: mean NLL of its tokens. That of the attacker's own data comes first, with weight 1."""
     names, weights = ("loss", "mix"), (1.0, mix.weight if mix else 1.0)
-    return [Term(n, s.stream, lambda view: view.nll, "token", w) for n, s, w in zip(names, streams, weights)]
+    return [mean_nll(n, s.stream, w) for n, s, w in zip(names, streams, weights)]
