@@ -28,5 +28,5 @@ show ilu attack --kind relearn_benign --steps 24 --lr 2e-4
 step "Forget them again, along directions that other knowledge does not use, and ask the same"
 show ilu unlearn --recipe quickstart-repselect
 show ilu attack --kind relearn_benign --steps 24 --lr 2e-4
-step "Both on one page, by what they were attacked with, the strongest marked"
+step "Both on one page"
 show ilu report

@@ -7,4 +7,4 @@ trap 'rm -rf "$ILU_RUNS"' EXIT
 echo "ilu $(ilu --version | cut -d' ' -f2), $(nproc) cores, $(date -u +%F)"
 TO=1 sh docs/demo.sh >"$ILU_RUNS/told"
 sed "s|$ILU_RUNS|runs|g; s/$(printf '\033')\[[0-9]*m//g" "$ILU_RUNS/told"
-[ -z "${REPORT:-}" ] || cp -r "$ILU_RUNS"/report* "$REPORT"
+[ -z "${REPORT:-}" ] || cp -r "$ILU_RUNS"/reports/*/. "$REPORT"
