@@ -19,6 +19,7 @@ from ilu_cli.cli import (
     evaluate,
     fetch,
     pipeline,
+    plan,
     push,
     report,
     reproduce,
@@ -59,6 +60,7 @@ app.command("taskvec")(taskvec.taskvec)
 app.command("taskvec apply")(taskvec_apply.taskvec_apply)
 app.command("taskvec-apply", hidden=True)(taskvec_apply.taskvec_apply)
 app.command("pipeline")(pipeline.pipeline)
+app.command("plan")(plan.plan)
 app.command("fetch")(fetch.fetch)
 app.command("doctor")(doctor.doctor)
 app.command("report")(report.report)

@@ -17,6 +17,7 @@ from ilu_cli.data.encode import collate
 from ilu_cli.engine.accel import Backend
 from ilu_cli.engine.exact import exact
 from ilu_cli.engine.head import wide
+from ilu_cli.engine.packing import packed
 from ilu_cli.engine.reference import ReferenceCache
 from ilu_cli.engine.stream import RowKey, TrainStream
 from ilu_cli.engine.view import View
@@ -70,7 +71,8 @@ class Gradients:
     def __init__(
         self, parts: Parts, params: dict[str, nn.Parameter], spec: TrainSpec, seed: int, backend: Backend
     ) -> None:
-        self.parts, self.named, self.spec, self.seed, self.backend = parts, params, spec, seed, backend
+        self.parts = packed(parts) if spec.packing else parts
+        self.named, self.spec, self.seed, self.backend = params, spec, seed, backend
         self.step = 0
 
     @property

@@ -7,6 +7,7 @@ state spaces, and biases by distance (alibi) follow the order of the row instead
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from ilu_cli.engine.tree import Forest, Request, as_tensors, in_rows, who_sees_w
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # as transformers calls them
 WINDOWS = {"sliding_window", "use_sliding_window", "max_window_layers", "sliding_window_pattern"}
+KEPT = 200_000  # tokens of requests whose rows are kept: 100 MB of lists at most
 SHORT = 4  # tokens of a window while it is being checked
 
 
@@ -43,8 +45,9 @@ class Layout:
 
     def rows(self, requests: list[Request]) -> Iterator[list[Forest]]:
         """Lists of rows, the shortest row first; rows of different lists must not meet in a batch."""
+        made = _kept if sum(len(r.ids) for r in requests) <= KEPT else _kept.__wrapped__
         for chosen in self.apart(range(len(requests)), [len(r.ids) - 1 for r in requests]):
-            yield in_rows(requests, chosen, trees=self.trees)
+            yield list(made(tuple(requests), tuple(chosen), self.trees))
 
     def apart(self, order: Iterable[int], lengths: list[int]) -> list[list[int]]:
         """Part the indices in `order` into those that may meet in a batch; `lengths` are the tokens read of each."""
@@ -71,6 +74,12 @@ class Layout:
             return seen
         near: Tensor = positions[:, :, None] - positions[:, None, :] < self.config.sliding_window
         return seen & near
+
+
+@functools.lru_cache(maxsize=8)
+def _kept(requests: tuple[Request, ...], chosen: tuple[int, ...], trees: bool) -> list[Forest]:
+    """See `in_rows`; the same requests are asked again at every point of an attack, and by the next attack."""
+    return in_rows(list(requests), list(chosen), trees=trees)
 
 
 def layout_of(decoder: nn.Module) -> Layout:

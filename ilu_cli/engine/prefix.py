@@ -84,7 +84,10 @@ class Begun(Parts):
 
         def give(n: int) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
-                given = states if n == self.depth - 1 else args[0] if args else kwargs["hidden_states"]
+                if n == self.depth - 1:
+                    given = rows.pack(states) if (rows := kwargs.get("rows")) else states
+                else:
+                    given = args[0] if args else kwargs["hidden_states"]
                 return (given, *[None] * (self.tuples[n] - 1)) if self.tuples[n] else given
 
             return forward

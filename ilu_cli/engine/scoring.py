@@ -50,6 +50,15 @@ class Question:
     choices: tuple[str, ...]
 
 
+KnownTexts = dict[tuple[str, bool], list[int]]  # token ids by text, and whether they stand behind what begins a text
+
+
+@functools.lru_cache(maxsize=4)
+def known_texts(tokenizer: str, embeddings: int) -> KnownTexts:
+    """What this process has encoded by a tokenizer, kept for the next model that has it and as many embeddings."""
+    return {}
+
+
 @dataclass
 class Scorer:
     """A model that scores text. `context_length` is the longest row it takes.
@@ -63,7 +72,7 @@ class Scorer:
     backend: Backend
     precision: str = "fp32"
     tokens: int = TOKENS  # fewer once memory has run out
-    known: dict[tuple[str, bool], list[int]] = field(default_factory=dict)
+    known: KnownTexts = field(default_factory=dict)
     chat: Chat | None = None
     original: Callable[[], Scorer] | None = None  # loads the model that everything began with
     layout: Layout = None  # type: ignore[assignment]  # the decoder's, unless one is given

@@ -85,10 +85,11 @@ def checkpointed(model: nn.Module) -> None:
     transformers' own switch does nothing in eval mode, in which models are trained here (no dropout).
     """
     for layer in parts_of(model).layers:
-        layer.forward = functools.partial(_again, layer.forward)
+        layer.forward = functools.partial(computed_again, layer.forward)
 
 
-def _again(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def computed_again(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What `forward` gives; where gradients are taken, its inside is not kept, but run again in the backward pass."""
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
     return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)

@@ -14,6 +14,7 @@ from torch import nn
 from ilu_cli.errors import UsageError
 from ilu_cli.models.logits import LMHead, check_states, head_of, short_text
 from ilu_cli.models.maps import mlp_of
+from ilu_cli.models.packed import PackedRows, Packing
 from ilu_cli.models.sharded import layers_in, whole
 
 
@@ -22,12 +23,14 @@ class Parts:
     """A causal language model taken apart: decoder, its layers, and the LM head.
 
     `ends_early`: whether the decoder with fewer layers in its list gives what those layers give in it whole.
+    `packing`: when it runs a padded batch as one sequence; what comes of it is [B, T, D] all the same.
     """
 
     decoder: nn.Module
     layers: nn.ModuleList
     head: LMHead
     ends_early: bool = field(default=True, kw_only=True)
+    packing: Packing | None = field(default=None, kw_only=True)
 
     @property
     def width(self) -> int:
@@ -78,7 +81,8 @@ class Parts:
                 stack.callback(modules[n].register_forward_hook(keep(n)).remove)
             stack.enter_context(shortened(self.layers, depth))
             self.run(input_ids, attention_mask)
-        return [found[n] for n in layers]
+        rows = self._rows(attention_mask)
+        return [rows.unpack(found[n]) if rows else found[n] for n in layers]
 
     def final(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **extra: Any) -> torch.Tensor:
         """The decoder's last hidden state [B, T, D], which the LM head reads."""
@@ -87,7 +91,16 @@ class Parts:
 
     def run(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **extra: Any) -> Any:
         """What the decoder returns of right-padded ids and mask [B, T]."""
-        return self.decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **extra)
+        rows = None if extra else self._rows(attention_mask)
+        if rows is None:
+            return self.decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **extra)
+        out = self.decoder(**rows.inputs(input_ids), use_cache=False)
+        out.last_hidden_state = rows.unpack(out.last_hidden_state)
+        return out
+
+    def _rows(self, mask: torch.Tensor) -> PackedRows | None:
+        """As which rows in one sequence a batch is run, if so."""
+        return self.packing.rows(mask) if self.packing else None
 
     def ended(self, states: torch.Tensor) -> torch.Tensor:
         """What the LM head would read if `states` [..., D] were the last layer's output: the final norm, and no layer.
@@ -159,15 +172,17 @@ def shortened(layers: nn.ModuleList, depth: int) -> Iterator[None]:
 def changed(layers: nn.ModuleList, changes: Mapping[int, Callable[[torch.Tensor], torch.Tensor]]) -> Iterator[None]:
     """Replace the output [B, T, D] of these layers by `change(output)`."""
 
-    def hook(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[nn.Module, Any, Any], Any]:
-        def run(_module: nn.Module, _args: Any, output: Any) -> Any:
-            return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+    def hook(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[nn.Module, Any, Any, Any], Any]:
+        def run(_module: nn.Module, _args: Any, given: Any, output: Any) -> Any:
+            rows: PackedRows | None = given.get("rows")
+            new = rows.pack(change(rows.unpack(_states(output)))) if rows else change(_states(output))
+            return (new, *output[1:]) if isinstance(output, tuple) else new
 
         return run
 
     with ExitStack() as stack:
         for n, change in changes.items():
-            stack.callback(layers[n].register_forward_hook(hook(change)).remove)
+            stack.callback(layers[n].register_forward_hook(hook(change), with_kwargs=True).remove)
         yield
 
 

@@ -196,7 +196,7 @@ Params = Annotated[
 class TrainSpec(Spec):
     """How the weights are stepped."""
 
-    later = ("optimizer", "budget", "memory", "save_dtype", "prefix_gb", "loaded")
+    later = ("optimizer", "budget", "memory", "save_dtype", "prefix_gb", "loaded", "packing")
 
     steps: PositiveInt = 80
     lr: PositiveFloat = 1e-5
@@ -230,6 +230,9 @@ class TrainSpec(Spec):
         2.0,
         description="GB of main memory for what the layers below the first trained one give of each row: they are run "
         "once a row; 0: at every step",
+    )
+    packing: bool = Field(
+        True, description="run a padded batch as one sequence without its padding, where the model gives the same so"
     )
 
 

@@ -19,7 +19,7 @@ from ilu_cli.engine.accel import backend
 from ilu_cli.engine.loading import load
 from ilu_cli.engine.parity import check
 from ilu_cli.engine.reporter import Reporter
-from ilu_cli.engine.scoring import Scorer
+from ilu_cli.engine.scoring import KnownTexts, Scorer, known_texts
 from ilu_cli.errors import UsageError
 from ilu_cli.harness.task import HarnessTask
 from ilu_cli.models.load import checked_model, load_tokenizer
@@ -28,7 +28,7 @@ from ilu_cli.models.subject import Subject, lineage, original_of
 from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.runs import ledger
-from ilu_cli.runs.files import cache_dir, write_json, write_text
+from ilu_cli.runs.files import beside_hashes, cache_dir, combined, write_json, write_text
 from ilu_cli.runs.lock import turn
 from ilu_cli.runs.results import Data, Number, Summary, own_rows, rows_file, summary_file
 from ilu_cli.runs.store import versions
@@ -164,6 +164,12 @@ def summarised(name: str, bench: Benchmark, rows: list[Row], data: Data, more: R
     return Summary(name, bench.metric, bench.kind, bench.role, value, stderr, len(own), bench.chance, data, also, more)
 
 
+def texts_of(subject: Subject, model: Any) -> KnownTexts:
+    """What this process has encoded for a model, or for one with the same files beside its weights."""
+    beside = combined(beside_hashes(subject.folder))
+    return known_texts(beside, model.get_input_embeddings().weight.shape[0])
+
+
 def load_scorer(
     subject: Subject, precision: str, *, chat: Chat | None = None, note: Callable[[str], None] | None = None
 ) -> Scorer:
@@ -172,7 +178,8 @@ def load_scorer(
     if chat is not None:
         check_template(tokenizer, chat)
     model = load(subject, b)
-    scorer = Scorer(model, parts_of(model), tokenizer, b, precision, chat=chat)
+    known = texts_of(subject, model)
+    scorer = Scorer(model, parts_of(model), tokenizer, b, precision, known=known, chat=chat)
     check(scorer, note or Reporter().note)
     scorer.original = functools.cache(
         lambda: load_scorer(original_of(subject), precision, chat=chat, note=note) if subject.run else scorer

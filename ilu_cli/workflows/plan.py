@@ -23,6 +23,7 @@ from ilu_cli.runs.files import check_disk as check_disk
 from ilu_cli.runs.results import Data, Row
 from ilu_cli.tasks import Example
 from ilu_cli.workflows.content import Content
+from ilu_cli.workflows.estimate import MemoryEstimate
 
 SURE = 1.5  # times the memory of the machine: an estimate that runs over by this cannot be right by its error
 CHAT_KEYS = ("chat_system", "chat_date")  # in a manifest if they are given
@@ -54,7 +55,8 @@ class Training:
 class RunPlan:
     """The plan of a recipe on one model, the `subject`, which has so many `parameters`.
 
-    `data` is what will be read, `training` how much is trained, if anything is, and `unpriced` what is not in it.
+    `data` is what will be read, `training` how much is trained, if anything is, `memory` what that takes by kind, and
+    `unpriced` what is not in it.
     """
 
     recipe: Recipe
@@ -63,6 +65,7 @@ class RunPlan:
     parents: list[ModelRecord]
     data: list[Data] = field(default_factory=list)
     training: Training | None = None
+    memory: MemoryEstimate | None = None
     unpriced: str = ""
     content: Content = field(default_factory=Content)
 

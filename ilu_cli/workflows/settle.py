@@ -23,7 +23,7 @@ from ilu_cli.runs.results import Row
 from ilu_cli.workflows.alternatives import with_made
 from ilu_cli.workflows.attack.seen import Written
 from ilu_cli.workflows.evaluate import asking
-from ilu_cli.workflows.training import layers_of
+from ilu_cli.workflows.passes import layers_of
 
 R = TypeVar("R", bound=Recipe)
 E = TypeVar("E", bound=EvalSpec)

@@ -30,6 +30,7 @@ from ilu_cli.recipe.specs import BudgetSpec, Component, Form, TrainSpec, number_
 from ilu_cli.runs.results import own_rows
 from ilu_cli.workflows.alternatives import said_instead
 from ilu_cli.workflows.evaluate import find_benchmark
+from ilu_cli.workflows.passes import layers_of
 from ilu_cli.workflows.plan import StreamPlan, add_chosen, plan_stream
 
 
@@ -120,12 +121,6 @@ def _budget(spec: BudgetSpec, text: StreamPlan | None, train: TrainSpec, trainer
 def defences_of(recipe: UnlearnRecipe) -> list[Defence]:
     """The defences of a recipe, in its order."""
     return [registry.defence[d.name].obj(**d.params()) for d in recipe.defences]
-
-
-def layers_of(objective: Component) -> list[int]:
-    """The layers whose hidden states an objective reads: its `layer`, or its `layers`."""
-    keys = objective.params()
-    return [n for n in [keys.get("layer"), *(keys.get("layers") or ())] if n is not None]
 
 
 def _bound(function: Callable[..., Any], spec: Component) -> Callable[[Any], Any]:

@@ -45,8 +45,9 @@ from ilu_cli.runs.resume import begin, made_from
 from ilu_cli.runs.store import Run, Store
 from ilu_cli.workflows.alternatives import keep, with_made
 from ilu_cli.workflows.content import Content, of_training
-from ilu_cli.workflows.estimate import estimate, tokens_of
+from ilu_cli.workflows.estimate import OnDisk, estimate
 from ilu_cli.workflows.needs.inputs import inputs_of
+from ilu_cli.workflows.passes import Shapes, passes_of
 from ilu_cli.workflows.plan import (
     RunPlan,
     Training,
@@ -123,10 +124,11 @@ def plan(
     trainable = sum(p.numel() for p in params.values())
     first = first_trained(recipe, model, list(params))
     check_ids(model, streams, tokenizer)
-    tokens, cached = tokens_of(streams, recipe.train.accumulation), cache_bytes(recipe, planned, model.config, first)
+    cached = cache_bytes(recipe, planned, model.config, first)
     loaded = lower_of(recipe, parent, model, params, dtype)
     params = params if loaded is model else trained_params(loaded, recipe.train.params, False)
-    memory = estimate(loaded, list(params.values()), first, tokens, recipe.train, cached)
+    passes = passes_of(recipe, Shapes.of(planned), backend().world)
+    memory = estimate(loaded, list(params.values()), passes, recipe.train, cached, OnDisk.at(parent.root, dtype))
     return UnlearnPlan(
         recipe=recipe,
         subject=parent,
@@ -134,6 +136,7 @@ def plan(
         parents=[parent.record("original" if parent.run is None else "parent")],
         data=[record for s in planned for record in s.records()],
         training=Training(recipe.train.steps, trainable, memory.peak, backend().memory()[0]),
+        memory=memory,
         tokenizer=tokenizer,
         streams=planned,
         content=content,

@@ -15,10 +15,9 @@ from conftest import Ilu
 from ilu_cli.engine import loading
 from ilu_cli.engine.accel import Backend, backend
 from ilu_cli.errors import UsageError
-from ilu_cli.recipe.specs import TrainSpec
+from ilu_cli.models.traced import Mode, formula
 from ilu_cli.workflows import unlearn
 from ilu_cli.workflows.attack import attempt
-from ilu_cli.workflows.estimate import estimate
 from ilu_cli.workflows.plan import check_memory
 
 
@@ -79,5 +78,6 @@ def test_a_configuration_that_leaves_its_inner_width_open_is_priced() -> None:
                                 attention_types=[[["global", "local"], 1]])  # fmt: skip
         with torch.device("meta"):
             model = T.AutoModelForCausalLM.from_config(config)
-        found.append(estimate(model, list(model.parameters()), 0, 64, TrainSpec(), 0).activations)
-    assert found[0] == found[1] > 0
+        found.append(formula(model, 1, 64, Mode(True)))
+    assert found[0] == found[1]
+    assert found[0].layers[0].kept > 0

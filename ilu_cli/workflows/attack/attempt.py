@@ -41,7 +41,7 @@ from ilu_cli.workflows.attack.fed import fed, terms
 from ilu_cli.workflows.attack.others import check_same_weights, other_model
 from ilu_cli.workflows.attack.seen import Seen
 from ilu_cli.workflows.attack.sides import sides
-from ilu_cli.workflows.evaluate import Evaluation, load_scorer
+from ilu_cli.workflows.evaluate import Evaluation, load_scorer, texts_of
 
 SHORT = 32  # new tokens for a generated answer at least
 
@@ -84,7 +84,8 @@ class Attempted:
         self.model = load(self.subject, backend())
         self.saved = self.model
         precision = self.spec.precision
-        self.scorer = Scorer(self.model, parts_of(self.model), self.tokenizer, backend(), precision, chat=chat)
+        parts, known = parts_of(self.model), texts_of(self.subject, self.model)
+        self.scorer = Scorer(self.model, parts, self.tokenizer, backend(), precision, known=known, chat=chat)
         note = self.reporter.note
         self.scorer.original = functools.cache(lambda: load_scorer(self.origin, precision, chat=chat, note=note))
         self.parity = check(self.scorer, note).facts()

@@ -13,15 +13,15 @@ from ilu_cli.data.sources import Dataset
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.optimizers import check
 from ilu_cli.models.load import add_adapter, trained_params
-from ilu_cli.models.names import first_place
 from ilu_cli.recipe.specs import Component, Form, LoraSpec, TrainSpec
 from ilu_cli.recipe.training_attack import TrainingAttack
 from ilu_cli.runs.results import Data
 from ilu_cli.workflows.attack.fed import fed
 from ilu_cli.workflows.attack.seen import Seen
 from ilu_cli.workflows.attack.sides import sides
-from ilu_cli.workflows.estimate import estimate, tokens_of
+from ilu_cli.workflows.estimate import estimate
 from ilu_cli.workflows.evaluate import Evaluation
+from ilu_cli.workflows.passes import Passing, Shape
 from ilu_cli.workflows.plan import StreamPlan, Training, check_ids
 
 
@@ -58,8 +58,9 @@ class TrainingAsked:
             add_adapter(model, self.lora, priced.seed)
         params = trained_params(model, self.spec.params, self.lora is not None, "attack.weights")
         trainable = sum(p.numel() for p in params.values())
-        first, tokens = max(first_place(model, params), 0), tokens_of(streams, self.spec.accumulation)
-        peak = estimate(model, list(params.values()), first, tokens, self.spec, 0).peak
+        parts = backend().world * self.spec.accumulation
+        passes = [Passing.of(s.name, Shape.of(s), parts) for s in streams]
+        peak = estimate(model, list(params.values()), passes, self.spec, 0).peak
         return Training(self.spec.steps, trainable, peak, backend().memory()[0])
 
 

@@ -114,7 +114,7 @@ def plan(
             training, data = priced.asked.training(model, priced), priced.asked.records()
             kept += len(quartiles(spec.steps)) if filled.keep == "points" else 0
     else:
-        check_questions(filled, model, subject.folder)
+        check_questions(filled, model, subject)
     kept += entry.declared.access == "weights" or entry.declared.original  # as they were before
     kept += len(other_models(filled))
     disk = state_bytes(total, training.trainable_parameters if training else 0, spec) + 4 * total * (kept - 1)

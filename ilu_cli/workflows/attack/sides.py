@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 from typing import Any
 
 from ilu_cli.benchmarks import Row
@@ -17,9 +16,10 @@ from ilu_cli.errors import UsageError
 from ilu_cli.metrics.facts import Fact, parted
 from ilu_cli.models.load import load_tokenizer
 from ilu_cli.models.parts import parts_of
+from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.refs import DataRef
 from ilu_cli.recipe.schema import AttackRecipe
-from ilu_cli.workflows.evaluate import Evaluation
+from ilu_cli.workflows.evaluate import Evaluation, texts_of
 
 
 def sides(evaluation: Evaluation, share: float, name: str) -> dict[str, tuple[Dataset, list[Row]]]:
@@ -42,13 +42,13 @@ def sides(evaluation: Evaluation, share: float, name: str) -> dict[str, tuple[Da
     return found
 
 
-def check_questions(recipe: AttackRecipe, model: Any, folder: Path) -> None:
+def check_questions(recipe: AttackRecipe, model: Any, subject: Subject) -> None:
     """Check that an attack which learns from a part of the questions has both parts, and room for what it learns.
 
     Args:
         recipe: of the attack; one without a `share` has nothing to check.
         model: the model under attack; its weights are not read.
-        folder: where its tokenizer is.
+        subject: where it and its tokenizer are.
 
     Raises:
         UsageError: if one part is empty, or a question and the attack's `tokens` do not fit into the model's context.
@@ -59,7 +59,8 @@ def check_questions(recipe: AttackRecipe, model: Any, folder: Path) -> None:
     evaluation = Evaluation(recipe.eval, Reporter())
     parts = sides(evaluation, own["share"], f"{recipe.attack.name}-{recipe.seed}")
     if "tokens" in own:
-        scorer = Scorer(model, parts_of(model), load_tokenizer(folder), backend(), chat=chat_of(recipe.eval))
+        known, tokenizer = texts_of(subject, model), load_tokenizer(subject.folder)
+        scorer = Scorer(model, parts_of(model), tokenizer, backend(), known=known, chat=chat_of(recipe.eval))
         asked = {bench: [i for i in evaluation.items[bench] if "choices" in i] for bench in parts}
         check_room(scorer, asked, own["tokens"])
 

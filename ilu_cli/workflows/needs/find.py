@@ -218,10 +218,9 @@ def price(recipe: AnyRecipe, needs: list[Need]) -> Price:
 
 def _training(recipe: UnlearnRecipe, folder: Path) -> tuple[int, int]:
     """Bytes of memory and of disk that training takes, with every row of full length."""
-    from ilu_cli.data.encode import Corpus, Encoded
-    from ilu_cli.engine.stream import TrainStream
     from ilu_cli.models.load import add_adapter, empty_model, trained_params
-    from ilu_cli.workflows.estimate import estimate, tokens_of
+    from ilu_cli.workflows.estimate import estimate
+    from ilu_cli.workflows.passes import Shapes, passes_of
     from ilu_cli.workflows.plan import state_bytes
     from ilu_cli.workflows.settle import settled
 
@@ -232,15 +231,13 @@ def _training(recipe: UnlearnRecipe, folder: Path) -> tuple[int, int]:
         add_adapter(model, recipe.lora, recipe.seed)
     params = trained_params(model, recipe.train.params, recipe.lora is not None)
     trainable, width = sum(p.numel() for p in params.values()), model.config.hidden_size
-    streams = [recipe.forget, *([recipe.retain] if recipe.retain else [])]
-    shapes = [(s.max_length, s.batch) for s in streams] + [(r.max_length, r.batch) for r in recipe.regularizers]
-    full = [TrainStream("", [Corpus([Encoded([0] * length, 1)], 0)], batch, 0) for length, batch in shapes]
     kept, retain = 0, recipe.retain
     if retain:
         tokens = retain.batch * retain.max_length * recipe.train.steps
         reads = registry.retain_term[retain.name].declared.needs
         kept = reference_bytes(reads, tokens, tokens, width, model.config.vocab_size)
-    memory = estimate(model, list(params.values()), 0, tokens_of(full, recipe.train.accumulation), recipe.train, kept)
+    passes = passes_of(recipe, Shapes.full(recipe), 1)
+    memory = estimate(model, list(params.values()), passes, recipe.train, kept)
     return memory.peak, state_bytes(total, trainable, recipe.train)
 
 

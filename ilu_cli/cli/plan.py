@@ -1,0 +1,110 @@
+"""`ilu plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ilu_cli.cli import complete, console
+from ilu_cli.cli.options import Given, RecipeArgument, Sets, shares
+
+if TYPE_CHECKING:
+    from ilu_cli.workflows.fit.plan import FitPlan, Planned
+
+SHORT = {"gradients": "grads", "optimizer": "moments", "activations": "inside"}
+
+DevicesOption = Annotated[
+    str,
+    typer.Option(
+        "--devices",
+        help="As 8xH100-80GB, 2x8xH100-80GB (two nodes), 1x(80GB,990TFLOPS,3.3TB/s), or here: this machine.",
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", help="Another model than the recipe's.", autocompletion=complete.models),
+    Sets(("model", "ref")),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="The model's config.json, where the model itself is not here."),
+]
+
+
+@shares("plugin", "trust_remote_code", "set_", "as_json")
+def plan(
+    recipe: RecipeArgument,
+    devices: DevicesOption = "here",
+    model: ModelOption = None,
+    config: ConfigOption = None,
+    *,
+    given: Given,
+) -> None:
+    """Say whether a recipe fits on some devices, by which launch and keys, and how long it takes at the least.
+
+    From the model's configuration alone, with rows of full length: nothing is run or downloaded but that file. Seconds
+    are those of a roofline, so no machine is faster. Exit code 4 if it does not fit.
+    """
+    from ilu_cli.errors import RequirementError, UsageError
+    from ilu_cli.recipe.load import find, load
+    from ilu_cli.recipe.schema import RECIPES
+    from ilu_cli.recipe.source import read_layers
+
+    path = find(recipe)
+    command = str(read_layers(path).data.get("command"))
+    if command not in ("unlearn", "attack", "eval", "suite", "pipeline"):
+        raise UsageError(
+            f"{recipe} is a recipe of `ilu {command}`, which is not priced", hint="unlearn, attack, or eval"
+        )
+    if config is not None and not config.exists():
+        raise UsageError(f"--config {config}: there is no such file")
+    flags = given.flags if command in ("unlearn", "pipeline") else {}
+    resolved = load(RECIPES[command], path, flags, given.sets)
+
+    from ilu_cli.workflows.fit import plan as workflow
+
+    run = console.command_for(command, recipe)
+    named = model if command not in ("unlearn", "pipeline") else None
+    found = workflow.plan(
+        recipe, command, resolved, run, devices, config or (named and workflow.config_of(named)) or None
+    )
+    if given.as_json:
+        console.out_json(found.to_json())
+    else:
+        _show(found)
+    if not found.fits:
+        console.err().print(f"error: {recipe} does not fit on {found.fleet.label}", markup=False, soft_wrap=True)
+        raise typer.Exit(RequirementError.exit_code)
+
+
+def _show(found: FitPlan) -> None:
+    title = f"{found.recipe} on {found.fleet.label}: {found.model}, {found.parameters / 1e9:.3g} billion parameters"
+    console.out(title)
+    for planned in found.jobs:
+        _table(planned)
+    for line in found.lines():
+        console.out(line)
+    console.out("bytes of one device at the dearest moment; seconds by a roofline, which no machine is faster than")
+
+
+def _table(planned: Planned) -> None:
+    from rich.table import Table
+
+    from ilu_cli.workflows.fit.plan import told
+
+    job = planned.job
+    steps = "" if job.scores else f", {job.steps or '?'} steps, {planned.trained:,} weights trained"
+    drawn = Table(title=f"{job.name}{steps}{f', {job.times} times' if job.times > 1 else ''}", title_justify="left")
+    kinds = [k for k in planned.answers[0].moment.kinds() if any(a.moment.kinds()[k] for a in planned.answers)]
+    for i, head in enumerate(["GB of one device", "keys", "without", *kinds, "sum", "fits", "a step", "in all"]):
+        drawn.add_column(SHORT.get(head, head), justify="left" if i < 2 else "right", overflow="fold")
+    for a in planned.answers:
+        parts = [a.unset, *(a.moment.kinds()[k] for k in kinds), a.moment.bytes]
+        keys = " ".join(k.removeprefix(f"{job.key}.").removeprefix("memory.") for k in a.keys)
+        drawn.add_row(
+            a.launch.name or "here", keys, *(f"{size / 1e9:.1f}" for size in parts),
+            "yes" if a.fits else "no", f"{a.step:.2g} s", told(a.seconds, job),
+        )  # fmt: skip
+    console.out_table(drawn)

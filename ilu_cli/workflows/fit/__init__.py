@@ -1,0 +1,1 @@
+"""What a recipe takes on devices that are not here: `ilu plan`."""

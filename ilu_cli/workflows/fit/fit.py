@@ -1,0 +1,221 @@
+"""Whether a job fits on some devices, with which keys and by which launch, and how long it takes at the least."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ilu_cli.models.load import add_adapter, trained_params
+from ilu_cli.models.traced import Mode, Trace
+from ilu_cli.recipe.specs import TrainSpec
+from ilu_cli.runs.results import Row
+from ilu_cli.workflows.estimate import FLOAT, Ground, Moment, OnDisk, TrainingPrice
+from ilu_cli.workflows.fit.devices import GB, Device, Fleet
+from ilu_cli.workflows.fit.jobs import UNIT, PricedJob
+from ilu_cli.workflows.fit.roofline import (
+    Head,
+    flops_of,
+    replicated,
+    seconds_of,
+    sharded,
+    stepping,
+    work_of,
+)
+from ilu_cli.workflows.passes import Passing
+
+SPARE = 0.05  # of a device's memory that is left to its allocator
+MAIN = 25 * GB  # bytes/s at which main memory serves one device's share of the optimiser
+Traces = dict[tuple[Mode, int, int], Trace]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A way to start: the file of recipes/launch, if there is one, the devices, and how weights lie on them."""
+
+    name: str
+    fleet: Fleet
+    shards: bool = False
+    away: bool = False
+
+
+@dataclass(frozen=True)
+class FitAnswer:
+    """A job by one launch: bytes of one device at the dearest moment, and seconds at the least.
+
+    keys: what is set beside the recipe so that it fits. unset: bytes without them. seconds: of the whole job, of
+    scoring for each `UNIT` of tokens; None where the data decide. flops: of a step, over all devices.
+    """
+
+    launch: Placement
+    keys: tuple[str, ...]
+    moment: Moment
+    unset: int
+    fits: bool
+    step: float
+    seconds: float | None
+    flops: int
+
+
+def launches(fleet: Fleet) -> Iterator[Placement]:
+    """The launches that some devices allow, those of fewer devices first."""
+    d = fleet.device
+    yield Placement("one-gpu" if d.accelerator else "", Fleet(d, 1))
+    if fleet.count > 1 and not d.accelerator:
+        yield Placement("two-cpus-sharded", fleet, shards=True)
+    elif fleet.count > 1:
+        node = Fleet(d, fleet.count)
+        yield Placement("eight-gpus", node)
+        yield Placement("eight-gpus-sharded", node, shards=True)
+        yield Placement("eight-gpus-sharded-offload", node, shards=True, away=True)
+    if fleet.nodes > 1:
+        yield Placement("two-nodes-sharded", fleet, shards=True)
+
+
+class Fitting:
+    """Answers about one job of one model, whose traces are kept."""
+
+    def __init__(self, job: PricedJob, model: Any, seed: int) -> None:
+        self.job, self.model, self.traces = job, model, Traces()
+        self.params: list[nn.Parameter] = []
+        if job.scores:
+            model.requires_grad_(False)
+            return
+        if job.lora:
+            add_adapter(model, job.lora, seed)
+        named = trained_params(model, job.train.params, job.lora is not None, f"{job.key}.params")
+        self.params = list(named.values())
+
+    def by(self, launch: Placement) -> FitAnswer:
+        """The first of the choices that fits, or the smallest."""
+        unset, least, found = 0, None, None
+        for keys, train in choices(self.job, launch):
+            price, passes = self._priced(train, launch), self.job.passes(train, launch.fleet.all)
+            moment = max(self._moments(price, passes), key=lambda m: m.bytes)
+            unset = unset or moment.bytes
+            if least is None or moment.bytes < least[0].bytes:
+                least = moment, keys, train, price, passes
+            if moment.bytes <= launch.fleet.device.memory * (1 - SPARE):
+                found = moment, keys, train, price, passes
+                break
+        best = found or least
+        assert best is not None
+        moment, keys, train, price, passes = best
+        step = self._step(train, price, passes, launch)
+        per = UNIT / (passes[0].rows * passes[0].length) / launch.fleet.all if self.job.scores else self.job.steps
+        seconds = None if per is None else per * step + self._filling(train, price, passes, launch)
+        flops = sum(self._flops(p, price) for p in passes) * train.accumulation * launch.fleet.all
+        return FitAnswer(launch, keys, moment, unset, found is not None, step, seconds, flops)
+
+    def _priced(self, train: TrainSpec, launch: Placement) -> TrainingPrice:
+        d = launch.fleet.device
+        ground = Ground(d.memory if d.accelerator else None, launch.fleet.all if launch.shards else 1, launch.away)
+        return TrainingPrice(self.model, self.params, train, 0, ground, self.traces)
+
+    def _moments(self, price: TrainingPrice, passes: list[Passing]) -> list[Moment]:
+        if self.job.scores:
+            return self._scored(price, passes)
+        return [*price.beside(OnDisk(saved=self.model.dtype.itemsize)), *price.steps(passes)]
+
+    def _scored(self, price: TrainingPrice, passes: list[Passing]) -> list[Moment]:
+        """What scoring holds: weights, one layer's inside, and a chunk of logits."""
+        trace = price.trace(passes[0])
+        inside = max(c.forward for c in trace.layers) + trace.around + trace.after
+        return [Moment("scoring", **price.base, activations=inside, logits=price.chunk(passes[0]))]
+
+    def _head(self, price: TrainingPrice) -> Head:
+        return Head(price.words, price.width, price.head > 0)
+
+    def _flops(self, p: Passing, price: TrainingPrice) -> int:
+        every = self.job.every.get(p.term, 1)
+        return flops_of(work_of(p, price.trace(p), self._head(price), backward=not self.job.scores)) // every
+
+    def _pass(self, p: Passing, price: TrainingPrice, d: Device, *, backward: bool) -> float:
+        work = work_of(p, price.trace(p), self._head(price), backward=backward)
+        return seconds_of(work, d, half=price.mode.half) / self.job.every.get(p.term, 1)
+
+    def _step(self, train: TrainSpec, price: TrainingPrice, passes: list[Passing], launch: Placement) -> float:
+        """Seconds of a step: of its micro-batches, the sums, and the optimiser. Gathering goes on beside the work."""
+        fleet, d, job = launch.fleet, launch.fleet.device, self.job
+        runs = train.accumulation
+        work = sum(self._pass(p, price, d, backward=not job.scores) for p in passes) * runs
+        if job.scores:
+            return work
+        trained = price.all // FLOAT
+        if not launch.shards:
+            step = stepping(trained, train.optimizer, d, len(passes) * runs)
+            away = 12 * trained / d.host + 28 * trained / MAIN if train.memory.offload else 0.0
+            return work + step + away + replicated(trained, job.sums, fleet)
+        part = trained // fleet.all
+        gathered = [self._weights(price, p) for p in passes]
+        moved = sharded(gathered, trained, runs, fleet)
+        if launch.away:
+            moved += runs * (2 * sum(gathered) + FLOAT * trained) / fleet.all / d.host
+            return max(work, moved) + 28 * part / MAIN
+        return max(work, moved) + stepping(part, train.optimizer, d, len(passes) * runs)
+
+    def _weights(self, price: TrainingPrice, p: Passing) -> float:
+        """Bytes of the weights that a pass gathers."""
+        layers = price.layers if p.deepest is None else price.layers[: p.deepest + 1]
+        return float(sum(layers) + price.around)
+
+    def _filling(self, train: TrainSpec, price: TrainingPrice, passes: list[Passing], launch: Placement) -> float:
+        """Seconds of asking the original about each row once, every row of every step taken for another one."""
+        asked = [p for p in passes if p.term in self.job.filled]
+        once = sum(self._pass(p, price, launch.fleet.device, backward=False) for p in asked)
+        return once * train.accumulation * (self.job.steps or 0)
+
+
+def choices(job: PricedJob, launch: Placement) -> Iterator[tuple[tuple[str, ...], TrainSpec]]:
+    """Keys that save memory, what costs least first: frozen bf16 nothing, checkpointing a forward pass, and so on.
+
+    A sharded launch takes checkpointing only.
+    """
+    train, m = job.train, job.train.memory
+    again: Row = {} if m.checkpointing else {"checkpointing": True}
+    last = again
+    for last in [] if job.scores else _savings(job, again, launch.shards):
+        yield _with(job, last, train.accumulation)
+    if job.scores:
+        yield (), train
+        return
+    rows = max(p.rows for p in job.passes(train, launch.fleet.all))
+    for more in (2**k for k in range(1, 12) if 2**k <= rows and job.splits):
+        yield _with(job, last, train.accumulation * more)
+    if job.lora and not launch.shards and _freezes(job):
+        yield _with(job, again | {"frozen": "nf4"}, train.accumulation * (rows if job.splits else 1))
+
+
+def _freezes(job: PricedJob) -> bool:
+    """Whether something is left frozen whose matrices may lie in fewer bits."""
+    train = job.train
+    return (job.lora or train.params) is not None and train.precision == "bf16" and train.memory.frozen == "fp32"
+
+
+def _savings(job: PricedJob, again: Row, shards: bool) -> list[Row]:
+    """Values of `train.memory` without repetition."""
+    if shards:
+        return [{}, again] if again else [{}]
+    frozen: Row = {"frozen": "bf16"} if _freezes(job) else {}
+    found = [{}, frozen, again, frozen | again]
+    m = job.train.memory
+    if job.train.optimizer == "adamw" and m.offload is None and m.optimizer_bits == 32:
+        found += [frozen | again | {"optimizer_bits": 8}, frozen | again | {"offload": "optimizer"}]
+    return [keys for i, keys in enumerate(found) if keys not in found[:i]]
+
+
+def _with(job: PricedJob, extra: Row, accumulation: int) -> tuple[tuple[str, ...], TrainSpec]:
+    train = job.train
+    keys = [f"{job.key}.memory.{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in extra.items()]
+    if accumulation != train.accumulation:
+        keys.append(f"{job.key}.accumulation={accumulation}")
+    memory = train.memory.model_copy(update=extra)
+    return tuple(keys), train.model_copy(update={"memory": memory, "accumulation": accumulation})
+
+
+def best(answers: list[FitAnswer]) -> FitAnswer | None:
+    """Of those that fit the one that takes the fewest seconds of devices, and then the fewest seconds."""
+    fitting = [a for a in answers if a.fits]
+    return min(fitting, key=lambda a: (round(a.step * a.launch.fleet.all, 6), a.step), default=None)

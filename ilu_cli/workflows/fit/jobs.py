@@ -1,0 +1,135 @@
+"""The trainings and the scoring that a recipe asks for, as far as it tells without data: every row of full length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ilu_cli import registry
+from ilu_cli.engine.scoring import TOKENS
+from ilu_cli.recipe.evaluation import EvalSpec
+from ilu_cli.recipe.schema import AttackRecipe, UnlearnRecipe
+from ilu_cli.recipe.specs import Component, Form, LoraSpec, Precision, TrainSpec
+from ilu_cli.recipe.training_attack import TrainingAttack
+from ilu_cli.workflows.passes import Passing, Shape, Shapes, passes_of
+from ilu_cli.workflows.settle import settled
+
+LENGTH = 256  # tokens of a row that is scored, in a batch of TOKENS
+UNIT = 100_000  # tokens that the seconds of scoring are for
+
+
+@dataclass(frozen=True)
+class PricedJob:
+    """One training, or if it `scores` only, what evaluation runs. `times`: how often the recipe has it.
+
+    passes: of one step on one of so many devices. every: of each term that is not taken at every step. filled: terms
+    whose rows the original is asked about once. sums: of gradients over all devices, in a step. splits: whether there
+    is a key for micro-batches. not_counted: what holds more than is counted here. steps: None where the data decide.
+    key: where the recipe says how.
+    """
+
+    name: str
+    train: TrainSpec
+    passes: Callable[[TrainSpec, int], list[Passing]]
+    steps: int | None
+    key: str = "train"
+    lora: LoraSpec | None = None
+    scores: bool = False
+    times: int = 1
+    every: dict[str, int] = field(default_factory=dict)
+    filled: frozenset[str] = frozenset()
+    sums: int = 1
+    splits: bool = True
+    not_counted: tuple[str, ...] = ()
+
+
+def unlearning(recipe: UnlearnRecipe, model: Any, name: str = "unlearn", times: int = 1) -> PricedJob:
+    """The training of an unlearning recipe, with what it leaves to the model filled in."""
+    recipe = settled(recipe, model)
+    shapes = Shapes.full(recipe)
+    needs = {"forget": registry.objective[recipe.objective.name].declared.needs}
+    if recipe.retain:
+        needs["retain"] = registry.retain_term[recipe.retain.name].declared.needs
+    filled = {t for t, n in needs.items() if any(x.startswith("reference.") and x != "reference.norm" for x in n)}
+    every = {f"{reg.name}[{d.name}]": reg.every for reg in recipe.regularizers for d in reg.env}
+    beside = [d.name for d in recipe.defences]
+    beside += [r.name for r in recipe.regularizers if r.name != "irm" or r.params().get("variant") != "logit"]
+
+    def passes(train: TrainSpec, world: int) -> list[Passing]:
+        return passes_of(recipe.model_copy(update={"train": train}), shapes, world)
+
+    return PricedJob(
+        name, recipe.train, passes, recipe.train.steps, lora=recipe.lora, times=times, every=every,
+        filled=frozenset(filled), sums=1 + len(recipe.regularizers), not_counted=tuple(beside),
+    )  # fmt: skip
+
+
+def attacking(recipe: AttackRecipe, name: str = "attack", times: int = 1) -> PricedJob:
+    """The training of an attack; of one that trains nothing, its scoring."""
+    attack, keys = recipe.attack, recipe.attack.params()
+    if registry.attack[attack.name].declared.access != "training":
+        return scoring(recipe.eval, name, times)
+    spec = TrainSpec(
+        accumulation=keys.get("accumulation", 1), precision=keys.get("precision", "bf16"), params=keys.get("weights")
+    )
+    if isinstance(attack, TrainingAttack):
+        spec = attack.stepped(spec)
+    shape = Shape.full(Form(max_length=keys["max_length"]), keys["batch"])
+
+    def passes(train: TrainSpec, world: int) -> list[Passing]:
+        return [Passing.of("attack", shape, world * train.accumulation)]
+
+    return PricedJob(name, spec, passes, _steps(attack), key="attack", lora=keys.get("lora"), times=times,
+               splits="accumulation" in keys)  # fmt: skip
+
+
+def _steps(attack: Component) -> int | None:
+    """The steps of an attack, if its keys alone decide; a plateau may end it before."""
+    keys, first = attack.params(), attack.first if isinstance(attack, TrainingAttack) else 0
+    if keys.get("steps"):
+        return int(keys["steps"]) + first
+    if keys.get("k"):
+        return int(keys.get("epochs", 1)) * -(-int(keys["k"]) // int(keys["batch"])) + first
+    return None
+
+
+def scoring(spec: EvalSpec, name: str = "eval", times: int = 1) -> PricedJob:
+    """Scoring of rows by an evaluation, split over devices: for each `UNIT` of tokens."""
+    precision: Precision = spec.precision
+
+    def passes(train: TrainSpec, world: int) -> list[Passing]:
+        return [Passing("scoring", TOKENS // LENGTH, LENGTH, TOKENS)]
+
+    return PricedJob(name, TrainSpec(precision=precision), passes, None, scores=True, times=times)
+
+
+def jobs_of(name: str, command: str, recipe: Any, model: Any) -> Iterator[PricedJob]:
+    """What a recipe asks for."""
+    if isinstance(recipe, UnlearnRecipe):
+        yield unlearning(recipe, model)
+    elif isinstance(recipe, AttackRecipe):
+        yield attacking(recipe)
+    elif command == "eval":
+        yield scoring(recipe.eval)
+    else:
+        yield from _many(name, command, model)
+
+
+def _many(name: str, command: str, model: Any) -> Iterator[PricedJob]:
+    """Each method of a pipeline, and each attack of a suite; what differs in a value alone is one, so many times."""
+    from ilu_cli.recipe.expand import load_pipeline, load_suite
+
+    models = seeds = 1
+    if command == "suite":
+        variants = load_suite(name)[1]
+    else:
+        pipeline = load_pipeline(name, [])
+        variants, seeds = pipeline.variants, len(pipeline.recipe.seeds)
+        models = len(pipeline.methods) + 1  # the original is attacked too
+        for method in pipeline.methods:
+            yield unlearning(method.recipe, model, method.name, seeds)
+    rows = [v.attack for v in variants]
+    for attack in dict.fromkeys(rows):
+        recipe = next(v.recipe for v in variants if v.attack == attack)
+        yield attacking(recipe, attack, rows.count(attack) * models * seeds)

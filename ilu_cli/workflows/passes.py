@@ -1,0 +1,115 @@
+"""What one step runs on one device: a pass for each term, with the rows and tokens of its largest micro-batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ilu_cli import registry
+from ilu_cli.engine.stream import TrainStream
+from ilu_cli.recipe.schema import UnlearnRecipe
+from ilu_cli.recipe.specs import Component, Form
+
+if TYPE_CHECKING:
+    from ilu_cli.workflows.training import Streams
+
+CHUNKED = {"distillation", "elsewhere", "margins"}  # what a view takes from all logits of a token at once
+BY_HEAD = CHUNKED | {"nll", "logps", "token_nll", "entropy", "gap"}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The largest rows of a stream: sequences of a whole step, tokens of each, and how many of those are scored.
+
+    `graphs`: 2 where beside each row another one is read, of what should be said instead.
+    """
+
+    batch: int
+    length: int
+    targets: int
+    graphs: int = 1
+
+    @classmethod
+    def of(cls, stream: TrainStream) -> Shape:
+        """That of encoded data."""
+        corpora = [c for s in (stream, stream.chosen) if s is not None for c in s.corpora]
+        targets = max((e.targets for c in corpora for e in c.items), default=0)
+        return cls(stream.batch, max(c.longest for c in corpora), targets, 2 if stream.chosen else 1)
+
+    @classmethod
+    def full(cls, form: Form, batch: int, graphs: int = 1) -> Shape:
+        """That of rows that are as long as a recipe lets them be, where the data are not here."""
+        return cls(batch, form.max_length, form.max_length - 1, graphs)
+
+
+@dataclass(frozen=True)
+class Passing:
+    """A micro-batch of a term on one device: `rows` of `length` tokens, of which `scored` meet the LM head.
+
+    deepest: the last layer that is run; None: all of them, and the head. chunks: the head's logits exist in chunks with
+    all words, beside those of a teacher, and not in tiles. graphs: so many such batches are kept at a time.
+    """
+
+    term: str
+    rows: int
+    length: int
+    scored: int
+    deepest: int | None = None
+    chunks: bool = False
+    graphs: int = 1
+
+    @classmethod
+    def of(cls, term: str, shape: Shape, parts: int, deepest: int | None = None, *, chunks: bool = False) -> Passing:
+        """Of a step that falls into so many `parts`, over processes and micro-batches."""
+        rows = -(-shape.batch // parts)
+        return cls(term, rows, shape.length, rows * shape.targets, deepest, chunks, shape.graphs)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Those of all streams of an unlearning recipe."""
+
+    forget: Shape
+    retain: Shape | None
+    environments: list[Shape]
+
+    @classmethod
+    def of(cls, streams: Streams) -> Shapes:
+        """Those of encoded data."""
+        retain = Shape.of(streams.retain.stream) if streams.retain else None
+        return cls(
+            Shape.of(streams.forget.stream), retain, [Shape.of(e.stream) for es in streams.environments for e in es]
+        )
+
+    @classmethod
+    def full(cls, recipe: UnlearnRecipe) -> Shapes:
+        """Those of rows of full length."""
+        f, r, pairs = recipe.forget, recipe.retain, registry.objective[recipe.objective.name].declared.chosen
+        longest = max(d.max_length or f.max_length for d in f.data)
+        forget = Shape.full(Form(max_length=longest), f.batch, 2 if pairs else 1)
+        envs = [Shape.full(reg, reg.batch) for reg in recipe.regularizers for _ in reg.env]
+        return cls(forget, Shape.full(r, r.batch) if r else None, envs)
+
+
+def layers_of(objective: Component) -> list[int]:
+    """The layers whose hidden states an objective reads: its `layer`, or its `layers`."""
+    keys = objective.params()
+    return [n for n in [keys.get("layer"), *(keys.get("layers") or ())] if n is not None]
+
+
+def passes_of(recipe: UnlearnRecipe, shapes: Shapes, world: int) -> list[Passing]:
+    """What one of `world` processes runs for each term, in the order of a step: penalties, forget term, retain term."""
+    return list(_passes(recipe, shapes, world * recipe.train.accumulation))
+
+
+def _passes(recipe: UnlearnRecipe, shapes: Shapes, parts: int) -> Iterator[Passing]:
+    names = [f"{reg.name}[{d.name}]" for reg in recipe.regularizers for d in reg.env]
+    for name, shape in zip(names, shapes.environments):
+        yield Passing.of(name, shape, parts)
+    terms = [("forget", shapes.forget, registry.objective[recipe.objective.name].declared.needs)]
+    if recipe.retain and shapes.retain:
+        terms.append(("retain", shapes.retain, registry.retain_term[recipe.retain.name].declared.needs))
+    for name, shape, needs in terms:
+        deepest = None if needs & BY_HEAD else max(layers_of(recipe.objective))
+        yield Passing.of(name, shape, parts, deepest, chunks=bool(needs & CHUNKED))

@@ -1,0 +1,134 @@
+"""What is found without data, against PyTorch's own counter and against what autograd really keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers as T
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from ilu_cli.engine.head import token_stats
+from ilu_cli.models.load import add_adapter, trained_params
+from ilu_cli.models.logits import LMHead
+from ilu_cli.models.parts import parts_of
+from ilu_cli.models.traced import Mode, formula, trace, traced
+from ilu_cli.recipe.specs import LoraSpec
+from ilu_cli.workflows.fit.roofline import Head, flops_of, head_work, work_of
+from ilu_cli.workflows.passes import Passing
+
+ROWS, LENGTH = 3, 10
+
+
+def model(device: str = "cpu", **keys: Any) -> Any:
+    """Attention is written out, of which PyTorch's counter sees every product."""
+    config = T.LlamaConfig(
+        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, **keys,
+    )  # fmt: skip
+    with torch.device(device):
+        return T.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+
+
+def counted(real: Any, deepest: int | None) -> int:
+    """FLOPs of a decoder's pass and its backward pass, as PyTorch counts them."""
+    parts, ids = parts_of(real), torch.zeros(ROWS, LENGTH, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        mask = torch.ones_like(ids)
+        out = parts.final(ids, mask) if deepest is None else parts.hidden_at(deepest, ids, mask)
+        out.square().sum().backward()
+    return int(counter.get_total_flops())
+
+
+@pytest.mark.parametrize(
+    ("params", "lora", "deepest"),
+    [(None, False, None), (["model.layers.[12].mlp.down_proj.weight"], False, 2), (None, True, None)],
+    ids=["all weights", "RMU's early exit", "LoRA"],
+)
+def test_flops_are_those_of_pytorchs_counter(params: list[str] | None, lora: bool, deepest: int | None) -> None:
+    real, empty = model(), model("meta")
+    for m in (real, empty):
+        if lora:
+            add_adapter(m, LoraSpec(r=4), 0)
+        trained_params(m, params, lora)
+    found = trace(empty, ROWS, LENGTH, Mode(half=False))
+    work = work_of(Passing("forget", ROWS, LENGTH, 0, deepest), found, Head(50, 32, True))
+    assert flops_of(work) == counted(real, deepest)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_flops_of_the_head_are_those_of_pytorchs_counter(trained: bool) -> None:
+    hidden, weight = torch.randn(7, 5, requires_grad=True), torch.randn(11, 5, requires_grad=trained)
+    with FlopCounterMode(display=False) as counter:
+        token_stats(hidden, LMHead(weight), torch.zeros(7, dtype=torch.long))[0].sum().backward()
+    work = head_work(Passing("forget", 1, 8, 7), Head(11, 5, trained), backward=True)
+    assert flops_of(work) == counter.get_total_flops()
+
+
+def kept_by_autograd(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> int:
+    """Bytes of all storages that a layer saves and gives, but for its weights, its input and what else it is given."""
+    beside = [t for t in kwargs.values() if isinstance(t, Tensor)]
+    given = [*layer.parameters(), x, *beside, *kwargs["position_embeddings"]]
+    known = {t.untyped_storage().data_ptr() for t in given}
+    saved: dict[int, Tensor] = {}
+
+    def pack(t: Tensor) -> Tensor:
+        saved[t.untyped_storage().data_ptr()] = t
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        out = layer(x, *args, **kwargs)
+    pack(out)
+    return sum(t.untyped_storage().nbytes() for key, t in saved.items() if key not in known)
+
+
+def test_bytes_that_a_layer_keeps_are_those_that_autograd_keeps() -> None:
+    real, found = model(), []
+    layer, forward = real.model.layers[1], real.model.layers[1].forward
+
+    def looked(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        layer.forward = forward
+        found.append(kept_by_autograd(layer, x.detach().requires_grad_(), *args, **kwargs))
+        return forward(x, *args, **kwargs)
+
+    layer.forward = looked
+    ids = torch.zeros(ROWS, LENGTH, dtype=torch.long)
+    real.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    cost = trace(model("meta"), ROWS, LENGTH, Mode(half=False)).layers[1]
+    assert cost.kept == found[0]
+    assert cost.copies == cost.cached == 0
+
+
+def test_under_autocast_the_copies_are_two_bytes_of_each_matrix_that_gradients_go_through() -> None:
+    empty = model("meta")
+    trained_params(empty, ["model.layers.2.mlp.down_proj.weight"], False)
+    matrices = 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 48)
+    layers = trace(empty, ROWS, LENGTH, Mode(half=True)).layers
+    assert [c.copies for c in layers] == [0, 0, 0, matrices]  # of layer 2 nothing but the last matrix has a gradient
+    assert [c.cached for c in layers] == [0, 0, 2 * 32 * 48, matrices]
+    assert [c.kept > 0 for c in layers] == [False, False, True, True]
+    small = frozenset(id(p) for name, p in empty.named_parameters() if ".layers.3." in name and p.ndim == 2)
+    assert trace(empty, ROWS, LENGTH, Mode(half=True, small=small)).layers[3].copies == 0
+
+
+def test_layers_that_are_computed_again_keep_their_output_alone_and_cost_a_forward_pass_more() -> None:
+    empty = model("meta")
+    plain, again = (trace(empty, ROWS, LENGTH, Mode(half=True, again=on)).layers[1] for on in (False, True))
+    assert again.kept == 4 * ROWS * LENGTH * 32 < plain.kept / 4
+    more = flops_of(again.work_back) - flops_of(plain.work_back)
+    last = 2 * ROWS * LENGTH * 32 * 48  # whose output the backward pass does not read
+    assert flops_of(plain.work) - last <= more <= flops_of(plain.work)
+    assert all("forward" not in vars(layer) for layer in empty.model.layers)
+
+
+def test_a_model_whose_code_looks_at_values_is_priced_by_its_widths() -> None:
+    config = T.MixtralConfig(
+        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, num_local_experts=4,
+    )  # fmt: skip
+    with torch.device("meta"):
+        mixed = T.AutoModelForCausalLM.from_config(config, experts_implementation="eager")
+    mode = Mode(half=True)
+    assert traced(mixed, ROWS, LENGTH, mode) == formula(mixed, ROWS, LENGTH, mode)

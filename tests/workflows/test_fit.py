@@ -1,0 +1,186 @@
+"""`ilu plan`: counted by hand where a hand can, and its keys are those of the recipe."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as T
+from conftest import Ilu
+
+from ilu_cli.errors import UsageError
+from ilu_cli.models.load import trained_params
+from ilu_cli.recipe.load import find, load
+from ilu_cli.recipe.memory import MemorySpec
+from ilu_cli.recipe.schema import UnlearnRecipe
+from ilu_cli.recipe.specs import TrainSpec
+from ilu_cli.workflows.estimate import CONTEXT, PROCESS, Ground, Moment, OnDisk, TrainingPrice, estimate
+from ilu_cli.workflows.fit.devices import KNOWN, Fleet, fleet
+from ilu_cli.workflows.fit.roofline import replicated, seconds_of, sharded, stepping
+from ilu_cli.workflows.passes import Passing
+
+H100 = KNOWN["H100-80GB"]
+EMBEDDED, LAYER, NORM = 100 * 32, 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32, 32
+ALL = 2 * EMBEDDED + 3 * LAYER + NORM
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A Llama of three layers, of which there is the configuration alone."""
+    made = T.LlamaConfig(
+        vocab_size=100, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=False, dtype="bfloat16", architectures=["LlamaForCausalLM"],
+    )  # fmt: skip
+    made.save_pretrained(tmp_path / "shape")
+    return tmp_path / "shape" / "config.json"
+
+
+def moments(
+    config: Path, patterns: list[str] | None, passes: list[Passing], ground: Ground, **keys: Any
+) -> dict[str, Moment]:
+    with torch.device("meta"):
+        model = T.AutoModelForCausalLM.from_config(T.AutoConfig.from_pretrained(config))
+    params = list(trained_params(model, patterns, False).values())
+    found = estimate(model, params, passes, TrainSpec(**keys), 7, OnDisk(largest=1000, saved=2), ground).moments
+    return {m.when: m for m in found}
+
+
+def test_weights_moments_and_gradients_by_hand(config: Path) -> None:
+    cpu = moments(config, None, [Passing("forget", 2, 8, 14), Passing("retain", 2, 8, 14)], Ground())
+    assert cpu["loading"] == Moment("loading", weights=4 * ALL, files=1000, process=PROCESS)
+    assert cpu["saving"] == Moment("saving", weights=4 * ALL, optimizer=8 * ALL, copies=2 * ALL, process=PROCESS)
+    retain = cpu["backward, head"]  # the later term: all gradients are there
+    assert (retain.weights, retain.gradients, retain.optimizer, retain.caches) == (4 * ALL, 4 * ALL, 8 * ALL, 7)
+    assert retain.copies == 3 * 2 * (LAYER - 2 * 32)
+    alone = moments(config, None, [Passing("forget", 2, 8, 14)], Ground())
+    assert alone["backward, head"].gradients == 0
+    assert alone["backward, layer 1"].gradients == 4 * (2 * LAYER + NORM + EMBEDDED)
+    assert moments(config, None, [Passing("forget", 2, 8, 14)], Ground(80 * 10**9))["saving"].process == CONTEXT
+
+
+def test_what_saves_memory_is_counted_as_it_lies(config: Path) -> None:
+    down, passes = ["*.0.mlp.down_proj.weight"], [Passing("forget", 2, 8, 14)]
+    matrices = 3 * (LAYER - 2 * 32) - 32 * 64
+    small = moments(config, down, passes, Ground(), memory=MemorySpec(frozen="bf16"))["saving"]
+    assert small.weights == 4 * (ALL - matrices) + 2 * matrices
+    assert small.process == PROCESS + 4 * matrices  # as they were read
+    assert small.copies == 2 * (ALL - matrices)  # the others are in the checkpoint's type already
+    away = moments(config, None, passes, Ground(80 * 10**9), memory=MemorySpec(offload="optimizer"))
+    assert away["saving"].optimizer == 0
+    plain, again = (
+        moments(config, None, passes, Ground(), memory=MemorySpec(checkpointing=on))["backward, head"]
+        for on in (False, True)
+    )
+    assert again.copies == 0 < plain.copies
+    assert again.activations < plain.activations
+
+
+def test_shards_are_divided_and_what_is_in_use_is_whole(config: Path) -> None:
+    around = 4 * (2 * EMBEDDED + NORM)
+    gathered = around + 2 * 4 * LAYER
+    passes = [Passing("forget", 2, 8, 14)]
+    found = moments(config, None, passes, Ground(80 * 10**9, shards=4))["backward, layer 0"]
+    assert found.weights == gathered + 4 * ALL // 4
+    assert found.optimizer == 8 * ALL // 4
+    assert found.gradients == 4 * ALL // 4 + 2 * 4 * LAYER + around
+    away = moments(config, None, passes, Ground(80 * 10**9, shards=4, away=True))["backward, layer 0"]
+    assert (away.weights, away.optimizer, away.gradients) == (gathered, 0, 2 * 4 * LAYER + around)
+
+
+def test_an_operation_takes_its_arithmetic_or_its_traffic(config: Path) -> None:
+    work = Counter({(989_400_000_000_000, 10): 2, (0, 3_350_000_000_000): 1})
+    assert seconds_of(work, H100, half=True) == pytest.approx(3.0)
+    assert seconds_of(Counter({(66_900_000_000_000, 0): 1}), H100, half=False) == pytest.approx(1.0)
+    eight = Fleet(H100, 8)
+    assert replicated(10**9, 1, eight) == pytest.approx(2 * 7 / 8 * 4e9 / 450e9)
+    assert replicated(10**9, 1, Fleet(H100, 1)) == 0
+    assert sharded([32e9], 10**9, 1, Fleet(H100, 8, 2)) == pytest.approx(15 / 16 * (64e9 + 4e9) / 50e9)
+    assert stepping(10**9, "adamw", H100, 1) == pytest.approx(32e9 / 3.35e12)
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "devices"),
+    [("8xH100-80GB", "8xH100-80GB", 8), ("2x8xh100-80gb", "2x8xH100-80GB", 16), ("H100-80GB", "1xH100-80GB", 1)],
+)
+def test_devices_by_name(text: str, label: str, devices: int) -> None:
+    found = fleet(text)
+    assert (found.label, found.all, found.device) == (label, devices, H100)
+
+
+def test_devices_of_ones_own_and_those_that_are_not_known() -> None:
+    own = fleet("2x(48GB,100TFLOPS,0.9TB/s,64GB/s)")
+    d = own.device
+    assert (own.all, d.memory, d.bf16, d.bandwidth, d.link) == (2, 48 * 10**9, 1e14, 0.9e12, 64e9)
+    for text in ("8xH10-80GB", "0xH100-80GB", "1x(80GB)", ""):
+        with pytest.raises(UsageError, match="--devices"):
+            fleet(text)
+
+
+def test_a_plan_in_numbers_and_in_words(ilu: Ilu, config: Path) -> None:
+    asked = ["plan", "wmdp-npo-ilu", "--devices", "8xH100-80GB", "--config", config]
+    found = json.loads(ilu(*asked, "--json").out)
+    assert (found["parameters"], found["fits"], found["devices"]["count"]) == (ALL, True, 8)
+    (job,) = found["jobs"]
+    assert (job["trained"], job["steps"], job["best"]) == (ALL, 125, "one-gpu")
+    assert [a["launch"] for a in job["answers"]] == [
+        "one-gpu", "eight-gpus", "eight-gpus-sharded", "eight-gpus-sharded-offload"
+    ]  # fmt: skip
+    for a in job["answers"]:
+        assert a["bytes"] == sum(a["kinds"].values()) == a["bytes_without_keys"]
+        assert 0 < a["seconds_per_step"] < a["seconds"]
+    told = ilu(*asked)
+    assert told.code == 0
+    assert "unlearn: fits: ilu unlearn --recipe wmdp-npo-ilu" in told.out
+
+
+def test_a_plan_says_which_keys_make_it_fit_or_that_none_do(ilu: Ilu, config: Path) -> None:
+    asked = ["plan", "wmdp-npo", "--config", config, "--json", "--devices"]
+    whole = json.loads(ilu(*asked, "1x(1.3GB,100TFLOPS,1TB/s)").out)["jobs"][0]["answers"][0]["bytes"]
+    room = (whole - 1_000_000) / 0.95 / 1e9
+    found = json.loads(ilu(*asked, f"1x({room:.6f}GB,100TFLOPS,1TB/s)").out)["jobs"][0]["answers"][0]
+    assert found["keys"] and found["fits"] and found["bytes"] < whole == found["bytes_without_keys"]
+    sets = load(UnlearnRecipe, find("wmdp-npo"), {}, found["keys"]).train
+    assert sets.memory != MemorySpec()
+    none = ilu(*asked, "1x(0.5GB,100TFLOPS,1TB/s)")
+    assert none.code == 4
+    assert "does not fit" in none.err
+    assert json.loads(none.out)["fits"] is False
+
+
+@pytest.mark.parametrize("recipe", ["tofu-rmu", "quickstart-finetune", "eval-wmdp", "suite-paper", "grid-control"])
+def test_every_kind_of_recipe_is_priced(ilu: Ilu, config: Path, recipe: str) -> None:
+    more = ["--set", "objective.layer=1", "--set", "train.params=auto"] if recipe == "tofu-rmu" else []
+    done = ilu("plan", recipe, "--devices", "2x8xH100-80GB", "--config", config, "--json", *more)
+    assert done.code == 0, done.err
+    jobs = {j["name"]: j for j in json.loads(done.out)["jobs"]}
+    for job in jobs.values():
+        assert [a["launch"] for a in job["answers"]][-1] == "two-nodes-sharded"
+        assert all(a["bytes"] > CONTEXT for a in job["answers"])
+    if recipe == "suite-paper":
+        assert (jobs["relearn"]["steps"], jobs["relearn"]["times"]) == (15, 4)  # 60 samples by 4, four rates
+        assert jobs["finetune gsm8k"]["times"] == 3
+
+
+def test_a_plan_of_a_model_that_is_not_here_names_the_way(ilu: Ilu) -> None:
+    done = ilu("plan", "wmdp-rmu", "--devices", "H100-80GB")
+    assert done.code == 3
+    assert "--config FILE" in done.err
+
+
+def test_this_machine_is_a_device(ilu: Ilu, config: Path) -> None:
+    found = json.loads(ilu("plan", "wmdp-npo", "--config", config, "--json").out)
+    assert found["devices"]["label"] == "1xhere"
+    assert found["devices"]["fp32_flops"] > 1e8
+    assert found["jobs"][0]["answers"][0]["kinds"]["process"] == PROCESS
+
+
+def test_a_price_keeps_its_traces(config: Path) -> None:
+    with torch.device("meta"):
+        model = T.AutoModelForCausalLM.from_config(T.AutoConfig.from_pretrained(config))
+    price = TrainingPrice(model, [], TrainSpec(), 0, Ground())
+    p = Passing("forget", 2, 8, 14)
+    assert price.trace(p) is price.trace(p)
