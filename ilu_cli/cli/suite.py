@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 SuiteOption = Annotated[
     str | None,
-    typer.Option("--suite", metavar="NAME", help="Run a grid of attacks: quick, standard, red, paper, or a YAML file."),
+    typer.Option(
+        "--suite", metavar="NAME", help="Run a grid of attacks: quick, study, standard, red, paper, or a YAML file."
+    ),
 ]
 SeedsOption = Annotated[
     int | None,
