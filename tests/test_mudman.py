@@ -22,7 +22,7 @@ class Two(Gradients):
     def __init__(self, x: float, y: float) -> None:
         self.x, self.y = nn.Parameter(torch.tensor([x])), nn.Parameter(torch.tensor([y]))
         parts: Any = None
-        super().__init__(parts, {"x": self.x, "y": self.y}, TrainSpec(), 0, backend())
+        super().__init__(parts, {"x": self.x, "y": self.y}, TrainSpec(packing=False), 0, backend())
 
     def accumulate(self, term: Term, *, step: int | None = None, precision: str | None = None) -> Tensor:
         loss = (self.x**2 + self.y if term.name == "attacker" else term.values(None)).sum()  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from torch import nn
 
 from ilu_cli.errors import UnavailableError
 from ilu_cli.models.parts import Parts
+from ilu_cli.models.sharded import is_part
 from ilu_cli.recipe.specs import TrainSpec
 
 MOMENTUM = 0.9
@@ -74,6 +75,7 @@ def optimizer_of(parts: Parts, params: Sequence[nn.Parameter], spec: TrainSpec, 
     given["fused"] = device.type in ("cpu", "cuda")
     if spec.optimizer == "adamw":
         return torch.optim.AdamW(params, **given)
+    given["fused"] &= not any(map(is_part, params))  # PyTorch has no sharded kernel for it
     return torch.optim.SGD(params, momentum=MOMENTUM if spec.optimizer == "momentum" else 0.0, **given)
 
 

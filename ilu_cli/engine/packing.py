@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from ilu_cli.engine.layout import SLIDING, layout_of
 from ilu_cli.engine.parity import FAILURES
 from ilu_cli.models.packed import NAME, Packing
 from ilu_cli.models.parts import Parts
+from ilu_cli.models.sharded import whole
 
 LENGTHS = (9, 4, 6)  # tokens of the rows that a decoder is tried on
 ROUNDING = 1e-4  # of the largest state
@@ -45,7 +47,9 @@ def _same(padded: Parts, packed: Parts) -> bool:
     rows = [[(7 * i + n) % len(weight) for i in range(n)] for n in LENGTHS]
     batch = collate([Encoded(row, 1) for row in rows]).to(weight.device)
     try:
-        ours, theirs = (p.final(batch.ids, batch.mask)[batch.mask].float() for p in (packed, padded))
+        ours, theirs = (
+            whole(p.decoder, partial(p.final, batch.ids, batch.mask))[batch.mask].float() for p in (packed, padded)
+        )
     except FAILURES as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

@@ -20,6 +20,8 @@ OTHERS = {  # options of other programs that messages name
     "--multi_gpu": "accelerate launch",
     "--use_fsdp": "accelerate launch",
     "--fsdp_version": "accelerate launch",
+    "--config_file": "accelerate launch",
+    "--num_processes": "accelerate launch",
     "--head": "ray start",
     "--apply_chat_template": "lm-eval",
 }

@@ -131,7 +131,6 @@ def test_an_attack_on_the_last_layer_keeps_activations_of_that_one_only(ilu: Ilu
                 "peak_memory_bytes"
             ]
         )
-    steps = {a - b for a, b in itertools.pairwise(memory[1:])}
-    assert len(steps) == 1
-    assert steps.pop() > 0
+    steps = [a - b for a, b in itertools.pairwise(memory[1:])]  # the dearest moment is not the same one in all
+    assert 0 < min(steps) <= max(steps) <= 1.05 * min(steps)
     assert memory[0] > memory[1]
