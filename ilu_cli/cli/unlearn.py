@@ -15,7 +15,8 @@ from ilu_cli.errors import UsageError
 if TYPE_CHECKING:
     from ilu_cli.runs.store import Run
 
-DEFAULT_METHOD = "rmu"
+DEFAULT_METHOD, DEFAULT_RECIPE = "rmu", "quickstart-repselect"
+METHOD = ("objective", "retain", "regularizers", "defences", "lora")  # keys that say something about the method
 
 RunArgument = Annotated[
     str | None,
@@ -29,7 +30,8 @@ MethodOption = Annotated[
     str | None,
     typer.Option(
         "--method",
-        help=f"The objective; `ilu list` shows all. Default: {DEFAULT_METHOD}.",
+        help="The objective; `ilu list` shows all. Default: grad_ascent with RepSelect, what holds best on the "
+        f"quickstart; {DEFAULT_METHOD} where an environment, a defence or an adapter is given.",
         autocompletion=complete.methods,
     ),
     Sets(("objective", "name")),
@@ -111,7 +113,8 @@ def unlearn(
         old = unfinished(store, "unlearn", run)
         resolved = load(UnlearnRecipe, old.path / "recipe.yaml", {}, [])
     else:
-        path = _recipe_path(given.recipe, method)
+        said = bool(irm_env or defence or lora) or any(s.split(".")[0].split("=")[0] in METHOD for s in given.sets)
+        path = _recipe_path(given.recipe, method or (DEFAULT_METHOD if said else None))
         flags = given.flags | _irm_flags(path, irm_env, irm_variant, irm_weight, irm_batch) | _lora_flags(lora)
         flags |= _run_flags(run, model)
         resolved = given.sourced(load(UnlearnRecipe, path, flags, given.sets))
@@ -164,7 +167,7 @@ def describe(run: Any) -> dict[str, Any]:
 
 
 def _recipe_path(recipe: str | None, method: str | None) -> Path:
-    """The recipe that was named, or the quickstart of the method; a method without one starts from the default's.
+    """The recipe that was named, or the quickstart of the method, or the default.
 
     Raises:
         UsageError: if the recipe or the method is unknown.
@@ -176,7 +179,9 @@ def _recipe_path(recipe: str | None, method: str | None) -> Path:
         registry.objective[method]
     if recipe is not None:
         return find(recipe)
-    return shipped().get(f"quickstart-{method or DEFAULT_METHOD}") or find("quickstart-grad_diff")
+    if method is None:
+        return find(DEFAULT_RECIPE)
+    return shipped().get(f"quickstart-{method}") or find("quickstart-grad_diff")
 
 
 def _run_flags(run: str | None, model: str | None) -> Flags:

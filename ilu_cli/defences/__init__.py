@@ -24,11 +24,13 @@ class Defence:
     """Base: does nothing. `log` is shown and written with the losses of the step.
 
     `by_rows`: whether it works where each process has some rows of every weight (FSDP): sums, products and steps do,
-    what reads a whole matrix does not. Where it is not said, such a launch is refused.
+    what reads a whole matrix does not. Where it is not said, such a launch is refused. `mlps`: whether
+    `train.params: auto` is the MLPs' matrices of all layers, as its authors train them.
     """
 
     log: dict[str, float]
     by_rows: ClassVar[bool] = False
+    mlps: ClassVar[bool] = False
 
     def check(self, forget: TrainStream) -> None:
         """Look at the rows of the forget data, in the plan.

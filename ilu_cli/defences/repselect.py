@@ -63,6 +63,8 @@ class RepSelect(Defence):
     best other. Their caveat: the mean of the ten lowest of thirty trials, one learning rate of the attacker.
     """
 
+    mlps = True
+
     def __init__(
         self, *, k: Share = 0.33, collapse: Collapse = "soft", sides: Sides = "both",
         directions: Literal["forget", "retain"] = "forget", attacker_lr: NonNegativeFloat = 0.05, rank: PositiveInt = 8,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,8 @@ from ilu_cli.registry import retain_term
 
 Facts = dict[str, float | str | None]
 Within = dict[str, Any]
-"""The last weights within a budget: `step`, `params`, and what was `lost` there."""
+"""What a resumed run needs of a budget: the last weights within it (`step`, `params`, `lost` there), or the `scale`."""
+TRIES, CLOSE = 24, 0.1  # to find the length of a first step, and how near its KL must come
 
 
 @dataclass
@@ -24,35 +26,45 @@ class Budget:
     """Mean KL(π_start ‖ π_θ) per token over one fixed batch of text: at most `limit` nats.
 
     `spent` is that of the last weights within it, `over` that of the step that was taken back; None: none was.
+
+    With `lasting`, a number of steps and the learning rate to try first, the first step is made longer or shorter until
+    its KL is limit/steps², and all from then on by the same `scale`: near the start KL is quadratic in the way gone, so
+    that steps in one direction spend the budget in about so many. So a recipe holds for models of other sizes.
     """
 
     term: Term
     limit: float
+    lasting: tuple[int, float] | None = None
+    scale: float = 1.0
     spent: float = 0.0
     over: float | None = None
     log: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, stream: TrainStream, limit: float, start: Gradients) -> Budget:
+    def of(
+        cls, stream: TrainStream, limit: float, start: Gradients, lasting: tuple[int, float] | None = None
+    ) -> Budget:
         """Measured from the weights that are in place now."""
         known = retain_term["kl"]
         cache = fill(stream, known.declared.needs, None, 1, start.parts, start.backend, "fp32")
-        return cls(Term("budget", stream, known.obj, known.declared.per, weight=0.0, cache=cache), limit)
+        return cls(Term("budget", stream, known.obj, known.declared.per, weight=0.0, cache=cache), limit, lasting)
 
     def facts(self) -> Facts:
-        """What the manifest keeps: KL of the saved weights, the limit, and KL of the step that was taken back."""
-        return {"kl": self.spent, "limit": self.limit, "beyond": self.over}
+        """What the manifest keeps: KL of the saved weights, the limit, KL of the step taken back, the rate found."""
+        found = {"lr": self.scale * self.lasting[1]} if self.lasting else {}
+        return {"kl": self.spent, "limit": self.limit, "beyond": self.over, **found}
 
     def told(self) -> str:
         """What was spent of it, in words."""
         return f"KL {self.spent:.3g}"
 
     def state(self) -> Within | None:
-        """What a resumed run needs: nothing, as every step is measured."""
-        return None
+        """What a resumed run needs: the scale, as every step is measured."""
+        return {"scale": self.scale}
 
     def load(self, kept: Within | None) -> None:
         """Take over what `state` returned."""
+        self.scale = (kept or {"scale": 1.0})["scale"]
 
     def before(self, grads: Gradients) -> Vector:
         """The weights, to go back to."""
@@ -62,9 +74,11 @@ class Budget:
         """Whether the weights are within the budget; if not, they are those of before again.
 
         Raises:
-            RunFailed: if that was the first step.
+            RunFailed: if that was the first step, or no scale of it has the KL that is wanted.
         """
-        now = float(grads.backend.sum(grads.accumulate(self.term, step=0, precision="fp32")))
+        now = self._measure(grads)
+        if self.lasting and grads.step == 0:
+            now = self._fit(grads, before, now, self.limit / self.lasting[0] ** 2)
         if now <= self.limit:
             self.spent, self.log = now, {"budget kl": now}
             return True
@@ -78,6 +92,26 @@ class Budget:
             for p, old in zip(grads.params, before):
                 p.copy_(old)
         return False
+
+    def _measure(self, grads: Gradients) -> float:
+        return float(grads.backend.sum(grads.accumulate(self.term, step=0, precision="fp32")))
+
+    @torch.no_grad()
+    def _fit(self, grads: Gradients, before: Vector, now: float, wanted: float) -> float:
+        """Scale the step from `before` until its KL, `now`, is as `wanted`, to a tenth; return that."""
+        step = [p - old for p, old in zip(grads.params, before)]
+        for _ in range(TRIES):
+            if abs(now - wanted) <= CLOSE * wanted:
+                return now
+            far = not math.isfinite(now) or now > 1  # no longer quadratic
+            self.scale *= 0.1 if far else min(10.0, math.sqrt(wanted / now)) if now > 0 else 10.0
+            for p, old, way in zip(grads.params, before, step):
+                p.copy_(old + self.scale * way)
+            now = self._measure(grads)
+        raise RunFailed(
+            f"train.lr: auto found none: no length of the first step has KL {wanted:.3g}; the last tried has {now:.3g}",
+            hint="choose train.lr, or another train.budget",
+        )
 
 
 @dataclass
@@ -97,6 +131,7 @@ class UtilityBudget:
     lost: Callable[[float, float], float]
     limit: float
     due: Callable[[int], bool]
+    scale: float = 1.0
     start: float = 0.0
     kept: Within | None = None
     over: float | None = None

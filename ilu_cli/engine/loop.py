@@ -129,7 +129,7 @@ class Trainer:
             self.step += 1
             for defence in self.defences:
                 defence.after_step(self.grads)
-            lr = self.optimizer.param_groups[0]["lr"]
+            lr = learning_rate(self.spec, self.step - 1) * (self.budget.scale if self.budget else 1.0)
             yield StepLog(self.step, self.spec.steps, losses, lr, grad_norm, tokens, time.perf_counter() - began)
 
     def backward(self) -> dict[str, float]:
@@ -219,7 +219,7 @@ class Trainer:
         if self.spec.max_grad_norm is not None:
             clip(params, self.spec.max_grad_norm, grad_norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.spec, self.step)
+            group["lr"] = learning_rate(self.spec, self.step) * (self.budget.scale if self.budget else 1.0)
         self.optimizer.step()
         self._forget_gradients()
         return grad_norm
@@ -232,7 +232,7 @@ class Trainer:
 def learning_rate(spec: TrainSpec, step: int) -> float:
     """The learning rate of a step, counted from 0: linear warm-up, then constant, linear or cosine decay to 0."""
     if step < spec.warmup:
-        return spec.lr * (step + 1) / spec.warmup
+        return spec.rate * (step + 1) / spec.warmup
     progress = (step - spec.warmup) / max(1, spec.steps - spec.warmup)
     shape = {"constant": 1.0, "linear": 1 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress))}
-    return spec.lr * shape[spec.schedule]
+    return spec.rate * shape[spec.schedule]

@@ -65,7 +65,7 @@ def optimizer_of(parts: Parts, params: Sequence[nn.Parameter], spec: TrainSpec, 
     check(spec)
     if spec.memory.offload is not None:
         return _away(params, spec)
-    given: dict[str, Any] = {"lr": spec.lr, "weight_decay": spec.weight_decay}
+    given: dict[str, Any] = {"lr": spec.rate, "weight_decay": spec.weight_decay}
     if spec.optimizer == "muon":
         return MuonAndAdamW(parts, params, **given)
     if spec.optimizer == "adafactor":
@@ -103,7 +103,7 @@ def _eight_bits(params: Sequence[nn.Parameter], given: dict[str, Any]) -> torch.
 def _away(params: Sequence[nn.Parameter], spec: TrainSpec) -> torch.optim.Optimizer:
     """AdamW over copies in main memory, which fetch weights and gradients before each step and give back after it."""
     twins = [nn.Parameter(p.detach().to("cpu", copy=True)) for p in params]
-    given: dict[str, Any] = {"lr": spec.lr, "weight_decay": spec.weight_decay}
+    given: dict[str, Any] = {"lr": spec.rate, "weight_decay": spec.weight_decay}
     eight = spec.memory.optimizer_bits == 8
     optimizer = _eight_bits(twins, given) if eight else torch.optim.AdamW(twins, fused=True, **given)
     optimizer.register_step_pre_hook(lambda *_: _fetch(params, twins))

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ilu_cli.errors import UsageError
-from ilu_cli.models.maps import written_by
+from ilu_cli.models.maps import maps_in, written_by
 from ilu_cli.models.names import name_of
 from ilu_cli.models.parts import parts_of
 
@@ -61,3 +61,21 @@ def params_for(model: Any, read: Iterable[int]) -> list[str]:
     """Patterns of what an objective trains that reads these layers: the `writers` of each and of the two below it."""
     chosen = sorted({n for layer in read for n in range(max(0, layer - BELOW), layer + 1)})
     return patterns(name for n in chosen for name in writers(model, n))
+
+
+def mlp_params(model: Any) -> list[str]:
+    """Patterns of the MLPs' matrices of all layers, experts' too: one for all layers that have a weight of that name.
+
+    Raises:
+        UsageError: if there are none.
+    """
+    found = dict[str, None]()
+    for layer in parts_of(model).layers:
+        path = name_of(model, layer)
+        found |= {f"{path.rpartition('.')[0]}.*{name.removeprefix(path)}": None for name in maps_in(layer, path)}
+    if not found:
+        raise UsageError(
+            f"train.params: in the layers of {type(model).__name__} no matrix is known to be an MLP's",
+            hint="name what is trained, as --set train.params='[\"*.mlp.down_proj.weight\"]', or null for all",
+        )
+    return list(found)

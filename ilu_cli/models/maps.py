@@ -27,6 +27,12 @@ def written_by(layer: nn.Module, width: int, prefix: str = "") -> list[str]:
     return inner or [name for name, _ in found.values()]
 
 
+def maps_in(layer: nn.Module, prefix: str = "") -> list[str]:
+    """The names of the weights of a layer's maps outside of attention and routers, experts' too; no mere gates."""
+    found = ((at, each) for at, module in layer.named_modules(prefix=prefix) for each in _maps(module))
+    return [f"{at}.{name}" if at else name for at, (name, outputs, _) in found if outputs > 1]
+
+
 def mlp_of(layer: nn.Module, width: int, n: int) -> nn.Module:
     """The module in layer `n` whose output is that of its MLP.
 

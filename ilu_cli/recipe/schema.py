@@ -19,6 +19,7 @@ from ilu_cli.recipe.refs import data_problems
 from ilu_cli.recipe.source import Key
 from ilu_cli.recipe.spec import Spec
 from ilu_cli.recipe.specs import (
+    AUTO,
     AUTO_PARAMS,
     Component,
     DefenceSpec,
@@ -68,6 +69,10 @@ class UnlearnRecipe(Recipe):
         if self.train.budget:
             yield from budget_problems(self.train.budget, ("train", "budget"))
         t, adapter = self.train, self.lora is not None
+        if t.lr == AUTO and (t.budget is None or t.budget.kl is None):
+            yield ("train", "lr"), "auto spends a budget: name it, as train.budget: {kl: 0.06}"
+        if t.lr == AUTO and (t.warmup or t.schedule != "constant"):
+            yield ("train", "lr"), "auto is one length for all steps: leave warmup and schedule out"
         yield from t.memory.problems(
             ("train", "memory"), t.precision, t.optimizer, adapter=adapter, partial=t.params is not None
         )

@@ -41,6 +41,7 @@ TermWeight = Annotated[
     BY_KIND,
 ]
 AUTO: Literal["auto"] = "auto"
+TRIED = {"sgd": 1e2, "momentum": 1e2, "adamw": 1e-3, "adafactor": 1e-2, "muon": 1e-3}  # of lr: auto, the first one
 AUTO_PARAMS = [AUTO]  # a list like all others, so that what trains weights knows one form; no weight is called so
 LayerOrAuto = Annotated[Annotated[NonNegativeInt, Tag("#number")] | Annotated[Literal["auto"], Tag("#text")], BY_KIND]
 
@@ -199,7 +200,9 @@ class TrainSpec(Spec):
     later = ("optimizer", "budget", "memory", "save_dtype", "prefix_gb", "loaded", "packing")
 
     steps: PositiveInt = 80
-    lr: PositiveFloat = 1e-5
+    lr: PositiveFloat | Literal["auto"] = Field(
+        1e-5, description="auto: found at the first step, such that about `steps` steps spend `budget.kl`"
+    )
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup: NonNegativeInt = Field(0, description="steps of linear warm-up")
     weight_decay: NonNegativeFloat = 0.0
@@ -234,6 +237,11 @@ class TrainSpec(Spec):
     packing: bool = Field(
         True, description="run a padded batch as one sequence without its padding, where the model gives the same so"
     )
+
+    @property
+    def rate(self) -> float:
+        """The learning rate; of `auto` the one that is tried first."""
+        return self.lr if self.lr != AUTO else TRIED[self.optimizer]
 
 
 class ModelSpec(Spec):

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from ilu_cli import registry
 from ilu_cli.errors import UsageError
-from ilu_cli.models.choose import layer_for, params_for
+from ilu_cli.models.choose import layer_for, mlp_params, params_for
 from ilu_cli.models.maps import mlp_of
 from ilu_cli.models.names import first_place
 from ilu_cli.models.parts import parts_of
@@ -38,7 +38,8 @@ def settled(recipe: UnlearnRecipe, model: Any) -> UnlearnRecipe:
     """The recipe with numbers and patterns in place of `auto`; one that has none is returned as it is.
 
     `train.params: auto` is, of an objective that reads layers, what writes the MLP's output in each and in the two
-    below (`ilu_cli.models.choose`); of another, all weights. With an adapter it is nothing beside the adapter.
+    below (`ilu_cli.models.choose`); of another, all weights, or the MLPs' matrices of all layers where a defence works
+    on those. With an adapter it is nothing beside the adapter.
 
     Args:
         recipe: of an unlearning run.
@@ -53,12 +54,19 @@ def settled(recipe: UnlearnRecipe, model: Any) -> UnlearnRecipe:
     if objective.params().get("layer") == AUTO:
         objective = objective.model_copy(update={"layer": layer_for(model.config.num_hidden_layers)})
     if train.params == AUTO_PARAMS:
-        read = layers_of(objective)
-        train = train.model_copy(update={"params": params_for(model, read) if read and not recipe.lora else None})
+        train = train.model_copy(update={"params": _trained(recipe, layers_of(objective), model)})
     found = recipe.model_copy(update={"objective": objective, "train": train})
     for key, message in found.problems():
         raise UsageError(f"{dotted(key)}: {message}", hint=f"chosen for this model: {told(chosen(recipe, found))}")
     return found
+
+
+def _trained(recipe: UnlearnRecipe, read: Sequence[int], model: Any) -> list[str] | None:
+    if recipe.lora:
+        return None
+    if any(registry.defence[d.name].obj.mlps for d in recipe.defences):
+        return mlp_params(model)
+    return params_for(model, read) if read else None
 
 
 def chosen(asked: UnlearnRecipe, now: UnlearnRecipe) -> Row:

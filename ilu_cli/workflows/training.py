@@ -26,7 +26,7 @@ from ilu_cli.models.names import first_place
 from ilu_cli.models.parts import Parts
 from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.schema import UnlearnRecipe
-from ilu_cli.recipe.specs import BudgetSpec, Component, Form, TrainSpec, number_of
+from ilu_cli.recipe.specs import AUTO, BudgetSpec, Component, Form, TrainSpec, number_of
 from ilu_cli.runs.results import own_rows
 from ilu_cli.workflows.alternatives import said_instead
 from ilu_cli.workflows.evaluate import find_benchmark
@@ -104,7 +104,7 @@ def build_trainer(recipe: UnlearnRecipe, streams: Streams, scorer: Scorer, diges
 def _budget(spec: BudgetSpec, text: StreamPlan | None, train: TrainSpec, trainer: Trainer, scorer: Scorer) -> AnyBudget:
     """Measured from the weights that are in place now."""
     if text is not None and spec.kl is not None:
-        return Budget.of(text.stream, spec.kl, trainer.grads)
+        return Budget.of(text.stream, spec.kl, trainer.grads, (train.steps, train.rate) if train.lr == AUTO else None)
     name = spec.benchmark or ""
     bench = find_benchmark(name, None, {})
     items = bench.first(spec.limit)

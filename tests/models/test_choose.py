@@ -12,7 +12,7 @@ from families import DEPTH, FAMILIES, family_model
 from torch import nn
 
 from ilu_cli.errors import UsageError
-from ilu_cli.models.choose import layer_for, params_for, patterns, writers
+from ilu_cli.models.choose import layer_for, mlp_params, params_for, patterns, writers
 from ilu_cli.models.load import select_params
 
 MLP = {  # by hand, from the sources of transformers: the last map of each family's MLP
@@ -35,6 +35,25 @@ def test_what_writes_the_mlps_output_is_found_in_every_family(family: str) -> No
     reading = params_for(model, [DEPTH - 1])  # and two below
     matched = select_params(model, reading, "train.params")
     assert sorted(matched) == sorted(w.replace(".2.", f".{n}.", 1) for n in (1, 2, 3) for w in wanted)
+
+
+MAPS = {  # by hand, from the sources of transformers: all matrices of a layer outside of attention and routers
+    "phi": "mlp.fc1.weight mlp.fc2.weight", "gpt2": "mlp.c_fc.weight mlp.c_proj.weight",
+    "gpt_neox": "mlp.dense_h_to_4h.weight mlp.dense_4h_to_h.weight", "opt": "fc1.weight fc2.weight",
+    "mixtral": "mlp.experts.gate_up_proj mlp.experts.down_proj",
+    "phi3": "mlp.gate_up_proj.weight mlp.down_proj.weight",
+    "llama": "mlp.gate_proj.weight mlp.up_proj.weight mlp.down_proj.weight",
+    "qwen2_moe": "mlp.experts.gate_up_proj mlp.experts.down_proj mlp.shared_expert.gate_proj.weight "
+    "mlp.shared_expert.up_proj.weight mlp.shared_expert.down_proj.weight",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", sorted(MAPS))
+def test_the_mlps_matrices_are_found_by_what_they_are(family: str) -> None:
+    model, stack = family_model(family), LISTS.get(family, "model.layers")
+    assert sorted(mlp_params(model)) == sorted(f"{stack}.*.{name}" for name in MAPS[family].split())
+    matched = select_params(model, mlp_params(model), "train.params")
+    assert len(matched) == DEPTH * len(MAPS[family].split())
 
 
 def test_the_layer_is_the_last_of_the_first_quarter() -> None:
