@@ -31,7 +31,8 @@ from ilu_cli.cli import (
 )
 from ilu_cli.cli import list as list_
 from ilu_cli.cli.failures import as_known
-from ilu_cli.errors import IluError, Interrupted, RunFailed, plain
+from ilu_cli.engine import peers
+from ilu_cli.errors import IluError, Interrupted, RunFailed, UsageError, plain
 
 
 class Commands(typer.core.TyperGroup):
@@ -91,6 +92,7 @@ def main() -> None:
     """Run the command line; every error becomes a message on stderr and a documented exit code."""
     try:
         stopping.install()
+        peers.begin()
         code = app(prog_name="ilu", standalone_mode=False) or 0
         if code == 130:  # Typer makes an exit code of an interruption
             raise KeyboardInterrupt
@@ -110,6 +112,8 @@ def main() -> None:
         if hasattr(error, "show") and hasattr(error, "exit_code") and hasattr(error, "format_message"):
             told = plain(error.format_message())
             vars(error)["format_message"] = lambda: told  # which `show` asks for
+            if _speaks(known := UsageError(told)) is None:
+                sys.exit(known.exit_code)
             error.show()
             _tell(error.exit_code, told, None)
         known = Interrupted("interrupted") if stopping.asked.is_set() else as_known(error)
@@ -119,10 +123,21 @@ def main() -> None:
 def _fail(error: IluError, code: int) -> NoReturn:
     if os.environ.get("ILU_DEBUG") or "--debug" in sys.argv:
         traceback.print_exc()
+    if _speaks(error) is None:
+        sys.exit(error.exit_code)
     print(f"error: {plain(str(error))}", file=sys.stderr)
     if error.hint:
         print(f"hint:  {plain(error.hint)}", file=sys.stderr)
+    if peers.launched():
+        print(f"where: {peers.where()}", file=sys.stderr)
     _tell(code, str(error), error.hint)
+
+
+def _speaks(error: IluError) -> IluError | None:
+    """The error if this process is to print it: of those of a launch one does, and the launcher stops the others."""
+    if peers.launched():
+        stopping.too_late()
+    return peers.ends(error)
 
 
 def _tell(code: int, message: str, hint: str | None) -> NoReturn:

@@ -69,6 +69,7 @@ def attack(
 
     store = Store()
     resolved, subject, old = _resumed(run, store, given) if given.resume else _asked(run, kind, store, given)
+    given.agreed(resolved)
 
     from ilu_cli.care.kept import kept as of_runs
     from ilu_cli.engine.accel import backend

@@ -71,6 +71,7 @@ def evaluate(
     from ilu_cli.runs.store import Store
 
     resolved = load(EvalRecipe, find(given.recipe) if given.recipe else None, given.flags, given.sets)
+    given.agreed(resolved)
     store = Store()
     subject = (
         find_subject(run, store)

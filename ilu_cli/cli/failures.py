@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 
+from ilu_cli.engine.peers import PeerLost, is_lost
 from ilu_cli.errors import IluError, RunFailed, UnavailableError, UsageError, brief
 
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -14,7 +15,6 @@ MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "b
           "can't start new thread", "failed to map segment", "could not create a primitive")  # fmt: skip
 # torch's own writer says only that it could not write
 TORCH = ("PytorchStreamWriter failed writing", "unexpected pos")
-PEER = ("gloo/transport",)  # where gloo says that a process at the other end is gone
 
 
 def as_known(error: BaseException) -> IluError:
@@ -40,14 +40,14 @@ def as_known(error: BaseException) -> IluError:
         return UsageError(f"a name or a text holds bytes that are no text ({first})", hint="write it in UTF-8")
     if isinstance(error, OSError):
         return _of_system(error, first)
-    return _unexpected(first, texts)
+    return _unexpected(first, chain)
 
 
-def _unexpected(first: str, texts: list[str]) -> IluError:
-    if not _says(texts, PEER):
+def _unexpected(first: str, chain: list[BaseException]) -> IluError:
+    if not any(map(is_lost, chain)):
         return RunFailed(f"unexpected {first}", hint="`ilu --debug …` shows where; please report it")
     resumes = "; --resume goes on from the last state kept" if _command() in ("unlearn", "attack") else ""
-    return RunFailed(
+    return PeerLost(
         f"another process of this launch has ended or does not answer ({brief(first)})",
         hint=f"its own message, or the signal that ended it, says why{resumes}",
     )

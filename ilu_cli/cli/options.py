@@ -103,6 +103,17 @@ class Given:
 
         return sourced(recipe, self.source) if self.source else recipe
 
+    def agreed(self, recipe: R) -> R:
+        """The recipe, once all processes of a launch have been given it, and all are to do it or all to plan it."""
+        from ilu_cli.engine.peers import agree
+        from ilu_cli.recipe.source import flat
+        from ilu_cli.runs.store import versions
+
+        packages = {f"version of {name}": version for name, version in versions().items()}
+        asked = {"--dry-run": self.dry_run, "--resume": self.resume}
+        agree(type(recipe).__name__, asked | packages | flat(recipe.model_dump(mode="json")))
+        return recipe
+
     def besides(self, *allowed: str) -> list[str]:
         """The options that were given and are none of these."""
         return [name for name in self.options if name not in allowed]

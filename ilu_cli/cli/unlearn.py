@@ -118,6 +118,7 @@ def unlearn(
         flags = given.flags | _irm_flags(path, irm_env, irm_variant, irm_weight, irm_batch) | _lora_flags(lora)
         flags |= _run_flags(run, model)
         resolved = given.sourced(load(UnlearnRecipe, path, flags, given.sets))
+    given.agreed(resolved)
 
     from ilu_cli.care.kept import kept
     from ilu_cli.cli.progress import reporter

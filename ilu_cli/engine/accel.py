@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
+import socket
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -17,7 +19,8 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list, gather_object
 from torch import Tensor, nn
 
-from ilu_cli.errors import UnavailableError, UsageError
+from ilu_cli.engine.peers import launched, timeout
+from ilu_cli.errors import RunFailed, UnavailableError, UsageError, brief
 from ilu_cli.models.sharded import check_torch, is_part, shard
 
 if TYPE_CHECKING:
@@ -52,11 +55,10 @@ class Backend:
         if asked and os.environ.get("FSDP_VERSION", "1") != "2":
             _refuse("FSDP 1")
         self.offload = asked and _set("FSDP_OFFLOAD_PARAMS")
-        both = (
-            [InitProcessGroupKwargs(backend="cpu:gloo,cuda:nccl")] if self.offload and torch.cuda.is_available() else []
-        )
         with _without(SHARDED):
-            self.accelerator = Accelerator(mixed_precision="no", kwargs_handlers=both)  # autocast is chosen below
+            self.accelerator = _accelerator(
+                "cpu:gloo,cuda:nccl" if self.offload and torch.cuda.is_available() else None
+            )
         kind = self.accelerator.distributed_type
         if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
             _refuse(str(kind))
@@ -165,6 +167,31 @@ class Backend:
     def wait(self) -> None:
         """Wait for all processes."""
         self.accelerator.wait_for_everyone()
+
+
+def _accelerator(engine: str | None) -> Accelerator:
+    """Bring the processes together, to sum by an engine of torch's, the usual one if None.
+
+    Raises:
+        UsageError: if the network interface is not one of this machine.
+        RunFailed: if they do not reach each other.
+    """
+    handler = InitProcessGroupKwargs(backend=engine, timeout=timedelta(seconds=timeout()))
+    try:
+        return Accelerator(mixed_precision="no", kwargs_handlers=[handler])  # autocast is chosen elsewhere
+    except RuntimeError as error:
+        if not launched():
+            raise
+        asked, there = os.environ.get("GLOO_SOCKET_IFNAME", ""), [name for _, name in socket.if_nameindex()]
+        if lost := [name for name in filter(None, asked.split(",")) if name not in there]:
+            raise UsageError(
+                f"GLOO_SOCKET_IFNAME={asked}: this machine has no network interface {lost[0]}",
+                hint=f"it has {', '.join(there)}; without the variable gloo takes that of the machine's name",
+            ) from error
+        raise RunFailed(
+            f"the processes of this launch cannot connect to each other ({brief(str(error))})",
+            hint="GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the network interface that the machines share",
+        ) from error
 
 
 def _most_held() -> int:

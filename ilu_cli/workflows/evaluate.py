@@ -18,6 +18,7 @@ from ilu_cli.data.chat import Chat, chat_of, check_template
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.loading import load
 from ilu_cli.engine.parity import check
+from ilu_cli.engine.peers import agree
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.scoring import KnownTexts, Scorer, known_texts
 from ilu_cli.errors import UsageError
@@ -133,16 +134,21 @@ class Evaluation:
     def subject(self, subject: Subject) -> dict[str, Summary]:
         """All benchmarks on one model; it is loaded only if something is not known yet, by one process at a time."""
         folder, digest, b = results_folder(subject), subject.digest, backend()
-        found = {name: self.known(name, digest, folder) for name in self.spec.names}
+        agree("eval", {name: self.key(name, digest) for name in self.spec.names})
+        found = b.share({name: self.known(name, digest, folder) for name in self.spec.names} if b.main else None)
         if all(found.values()):
-            return {name: summary for name, summary in found.items() if summary is not None}
+            return _there(found)
         with turn(folder, f"the results of {subject.label}", self.reporter.note) if b.main else nullcontext():
             found = b.share({name: self.known(name, digest, folder) for name in found} if b.main else None)
             if missing := [name for name, summary in found.items() if summary is None]:
                 self.reporter.note(f"evaluating {subject.label}: {', '.join(missing)}")
                 scorer = load_scorer(subject, self.spec.precision, chat=self.chat, note=self.reporter.note)
                 found |= {name: self.score(name, digest, scorer, folder) for name in missing}
-        return {name: summary for name, summary in found.items() if summary is not None}
+        return _there(found)
+
+
+def _there(found: dict[str, Summary | None]) -> dict[str, Summary]:
+    return {name: summary for name, summary in found.items() if summary is not None}
 
 
 def summarised(name: str, bench: Benchmark, rows: list[Row], data: Data, more: Row) -> Summary:

@@ -22,6 +22,7 @@ from ilu_cli.engine.loading import load
 from ilu_cli.engine.loop import Trainer
 from ilu_cli.engine.optimizers import check as check_optimizer
 from ilu_cli.engine.parity import check
+from ilu_cli.engine.peers import agree, heard
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.scoring import Scorer
 from ilu_cli.engine.state import drop_state
@@ -172,6 +173,8 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
     b, recipe, began = backend(), plan.recipe, time.monotonic()
     if resume:
         refuse_held(resume.path, f"run {resume.id}")
+    origin = made_from(recipe.model_dump(mode="json"), [plan.subject.record("parent")], plan.data)
+    agree("unlearn", origin)
     check_disk(out or (resume.path if resume else store.root), plan.disk)
     check_memory(plan.peak_memory, b.memory(), reporter.note)
     model = load(plan.subject, b, plan.depth)
@@ -179,9 +182,9 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
     parity = check(scorer, reporter.note)
     new: Run = b.share(resume or (store.create("unlearn", label_of(recipe), out) if b.main else None))
     with new.held(reporter.note) if b.main else nullcontext():
-        _begin(plan, new)
+        _begin(plan, new, origin)
         new.manifest.result["parity"] = parity.facts() | ({"layers": plan.depth} if plan.depth else {})
-        with ending(new, b.main):
+        with ending(new, b.main), heard():
             _train(plan, new, scorer, reporter, began)
         b.wait()
     return new
@@ -270,20 +273,19 @@ def _warned(plan: UnlearnPlan, new: Run, share: float | None) -> list[Warned]:
     return once([*plan.content.warned, *zeros(new.id, rows), *weak, unchanged(new.id, share), small, *tempered])
 
 
-def _begin(plan: UnlearnPlan, new: Run) -> None:
+def _begin(plan: UnlearnPlan, new: Run, origin: dict[str, object]) -> None:
     """Write the recipe, and into the manifest where the run comes from; one that goes on must come from the same."""
     m, recipe, parent, b = new.manifest, plan.recipe, plan.subject, backend()
-    parents, data = [parent.record("parent")], [record for s in plan.streams for record in s.records()]
     if b.main:
-        begin(new, made_from(recipe.model_dump(mode="json"), parents, data))
+        begin(new, origin)
     m.recipe_sha256, m.seed, m.world_size, m.precision = digest(recipe), recipe.seed, b.world, recipe.train.precision
-    m.parents = parents
+    m.parents = [parent.record("parent")]
     if plan.never is None and parent.run:
         m.base, m.never = parent.run.manifest.base, parent.run.manifest.never
     else:
         m.base = parent.record("original") | {"revision": recipe.model.revision}
         m.never = plan.never.record(NEVER) if plan.never else m.never
-    m.data, m.inputs = data, inputs_of(recipe)
+    m.data, m.inputs = plan.data, inputs_of(recipe)
     m.result |= {"chosen": plan.chosen} if plan.chosen else {}
     m.result |= plan.made
     if b.main:

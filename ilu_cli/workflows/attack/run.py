@@ -14,6 +14,7 @@ from typing import Any
 from ilu_cli import registry
 from ilu_cli.attacks import quartiles
 from ilu_cli.engine.accel import backend
+from ilu_cli.engine.peers import agree, heard
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.scoring import context_of
 from ilu_cli.engine.state import drop_state
@@ -190,11 +191,15 @@ def run(
     b, recipe, began = backend(), plan.recipe, time.monotonic()
     check_disk(out or (resume.path if resume else store.root), plan.disk)
     check_memory(plan.peak_memory, b.memory(), reporter.note)
+    rows = [Data(role="attack", name=str(i), fingerprint=d["fingerprint"]) for i, d in enumerate(plan.data)]
+    agree("attack", origin := made_from(recipe.model_dump(mode="json"), [subject.record("target")], rows))
     new: Run = b.share(resume or (store.create("attack", label_of(recipe), out) if b.main else None))
     with new.held(reporter.note) if b.main else nullcontext():
         known = AttackResult.read(new.manifest.result).points if resume else ()
+        if b.main:
+            begin(new, origin)
         _begin(plan, new, subject, known, wanted)
-        with ending(new, b.main):
+        with ending(new, b.main), heard():
             _attack(plan, new, Tracked(reporter, recipe.track, new, recipe.model_dump()), subject, known, began)
         b.wait()
     return new
@@ -235,9 +240,6 @@ def _attack(
 def _begin(plan: AttackPlan, new: Run, subject: Subject, known: Sequence[Point], wanted: ModelRecord | None) -> None:
     """Write the recipe and the manifest of an attack that begins, or goes on from the points that it has."""
     m, recipe, entry = new.manifest, plan.recipe, registry.attack[plan.recipe.attack.name]
-    if backend().main:
-        rows = [{"role": "attack", "name": str(i), "fingerprint": d["fingerprint"]} for i, d in enumerate(plan.data)]
-        begin(new, made_from(recipe.model_dump(mode="json"), [subject.record("target")], rows))
     m.wanted = wanted or m.wanted
     m.recipe_sha256, m.asked_sha256 = digest(recipe), m.asked_sha256 or digest(plan.asked)
     m.seed, m.world_size, m.data = recipe.seed, backend().world, []
