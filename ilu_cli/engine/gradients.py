@@ -76,6 +76,12 @@ class Gradients:
         self.step = 0
 
     @property
+    def batches(self) -> str:
+        """How padded batches are run, for the record of a run: packed, or padded and why."""
+        packing, why = self.parts.packing, self.parts.padded or "train.packing is off"
+        return packing.told() if packing else f"padded: {why}"
+
+    @property
     def params(self) -> list[nn.Parameter]:
         return list(self.named.values())
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ilu_cli.data.encode import Encoded, collate
-from ilu_cli.engine.layout import SLIDING, layout_of
+from ilu_cli.engine.layout import SLIDING, Layout, layout_of
 from ilu_cli.engine.parity import FAILURES
 from ilu_cli.models.packed import NAME, Packing
 from ilu_cli.models.parts import Parts
@@ -23,21 +23,33 @@ def packed(parts: Parts) -> Parts:
     """The same parts, which run padded batches as one sequence if their decoder gives the same states so.
 
     A decoder does not if its attention is not PyTorch's, reaches over chunks, or has biases by distance; nor if a
-    token depends on others in another way (convolutions, state spaces). Rows longer than a window stay padded.
+    token depends on others in another way (convolutions, state spaces). Then `padded` says why. Rows longer than a
+    window stay padded. Of a sharded model all processes must ask together.
     """
     decoder: Any = parts.decoder
     config, layout = decoder.config, layout_of(decoder)
-    if type(parts).final is not Parts.final or not layout.trees or config._attn_implementation not in ("sdpa", NAME):
-        return parts
     if parts.head.weight.device.type == "meta":
         return parts
+    if why := _why_not(parts, layout):
+        return replace(parts, padded=why)
     before = config._attn_implementation
     decoder.set_attn_implementation(NAME)
     found = replace(parts, packing=Packing(config.sliding_window if SLIDING in layout.kinds else None))
     if _same(parts, found):
         return found
     decoder.set_attn_implementation(before)
-    return parts
+    return replace(parts, padded="without their padding its states would be others")
+
+
+def _why_not(parts: Parts, layout: Layout) -> str:
+    """What speaks against it before it is tried."""
+    decoder: Any = parts.decoder
+    attention = decoder.config._attn_implementation
+    if type(parts).final is not Parts.final:
+        return "what is trained stands before or behind its layers"
+    if not layout.trees:
+        return layout.why
+    return "" if attention in ("sdpa", NAME) else f"its attention is {attention}, and not PyTorch's own"
 
 
 @torch.no_grad()

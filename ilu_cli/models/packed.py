@@ -58,9 +58,14 @@ class Packing:
     window: int | None = None
 
     def rows(self, mask: Tensor) -> PackedRows | None:
-        """Where the rows of a mask [B, T] go; None where the batch stays as it is."""
-        within = self.window is None or mask.shape[1] <= self.window
-        return PackedRows.of(mask) if within and float(mask.sum()) <= WORTH * mask.numel() else None
+        """Where the rows of a mask [B, T] go; None where the batch stays as it is, as one padded on its left does."""
+        if (self.window is not None and mask.shape[1] > self.window) or float(mask.sum()) > WORTH * mask.numel():
+            return None
+        return PackedRows.of(mask) if bool((mask[:, 1:] <= mask[:, :-1]).all()) else None
+
+    def told(self) -> str:
+        """What is done, for the record of a run."""
+        return "packed" if self.window is None else f"packed, but for rows of more than {self.window} tokens"
 
 
 @dataclass(frozen=True)

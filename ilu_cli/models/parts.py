@@ -23,7 +23,8 @@ class Parts:
     """A causal language model taken apart: decoder, its layers, and the LM head.
 
     `ends_early`: whether the decoder with fewer layers in its list gives what those layers give in it whole.
-    `packing`: when it runs a padded batch as one sequence; what comes of it is [B, T, D] all the same.
+    `packing`: when it runs a padded batch as one sequence; what comes of it is [B, T, D] all the same. `padded`: why it
+    never does, where that was looked at.
     """
 
     decoder: nn.Module
@@ -31,6 +32,7 @@ class Parts:
     head: LMHead
     ends_early: bool = field(default=True, kw_only=True)
     packing: Packing | None = field(default=None, kw_only=True)
+    padded: str = field(default="", kw_only=True)
 
     @property
     def width(self) -> int:

@@ -26,7 +26,7 @@ class MixSpec(Stream):
 class TrainingAttack(Component):
     """An attack that trains weights: how they are stepped, and what is mixed in."""
 
-    later = ("optimizer", "warmup", "weight_decay", "max_grad_norm", "mix", "memory")
+    later = ("optimizer", "warmup", "weight_decay", "max_grad_norm", "mix", "memory", "packing")
 
     optimizer: Optimizer = Field("adamw", description="see `train.optimizer`")
     warmup: NonNegativeInt = Field(0, description="steps of linear warm-up")
@@ -34,6 +34,7 @@ class TrainingAttack(Component):
     max_grad_norm: PositiveFloat | None = None
     mix: MixSpec | None = Field(None, description="text that is trained on beside the attacker's own, or before it")
     memory: MemorySpec = MemorySpec()
+    packing: bool = Field(True, description="see `train.packing`")
 
     @classmethod
     def common(cls) -> set[str]:
@@ -46,7 +47,8 @@ class TrainingAttack(Component):
 
     def stepped(self, spec: TrainSpec) -> TrainSpec:
         """How weights are stepped, from what the attack says of it by itself."""
-        keys = {k: getattr(self, k) for k in ("optimizer", "warmup", "weight_decay", "max_grad_norm", "memory")}
+        names = ("optimizer", "warmup", "weight_decay", "max_grad_norm", "memory", "packing")
+        keys = {k: getattr(self, k) for k in names}
         return spec.model_copy(update={**keys, "steps": spec.steps + self.first})
 
     def problems(self, known: registry.Registry[Any], key: Key, recipe: Any) -> Iterator[tuple[Key, str]]:

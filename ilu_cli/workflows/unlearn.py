@@ -200,6 +200,7 @@ def _train(plan: UnlearnPlan, new: Run, scorer: Scorer, reporter: Reporter, bega
     spare(model, recipe.train.memory, trained_params(model, recipe.train.params, adapted is not None).values())
     scorer = replace(scorer, parts=parts_of(model), known={})
     trainer = build_trainer(recipe, plan.streams, scorer, plan.subject.digest)
+    new.manifest.result["batches"] = trainer.grads.batches
     if plan.chosen:
         reporter.note(f"chosen for this model: {told(plan.chosen)}")
     tempered = tempered_environments(plan)

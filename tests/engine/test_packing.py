@@ -6,20 +6,23 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import items_of
+from conftest import items_of, stream, tiny_model
 from families import FAMILIES, VOCAB, WINDOW, family_model
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from ilu_cli.data.encode import Batch, collate
 from ilu_cli.engine.accel import backend
-from ilu_cli.engine.gradients import Gradients
+from ilu_cli.engine.gradients import Gradients, mean_nll
+from ilu_cli.engine.loop import Penalty, Trainer
 from ilu_cli.engine.packing import packed
 from ilu_cli.engine.prefix import Begun, begin
 from ilu_cli.models.hold import checkpointed
+from ilu_cli.models.load import add_adapter
 from ilu_cli.models.packed import SHORT, PackedRows, Packing
 from ilu_cli.models.parts import Parts, changed, parts_of
-from ilu_cli.recipe.specs import TrainSpec
+from ilu_cli.recipe.specs import LoraSpec, TrainSpec
+from ilu_cli.regularizers.irm import irm
 
 PADDED = {"gemma2", "bloom", "falcon", "mpt", "gpt_oss", "stablelm", "lfm2", "mamba"}
 """Softly capped attention, biases by distance, sinks, no rows handed on to attention, convolutions, state spaces."""
@@ -123,6 +126,52 @@ def test_rows_whose_first_layers_are_known_are_packed_behind_them() -> None:
     ours = run(parts, params, batch)
     for a, b in zip([*ours[:2], *ours[2]], [*theirs[:2], *theirs[2]]):
         close(a, b, torch.stack([g.abs().max() for g in theirs[2]]).max())
+
+
+@pytest.mark.parametrize("kind", ["adapter", "penalty"])
+def test_steps_are_those_of_padded_batches(kind: str) -> None:
+    """Of an adapter with checkpointed layers, and of a penalty on two environments."""
+
+    def losses(packing: bool) -> list[dict[str, float]]:
+        model = tiny_model(VOCAB)
+        if kind == "adapter":
+            add_adapter(model, LoraSpec(r=2, targets=["q_proj", "up_proj"]), 0)
+            checkpointed(model)
+        params = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        streams = [stream(items_of([5, n, 3], VOCAB, start=2), name=str(n)) for n in (20, 12)]
+        penalties = [Penalty("irm", streams, lambda e: irm(e, variant="logit"))] if kind == "penalty" else []
+        spec = TrainSpec(steps=3, lr=1e-2, precision="fp32", packing=packing)
+        trainer = Trainer(parts_of(model), params, [mean_nll("x", streams[0])], penalties, spec, 0, backend())
+        assert trainer.grads.batches == ("packed" if packing else "padded: train.packing is off")
+        return [log.losses | {"length": log.grad_norm} for log in trainer.run()]
+
+    ours, theirs = losses(True), losses(False)
+    assert theirs[2]["x"] < theirs[0]["x"]
+    for a, b in zip(ours, theirs, strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+
+
+def test_a_batch_padded_on_its_left_stays_as_it_is() -> None:
+    plain, batch = parts_of(family_model("llama")), batch_of(LENGTHS)
+    ids, mask = batch.ids.flip(1), batch.mask.flip(1)
+    parts = packed(plain)
+    assert parts.packing is not None and parts.packing.rows(batch.mask) is not None
+    assert parts.packing.rows(mask) is None
+    ours, theirs = (p.final(ids, mask)[mask] for p in (parts, plain))
+    close(ours, theirs, theirs.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("mamba", "padded: the model takes no positions"),
+        ("stablelm", "padded: without their padding its states would be others"),
+        ("mistral", f"packed, but for rows of more than {WINDOW} tokens"),
+    ],
+)
+def test_what_is_done_is_told(name: str, why: str) -> None:
+    model = family_model(name)
+    assert Gradients(parts_of(model), dict(model.named_parameters()), TrainSpec(), 0, backend()).batches == why
 
 
 def test_batches_without_padding_and_rows_beyond_a_window_stay_as_they_are() -> None:

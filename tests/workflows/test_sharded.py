@@ -186,6 +186,12 @@ def test_two_sharded_processes_are_one_with_two_micro_batches(launched: Path, na
     compare(launched / "one" / name, launched / "sharded" / name)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_run_batches_without_their_padding(launched: Path, kind: str) -> None:
+    for name in ("npo", "lora", "attack"):
+        assert json.loads((launched / kind / name / "manifest.json").read_text())["result"]["batches"] == "packed"
+
+
 @pytest.mark.parametrize("name", REPLICATED)
 def test_two_replicated_processes_are_too(launched: Path, name: str) -> None:
     compare(launched / "one" / name, launched / "replicated" / name)

@@ -51,7 +51,7 @@ class Attempted:
     """The `Attempt` of one attack run: a loaded model, and how it is asked and read at the moment.
 
     What the manifest is to say of it is kept in `fa_at` (by step), `data`, `precision`, `disjoint`, `numbers` and
-    `parity`; of the run nothing is changed but the files of its training.
+    `parity` and `batches`; of the run nothing is changed but the files of its training.
     """
 
     subject: Subject
@@ -67,6 +67,7 @@ class Attempted:
     fa_at: dict[int, Learned] = field(default_factory=dict)
     data: list[Data] = field(default_factory=list)
     precision: str = ""
+    batches: str = ""
     disjoint: dict[str, int] = field(default_factory=dict)
     numbers: dict[str, float | None] = field(default_factory=dict)
     items: dict[str, list[Row]] | None = None
@@ -132,7 +133,7 @@ class Attempted:
         self.taught = [e.prompt + e.target for s in streams for d in s.datasets for e in d.examples()]
         mix, first = (self.keys.mix, self.keys.first) if self.keys else (None, 0)
         trainer = Trainer(parts, params, terms(streams, mix), [], spec, self.seed, backend())
-        self.trained, self.bits = params, bits_of(params.values())
+        self.trained, self.bits, self.batches = params, bits_of(params.values()), trainer.grads.batches
         yield from (n - first for n in drive(trainer, self.run, self.reporter, self.title) if n >= first)
 
     def test(self, data: Dataset, limit: int, step: int) -> list[float]:

@@ -260,7 +260,7 @@ def _write(run: Run, attempt: Attempted, result: AttackResult) -> None:
     """Put into the manifest what an attack has come to."""
     m = run.manifest
     m.data, m.precision = list(attempt.data), attempt.precision
-    told = {"parity": attempt.parity} | {k: v for k in ("disjoint", "numbers") if (v := getattr(attempt, k))}
+    told = {"parity": attempt.parity} | {k: v for k in ("disjoint", "numbers", "batches") if (v := getattr(attempt, k))}
     m.result = replace(result, more={**told, **result.more}).to_json()
     if backend().main:
         run.save()

@@ -26,6 +26,7 @@ UNMEASURED = (
     "eval_seconds",
     "peak_memory_bytes",
     "parity",
+    "batches",
     "points",
     "error",
     "reproduces",
