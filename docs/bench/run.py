@@ -40,9 +40,9 @@ class Row:
 
 ROWS = {
     "rmu": Row("rmu_step.py", title="RMU step, 16 + 8 sequences", target=15),
-    "npo": Row("npo_step.py", title="NPO step, 16 + 8 sequences", target=2),
-    "ilu": Row("ilu_step.py", title="RMU step (as plain) and ILU step, 8 rows of gsm8k", target=1 / 3),
-    "finetune": Row("finetune_step.py", title="fine-tuning, 16 rows of sst2", target=2),
+    "npo": Row("npo_step.py", "--repeats 5", title="NPO step, 16 + 8 sequences", target=2),
+    "ilu": Row("ilu_step.py", "--repeats 5", title="RMU step (as plain) and ILU step, 8 rows of gsm8k", target=1 / 3),
+    "finetune": Row("finetune_step.py", "--repeats 5", title="fine-tuning, 16 rows of sst2", target=2),
     "loglik": Row("hflm.py", "--repetitions 3 --questions 200", target=3),
     "start": Row("start.py", "--repeats 3", target=1 / 1.3),
     "gemm": Row("gemm.py", target=0.75),
