@@ -3,12 +3,14 @@
     accelerate launch … tests/launched.py COMMANDS.json
 
 COMMANDS.json: {"sharded": {name: arguments}, "replicated": {…}}. The command `stopped` gets a signal after its second
-step, on its last process only.
+step, on its last process only. `filled-RANK.json`: how many batches of two rows each process ran to fill its reference
+caches, by command. The two kinds keep what they computed in folders of their own.
 """
 
 from __future__ import annotations
 
 import faulthandler
+import functools
 import json
 import os
 import signal
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ilu_cli.cli.app import main
+from ilu_cli.engine import reference
 from ilu_cli.engine.accel import SHARDED, backend
 from ilu_cli.engine.loop import StepLog
 from ilu_cli.engine.reporter import Reporter
@@ -43,12 +46,25 @@ def run(name: str, args: list[str]) -> int:
     return 0
 
 
+filled: dict[str, int] = {}
+of_each = reference._of_each
+
+
+def counted(name: str, *args: Any) -> Any:
+    filled[name] = filled.get(name, 0) + 1
+    return of_each(*args)
+
+
 if __name__ == "__main__":
+    reference.CACHE_BATCH = 2
     for kind, commands in json.loads(Path(sys.argv[1]).read_text()).items():
         os.environ[SHARDED] = "true" if kind == "sharded" else "false"
+        os.environ["ILU_CACHE"] += "" if kind == "sharded" else f"-{kind}"
         backend.cache_clear()
         assert (backend().mesh is not None) == (kind == "sharded") and backend().world == 2
         for name, args in commands.items():
+            reference._of_each = functools.partial(counted, f"{kind} {name}")
             faulthandler.dump_traceback_later(SECONDS, exit=True)
             with Path(f"said-{backend().rank}").open("a") as said:  # what both print may run into one another
                 said.write(f"{kind} {name}: {run(name, args)}\n")
+    Path(f"filled-{backend().rank}.json").write_text(json.dumps(filled))

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ilu_cli.engine.accel import BUCKET, Backend
 from ilu_cli.models.checking import tell
 from ilu_cli.runs.files import cache_dir
 
@@ -38,32 +39,48 @@ class Blocks:
     def put(self, row: int, value: Tensor) -> None:
         """Copy a row's tensor to its place, from whatever device; the first one tells type and width."""
         if self.block is None:
-            self.block = torch.empty(self.ends[-1], *value.shape[1:], dtype=value.dtype)
+            self.block = torch.zeros(self.ends[-1], *value.shape[1:], dtype=value.dtype)
         self.block[self.ends[row] : self.ends[row + 1]] = value
+
+    def join(self, b: Backend) -> None:
+        """Put in what the other processes have put to their places, each row by one; a part at a time."""
+        if b.world == 1:
+            return
+        known = [None if self.block is None else (self.block.shape, self.block.dtype)]
+        if not (made := [k for k in b.gather(known) if k is not None]):
+            return
+        self.block = torch.zeros(made[0][0], dtype=made[0][1]) if self.block is None else self.block
+        for part in self.block.view(-1).split(BUCKET):
+            part.copy_(b.sum(part.clone()))
 
     def rows(self, block: Tensor) -> list[Tensor]:
         """Each row's part of such a block, as a view."""
         return list(block.split(self.lengths))
 
 
-def kept(source: Any, compute: Callable[[], Tensors]) -> Tensors:
+def kept(source: Any, compute: Callable[[], Tensors], together: Backend | None = None) -> Tensors:
     """What `compute` gives, read from ILU_CACHE/states if it was computed of the same `source` before.
 
     Args:
         source: all that the tensors depend on beside the versions of the libraries and the device, as JSON; None or
             ILU_CACHE_GB=0: nothing is read or kept.
         compute: the tensors, on the CPU.
+        together: the processes that compute them together, and so all do or none; each has all of them then. One of
+            each machine writes the file.
 
     A file appears whole or not at all, and has the hash of its tensors, so that one that was damaged is made again. Of
     all files those that were not used for longest go first when they come to more than ILU_CACHE_GB, 4 at first.
     """
     limit = int(1e9 * float(os.environ.get(VARIABLE) or DEFAULT))
-    if source is None or limit <= 0:
-        return compute()
+    off = source is None or limit <= 0
     file = cache_dir() / "states" / f"{_key(source)}.safetensors"
-    found = _load(file)
-    if found is None:
-        found = compute()
+    found = None if off else _load(file)
+    if together and not all(together.gather([found is not None])):
+        found = None  # which another process lacks
+    if found is not None:
+        return found
+    found = compute()
+    if not off and (together is None or os.environ.get("LOCAL_RANK", "0") == "0"):
         with contextlib.suppress(OSError, SafetensorError):  # a cache that cannot be written costs time, nothing else
             _save(file, found, limit)
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,14 +62,14 @@ def fill(
     stream: TrainStream, needs: Set[str], layer: int | None, steps: int, parts: Parts, backend: Backend, precision: str,
     layers: Sequence[int] = (), source: Any = None,
 ) -> ReferenceCache:  # fmt: skip
-    """Run the original weights once over the rows that training will visit, on every process.
+    """Run the original weights once over the rows that training will visit, each process its share of the batches.
 
     Hidden states are kept in host memory as float32, 4·D bytes a token and layer, and the LM head is copied if it is
     trained.
 
     Args:
         source: what tells the model, as JSON: what is computed is kept on disk by that, and read if it is there
-            (`ilu_cli.engine.kept`). None: nothing is. Processes with parts of a model must all run it, or none.
+            (`ilu_cli.engine.kept`). None: nothing is.
     """
     cache, wanted = ReferenceCache(), sorted(needs & KEPT)
     if not wanted:
@@ -89,7 +89,7 @@ def fill(
     def view(batch: Batch) -> View:
         return View(parts, batch, stream.seed, layer, layers=layers)
 
-    found = kept(source, lambda: _said(items, places, view, backend, precision))
+    found = kept(source, lambda: _said(items, places, view, backend, precision), backend)
     for name, block in found.items():
         rows = places[name].rows(block)
         if name == "reference.logps":
@@ -116,15 +116,23 @@ def _said(
     items: list[Encoded], places: dict[str, Blocks], view_of: Callable[[Batch], View], backend: Backend, precision: str
 ) -> Tensors:
     """The quantities of all rows, each a block."""
-    for i in range(0, len(items), CACHE_BATCH):
+    for i, counts in _shared(items, backend):
         part = items[i : i + CACHE_BATCH]
         view = view_of(collate(part).to(backend.device))
         with backend.autocast(precision):
             found = whole(view.parts.decoder, functools.partial(_of_each, places, view, part))
-        for name, place in places.items():
+        for name, place in places.items() if counts else ():
             for j, value in enumerate(found[name]):
                 place.put(i + j, value)
+    for place in places.values():
+        place.join(backend)
     return {name: place.block for name, place in places.items() if place.block is not None}
+
+
+def _shared(items: list[Encoded], b: Backend) -> Iterator[tuple[int, bool]]:
+    """Where this process's batches of rows begin, and whether each counts, or is only run along."""
+    starts = list(range(0, len(items), CACHE_BATCH))
+    return b.evenly(starts if b.mesh else starts[b.rank :: b.world])
 
 
 def _of_each(names: Iterable[str], view: View, items: list[Encoded]) -> dict[str, list[Tensor]]:
@@ -157,7 +165,7 @@ def median_norm(
     def view(batch: Batch) -> View:
         return View(parts, batch, stream.seed, layer)
 
-    return float(kept(source, lambda: _median_norm(items, view, backend, precision))["norm"])
+    return float(kept(source, lambda: _median_norm(items, view, backend, precision), backend)["norm"])
 
 
 def _norms(view: View) -> Tensor:
@@ -167,9 +175,10 @@ def _norms(view: View) -> Tensor:
 
 @torch.no_grad()
 def _median_norm(items: list[Encoded], view_of: Callable[[Batch], View], backend: Backend, precision: str) -> Tensors:
-    norms = []
-    for i in range(0, len(items), CACHE_BATCH):
+    norms = list[Tensor]()
+    for i, counts in _shared(items, backend):
         view = view_of(collate(items[i : i + CACHE_BATCH]).to(backend.device))
         with backend.autocast(precision):
-            norms.append(whole(view.parts.decoder, functools.partial(_norms, view)))
-    return {"norm": torch.cat(norms).median().cpu()[None]}
+            found = whole(view.parts.decoder, functools.partial(_norms, view)).cpu()
+        norms += [found] if counts else []
+    return {"norm": torch.cat(backend.gather(norms)).median()[None]}

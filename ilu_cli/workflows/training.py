@@ -133,10 +133,8 @@ def _begun(
 ) -> tuple[Parts, list[Any] | None]:
     """The model with what lies below its `first` trained layer computed, and what tells it, as for `kept`."""
     t = recipe.train
-    if backend().mesh is not None:  # where processes run the model together, none may find on disk what another lacks
-        return parts, None
     source = [digest, t.memory.frozen] if digest else None
-    if first <= 0:
+    if first <= 0 or backend().mesh is not None:
         return parts, source
     found = begin(parts, first, prefix_rows(recipe, streams, parts.width), backend(), t.precision, source)
     return found, source and [*source, first, t.prefix_gb]

@@ -219,3 +219,11 @@ def test_what_is_saved_loads_in_plain_transformers_in_the_type_that_was_asked_fo
     assert model.dtype == torch.bfloat16 and model.get_output_embeddings().weight is model.get_input_embeddings().weight
     rounding = [json.loads((launched / k / "bf16" / "manifest.json").read_text())["result"]["rounding"] for k in KINDS]
     assert 0 < rounding[0] == pytest.approx(rounding[1], rel=1e-4)
+
+
+def test_reference_caches_are_filled_once_by_each_process_its_share(launched: Path) -> None:
+    """Four steps of four rows, two a batch, are eight batches; the same rows of the same model are not run again."""
+    for rank in (0, 1):
+        filled = json.loads((launched / f"filled-{rank}.json").read_text())
+        assert filled["sharded npo-tied"] == filled["replicated npo-tied"] == 4
+        assert not {"sharded stopped", "sharded resumed"} & filled.keys()
