@@ -65,7 +65,7 @@ def cell(p: Planned, a: FitAnswer) -> str:
     keys = " ".join(k.partition("memory.")[2] or k.partition(".")[2] for k in a.keys)
     if not a.fits:
         return f"no: {a.moment.bytes / 1e9:.0f} GB"
-    times = f"{a.step:.2g} s, {told(a.seconds, p.job)}"
+    times = f"{a.step:.2g} s, {told(a.seconds)}"
     return f"{a.moment.bytes / 1e9:.0f} GB; {times}" + (f"; `{keys}`" if keys else "")
 
 

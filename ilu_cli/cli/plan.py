@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,13 +14,12 @@ from ilu_cli.cli.options import Given, RecipeArgument, Sets, shares
 if TYPE_CHECKING:
     from ilu_cli.workflows.fit.plan import FitPlan, Planned
 
-SHORT = {"gradients": "grads", "optimizer": "moments", "activations": "inside"}
-
 DevicesOption = Annotated[
     str,
     typer.Option(
         "--devices",
-        help="As 8xH100-80GB, 2x8xH100-80GB (two nodes), 1x(80GB,990TFLOPS,3.3TB/s), or here: this machine.",
+        help="As 8xH100-80GB, 2x8xH100-80GB (two nodes), 1x(80GB,990TFLOPS,3.3TB/s), 1x(CPU,16GB,1TFLOPS,0.1TB/s), or "
+        "here: this machine.",
     ),
 ]
 ModelOption = Annotated[
@@ -90,21 +90,44 @@ def _show(found: FitPlan) -> None:
 
 
 def _table(planned: Planned) -> None:
+    """A column for each launch, and below it the keys that it takes."""
     from rich.table import Table
 
+    job, answers = planned.job, planned.answers
+    steps = "" if job.scores else f", {job.steps or '?'} steps, {planned.trained:,} weights trained"
+    console.out(f"{job.name}{steps}{f', {job.times} times' if job.times > 1 else ''}")
+    drawn = Table()
+    drawn.add_column("GB of one device")
+    for a in answers:
+        name = a.launch.name.replace("-sharded", "\nsharded").replace("-offload", "\noffload")
+        drawn.add_column(name, justify="right", max_width=11)
+    for row in _rows(planned):
+        drawn.add_row(*row)
+    console.out_table(drawn)
+    for a in answers:
+        if a.keys:
+            console.out(f"  {a.launch.name} with {' '.join(a.keys)}")
+
+
+def _rows(planned: Planned) -> Iterator[list[str]]:
+    """What the table says of each launch."""
+    from ilu_cli.workflows.fit.jobs import UNIT
     from ilu_cli.workflows.fit.plan import told
 
-    job = planned.job
-    steps = "" if job.scores else f", {job.steps or '?'} steps, {planned.trained:,} weights trained"
-    drawn = Table(title=f"{job.name}{steps}{f', {job.times} times' if job.times > 1 else ''}", title_justify="left")
-    kinds = [k for k in planned.answers[0].moment.kinds() if any(a.moment.kinds()[k] for a in planned.answers)]
-    for i, head in enumerate(["GB of one device", "keys", "without", *kinds, "sum", "fits", "a step", "in all"]):
-        drawn.add_column(SHORT.get(head, head), justify="left" if i < 2 else "right", overflow="fold")
-    for a in planned.answers:
-        parts = [a.unset, *(a.moment.kinds()[k] for k in kinds), a.moment.bytes]
-        keys = " ".join(k.removeprefix(f"{job.key}.").removeprefix("memory.") for k in a.keys)
-        drawn.add_row(
-            a.launch.name or "here", keys, *(f"{size / 1e9:.1f}" for size in parts),
-            "yes" if a.fits else "no", f"{a.step:.2g} s", told(a.seconds, job),
-        )  # fmt: skip
-    console.out_table(drawn)
+    answers = planned.answers
+
+    def gigabytes(name: str, sizes: list[int]) -> list[str]:
+        return [name, *(f"{size / 1e9:.1f}" for size in sizes)]
+
+    yield ["processes", *(str(a.launch.fleet.all) for a in answers)]
+    for kind in answers[0].moment.kinds():
+        parts = [a.moment.kinds()[kind] for a in answers]
+        if any(parts):
+            yield gigabytes(kind, parts)
+    yield gigabytes("sum", [a.moment.bytes for a in answers])
+    yield ["dearest while", *(a.moment.when for a in answers)]
+    if any(a.keys for a in answers):
+        yield gigabytes("without keys", [a.unset for a in answers])
+    yield ["fits", *("yes" if a.fits else "no" for a in answers)]
+    yield ["a step", *(told(a.step) for a in answers)]
+    yield [f"for {UNIT:,} tokens" if planned.job.scores else "in all", *(told(a.seconds) for a in answers)]

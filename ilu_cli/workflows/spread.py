@@ -22,16 +22,26 @@ def check_unlearn(recipe: UnlearnRecipe, streams: Iterable[TrainStream]) -> None
     """
     if backend().mesh is None:
         return
-    for key, what in _training(recipe.train, "train"):
+    for key, what in against_unlearn(recipe):
         _refuse(key, what)
-    if recipe.train.loaded != "all":
-        _refuse("train.loaded", f"{recipe.train.loaded} is for one process")
-    for i, d in enumerate(recipe.defences):
-        if not registry.defence[d.name].obj.by_rows:
-            _refuse(f"defences.{i}.name", f"{d.name} may read whole matrices")
-    halved = {r.env[0].name for r in recipe.regularizers if r.params().get("estimator") == "cross_halves"}
+    halved = halved_of(recipe)
     for s in streams:
         check_batch(s, recipe.train.accumulation * (2 if s.name in halved else 1))
+
+
+def against_unlearn(recipe: UnlearnRecipe) -> Iterator[tuple[str, str]]:
+    """Keys of a recipe that a sharded launch cannot do, and why."""
+    yield from against_training(recipe.train, "train")
+    if recipe.train.loaded != "all":
+        yield "train.loaded", f"{recipe.train.loaded} is for one process"
+    for i, d in enumerate(recipe.defences):
+        if not registry.defence[d.name].obj.by_rows:
+            yield f"defences.{i}.name", f"{d.name} may read whole matrices"
+
+
+def halved_of(recipe: UnlearnRecipe) -> set[str]:
+    """The environments of which each micro-batch is read in two halves."""
+    return {r.env[0].name for r in recipe.regularizers if r.params().get("estimator") == "cross_halves"}
 
 
 def check_attack(recipe: AttackRecipe) -> None:
@@ -40,9 +50,16 @@ def check_attack(recipe: AttackRecipe) -> None:
     Raises:
         UsageError: if it cannot do that.
     """
+    if backend().mesh is not None:
+        for key, what in against_attack(recipe):
+            _refuse(key, what)
+
+
+def against_attack(recipe: AttackRecipe) -> Iterator[tuple[str, str]]:
+    """What of an attack itself a sharded launch cannot do, and why."""
     declared = registry.attack[recipe.attack.name].declared
-    if backend().mesh is not None and declared.access not in ("training", "prompts"):
-        _refuse("attack.name", f"{recipe.attack.name} reads or changes whole {declared.access}")
+    if declared.access not in ("training", "prompts"):
+        yield "attack.name", f"{recipe.attack.name} reads or changes whole {declared.access}"
 
 
 def check_attack_training(spec: TrainSpec, streams: Iterable[TrainStream]) -> None:
@@ -53,7 +70,7 @@ def check_attack_training(spec: TrainSpec, streams: Iterable[TrainStream]) -> No
     """
     if backend().mesh is None:
         return
-    for key, what in _training(spec, "attack"):
+    for key, what in against_training(spec, "attack"):
         _refuse(key, what)
     for s in streams:
         check_batch(s, spec.accumulation)
@@ -74,7 +91,8 @@ def check_batch(s: TrainStream, accumulation: int) -> None:
         )
 
 
-def _training(spec: TrainSpec, key: str) -> Iterator[tuple[str, str]]:
+def against_training(spec: TrainSpec, key: str) -> Iterator[tuple[str, str]]:
+    """The same of how weights are stepped; `key` is where a recipe says it."""
     memory = spec.memory
     if spec.optimizer not in OPTIMIZERS:
         yield f"{key}.optimizer", f"{spec.optimizer} steps whole matrices"

@@ -20,6 +20,9 @@ from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.specs import TrainSpec
 from ilu_cli.workflows.estimate import CONTEXT, PROCESS, Ground, Moment, OnDisk, TrainingPrice, estimate
 from ilu_cli.workflows.fit.devices import KNOWN, Fleet, fleet
+from ilu_cli.workflows.fit.fit import FitAnswer, Placement
+from ilu_cli.workflows.fit.jobs import PricedJob
+from ilu_cli.workflows.fit.plan import FitPlan, Planned
 from ilu_cli.workflows.fit.roofline import replicated, seconds_of, sharded, stepping
 from ilu_cli.workflows.passes import Passing
 
@@ -125,16 +128,22 @@ def test_a_plan_in_numbers_and_in_words(ilu: Ilu, config: Path) -> None:
     found = json.loads(ilu(*asked, "--json").out)
     assert (found["parameters"], found["fits"], found["devices"]["count"]) == (ALL, True, 8)
     (job,) = found["jobs"]
-    assert (job["trained"], job["steps"], job["best"]) == (ALL, 125, "one-gpu")
+    assert (job["trained"], job["steps"]) == (ALL, 125)
     assert [a["launch"] for a in job["answers"]] == [
         "one-gpu", "eight-gpus", "eight-gpus-sharded", "eight-gpus-sharded-offload"
     ]  # fmt: skip
     for a in job["answers"]:
         assert a["bytes"] == sum(a["kinds"].values()) == a["bytes_without_keys"]
         assert 0 < a["seconds_per_step"] < a["seconds"]
+    sharded = job["answers"][2]
+    assert (sharded["devices"], sharded["keys"]) == (4, ["train.accumulation=1"])  # four rows: one for each process
+    assert job["best"] == "eight-gpus-sharded"
     told = ilu(*asked)
     assert told.code == 0
-    assert "unlearn: fits: ilu unlearn --recipe wmdp-npo-ilu" in told.out
+    assert "unlearn: fits: accelerate launch --config_file" in told.out
+    assert "eight-gpus-sharded.yaml --num_processes 4 -m ilu_cli unlearn --recipe wmdp-npo-ilu --set" in told.out
+    alone = ilu(*asked[:2], "--devices", "H100-80GB", *asked[4:])
+    assert "unlearn: fits: ilu unlearn --recipe wmdp-npo-ilu\n" in alone.out
 
 
 def test_a_plan_says_which_keys_make_it_fit_or_that_none_do(ilu: Ilu, config: Path) -> None:
@@ -158,7 +167,7 @@ def test_every_kind_of_recipe_is_priced(ilu: Ilu, config: Path, recipe: str) -> 
     assert done.code == 0, done.err
     jobs = {j["name"]: j for j in json.loads(done.out)["jobs"]}
     for job in jobs.values():
-        assert [a["launch"] for a in job["answers"]][-1] == "two-nodes-sharded"
+        assert "two-nodes-sharded" in {a["launch"] for a in job["answers"]} ^ job["refused"].keys()
         assert all(a["bytes"] > CONTEXT for a in job["answers"])
     if recipe == "suite-paper":
         assert (jobs["relearn"]["steps"], jobs["relearn"]["times"]) == (15, 4)  # 60 samples by 4, four rates
@@ -169,6 +178,59 @@ def test_a_plan_of_a_model_that_is_not_here_names_the_way(ilu: Ilu) -> None:
     done = ilu("plan", "wmdp-rmu", "--devices", "H100-80GB")
     assert done.code == 3
     assert "--config FILE" in done.err
+
+
+def test_a_sharded_launch_is_planned_as_it_would_be_taken(ilu: Ilu, config: Path) -> None:
+    asked = ["plan", "wmdp-npo", "--config", config, "--devices"]
+
+    def launches(devices: str, *more: str) -> tuple[dict[str, Any], dict[str, str]]:
+        (job,) = json.loads(ilu(*asked, devices, "--json", *more).out)["jobs"]
+        return {a["launch"]: a for a in job["answers"]}, job["refused"]
+
+    rows = ["--set", "train.accumulation=1", "--set", "retain.batch=12", "--set", "forget.batch=6"]
+    found, refused = launches("2x8xH100-80GB", *rows)
+    assert (found["eight-gpus"]["devices"], found["eight-gpus-sharded"]["devices"]) == (8, 6)
+    assert (found["two-nodes-sharded"]["devices"], refused) == (6, {})
+    found, refused = launches("8xH100-80GB", *rows, "--set", "retain.batch=1")
+    assert "retain.batch: each of 2 processes must have a row, and there are 1" in refused["eight-gpus-sharded"]
+    found, refused = launches("8xH100-80GB", *rows, "--set", "train.optimizer=adafactor")
+    assert list(found) == ["one-gpu", "eight-gpus"]
+    assert "train.optimizer: adafactor steps whole matrices" in refused["eight-gpus-sharded-offload"]
+    told = ilu(*asked, "2x(CPU,0.0001GB,1TFLOPS,1TB/s)", *rows)
+    assert told.code == 4
+    assert "one-process" in told.out
+    assert "does not fit by any launch or keys known here" in told.out
+    assert "--set lora.r=16" in told.out
+
+
+def test_several_nodes_are_started_one_by_one() -> None:
+    launch = Placement("two-nodes-sharded", Fleet(H100, 8, 2), shards=True)
+    answer = FitAnswer(launch, ("train.x=1",), Moment("saving"), 0, True, 1.0, None, 0)
+    jobs = [Planned(PricedJob("unlearn", TrainSpec(), lambda *_: [], 1), 1, [answer], {})]
+    planned = FitPlan("mine", "ilu unlearn --recipe mine", "m", 1, launch.fleet, jobs)
+    (line,) = planned.lines()
+    assert line.startswith("unlearn: fits, once on each node with its rank: accelerate launch --config_file ")
+    assert "--num_processes 16 --num_machines 2 --machine_rank RANK --main_process_ip FIRST -m ilu_cli unlearn" in line
+    assert line.endswith("--recipe mine --set train.x=1")
+
+
+def test_lower_layers_alone_are_a_way_to_fit(ilu: Ilu, config: Path) -> None:
+    lower = ["--set", "objective.layer=0", "--set", "train.params=auto"]
+    asked = ["plan", "tofu-rmu", "--config", config, *lower, "--json", "--devices"]
+    (whole,) = json.loads(ilu(*asked, "1x(CPU,16GB,1TFLOPS,0.1TB/s)").out)["jobs"][0]["answers"]
+    assert (whole["launch"], whole["kinds"]["process"], whole["keys"]) == ("one-process", PROCESS, [])
+    (needed,) = json.loads(ilu(*asked, "1x(CPU,0.0001GB,1TFLOPS,0.1TB/s)").out)["jobs"][0]["answers"]
+    assert "train.loaded=needed" in needed["keys"]
+    assert needed["kinds"]["weights"] == 4 * (ALL - 2 * LAYER)
+    assert load(UnlearnRecipe, find("tofu-rmu"), {}, [*lower[1::2], *needed["keys"]]).train.loaded == "needed"
+
+
+def test_sharded_scoring_waits_for_the_weights(ilu: Ilu, config: Path) -> None:
+    slow = "8x(80GB,1000000TFLOPS,1000TB/s,0.001GB/s)"
+    asked = ["plan", "eval-wmdp", "--config", config, "--devices", slow, "--json"]
+    found = {a["launch"]: a["seconds_per_step"] for a in json.loads(ilu(*asked).out)["jobs"][0]["answers"]}
+    assert found["eight-gpus-sharded"] == pytest.approx(7 / 8 * 4 * ALL / 1e6)
+    assert found["eight-gpus"] == found["one-gpu"] < found["eight-gpus-sharded"] / 10
 
 
 def test_this_machine_is_a_device(ilu: Ilu, config: Path) -> None:

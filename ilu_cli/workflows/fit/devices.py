@@ -2,9 +2,10 @@
 
 Sources: NVIDIA H100 (SXM5), H200, A100 (SXM4) and L40S data sheets and the Ada architecture paper for the RTX 4090, all
 tensor rates without sparsity and with sums in float32; AMD Instinct MI300X data sheet; Apple's announcements of M1 Max
-and M1 Ultra, whose GPUs compute bfloat16 no faster than float32. Speeds of links are those of one direction: `host` is
-PCIe 4's 16 lanes, `link` what joins a device with the others of its node, `net` what joins it with other nodes
-(400 Gb/s for each of the eight of a usual server).
+and M1 Ultra, whose GPUs compute bfloat16 no faster than float32. A laptop's CPU: AMD's product page of the Ryzen 7
+7840U, eight cores at 5.1 GHz with two 256-bit multiply-adds each (Zen 4; bfloat16 twice as fast), LPDDR5X-7500 over 128
+bits. Speeds of links are those of one direction: `host` is PCIe 4's 16 lanes, `link` what joins a device with the
+others of its node, `net` what joins it with other nodes (400 Gb/s for each of the eight of a usual server).
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ class Device:
     accelerator: bool = True
 
 
-def _device(name: str, memory: int, bf16: float, fp32: float, bandwidth: float, link: float) -> Device:
-    return Device(name, memory * 10**9, bf16 * TERA, fp32 * TERA, bandwidth * TB, link * GB)
+def _device(
+    name: str, memory: int, bf16: float, fp32: float, bandwidth: float, link: float, *, accelerator: bool = True
+) -> Device:
+    return Device(name, memory * 10**9, bf16 * TERA, fp32 * TERA, bandwidth * TB, link * GB, accelerator=accelerator)
 
 
 KNOWN = {
@@ -49,10 +52,13 @@ KNOWN = {
         _device("MI300X-192GB", 192, 1307.4, 163.4, 5.3, 448),
         _device("M1-Max-64GB", 64, 10.4, 10.4, 0.4, 10),
         _device("M1-Ultra-128GB", 128, 21, 21, 0.8, 10),
+        _device("Ryzen-7840U-16GB", 16, 2.61, 1.306, 0.12, 10, accelerator=False),
     )
 }
-OWN = re.compile(r"\(\s*([\d.]+)\s*GB\s*,\s*([\d.]+)\s*TFLOPS\s*,\s*([\d.]+)\s*TB/s\s*(?:,\s*([\d.]+)\s*GB/s\s*)?\)")
-FORM = "1x(80GB,990TFLOPS,3.3TB/s) or with the link's speed 1x(80GB,990TFLOPS,3.3TB/s,450GB/s)"
+OWN = re.compile(
+    r"\(\s*(CPU\s*,\s*)?([\d.]+)\s*GB\s*,\s*([\d.]+)\s*TFLOPS\s*,\s*([\d.]+)\s*TB/s\s*(?:,\s*([\d.]+)\s*GB/s\s*)?\)"
+)
+FORM = "1x(80GB,990TFLOPS,3.3TB/s), 1x(80GB,990TFLOPS,3.3TB/s,450GB/s), 1x(CPU,16GB,1TFLOPS,0.1TB/s)"
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,6 @@ def _own(text: str) -> Device:
     match = OWN.fullmatch(text)
     if match is None:
         raise UsageError(f"--devices: {text!r} is no device", hint=f"write it as {FORM}")
-    memory, speed, bandwidth, link = match.groups()
+    cpu, memory, speed, bandwidth, link = match.groups()
     rate, joined = float(speed) * TERA, float(link) * GB if link else LINK
-    return Device(text, round(float(memory) * GB), rate, rate, float(bandwidth) * TB, joined)
+    return Device(text, round(float(memory) * GB), rate, rate, float(bandwidth) * TB, joined, accelerator=not cpu)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ilu_cli.models.load import add_adapter, trained_params
+from ilu_cli.models.load import add_adapter, empty_model, trained_params
 from ilu_cli.models.traced import Mode, Trace
 from ilu_cli.recipe.specs import TrainSpec
 from ilu_cli.runs.results import Row
@@ -45,6 +46,8 @@ class Placement:
 class FitAnswer:
     """A job by one launch: bytes of one device at the dearest moment, and seconds at the least.
 
+    A sharded launch has no more processes than there are rows in each micro-batch.
+
     keys: what is set beside the recipe so that it fits. unset: bytes without them. seconds: of the whole job, of
     scoring for each `UNIT` of tokens; None where the data decide. flops: of a step, over all devices.
     """
@@ -62,7 +65,7 @@ class FitAnswer:
 def launches(fleet: Fleet) -> Iterator[Placement]:
     """The launches that some devices allow, those of fewer devices first."""
     d = fleet.device
-    yield Placement("one-gpu" if d.accelerator else "", Fleet(d, 1))
+    yield Placement("one-gpu" if d.accelerator else "one-process", Fleet(d, 1))
     if fleet.count > 1 and not d.accelerator:
         yield Placement("two-cpus-sharded", fleet, shards=True)
     elif fleet.count > 1:
@@ -74,19 +77,48 @@ def launches(fleet: Fleet) -> Iterator[Placement]:
         yield Placement("two-nodes-sharded", fleet, shards=True)
 
 
+def placed(job: PricedJob, fleet: Fleet) -> tuple[list[Placement], dict[str, str]]:
+    """The launches that take a job, with as many processes as they may have; and why others refuse it, by name."""
+    found, refused = list[Placement](), dict[str, str]()
+    for launch in launches(fleet):
+        nodes, count = launch.fleet.nodes, launch.fleet.count
+        if launch.shards and job.alone:
+            refused[launch.name] = f"{job.alone}, and each process has a part of the model"
+        elif launch.shards and job.shared is not None and job.shared < max(2, nodes):
+            key, least = min(job.rows, key=job.rows.__getitem__), max(2, nodes)
+            refused[launch.name] = f"{key}: each of {least} processes must have a row, and there are {job.shared}"
+        elif launch.shards and job.shared is not None:
+            found.append(replace(launch, fleet=fleet.of(nodes, min(count, job.shared // nodes))))
+        else:
+            found.append(launch)
+    return found, refused
+
+
 class Fitting:
     """Answers about one job of one model, whose traces are kept."""
 
-    def __init__(self, job: PricedJob, model: Any, seed: int) -> None:
-        self.job, self.model, self.traces = job, model, Traces()
-        self.params: list[nn.Parameter] = []
-        if job.scores:
-            model.requires_grad_(False)
-            return
-        if job.lora:
-            add_adapter(model, job.lora, seed)
-        named = trained_params(model, job.train.params, job.lora is not None, f"{job.key}.params")
-        self.params = list(named.values())
+    def __init__(self, job: PricedJob, place: Path, seed: int) -> None:
+        self.job, self.place, self.seed = job, place, seed
+        self.known: dict[int | None, tuple[Any, list[nn.Parameter], Traces]] = {}
+
+    @property
+    def trained(self) -> int:
+        """How many weights are trained."""
+        return sum(p.numel() for p in self._model(self.job.train)[1])
+
+    def _model(self, train: TrainSpec) -> tuple[Any, list[nn.Parameter], Traces]:
+        """The model without its weights, as much of it as is loaded; what is trained; and traces."""
+        job, depth = self.job, self.job.lower if train.loaded == "needed" else None
+        if depth not in self.known:
+            model = empty_model(self.place, depth)
+            if job.scores:
+                model.requires_grad_(False)
+            if job.lora:
+                add_adapter(model, job.lora, self.seed)
+            key = f"{job.key}.params"
+            named = {} if job.scores else trained_params(model, job.train.params, job.lora is not None, key)
+            self.known[depth] = model, list(named.values()), Traces()
+        return self.known[depth]
 
     def by(self, launch: Placement) -> FitAnswer:
         """The first of the choices that fits, or the smallest."""
@@ -112,12 +144,13 @@ class Fitting:
     def _priced(self, train: TrainSpec, launch: Placement) -> TrainingPrice:
         d = launch.fleet.device
         ground = Ground(d.memory if d.accelerator else None, launch.fleet.all if launch.shards else 1, launch.away)
-        return TrainingPrice(self.model, self.params, train, 0, ground, self.traces)
+        model, params, traces = self._model(train)
+        return TrainingPrice(model, params, train, 0, ground, traces)
 
     def _moments(self, price: TrainingPrice, passes: list[Passing]) -> list[Moment]:
         if self.job.scores:
             return self._scored(price, passes)
-        return [*price.beside(OnDisk(saved=self.model.dtype.itemsize)), *price.steps(passes)]
+        return [*price.beside(OnDisk(saved=price.model.dtype.itemsize)), *price.steps(passes)]
 
     def _scored(self, price: TrainingPrice, passes: list[Passing]) -> list[Moment]:
         """What scoring holds: weights, one layer's inside, and a chunk of logits."""
@@ -142,7 +175,7 @@ class Fitting:
         runs = train.accumulation
         work = sum(self._pass(p, price, d, backward=not job.scores) for p in passes) * runs
         if job.scores:
-            return work
+            return max(work, self._gathering(price, passes, launch)) if launch.shards else work
         trained = price.all // FLOAT
         if not launch.shards:
             step = stepping(trained, train.optimizer, d, len(passes) * runs)
@@ -155,6 +188,11 @@ class Fitting:
             moved += runs * (2 * sum(gathered) + FLOAT * trained) / fleet.all / d.host
             return max(work, moved) + 28 * part / MAIN
         return max(work, moved) + stepping(part, train.optimizer, d, len(passes) * runs)
+
+    def _gathering(self, price: TrainingPrice, passes: list[Passing], launch: Placement) -> float:
+        """Seconds of gathering the weights once for each pass."""
+        n, moved = launch.fleet.all, sum(self._weights(price, p) for p in passes)
+        return (n - 1) / n * moved / launch.fleet.link + launch.away * moved / n / launch.fleet.device.host
 
     def _weights(self, price: TrainingPrice, p: Passing) -> float:
         """Bytes of the weights that a pass gathers."""
@@ -171,48 +209,65 @@ class Fitting:
 def choices(job: PricedJob, launch: Placement) -> Iterator[tuple[tuple[str, ...], TrainSpec]]:
     """Keys that save memory, what costs least first: frozen bf16 nothing, checkpointing a forward pass, and so on.
 
-    A sharded launch takes checkpointing only.
+    A sharded launch takes checkpointing only, and no more micro-batches than leave each process a row.
     """
     train, m = job.train, job.train.memory
+    accumulation, rows = _split(job, launch)
     again: Row = {} if m.checkpointing else {"checkpointing": True}
     last = again
     for last in [] if job.scores else _savings(job, again, launch.shards):
-        yield _with(job, last, train.accumulation)
+        yield _with(job, last, accumulation)
     if job.scores:
         yield (), train
         return
-    rows = max(p.rows for p in job.passes(train, launch.fleet.all))
     for more in (2**k for k in range(1, 12) if 2**k <= rows and job.splits):
-        yield _with(job, last, train.accumulation * more)
+        yield _with(job, last, accumulation * more)
     if job.lora and not launch.shards and _freezes(job):
         yield _with(job, again | {"frozen": "nf4"}, train.accumulation * (rows if job.splits else 1))
+
+
+def _split(job: PricedJob, launch: Placement) -> tuple[int, int]:
+    """Micro-batches, and in how many each of them can be split further."""
+    train, world = job.train, launch.fleet.all
+    if not launch.shards:
+        return train.accumulation, max(p.rows for p in job.passes(train, world))
+    most = (job.shared or world) // world
+    accumulation = min(train.accumulation, most)
+    return accumulation, most // accumulation
 
 
 def _freezes(job: PricedJob) -> bool:
     """Whether something is left frozen whose matrices may lie in fewer bits."""
     train = job.train
-    return (job.lora or train.params) is not None and train.precision == "bf16" and train.memory.frozen == "fp32"
+    if train.loaded == "needed" or train.memory.frozen != "fp32":
+        return False
+    return (job.lora or train.params) is not None and train.precision == "bf16"
 
 
 def _savings(job: PricedJob, again: Row, shards: bool) -> list[Row]:
-    """Values of `train.memory` without repetition."""
+    """Values of `train.memory`, and of `train.loaded`, without repetition."""
     if shards:
         return [{}, again] if again else [{}]
     frozen: Row = {"frozen": "bf16"} if _freezes(job) else {}
-    found = [{}, frozen, again, frozen | again]
+    needed: Row = {"loaded": "needed"} if job.lower and job.train.loaded == "all" else {}
+    found = [{}, frozen, needed, again, frozen | again, needed | again]
     m = job.train.memory
     if job.train.optimizer == "adamw" and m.offload is None and m.optimizer_bits == 32:
-        found += [frozen | again | {"optimizer_bits": 8}, frozen | again | {"offload": "optimizer"}]
+        less = (needed or frozen) | again
+        found += [less | {"optimizer_bits": 8}, less | {"offload": "optimizer"}]
     return [keys for i, keys in enumerate(found) if keys not in found[:i]]
 
 
 def _with(job: PricedJob, extra: Row, accumulation: int) -> tuple[tuple[str, ...], TrainSpec]:
     train = job.train
-    keys = [f"{job.key}.memory.{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in extra.items()]
+    own = {k: v for k, v in extra.items() if k == "loaded"}
+    kept = {k: v for k, v in extra.items() if k not in own}
+    keys = [f"{job.key}.memory.{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in kept.items()]
+    keys += [f"{job.key}.{k}={v}" for k, v in own.items()]
     if accumulation != train.accumulation:
         keys.append(f"{job.key}.accumulation={accumulation}")
-    memory = train.memory.model_copy(update=extra)
-    return tuple(keys), train.model_copy(update={"memory": memory, "accumulation": accumulation})
+    memory = train.memory.model_copy(update=kept)
+    return tuple(keys), train.model_copy(update={**own, "memory": memory, "accumulation": accumulation})
 
 
 def best(answers: list[FitAnswer]) -> FitAnswer | None:

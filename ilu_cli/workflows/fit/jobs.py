@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ilu_cli import registry
 from ilu_cli.engine.scoring import TOKENS
 from ilu_cli.recipe.evaluation import EvalSpec
+from ilu_cli.recipe.loaded import loaded_problems
 from ilu_cli.recipe.schema import AttackRecipe, UnlearnRecipe
 from ilu_cli.recipe.specs import Component, Form, LoraSpec, Precision, TrainSpec
 from ilu_cli.recipe.training_attack import TrainingAttack
-from ilu_cli.workflows.passes import Passing, Shape, Shapes, passes_of
+from ilu_cli.workflows.passes import Passing, Shape, Shapes, layers_of, passes_of
 from ilu_cli.workflows.settle import settled
+from ilu_cli.workflows.spread import against_attack, against_training, against_unlearn, halved_of
 
 LENGTH = 256  # tokens of a row that is scored, in a batch of TOKENS
 UNIT = 100_000  # tokens that the seconds of scoring are for
@@ -26,7 +28,8 @@ class PricedJob:
     passes: of one step on one of so many devices. every: of each term that is not taken at every step. filled: terms
     whose rows the original is asked about once. sums: of gradients over all devices, in a step. splits: whether there
     is a key for micro-batches. not_counted: what holds more than is counted here. steps: None where the data decide.
-    key: where the recipe says how.
+    key: where the recipe says how. rows: of each stream, those of a step. alone: why a sharded launch refuses it.
+    lower: so many layers are all that it needs, with `train.loaded: needed`; None: it needs all.
     """
 
     name: str
@@ -42,6 +45,14 @@ class PricedJob:
     sums: int = 1
     splits: bool = True
     not_counted: tuple[str, ...] = ()
+    rows: dict[str, int] = field(default_factory=dict)
+    alone: str = ""
+    lower: int | None = None
+
+    @property
+    def shared(self) -> int | None:
+        """The rows of the smallest batch, of which each process of a sharded launch must have one; None: no matter."""
+        return min(self.rows.values(), default=None)
 
 
 def unlearning(recipe: UnlearnRecipe, model: Any, name: str = "unlearn", times: int = 1) -> PricedJob:
@@ -62,26 +73,52 @@ def unlearning(recipe: UnlearnRecipe, model: Any, name: str = "unlearn", times: 
     return PricedJob(
         name, recipe.train, passes, recipe.train.steps, lora=recipe.lora, times=times, every=every,
         filled=frozenset(filled), sums=1 + len(recipe.regularizers), not_counted=tuple(beside),
+        rows=_batches(recipe), alone=_alone(against_unlearn(recipe)), lower=_lower(recipe),
     )  # fmt: skip
+
+
+def _batches(recipe: UnlearnRecipe) -> dict[str, int]:
+    """The rows of a step of each stream, by key; of one that is read in halves, those of a half."""
+    found = {"forget.batch": recipe.forget.batch} | ({"retain.batch": recipe.retain.batch} if recipe.retain else {})
+    halved = halved_of(recipe)
+    for i, reg in enumerate(recipe.regularizers):
+        found[f"regularizers.{i}.batch"] = reg.batch // (2 if any(d.name in halved for d in reg.env) else 1)
+    return found
+
+
+def _alone(against: Iterator[tuple[str, str]]) -> str:
+    return "; ".join(f"{key}: {what}" for key, what in against)
+
+
+def _lower(recipe: UnlearnRecipe) -> int | None:
+    """The layers that `train.loaded: needed` would load, if the recipe may have it."""
+    read = layers_of(recipe.objective)
+    asked = recipe.model_copy(update={"train": recipe.train.model_copy(update={"loaded": "needed"})})
+    return max(read) + 1 if read and not list(loaded_problems(asked)) else None
 
 
 def attacking(recipe: AttackRecipe, name: str = "attack", times: int = 1) -> PricedJob:
     """The training of an attack; of one that trains nothing, its scoring."""
     attack, keys = recipe.attack, recipe.attack.params()
     if registry.attack[attack.name].declared.access != "training":
-        return scoring(recipe.eval, name, times)
+        return replace(scoring(recipe.eval, name, times), alone=_alone(against_attack(recipe)))
     spec = TrainSpec(
         accumulation=keys.get("accumulation", 1), precision=keys.get("precision", "bf16"), params=keys.get("weights")
     )
     if isinstance(attack, TrainingAttack):
         spec = attack.stepped(spec)
-    shape = Shape.full(Form(max_length=keys["max_length"]), keys["batch"])
+    shapes = {"attack": Shape.full(Form(max_length=keys["max_length"]), keys["batch"])}
+    if isinstance(attack, TrainingAttack) and attack.mix:
+        shapes["attack.mix"] = Shape.full(attack.mix, attack.mix.batch)
 
     def passes(train: TrainSpec, world: int) -> list[Passing]:
-        return [Passing.of("attack", shape, world * train.accumulation)]
+        return [Passing.of(key, shape, world * train.accumulation) for key, shape in shapes.items()]
 
-    return PricedJob(name, spec, passes, _steps(attack), key="attack", lora=keys.get("lora"), times=times,
-               splits="accumulation" in keys)  # fmt: skip
+    return PricedJob(
+        name, spec, passes, _steps(attack), key="attack", lora=keys.get("lora"), times=times,
+        splits="accumulation" in keys, alone=_alone(against_training(spec, "attack")),
+        rows={f"{key}.batch": shape.batch for key, shape in shapes.items()},
+    )  # fmt: skip
 
 
 def _steps(attack: Component) -> int | None:

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ilu_cli.engine.accel import backend
-from ilu_cli.errors import UnavailableError
+from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.metrics.figure import size
 from ilu_cli.models import builtin
-from ilu_cli.models.load import empty_model
+from ilu_cli.models.load import empty_model, trained_params
+from ilu_cli.models.lower import check_lower
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import find_subject, in_mirror
 from ilu_cli.paths import is_hub_name
+from ilu_cli.recipe.load import recipes_dir
 from ilu_cli.runs.results import Row
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows.fit.devices import Device, Fleet, fleet
-from ilu_cli.workflows.fit.fit import FitAnswer, Fitting, best, launches
-from ilu_cli.workflows.fit.jobs import UNIT, PricedJob, jobs_of
+from ilu_cli.workflows.fit.fit import FitAnswer, Fitting, best, placed
+from ilu_cli.workflows.fit.jobs import PricedJob, jobs_of
 
+LORA = {"train": "lora", "attack": "attack.lora"}
 SPEED = 0.3  # seconds that the speed of this machine is measured for
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A job with an answer for each launch."""
+    """A job with an answer for each launch that takes it; `refused`: why others do not."""
 
     job: PricedJob
     trained: int
     answers: list[FitAnswer]
+    refused: dict[str, str]
 
     @property
     def best(self) -> FitAnswer | None:
@@ -68,6 +73,8 @@ class FitPlan:
         """What to do, a line for each job."""
         for p in self.jobs:
             yield f"{p.job.name}: {self._advice(p)}"
+            for name, why in p.refused.items():
+                yield f"  {name} is refused: {why}"
             if p.job.not_counted:
                 yield f"  not counted: what {', '.join(p.job.not_counted)} holds and does beside the gradient"
 
@@ -75,19 +82,33 @@ class FitPlan:
         found = p.best
         if found is None:
             least = min(p.answers, key=lambda a: a.moment.bytes)
-            return f"does not fit; at the least it takes {size(least.moment.bytes)} of each device"
+            keys = f" and {' '.join(least.keys)}" if least.keys else ""
+            adapter = "" if p.job.lora or p.job.scores else f"; an adapter takes less: --set {LORA[p.job.key]}.r=16"
+            return (
+                f"does not fit by any launch or keys known here: with {least.launch.name}{keys} it still takes "
+                f"{size(least.moment.bytes)} of a device of {size(self.fleet.device.memory)}{adapter}"
+            )
         sets = "".join(f" --set {key}" for key in found.keys)
-        return f"fits: {self.start(found)}{sets}"
+        where = ", once on each node with its rank" if found.launch.fleet.nodes > 1 else ""
+        return f"fits{where}: {self.start(found)}{sets}"
 
     def start(self, answer: FitAnswer) -> str:
-        """The command line of a launch."""
+        """The command line of a launch; of several nodes, with RANK and FIRST to be filled in."""
         name, fleet = answer.launch.name, answer.launch.fleet
         if not answer.launch.shards and fleet.all == 1:
             return self.command
-        words = self.command.removeprefix("ilu ")
-        return (
-            f"accelerate launch --config_file recipes/launch/{name}.yaml --num_processes {fleet.all} -m ilu_cli {words}"
-        )
+        before = "" if fleet.device.accelerator else "ACCELERATE_USE_CPU=true "
+        words, nodes = self.command.removeprefix("ilu "), ""
+        if fleet.nodes > 1:
+            nodes = f" --num_machines {fleet.nodes} --machine_rank RANK --main_process_ip FIRST"
+        file = f"--config_file {_launch(name)} --num_processes {fleet.all}{nodes}"
+        return f"{before}accelerate launch {file} -m ilu_cli {words}"
+
+
+def _launch(name: str) -> str:
+    """The file of a launch, by its path from here where it lies below."""
+    path, here = recipes_dir() / "launch" / f"{name}.yaml", Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
 def _facts(p: Planned) -> Row:
@@ -102,7 +123,8 @@ def _facts(p: Planned) -> Row:
     found = p.best
     return {
         "name": p.job.name, "times": p.job.times, "steps": p.job.steps, "trained": p.trained, "scores": p.job.scores,
-        "best": found.launch.name if found else None, "answers": answers, "not_counted": list(p.job.not_counted),
+        "best": found.launch.name if found else None, "answers": answers, "refused": p.refused,
+        "not_counted": list(p.job.not_counted),
     }  # fmt: skip
 
 
@@ -123,11 +145,28 @@ def plan(name: str, command: str, recipe: Any, run: str, devices: str, config: P
     model = empty_model(place)
     parts_of(model)
     found, parameters = [], sum(p.numel() for p in model.parameters())
-    for job in jobs_of(name, command, recipe, model):
-        fitting = Fitting(job, empty_model(place), getattr(recipe, "seed", 0))
-        trained = sum(p.numel() for p in fitting.params)
-        found.append(Planned(job, trained, [fitting.by(launch) for launch in launches(wanted)]))
+    for asked in jobs_of(name, command, recipe, model):
+        job = _lowered(asked, model, place)
+        fitting = Fitting(job, place, getattr(recipe, "seed", 0))
+        ways, refused = placed(job, wanted)
+        found.append(Planned(job, fitting.trained, [fitting.by(launch) for launch in ways], refused))
     return FitPlan(name, run, str(config) if config else ref, parameters, wanted, found)
+
+
+def _lowered(job: PricedJob, model: Any, place: Path) -> PricedJob:
+    """A job that may load its lower layers alone, if the model can be cut there with all that is trained."""
+    if not job.lower:
+        return job
+    try:
+        lower = empty_model(place, job.lower)
+        check_lower(model, lower)
+        whole, less = (trained_params(m, job.train.params, False).keys() for m in (model, lower))
+        if whole == less:
+            return job
+    except UsageError:
+        if job.train.loaded == "needed":
+            raise
+    return replace(job, lower=None)
 
 
 def _ref(recipe: Any) -> str:
@@ -181,9 +220,9 @@ def here() -> Fleet:
     return Fleet(Device("here", b.memory()[0], *speeds, accelerator=b.device.type != "cpu"), 1)
 
 
-def told(seconds: float | None, job: PricedJob) -> str:
-    """Seconds of a whole job in words."""
+def told(seconds: float | None) -> str:
+    """Seconds in words."""
     if seconds is None:
         return "as the data say"
     unit = next(((n, u) for n, u in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")) if seconds >= n), (1e-3, "ms"))
-    return f"{seconds / unit[0]:.3g} {unit[1]}" + (f" / {UNIT:,} tokens" if job.scores else "")
+    return f"{seconds / unit[0]:.3g} {unit[1]}"
