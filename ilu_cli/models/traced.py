@@ -23,6 +23,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 
 from ilu_cli.models.hold import computed_again
 from ilu_cli.models.names import places
+from ilu_cli.models.packed import NAME
 from ilu_cli.models.parts import Parts, parts_of
 
 Work = Counter[tuple[int, int]]
@@ -67,12 +68,14 @@ class Trace:
 @dataclass(frozen=True)
 class Mode:
     """How a decoder is run: under bf16 autocast (`half`), its layers' insides computed `again` in the backward pass,
-    and with parameters of these ids held in bf16 (`small`).
+    with parameters of these ids held in bf16 (`small`), and with the attention that packs (`packed`), which on a CPU
+    turns short rows into float32.
     """
 
     half: bool
     again: bool = False
     small: frozenset[int] = frozenset()
+    packed: bool = False
 
 
 def trace(model: Any, rows: int, length: int, mode: Mode) -> Trace:
@@ -96,6 +99,7 @@ def trace(model: Any, rows: int, length: int, mode: Mode) -> Trace:
         seen.weights = {t.untyped_storage()._cdata for t in named.values()}
         found = _Layers(parts, first, seen, mode)
         stack.enter_context(found.measured())
+        stack.enter_context(_attending(parts.decoder, mode.packed))
         stack.enter_context(seen)
         asked = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
         out = torch.func.functional_call(parts.decoder, named, (), asked)
@@ -129,6 +133,20 @@ def formula(model: Any, rows: int, length: int, mode: Mode) -> Trace:
         inside, held = kept + 2 * size * mode.half, tokens * hidden * 4 if mode.again else kept + copies
         costs.append(LayerCost(held * flows, copies * flows, 2 * own // 4, inside, held + inside + own, ahead, back))
     return Trace(tokens * hidden * 4, costs, tokens * hidden * 4, Work())
+
+
+@contextmanager
+def _attending(decoder: Any, packed: bool) -> Iterator[None]:
+    """Let PyTorch's attention be the one that packs, as it will be in a training that does."""
+    before = decoder.config._attn_implementation
+    if not packed or before != "sdpa":
+        yield
+        return
+    decoder.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        decoder.set_attn_implementation(before)
 
 
 def _empty(t: Tensor, small: bool) -> Tensor:

@@ -32,6 +32,10 @@ COMPARED, SEEN = 32, 9  # bytes for each entry of the largest trained weight whi
 PROCESS = (
     60 << 20
 )  # bytes that a process on a CPU grows by otherwise: libraries loaded late, pools of threads (measured)
+GIVEN_BACK = (
+    6 << 20
+)  # bytes from which on glibc maps a block by itself, and unmaps it when it is freed: it keeps smaller ones. The bound
+# grows with what was freed; when a model is read it lies between 4 and 6 MB (measured by the flag of blocks)
 CONTEXT = 1 << 30  # bytes of an accelerator that its driver's context and libraries' work space take (not measured)
 
 
@@ -147,15 +151,15 @@ class TrainingPrice:
         small = [m.weight for m in held(model, params)] if kind != "fp32" else []
         self.small, self.few = frozenset(map(id, small)), sum(w.numel() for w in small)
         self.alone = PROCESS if ground.memory is None else CONTEXT
-        kept = FLOAT * self.few if ground.memory is None else 0  # as they were read: the allocator gives nothing back
         self.base = {
             "weights": int(FLOAT * (self.total - self.few) + BYTES[kind] * self.few),
             "optimizer": int(_stepping(spec, ground) * self.all / FLOAT),
-            "process": self.alone + kept,
+            "process": self.alone + _left(small, ground),
         }
         if ground.shards > 1:
             self._spread(where)
-        self.mode = Mode(spec.precision == "bf16", spec.memory.checkpointing, self.small)
+        packed = spec.packing and ground.memory is None
+        self.mode = Mode(spec.precision == "bf16", spec.memory.checkpointing, self.small, packed)
         self.cached = cached if ground.memory is None else 0  # it lies in main memory
         self.unpacked = HALF * max((w.numel() for w in small), default=0) if kind == "nf4" else 0
         head, embedded = model.get_output_embeddings().weight, model.get_input_embeddings().weight
@@ -261,6 +265,12 @@ class TrainingPrice:
     def chunk(self, p: Passing) -> int:
         """A chunk of logits, as it is held five times: raw, by the teacher, as log-probabilities, and their slopes."""
         return 5 * FLOAT * min(chunk_for(self.ground.memory, self.words), p.scored) * self.words
+
+
+def _left(small: Sequence[torch.Tensor], ground: Ground) -> int:
+    """Bytes of matrices as they were read that are free once they are made smaller, and not given back."""
+    read = (FLOAT * w.numel() for w in small)
+    return sum(size for size in read if size < GIVEN_BACK) if ground.memory is None else 0
 
 
 def _by_place(model: Any, own: set[int], where: dict[str, int]) -> dict[int, list[int]]:

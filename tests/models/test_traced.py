@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ilu_cli.engine.head import token_stats
 from ilu_cli.models.load import add_adapter, trained_params
 from ilu_cli.models.logits import LMHead
+from ilu_cli.models.packed import NAME
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.traced import Mode, formula, trace, traced
 from ilu_cli.recipe.specs import LoraSpec
@@ -99,6 +100,30 @@ def test_bytes_that_a_layer_keeps_are_those_that_autograd_keeps() -> None:
     cost = trace(model("meta"), ROWS, LENGTH, Mode(half=False)).layers[1]
     assert cost.kept == found[0]
     assert cost.copies == cost.cached == 0
+
+
+def test_short_rows_that_attend_in_float32_are_counted_so() -> None:
+    """As a training on a CPU runs them; to a tenth of what autograd keeps."""
+    real, empty, found = model(), model("meta"), []
+    for m in (real, empty):
+        m.set_attn_implementation("sdpa")
+    real.set_attn_implementation(NAME)
+    layer, forward = real.model.layers[1], real.model.layers[1].forward
+
+    def looked(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        layer.forward = forward
+        found.append(kept_by_autograd(layer, x.detach().requires_grad_(), *args, **kwargs))
+        return forward(x, *args, **kwargs)
+
+    layer.forward = looked
+    ids = torch.zeros(ROWS, LENGTH, dtype=torch.long)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        real.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    plain, packed = (trace(empty, ROWS, LENGTH, Mode(half=True, packed=on)).layers[1].kept for on in (False, True))
+    assert packed == pytest.approx(found[0], rel=0.1)
+    wider = ROWS * LENGTH * 4 * 32 * (4 - 2)  # queries, keys, values and what attention gives
+    assert wider <= packed - plain < 1.5 * wider
+    assert empty.config._attn_implementation == "sdpa"
 
 
 def test_under_autocast_the_copies_are_two_bytes_of_each_matrix_that_gradients_go_through() -> None:

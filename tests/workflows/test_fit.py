@@ -72,6 +72,11 @@ def test_what_saves_memory_is_counted_as_it_lies(config: Path) -> None:
     assert small.weights == 4 * (ALL - matrices) + 2 * matrices
     assert small.process == PROCESS + 4 * matrices  # as they were read
     assert small.copies == 2 * (ALL - matrices)  # the others are in the checkpoint's type already
+    T.LlamaConfig(
+        vocab_size=100, hidden_size=1024, intermediate_size=2048, num_hidden_layers=1, num_attention_heads=4,
+    ).save_pretrained(config.parent)  # fmt: skip
+    large = moments(config.parent, ["model.norm.weight"], passes, Ground(), memory=MemorySpec(frozen="bf16"))["saving"]
+    assert large.process == PROCESS + 4 * 4 * 1024 * 1024  # of the MLP blocks of 8 MB are given back, of attention none
     away = moments(config, None, passes, Ground(80 * 10**9), memory=MemorySpec(offload="optimizer"))
     assert away["saving"].optimizer == 0
     plain, again = (
