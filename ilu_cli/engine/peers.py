@@ -47,7 +47,9 @@ class _Place:
 def launched() -> bool:
     """Whether a launcher with a store (torchrun, accelerate) has started this process beside others."""
     told = os.environ.get
-    return int(told("WORLD_SIZE") or 1) > 1 and all(told(n) for n in ("RANK", "LOCAL_RANK", "MASTER_ADDR"))
+    return int(told("WORLD_SIZE") or 1) > 1 and all(
+        told(n) for n in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    )
 
 
 def begin() -> None:

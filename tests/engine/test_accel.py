@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import Any, cast
@@ -12,8 +13,10 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
 from torch import Tensor
+from torch._C._distributed_c10d import TCPStore
 
 from ilu_cli.cli.failures import as_known
+from ilu_cli.engine import peers
 from ilu_cli.engine.accel import ENGINES, SHARDED, Backend
 from ilu_cli.errors import RunFailed, UsageError
 
@@ -112,3 +115,18 @@ def test_a_process_that_is_gone_is_no_fault_of_ours() -> None:
     known = as_known(RuntimeError(said))
     assert isinstance(known, RunFailed) and "another process of this launch" in str(known)
     assert known.hint is not None and "report" not in known.hint
+
+
+def test_a_process_that_does_not_come_is_waited_for_as_long_as_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of two processes, and the launcher's store; there is no second."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    told = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}
+    told |= {"TORCHELASTIC_USE_AGENT_STORE": "True", peers.TIMEOUT: "1"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(peers, "_store", functools.cache(peers._store.__wrapped__))
+    with pytest.raises(RunFailed, match="process 1 of 2 has not come as far as process 0 in 1 s"):
+        peers.agree("test", {"key": 1})
+    monkeypatch.setenv(peers.TIMEOUT, "soon")
+    with pytest.raises(UsageError, match="soon is not a number of seconds"):
+        peers.agree("test", {"key": 1})
