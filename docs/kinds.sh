@@ -30,3 +30,4 @@ if ! finished "$ILU_RUNS/rmu"; then
 fi
 once merge merge finetuned=relative
 once strip strip model=relative 'directions=[1,4]'
+once interpolate interpolate model=relative 'ts=[0.5,0.75]'
