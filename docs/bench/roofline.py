@@ -1,7 +1,7 @@
 """Plans on H100s, from the shapes of models that are not here: Markdown for docs/scaling.md.
 
     python docs/bench/roofline.py models      # three models × how they are unlearned and attacked
-    python docs/bench/roofline.py recipes     # each shipped recipe of a training, on one device and on eight
+    python docs/bench/roofline.py recipes     # JSON for docs/performance.md: shipped recipes, on one device and on eight
 
 Nothing is measured: `ilu plan` counts. The shapes are those of the models' published config.json.
 """
@@ -83,8 +83,7 @@ def models(folder: Path) -> None:
 
 
 def recipes(folder: Path) -> None:
-    """A row for each shipped recipe of one training: FLOPs of a step, the plan on one device, the best on eight."""
-    print("| recipe | model | PFLOP a step | one H100 | eight, the cheapest that fits |\n|---|---|---|---|---|")
+    """JSON, a line for each shipped recipe of one training: FLOPs of a step, one device, the best launch on eight."""
     for name, path in shipped().items():
         data: dict[str, Any] = read_layers(path).data
         if data["command"] not in ("unlearn", "attack"):
@@ -94,9 +93,9 @@ def recipes(folder: Path) -> None:
         (p,) = planned(folder, name, model, "8xH100-80GB")
         many = [a for a in p.answers if a.launch.fleet.all > 1 and a.fits]
         best = min(many, key=lambda a: a.step, default=p.answers[-1])
-        where = best.launch.name.removeprefix("eight-gpus-")
-        flops = p.answers[0].flops / 1e15
-        print(f"| {name} | {model} | {flops:.3g} | {cell(p, p.answers[0])} | {where}: {cell(p, best)} |", flush=True)
+        where = f"{best.launch.name}, {best.launch.fleet.all}: {cell(p, best)}"
+        found = {"recipe": name, "model": model, "step_flops": p.answers[0].flops, "one": cell(p, p.answers[0])}
+        print(json.dumps(found | {"eight": where}), flush=True)
 
 
 if __name__ == "__main__":

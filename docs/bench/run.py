@@ -48,6 +48,7 @@ ROWS = {
     "gemm": Row("gemm.py", target=0.75),
     "busy": Row("busy.py", "--seconds 20"),
     "growth": Row("growth.py"),
+    "roofline": Row("roofline.py", "recipes"),
 }
 
 
@@ -136,6 +137,15 @@ def grown(line: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def on_paper(lines: list[dict[str, Any]]) -> list[str]:
+    """The section of what was counted and not measured."""
+    rows = [
+        f"| {r['recipe']} | {r['model']} | {r['step_flops'] / 1e12:,.3g} | {r['one']} | {r['eight']} |" for r in lines
+    ]
+    return ["\n## On paper: H100s\n", PAPER, "| recipe | shape | TFLOP a step | one H100 | eight, the quickest |",
+            "|---|---|---|---|---|", *rows]  # fmt: skip
+
+
 def page() -> str:
     """The page, from all results that there are."""
     found = results()
@@ -168,6 +178,7 @@ def page() -> str:
         head = "| | sizes | seconds, ilu | seconds, plain | exponent, ilu | plain | megabytes, ilu | exponent |"
         out += ["\n## How the cost grows\n", GROWTH, head, "|---|---|---|---|---|---|---|---|"]
         out += [grown(line) for line in found["growth"]["lines"]]
+    out += on_paper(found["roofline"]["lines"]) if "roofline" in found else []
     out += ["\n## Where and when\n", "| row | command | took | load before, after | CPU | cores, threads | torch |"]
     out += ["|---|---|---|---|---|---|---|"]
     for name, r in found.items():
@@ -183,6 +194,12 @@ INTRO = """\
 ROWS="start gemm"` some of it. A ratio is the median over the turns of plain ÷ ilu, so that other work on the machine
 touches both. Times were taken at the load that the last table tells: with a load above the number of cores they are
 longer than they need be, and the ratios still hold.
+"""
+PAPER = """\
+Arithmetic, to be checked when there is an H100: nothing of this was measured. `ilu plan` of each shipped recipe with
+rows of full length ([how](scaling.md#on-machines-that-are-not-here)): bytes of one device, seconds of a step and of the
+whole training by a roofline, which no machine is faster than, and the keys that make it fit. Of eight: the launch with
+the quickest step, and how many processes it has.
 """
 GROWTH = """\
 `python docs/bench/growth.py`: random Llamas, each axis at 1, 2, 4 and 8 times its least size, environments 1 to 4. The
