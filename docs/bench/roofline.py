@@ -1,7 +1,7 @@
 """Plans on H100s, from the shapes of models that are not here: Markdown for docs/scaling.md.
 
     python docs/bench/roofline.py models      # three models × how they are unlearned and attacked
-    python docs/bench/roofline.py recipes     # JSON for docs/performance.md: shipped recipes, on one device and on eight
+    python docs/bench/roofline.py recipes     # JSON for docs/performance.md: shipped recipes, on one and on eight
 
 Nothing is measured: `ilu plan` counts. The shapes are those of the models' published config.json.
 """
