@@ -19,10 +19,11 @@ from ilu_cli.engine.accel import backend
 from ilu_cli.engine.tiles import chunk_for, memory_of, tile_for
 from ilu_cli.models.hold import BYTES, held
 from ilu_cli.models.names import places
-from ilu_cli.models.traced import LayerCost, Mode, Trace, traced
+from ilu_cli.models.traced import LayerCost, Mode, Trace
 from ilu_cli.recipe.specs import TrainSpec
 from ilu_cli.runs.files import weight_files
 from ilu_cli.workflows.passes import Passing
+from ilu_cli.workflows.traces import kept_trace
 
 MOMENTS = {"adamw": 2, "muon": 2, "momentum": 1, "sgd": 0, "adafactor": 0}  # at most; two vectors are not counted
 MOMENT = {32: 4.0, 8: 1 + 4 / 256}  # bytes of one of Adam's; bitsandbytes has a float32 for each 256
@@ -205,7 +206,7 @@ class TrainingPrice:
         """What the layers take in a pass."""
         key = self.mode, p.rows, p.length
         if key not in self.traces:
-            self.traces[key] = traced(self.model, p.rows, p.length, self.mode)
+            self.traces[key] = kept_trace(self.model, p.rows, p.length, self.mode)
         return self.traces[key]
 
     def steps(self, passes: Sequence[Passing]) -> Iterator[Moment]:
