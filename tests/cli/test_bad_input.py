@@ -20,7 +20,7 @@ from ilu_cli.models import builtin
         (["unlearn", "--method", "rmuu"], 2, "Did you mean 'rmu'?"),
         (["unlearn", "--method", "RMU"], 2, "Did you mean 'rmu'?"),
         (["unlearn", "npo"], 2, "--method npo"),
-        (["unlearn", "--set", "lr=1e-4", "--set", "layer=3"], 2, "Did you mean 'objective.layer'?"),
+        (["unlearn", "--method", "rmu", "--set", "lr=1e-4", "--set", "layer=3"], 2, "Did you mean 'objective.layer'?"),
         (["attack", "sst2"], 2, "--task sst2"),
         (["unlearn", "--lr", "fast"], 2, "Invalid value for '--lr': "),  # what follows is the parser's own
         (["unlearn", "--nonsense"], 2, "No such option"),

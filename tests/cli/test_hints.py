@@ -22,6 +22,10 @@ OTHERS = {  # options of other programs that messages name
     "--fsdp_version": "accelerate launch",
     "--config_file": "accelerate launch",
     "--num_processes": "accelerate launch",
+    "--num_machines": "accelerate launch",
+    "--machine_rank": "accelerate launch",
+    "--main_process_ip": "accelerate launch",
+    "--main_process_port": "accelerate launch",
     "--head": "ray start",
     "--apply_chat_template": "lm-eval",
 }
