@@ -87,7 +87,7 @@ def serve(conn: Connection, root: Path, plugins: list[Path], threads: int, gpu: 
 
 
 def outcome(task: Job, store: Store, say: Say) -> Answer:
-    """Do a node, and tell how it ended: nothing that goes wrong is raised."""
+    """Do a node, and tell how it ended: nothing that goes wrong is raised, but for what ends the process."""
     began = time.monotonic()
     try:
         answer: Answer = {"run": do(task, store, say)}
@@ -97,7 +97,12 @@ def outcome(task: Job, store: Store, say: Say) -> Answer:
         hint = f" ({error.hint})" if error.hint else ""
         answer = {"interrupted": True} if error.exit_code == 130 else {"error": f"{error}{hint}"}
     except Exception as error:  # a node's failure is its own, whatever it is
-        answer = {"error": f"{type(error).__name__}: {error}"}
+        if isinstance(
+            error.__cause__, SystemExit
+        ):  # a signal's (submitit's), which pydantic took for a failure to write
+            raise error.__cause__ from error
+        asked = isinstance(error.__cause__, KeyboardInterrupt)
+        answer = {"interrupted": True} if asked else {"error": f"{type(error).__name__}: {error}"}
         if os.environ.get("ILU_DEBUG") or "--debug" in sys.argv:
             traceback.print_exc()
     answer["seconds"] = round(time.monotonic() - began, 2)
