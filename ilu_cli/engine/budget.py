@@ -78,7 +78,10 @@ class Budget:
         """
         now = self._measure(grads)
         if self.lasting and grads.step == 0:
-            now = self._fit(grads, before, now, self.limit / self.lasting[0] ** 2)
+            part = 1 / self.lasting[0] ** 2
+            now = self._fit(
+                grads, before, now, self.limit * min(part, 1 - CLOSE)
+            )  # one step alone stays within it, too
         if now <= self.limit:
             self.spent, self.log = now, {"budget kl": now}
             return True

@@ -18,10 +18,10 @@ from ilu_cli.errors import RunFailed
 LIMIT, STEPS = 0.02, 10
 
 
-def fitted(lr: float, steps: int = STEPS) -> tuple[Trainer, Budget]:
+def fitted(lr: float, steps: int = STEPS, lasting: int = STEPS) -> tuple[Trainer, Budget]:
     terms = [Term("x", stream(items_of([5, 8])), lambda v: -v.nll, "token")]
     t = trainer(tiny_model(), terms, [], lr=lr, steps=steps, optimizer="sgd")
-    t.budget = found = Budget.of(stream(items_of([9, 7], seed=5), name="budget"), LIMIT, t.grads, (STEPS, lr))
+    t.budget = found = Budget.of(stream(items_of([9, 7], seed=5), name="budget"), LIMIT, t.grads, (lasting, lr))
     return t, found
 
 
@@ -46,6 +46,13 @@ def test_all_steps_are_as_long_as_by_hand() -> None:
     list(plain.run())
     for a, b in zip(t.params.values(), plain.params.values()):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("lr", [1e-3, 0.1, 0.13, 0.2, 50.0])
+def test_one_step_alone_is_within_the_budget(lr: float) -> None:
+    t, budget = fitted(lr, steps=1, lasting=1)
+    list(t.run())
+    assert 0.8 * LIMIT <= budget.spent <= LIMIT
 
 
 def test_a_resumed_run_keeps_the_scale(tmp_path: Path) -> None:
