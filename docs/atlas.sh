@@ -3,12 +3,7 @@
 # three methods, and attacked beside the model of before, which never knew. What WORK holds already is not run again.
 set -eu
 docs=$(cd "$(dirname "$0")" && pwd)
-work=${WORK:?a folder for the runs}
-ilu=${ILU:-ilu}
-export ILU_RUNS="$work/runs"
-mkdir -p "$work"
-
-finished() { grep -q '"status": "complete"' "$1/manifest.json" 2> /dev/null; }
+. "$docs/work.sh"
 
 taught="$work/taught"
 if ! finished "$taught"; then

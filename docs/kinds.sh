@@ -3,12 +3,8 @@
 # original, which stands for what an attacker finds in public; then kinds that need no more than that attack it once, and the
 # original. What WORK holds already is not run again.
 set -eu
-work=${WORK:?a folder for the runs}
-ilu=${ILU:-ilu}
-export ILU_RUNS="$work/runs"
-mkdir -p "$ILU_RUNS"
-
-finished() { grep -q '"status": "complete"' "$1/manifest.json" 2> /dev/null; }
+docs=$(cd "$(dirname "$0")" && pwd)
+. "$docs/work.sh"
 
 once() { # NAME KIND KEY=VALUE…
     name=$1 kind=$2

@@ -4,12 +4,7 @@
 # (the first five) are run once. METHODS and PARTS (of tpe, random, listed) choose.
 set -eu
 docs=$(cd "$(dirname "$0")" && pwd)
-work=${WORK:?a folder for the runs}
-ilu=${ILU:-ilu}
-export ILU_RUNS="$work/runs"
-mkdir -p "$work"
-
-finished() { grep -q '"status": "complete"' "$1/manifest.json" 2> /dev/null; }
+. "$docs/work.sh"
 
 cp "$docs/bench/red.yaml" "$work/tpe.yaml"
 sed 's/trials: 8/trials: 12\n      sampler: random/' "$docs/bench/red.yaml" > "$work/random.yaml"

@@ -129,7 +129,7 @@ class Trainer:
             self.step += 1
             for defence in self.defences:
                 defence.after_step(self.grads)
-            lr = learning_rate(self.spec, self.step - 1) * (self.budget.scale if self.budget else 1.0)
+            lr = self._rate(self.step - 1)
             yield StepLog(self.step, self.spec.steps, losses, lr, grad_norm, tokens, time.perf_counter() - began)
 
     def backward(self) -> dict[str, float]:
@@ -219,10 +219,14 @@ class Trainer:
         if self.spec.max_grad_norm is not None:
             clip(params, self.spec.max_grad_norm, grad_norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.spec, self.step) * (self.budget.scale if self.budget else 1.0)
+            group["lr"] = self._rate(self.step)
         self.optimizer.step()
         self._forget_gradients()
         return grad_norm
+
+    def _rate(self, step: int) -> float:
+        """The learning rate of a step, by the scale that a budget has found."""
+        return learning_rate(self.spec, step) * (self.budget.scale if self.budget else 1.0)
 
     def _forget_gradients(self) -> None:
         for p in self.params.values():

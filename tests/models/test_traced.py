@@ -85,8 +85,9 @@ def kept_by_autograd(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> int:
     return sum(t.untyped_storage().nbytes() for key, t in saved.items() if key not in known)
 
 
-def test_bytes_that_a_layer_keeps_are_those_that_autograd_keeps() -> None:
-    real, found = model(), []
+def kept_by_the_second_layer(real: Any) -> int:
+    """The same of that layer, as the model calls it on ROWS of LENGTH."""
+    found = list[int]()
     layer, forward = real.model.layers[1], real.model.layers[1].forward
 
     def looked(x: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -97,30 +98,25 @@ def test_bytes_that_a_layer_keeps_are_those_that_autograd_keeps() -> None:
     layer.forward = looked
     ids = torch.zeros(ROWS, LENGTH, dtype=torch.long)
     real.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    return found[0]
+
+
+def test_bytes_that_a_layer_keeps_are_those_that_autograd_keeps() -> None:
     cost = trace(model("meta"), ROWS, LENGTH, Mode(half=False)).layers[1]
-    assert cost.kept == found[0]
+    assert cost.kept == kept_by_the_second_layer(model())
     assert cost.copies == cost.cached == 0
 
 
 def test_short_rows_that_attend_in_float32_are_counted_so() -> None:
     """As a training on a CPU runs them; to a tenth of what autograd keeps."""
-    real, empty, found = model(), model("meta"), []
+    real, empty = model(), model("meta")
     for m in (real, empty):
         m.set_attn_implementation("sdpa")
     real.set_attn_implementation(NAME)
-    layer, forward = real.model.layers[1], real.model.layers[1].forward
-
-    def looked(x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        layer.forward = forward
-        found.append(kept_by_autograd(layer, x.detach().requires_grad_(), *args, **kwargs))
-        return forward(x, *args, **kwargs)
-
-    layer.forward = looked
-    ids = torch.zeros(ROWS, LENGTH, dtype=torch.long)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        real.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        kept = kept_by_the_second_layer(real)
     plain, packed = (trace(empty, ROWS, LENGTH, Mode(half=True, packed=on)).layers[1].kept for on in (False, True))
-    assert packed == pytest.approx(found[0], rel=0.1)
+    assert packed == pytest.approx(kept, rel=0.1)
     wider = ROWS * LENGTH * 4 * 32 * (4 - 2)  # queries, keys, values and what attention gives
     assert wider <= packed - plain < 1.5 * wider
     assert empty.config._attn_implementation == "sdpa"
