@@ -198,7 +198,7 @@ longer than they need be, and the ratios still hold.
 PAPER = """\
 Arithmetic, to be checked when there is an H100: nothing of this was measured. `ilu plan` of each shipped recipe with
 rows of full length ([how](scaling.md#on-machines-that-are-not-here)): bytes of one device, seconds of a step and of the
-whole training by a roofline, which no machine is faster than, and the keys that make it fit. Of eight: the launch with
+whole training by a roofline, with every row run anew, and the keys that make it fit. Of eight: the launch with
 the quickest step, and how many processes it has.
 """
 GROWTH = """\

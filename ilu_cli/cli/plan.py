@@ -45,7 +45,7 @@ def plan(
     """Say whether a recipe fits on some devices, by which launch and keys, and how long it takes at the least.
 
     From the model's configuration alone, with rows of full length: nothing is run or downloaded but that file. Seconds
-    are those of a roofline, so no machine is faster. Exit code 4 if it does not fit.
+    are those of a roofline, with every row run anew. Exit code 4 if it does not fit.
     """
     from ilu_cli.errors import RequirementError, UsageError
     from ilu_cli.recipe.load import find, load
@@ -86,7 +86,7 @@ def _show(found: FitPlan) -> None:
         _table(planned)
     for line in found.lines():
         console.out(line)
-    console.out("bytes of one device at the dearest moment; seconds by a roofline, which no machine is faster than")
+    console.out("bytes of one device at the dearest moment; seconds by a roofline, with every row run anew")
 
 
 def _table(planned: Planned) -> None:

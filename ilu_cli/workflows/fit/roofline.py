@@ -1,6 +1,7 @@
 """Seconds by a roofline: each operation takes as long as its arithmetic or its traffic, whichever is longer.
 
-Nothing else is counted (launching kernels, waiting, a rate below the maker's), so no machine is faster than this.
+Nothing else is counted (launching kernels, waiting, a rate below the maker's), so no machine is faster than this where
+every row is run anew; what is kept of a row (`train.prefix_gb`) saves more.
 """
 
 from __future__ import annotations
