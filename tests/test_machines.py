@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
@@ -144,6 +145,19 @@ class Info(NamedTuple):
     peak_wset: int
 
 
+STARTED = """
+import subprocess, sys
+held = b"x" * (1 << 30)
+peak = "from ilu_cli.engine.accel import backend; print(backend().peak_memory())"
+subprocess.run([sys.executable, "-c", peak], check=True)
+"""
+
+
+def test_the_most_memory_is_not_that_of_the_program_that_started_it() -> None:
+    done = subprocess.run([sys.executable, "-c", STARTED], capture_output=True, text=True, check=True)
+    assert 50 << 20 < int(done.stdout) < 1 << 30
+
+
 def test_the_most_memory_is_known_without_resource(monkeypatch: pytest.MonkeyPatch) -> None:
     class Windows:
         def memory_info(self) -> Any:
@@ -151,4 +165,5 @@ def test_the_most_memory_is_known_without_resource(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setitem(sys.modules, "resource", None)
     monkeypatch.setattr(psutil, "Process", Windows)
+    monkeypatch.setattr(Path, "is_file", lambda path: False)  # no /proc
     assert backend().peak_memory() == 12345

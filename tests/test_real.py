@@ -13,7 +13,7 @@ from conftest import Ilu
 pytestmark = pytest.mark.real
 
 STEP = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.gradients import Term
@@ -36,7 +36,7 @@ else:  # plain fine-tuning on the same two batches
     terms = [Term(s.stream.name, s.stream, lambda v: v.nll, "token") for s in plan.streams]
     trainer = Trainer(parts_of(model), dict(model.named_parameters()), terms, [], recipe.train, 0, backend())
 list(trainer.run())
-print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, plan.peak_memory]))
+print(json.dumps([backend().peak_memory(), plan.peak_memory]))
 """
 
 

@@ -16,7 +16,6 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -93,12 +92,6 @@ def plain(plan: unlearn.UnlearnPlan) -> Step:
 MAKERS = {"plain": plain, "ilu": ilu}
 
 
-def most_held() -> int:
-    """The most bytes of main memory that this program has held; `ru_maxrss` counts what its parent held too."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-
 def held(which: str, sets: list[str]) -> int:
     """The most bytes of a process that does a few steps of one kind."""
     line = [sys.executable, __file__, "--memory", which, *(f"--set={s}" for s in sets)]
@@ -116,7 +109,7 @@ def main() -> None:
         step = MAKERS[args.memory](plan)
         for _ in range(STEPS):
             step()
-        print(most_held())
+        print(backend().peak_memory())
         return
     took = turns({which: make(plan) for which, make in MAKERS.items()}, args.repeats)
     tell("rmu_step", took["plain"], took["ilu"], **{f"{which}_bytes": held(which, args.set) for which in MAKERS})

@@ -7,7 +7,6 @@ the ratio that of pairs; memory is the most that a process of its own has held a
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -50,7 +49,7 @@ def compare(script: str, name: str, makers: dict[str, Callable[[list[str]], Step
         step = makers[args.memory](args.set)
         for _ in range(STEPS):
             step()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        print(backend().peak_memory())
         return
     plain, ours = makers
     took = turns({which: make(args.set) for which, make in makers.items()}, args.repeats)
