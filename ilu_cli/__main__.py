@@ -4,14 +4,17 @@ import os
 
 from ilu_cli import stopping
 
+WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "3000"}
+"""Threads that wait for each other sleep: where others work too, they would spin for a core that the one they wait for
+needs. GNU's OpenMP lets them spin for some tens of microseconds first, which is what most waits of a step take
+(docs/bench/busy.py). OpenMP reads this when torch is loaded; what the environment says goes before.
+"""
+
 
 def main() -> None:
-    """Run the command line; a signal while it is being imported ends the process with a message.
-
-    Threads that wait for each other sleep: where others work too, they would spin for a core that the one they wait for
-    needs (docs/bench/busy.py). OpenMP reads this when torch is loaded; what the environment says goes before.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    """Run the command line; a signal while it is being imported ends the process with a message."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ |= WAITING | os.environ
     try:
         stopping.install()
         from ilu_cli.cli.app import main as run

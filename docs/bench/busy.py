@@ -3,8 +3,9 @@
 python docs/bench/busy.py [--jobs 2] [--threads 2] [--seconds 20]
 
 Each job takes steps of a random Llama of eight layers of the built-in model's width, 8 sequences of 48 tokens, bf16
-autocast, AdamW, for so many seconds; what counts is the median step. Without OMP_WAIT_POLICY threads spin for a while
-and then sleep (`default`); `ilu` asks for `passive`. `cost`: how much longer a step takes than alone with the default.
+autocast, AdamW, for so many seconds; what counts is the median step. By `default` threads spin for some milliseconds
+and then sleep; `passive` ones sleep at once, and those of `ilu` spin for some tens of microseconds. `cost`: how much
+longer a step takes than alone with the default.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import statistics
 import subprocess
 import sys
 import time
+
+from ilu_cli.__main__ import WAITING
 
 WIDTH, INNER, LAYERS, HEADS, GROUPS, VOCAB = 576, 1536, 8, 9, 3, 8192
 
@@ -48,8 +51,8 @@ def steps(threads: int, seconds: float) -> None:
 
 def together(jobs: int, threads: int, policy: str, seconds: float) -> float:
     """The median step, the mean over so many jobs at once."""
-    env = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | {"OMP_NUM_THREADS": str(threads)}
-    env |= {} if policy == "default" else {"OMP_WAIT_POLICY": policy}
+    env = {k: v for k, v in os.environ.items() if k not in WAITING} | {"OMP_NUM_THREADS": str(threads)}
+    env |= {"default": {}, "passive": {"OMP_WAIT_POLICY": "passive"}, "ilu": WAITING}[policy]
     line = [sys.executable, __file__, "--one", "--threads", str(threads), "--seconds", str(seconds)]
     running = [subprocess.Popen(line, env=env, stdout=subprocess.PIPE, text=True) for _ in range(jobs)]
     return statistics.mean(float(process.communicate()[0]) for process in running)
@@ -66,7 +69,7 @@ def main() -> None:
         return steps(given.threads, given.seconds)
     alone = None
     for jobs in (1, given.jobs):
-        for threads, policy in [(given.threads, "default"), (given.threads, "passive"), (1, "passive")]:
+        for threads, policy in [*((given.threads, policy) for policy in ("default", "passive", "ilu")), (1, "ilu")]:
             found = together(jobs, threads, policy, given.seconds)
             alone = alone or found
             told = {"jobs": jobs, "threads": threads, "waiting": policy, "seconds": round(found, 4)}

@@ -172,7 +172,7 @@ def page() -> str:
             f"| {s['jobs']} | {s['threads']} | {s['waiting']} | {s['seconds']:.3g} | {s['cost']:.2f} |" for s in steps
         ]
         before, after = found["busy"]["load"]
-        out += ["\n`passive` is what `ilu` asks for; `cost` is by one job alone with the default. Target: two jobs at "
+        out += ["\n`ilu` is what it asks for; `cost` is by one job alone with the default. Target: two jobs at "
                 f"most 2.2. Load of the machine before and after, other work included: {before}, {after}."]  # fmt: skip
     if "growth" in found:
         head = "| | sizes | seconds, ilu | seconds, plain | exponent, ilu | plain | megabytes, ilu | exponent |"

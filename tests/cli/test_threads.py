@@ -36,10 +36,15 @@ def test_threads_are_those_that_were_asked_for_and_for_this_command_only(
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="GNU OpenMP tells its settings")
-def test_threads_sleep_while_they_wait_unless_the_environment_says_otherwise(tiny: Path) -> None:
+def test_threads_soon_sleep_while_they_wait_unless_the_environment_says_otherwise(tiny: Path) -> None:
     args = [sys.executable, "-m", "ilu_cli", "eval", str(tiny), "--bench", "capitals", "--limit", "1"]
-    for asked, found in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "ACTIVE")):
+    asked_for: list[tuple[dict[str, str], str, bool]] = [
+        ({}, "PASSIVE", True),
+        ({"OMP_WAIT_POLICY": "active"}, "ACTIVE", False),
+    ]
+    for asked, policy, short in asked_for:
         done = subprocess.run(
-            args, env={**os.environ, "OMP_DISPLAY_ENV": "true", **asked}, text=True, capture_output=True
+            args, env={**os.environ, "OMP_DISPLAY_ENV": "verbose", **asked}, text=True, capture_output=True
         )
-        assert f"OMP_WAIT_POLICY = '{found}'" in done.stderr, done.stderr
+        assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr, done.stderr
+        assert ("GOMP_SPINCOUNT = '3000'" in done.stderr) == short, done.stderr
