@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ilu_cli.attacks import Attempt
-    from ilu_cli.engine.patching import States
+    from ilu_cli.engine.patching import Laid
     from ilu_cli.engine.tree import Request
     from ilu_cli.recipe.source import Key
+
+Scored = list[tuple[float, int]]  # by request the log-probability of its scored tokens, and their number
 
 
 def problems(own: Any, key: Key, _recipe: Any) -> Iterator[tuple[Key, str]]:
@@ -51,64 +53,64 @@ def patch(
     Departures: the answer is the benchmark's right choice, not a marked entity; with `layers` or `every`, the sum is
     over those.
     """
-    from ilu_cli.engine.patching import given_states
+    from ilu_cli.engine.patching import Patched, given_states, lay
     from ilu_cli.engine.probe import as_answers
 
     scorer, depth = attempt.scorer, len(attempt.scorer.parts.layers)
-    wanted = list(range((depth - 1) % every, depth, every)) if layers is None else layers
+    wanted = list(range((depth - 1) % every, depth, every)) if layers is None else sorted(set(layers))
     asked = [(i, n, c) for items in attempt.questions().values() for i in items for n, c in enumerate(i["choices"])]
     requests = [scorer.pair(i["question"], c) for i, _, c in asked]
     if into == "original":
         right = [at for at, (i, n, _) in enumerate(asked) if n == i["answer"]]
         tables = _into_original(attempt, requests, right, wanted, retain, threshold)
     else:
+        laid = lay(scorer, requests)
         with attempt.original():
-            states = given_states(scorer, requests, wanted)
-        tables = [_logps(attempt, states, n) for n in enumerate(wanted)]
-    for layer, table in zip(wanted, tables):
+            states = given_states(scorer, laid, wanted)
+        ours = Patched(scorer, requests, laid)
+        tables = ((layer, ours.logps(layer, states[layer])) for layer in wanted)
+    for layer, table in tables:
         attempt.read(as_answers(scorer, {r.ids: total for r, (total, _) in zip(requests, table)}))
         yield layer
 
 
 def _into_original(
     attempt: Attempt, requests: list[Request], right: list[int], layers: list[int], retain: str | None, threshold: float
-) -> list[list[tuple[float, int]]]:
+) -> Iterator[tuple[int, Scored]]:
     """By layer, what the original says with the unlearned model's states; `uds` is told if there is a `retain`."""
-    from ilu_cli.engine.patching import given_states
+    from ilu_cli.engine.patching import Patched, given_states, lay
 
-    states = given_states(attempt.scorer, requests, layers)
-    without = _of_another(attempt, retain, [requests[n] for n in right], layers)
+    scorer, known = attempt.scorer, [requests[n] for n in right]
+    laid, laid_known = lay(scorer, requests), lay(scorer, known) if retain else []
+    states, without = given_states(scorer, laid, layers), _of_another(attempt, retain, laid_known, layers)
     with attempt.original():
-        whole, tables = _logps(attempt, states, None), [_logps(attempt, states, n) for n in enumerate(layers)]
-        lost = [_logps(attempt, without, n) for n in enumerate(layers)] if without else []
-    if lost:
-        before, now = [whole[n] for n in right], [[t[n] for n in right] for t in tables]
+        before = [(logp, len(r.ids) - r.start) for r, (logp, _) in zip(known, scorer.score(known))] if retain else []
+        ours, theirs = Patched(scorer, requests, laid), Patched(scorer, known, laid_known)
+        now, lost = list[Scored](), list[Scored]()
+        for layer in layers:
+            table = ours.logps(layer, states.pop(layer))
+            if retain:
+                now.append([table[n] for n in right])
+                lost.append(theirs.logps(layer, without.pop(layer)))
+            yield layer, table
+    if retain:
         attempt.tell("uds", uds(_losses(before, lost), _losses(before, now), threshold))
-    return tables
 
 
-def _of_another(attempt: Attempt, ref: str | None, requests: list[Request], layers: list[int]) -> list[States] | None:
+def _of_another(attempt: Attempt, ref: str | None, laid: list[Laid], layers: list[int]) -> dict[int, list[Tensor]]:
     """The states of another model, whose weights are put into the one under attack for a while."""
     from ilu_cli.engine.patching import given_states
 
     if ref is None:
-        return None
+        return {}
     theirs = attempt.weights(ref)
     attempt.mix(lambda _weight, name: theirs[name])
-    found = given_states(attempt.scorer, requests, layers)
+    found = given_states(attempt.scorer, laid, layers)
     attempt.mix(lambda weight, _name: weight)
     return found
 
 
-def _logps(attempt: Attempt, states: list[States], place: tuple[int, int] | None) -> list[tuple[float, int]]:
-    """Per request log-probability and tokens with the states of `place`, (number, layer); None: without."""
-    from ilu_cli.engine.patching import patched_logps
-
-    at, layer = place or (0, None)
-    return patched_logps(attempt.scorer, states, layer, at)
-
-
-def _losses(before: list[tuple[float, int]], patched: list[list[tuple[float, int]]]) -> Tensor:
+def _losses(before: Scored, patched: list[Scored]) -> Tensor:
     """[N, L]: what patching takes from the mean log-probability of the tokens of N answers, at L layers."""
     import torch
 

@@ -48,7 +48,7 @@ class Begun(Parts):
         states = self._put_together(input_ids, attention_mask)
         if states is None:
             return super().run(input_ids, attention_mask)
-        with self._passed_over(states):
+        with passed_over(self.layers, self.tuples, states):
             return super().run(input_ids, attention_mask)
 
     def _put_together(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor | None:
@@ -78,24 +78,28 @@ class Begun(Parts):
         inside = (m for layer in self.layers[: self.depth] for m in layer.modules())
         return any(m._forward_pre_hooks or (m._forward_hooks and m is not last) for m in inside)
 
-    @contextmanager
-    def _passed_over(self, states: Tensor) -> Iterator[None]:
-        """Let the first layers do nothing, and the last of them return `states`."""
 
-        def give(n: int) -> Callable[..., Any]:
-            def forward(*args: Any, **kwargs: Any) -> Any:
-                if n == self.depth - 1:
-                    given = rows.pack(states) if (rows := kwargs.get("rows")) else states
-                else:
-                    given = args[0] if args else kwargs["hidden_states"]
-                return (given, *[None] * (self.tuples[n] - 1)) if self.tuples[n] else given
+@contextmanager
+def passed_over(layers: nn.ModuleList, tuples: Sequence[int], states: Tensor) -> Iterator[None]:
+    """Let the first layers do nothing, as many as `tuples` has, and the last of them return `states` [B, T, D].
 
-            return forward
+    `tuples`: how many things each layer returns; 0: states alone.
+    """
 
-        with ExitStack() as stack:
-            for n in range(self.depth):
-                stack.enter_context(instead(self.layers[n], give(n)))
-            yield
+    def give(n: int) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if n == len(tuples) - 1:
+                given = rows.pack(states) if (rows := kwargs.get("rows")) else states
+            else:
+                given = args[0] if args else kwargs["hidden_states"]
+            return (given, *[None] * (tuples[n] - 1)) if tuples[n] else given
+
+        return forward
+
+    with ExitStack() as stack:
+        for n in range(len(tuples)):
+            stack.enter_context(instead(layers[n], give(n)))
+        yield
 
 
 def begin(parts: Parts, depth: int, rows: Unpadded, backend: Backend, precision: str, source: Any = None) -> Parts:
@@ -107,7 +111,7 @@ def begin(parts: Parts, depth: int, rows: Unpadded, backend: Backend, precision:
     Args:
         source: what tells the model, as JSON: then it is kept on disk too, see `ilu_cli.engine.kept`.
     """
-    if not rows or not (found := _fitting(parts, depth, rows, backend, precision == "bf16")):
+    if not rows or not (found := fitting(parts, depth, rows, backend, precision == "bf16")):
         return parts
     if source is not None:
         source = ["prefix", source, depth, precision, rows_key((row, 0) for row in rows)]
@@ -146,7 +150,7 @@ def _name(row: tuple[int, ...]) -> bytes:
     return torch.tensor(row).numpy().tobytes()
 
 
-def _fitting(parts: Parts, depth: int, rows: Unpadded, backend: Backend, half: bool) -> Begun | None:
+def fitting(parts: Parts, depth: int, rows: Unpadded, backend: Backend, half: bool) -> Begun | None:
     """Parts that begin after `depth` layers, if that gives of two short rows what the whole decoder gives."""
     one, two = max(rows, key=len)[:TRIED], min(rows, key=len)[: TRIED // 2]
     batch = collate([Encoded(list(row), 1) for row in (one, two)]).to(backend.device)

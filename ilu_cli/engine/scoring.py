@@ -14,6 +14,7 @@ from itertools import groupby
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ilu_cli.data.chat import Chat, chat_pair
 from ilu_cli.data.encode import Encoded
@@ -34,7 +35,7 @@ from ilu_cli.engine.generation import generate
 from ilu_cli.engine.head import picked_logps
 from ilu_cli.engine.layout import Layout, layout_of
 from ilu_cli.engine.parity import Parity
-from ilu_cli.engine.tree import Forest, Request, halves, take, taken
+from ilu_cli.engine.tree import Forest, Request, halves, places, take, taken
 from ilu_cli.errors import RunFailed, UsageError
 from ilu_cli.models.parts import Parts
 from ilu_cli.models.sharded import whole
@@ -85,6 +86,11 @@ class Scorer:
     def context_length(self) -> int:
         """How many tokens the model takes at once."""
         return context_of(self.model.config.get_text_config())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the masks that the decoder gets."""
+        return torch.bfloat16 if self.precision == "bf16" else self.parts.head.weight.dtype
 
     @functools.cached_property
     def before(self) -> list[int]:
@@ -220,25 +226,7 @@ class Scorer:
         return whole(self.parts.decoder, lambda: self._scored(rows))
 
     def _scored(self, rows: list[Forest]) -> list[tuple[int, float, bool]]:
-        device = self.backend.device
-        dtype = torch.bfloat16 if self.precision == "bf16" else self.parts.head.weight.dtype
-        ids, mask, extra = self.layout.inputs(rows, dtype, device)
-        final = self.parts.final(ids, mask, **extra)
-        width = ids.shape[1]
-        places = [
-            (b * width + node, i, token)
-            for b, row in enumerate(rows)
-            for i, pairs in zip(row.requests, row.scored)
-            for node, token in pairs
-        ]
-        places.sort()
-        nodes, states = torch.tensor([p for p, _, _ in places], device=device).unique_consecutive(return_inverse=True)
-        targets = torch.tensor([token for _, _, token in places], device=device)
-        logps, greedy = picked_logps(final.flatten(0, 1)[nodes], self.parts.head, states, targets)
-        total = {i: (0.0, True) for row in rows for i in row.requests}
-        for (_, i, _), logp, best in zip(places, logps.tolist(), greedy.tolist()):
-            total[i] = total[i][0] + logp, total[i][1] and best
-        return [(i, *value) for i, value in total.items()]
+        return read(self, rows, *self.layout.inputs(rows, self.dtype, self.backend.device))
 
     @torch.no_grad()
     def complete(self, prompts: list[str], max_new_tokens: int, stop: tuple[str, ...] = ()) -> list[str]:
@@ -275,6 +263,21 @@ class Scorer:
 
         found = run_all(self.backend, groups, written)
         return [text for _, text in sorted(self.backend.gather(found))]
+
+
+def read(
+    scorer: Scorer, rows: list[Forest], ids: Tensor, mask: Any, extra: dict[str, Tensor]
+) -> list[tuple[int, float, bool]]:
+    """(request, log-probability, greedy) of every request in a batch of rows, of which the decoder gets the rest."""
+    final, asked = scorer.parts.final(ids, mask, **extra), places(rows)
+    nodes = torch.tensor([p for p, _, _ in asked], device=ids.device)
+    nodes, states = nodes.unique_consecutive(return_inverse=True)
+    targets = torch.tensor([token for _, _, token in asked], device=ids.device)
+    logps, greedy = picked_logps(final.flatten(0, 1)[nodes], scorer.parts.head, states, targets)
+    total = {i: (0.0, True) for row in rows for i in row.requests}
+    for (_, i, _), logp, best in zip(asked, logps.tolist(), greedy.tolist()):
+        total[i] = total[i][0] + logp, total[i][1] and best
+    return [(i, *value) for i, value in total.items()]
 
 
 def context_of(config: Any) -> int:

@@ -119,6 +119,18 @@ def taken(rows: list[Forest], tokens: int) -> list[list[Forest]]:
     return found
 
 
+def places(rows: list[Forest]) -> list[tuple[int, int, int]]:
+    """(node that predicts, request, token) of every scored token, ascending; nodes are counted over a batch's [B·T]."""
+    width = max(map(len, rows))
+    found = [
+        (b * width + node, i, token)
+        for b, row in enumerate(rows)
+        for i, pairs in zip(row.requests, row.scored)
+        for node, token in pairs
+    ]
+    return sorted(found)
+
+
 def as_tensors(rows: list[Forest]) -> tuple[Tensor, Tensor, Tensor]:
     """Ids, positions, and where each token's descendants end, [B, T] each; padding has none."""
     length = max(map(len, rows))

@@ -114,6 +114,24 @@ def noise(d: Difference) -> float:
     return sum(math.sqrt(float(variance.sum(side).max())) for side in (0, 1))
 
 
+def spectrum(d: Difference) -> Tensor:
+    """All singular values above rounding (`noise`), the largest first, in float64."""
+    if not (d.dense or d.low_rank):
+        return torch.empty(0, dtype=torch.float64)
+    tau = d.whole()
+    sizes: Tensor = torch.linalg.svdvals(tau)
+    return sizes[: _above(sizes, noise(d), *tau.shape)]
+
+
+def effective_rank(sizes: Tensor) -> float | None:
+    """exp(−Σ p log p), p = σ / Σσ, of singular values [R] above zero; None if there are none.
+
+    Roy and Vetterli, EUSIPCO 2007: from 1, of a matrix of rank one, to R if all are the same.
+    """
+    p = sizes / sizes.sum()
+    return math.exp(-float((p * p.log()).sum())) if len(p) else None
+
+
 def leading(d: Difference, k: int, seed: int, name: str) -> tuple[Svd, float]:
     """The first k singular triples, fewer if there are not so many, and ‖·‖². An adapter's through its factors."""
     if d.dense or d.low_rank is None:

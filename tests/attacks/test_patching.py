@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Ilu
+from conftest import Ilu, noted
 from families import FAMILIES, make_family
 from test_it_can_win import FACTS, copy_of, knowing
 from test_mixing_can_win import unlearned
@@ -17,8 +17,9 @@ from transformers import AutoModelForCausalLM
 from ilu_cli.attacks.patch import uds
 from ilu_cli.benchmarks.capitals import Capitals
 from ilu_cli.engine.accel import backend
-from ilu_cli.engine.patching import given_states, patched_logps
+from ilu_cli.engine.patching import Patched, given_states, lay
 from ilu_cli.engine.scoring import Scorer
+from ilu_cli.engine.tree import Request
 from ilu_cli.models.load import load_tokenizer
 from ilu_cli.models.parts import parts_of
 
@@ -39,8 +40,9 @@ def test_only_the_states_that_predict_the_answer_are_replaced(family: str, tmp_p
     source, target = (scorer(make_family(family, tmp_path / str(n), seed=n)) for n in (1, 0))
     items = Capitals().items()[:3]
     requests = [target.pair(i["question"], c) for i in items for c in i["choices"]]
-    given = given_states(source, requests, [0, 1])
-    got, plain = patched_logps(target, given, 1, 1), patched_logps(target, given)
+    laid = lay(target, requests)
+    given = given_states(source, laid, [1])
+    got, plain = Patched(target, requests, laid).logps(1, given[1]), target.score(requests)
     for request, (total, n), (own, _) in list(zip(requests, got, plain))[::3]:
         ids = torch.tensor([request.ids])
         kept = {}
@@ -65,6 +67,51 @@ def test_only_the_states_that_predict_the_answer_are_replaced(family: str, tmp_p
         assert total == pytest.approx(_said(patched, request), abs=1e-3)
         assert abs(total - own) > 1e-3
         assert n == len(request.ids) - request.start
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_pass_begins_where_the_one_before_was_patched(family: str, tmp_path: Path) -> None:
+    """Layers 1 and 3 in turn, against layer 3 by itself, which runs all; layers below are run again for none."""
+    source, target = (scorer(make_family(family, tmp_path / str(n), seed=n)) for n in (1, 0))
+    requests = [target.pair(i["question"], c) for i in Capitals().items()[:2] for c in i["choices"]]
+    laid = lay(target, requests)
+    given = given_states(source, laid, [1, 3])
+    alone = Patched(target, requests, laid).logps(3, given[3])
+    in_turn = Patched(target, requests, laid)
+    in_turn.logps(1, given[1])
+    assert [logp for logp, _ in in_turn.logps(3, given[3])] == pytest.approx([x for x, _ in alone], abs=1e-4)
+    again = in_turn.logps(1, given[1])  # below what was kept: from the bottom
+    assert again == Patched(target, requests, laid).logps(1, given[1])
+
+
+def test_layers_that_were_run_are_not_run_again(tmp_path: Path) -> None:
+    source, target = (scorer(make_family("llama", tmp_path / str(n), seed=n)) for n in (1, 0))
+    requests = [target.pair("The capital of France is", " Paris")]
+    laid = lay(target, requests)
+    given = given_states(source, laid, [1, 2])
+    ours = Patched(target, requests, laid)
+    ours.logps(1, given[1])
+    seen: list[int] = []
+    for n, layer in enumerate(target.parts.layers):
+        inner = layer.forward
+        layer.forward = lambda *a, n=n, inner=inner, **k: noted(seen, n, inner(*a, **k))
+    ours.logps(2, given[2])
+    look = [0, 1, 2, 3, 0, 1, 2, 3]  # two short rows: whole, up to layer 2, and from there, which must be the same
+    assert seen == [*look, 2, 3]
+
+
+def test_a_question_that_goes_on_where_an_answer_stands_keeps_its_own_states(tmp_path: Path) -> None:
+    """`2 3 | 4 5` predicts from 3 and 4; `2 3 4 5 | 6` from 5 alone, so its 3 and 4 must not be replaced."""
+    source, target = (scorer(make_family("llama", tmp_path / str(n), seed=n)) for n in (1, 0))
+    short, long = Request((2, 3, 4, 5), 2), Request((2, 3, 4, 5, 6), 4)
+    both: list[tuple[float, int]] = []
+    alone: list[tuple[float, int]] = []
+    for requests, found in (([short, long], both), ([short], alone), ([long], alone)):
+        laid = lay(target, requests)
+        found += Patched(target, requests, laid).logps(1, given_states(source, laid, [1])[1])
+    assert [logp for logp, _ in both] == pytest.approx([logp for logp, _ in alone], abs=1e-5)
+    assert [n for _, n in both] == [n for _, n in alone] == [2, 1]
+    assert abs(both[1][0] - target.score([long])[0][0]) > 1e-4
 
 
 def _said(logps: torch.Tensor, request: Any) -> float:

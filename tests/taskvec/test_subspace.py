@@ -10,7 +10,7 @@ from test_angles import SHAPES, adapter, checkpoint
 from ilu_cli.taskvec import subspace
 from ilu_cli.taskvec.delta import Adapted, Checkpoint
 from ilu_cli.taskvec.stream import Difference
-from ilu_cli.taskvec.subspace import by_layer, overlaps
+from ilu_cli.taskvec.subspace import by_layer, effective_rank, overlaps, spectrum
 
 NAME = "model.layers.0.mlp.down_proj.weight"
 
@@ -38,6 +38,27 @@ def test_shares_and_angles_by_hand(tmp_path: Path) -> None:
     assert sorted(two.angles) == pytest.approx([0, 90], abs=1e-5)
     (three,) = overlaps((o, u), (u, a), [NAME], 3, 0)
     assert three.k == 2  # τ_u has no third direction
+
+
+def test_the_effective_rank_by_hand() -> None:
+    """2, 1, 1: p = ½, ¼, ¼ has an entropy of 1½ bits."""
+    assert effective_rank(torch.tensor([2.0, 1.0, 1.0])) == pytest.approx(2**1.5)
+    assert effective_rank(torch.tensor([7.0])) == 1
+    assert effective_rank(torch.full((5,), 0.3)) == pytest.approx(5)
+    assert effective_rank(torch.empty(0)) is None
+
+
+def test_a_spectrum_is_what_is_above_rounding(tmp_path: Path) -> None:
+    o = folder(tmp_path / "o", **{NAME: np.zeros((4, 3))})
+    end = folder(tmp_path / "end", **{NAME: np.vstack([np.diag([1.0, 5, 0]), np.zeros(3)])})
+    assert spectrum(Difference.of(o.weight(NAME), end.weight(NAME))).tolist() == pytest.approx([5, 1])
+    assert spectrum(Difference.of(o.weight(NAME), o.weight(NAME))).tolist() == []
+    rng = np.random.default_rng(0)
+    weight, step = rng.standard_normal((40, 30)), np.outer(rng.standard_normal(40), rng.standard_normal(30))
+    start, before = stored(tmp_path / "start", weight, torch.bfloat16)
+    after, now = stored(tmp_path / "after", before + step, torch.bfloat16)
+    found = spectrum(Difference.of(start.weight(NAME), after.weight(NAME)))
+    assert found.tolist() == pytest.approx([np.linalg.svd(now - before)[1][0]])
 
 
 @pytest.mark.parametrize("flat", [False, True])
