@@ -96,6 +96,10 @@ class Budget:
                 p.copy_(old)
         return False
 
+    def now(self, grads: Gradients) -> Facts:
+        """What the weights that are in place cost."""
+        return {"kl": self._measure(grads)}
+
     def _measure(self, grads: Gradients) -> float:
         return float(grads.backend.sum(grads.accumulate(self.term, step=0, precision="fp32")))
 
@@ -185,6 +189,10 @@ class UtilityBudget:
                 p.copy_(old)
         grads.step = self.kept["step"]
         return False
+
+    def now(self, grads: Gradients) -> Facts:
+        """What the weights that are in place cost."""
+        return {"lost": self.lost(self.start, self.measure())}
 
     def state(self) -> Within | None:
         """What a resumed run needs."""

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -20,8 +21,12 @@ from ilu_cli.runs.store import Run
 from ilu_cli.stopping import stopping_signals
 
 
-def drive(trainer: Trainer, run: Run, reporter: Reporter, title: str) -> Iterator[int]:
+def drive(
+    trainer: Trainer, run: Run, reporter: Reporter, title: str, stage: str = "", *, after: int = 0
+) -> Iterator[int]:
     """Do the steps that are left, yielding the number of steps done: first where it starts, then after each.
+
+    A later `stage` of the run has states of its own, and its steps are counted on `after` those before it.
 
     Raises:
         Interrupted: after Ctrl-C, when the state is on disk.
@@ -29,32 +34,32 @@ def drive(trainer: Trainer, run: Run, reporter: Reporter, title: str) -> Iterato
         UnavailableError: if a model that the run is made from is gone, when the state is on disk.
     """
     main = trainer.backend.main
-    start = load_state(trainer, run.state, reporter.note)
+    start = after + load_state(trainer, run.state / stage, reporter.note)
     metrics = run.path / "metrics.jsonl"
     if main:
         _cut(metrics, start)
-    if start:
+    if start > after:
         reporter.note(f"continuing after step {start}")
     yield start
-    reporter.begin(title, trainer.spec.steps, start)
+    reporter.begin(title, after + trainer.spec.steps, start)
     every = trainer.spec.save_every
     try:
         with _stop_flag(reporter) as stopped, metrics.open("a", encoding="utf-8") as out:
-            for log in trainer.run():
+            for log in (replace(log, step=after + log.step, steps=after + log.steps) for log in trainer.run()):
                 if main:
                     out.write(json.dumps(log.row()) + "\n")
                     out.flush()
                 reporter.step(log)
                 stop, gone = _anywhere(trainer, stopped.is_set(), bool(run.missing_parent()))
                 if stop or gone or (every and log.step % every == 0 and log.step < log.steps):
-                    save_state(trainer, run.state)
+                    save_state(trainer, run.state / stage)
                 if stop:
                     where = f"stopped after step {log.step} of {log.steps}"
                     raise Interrupted(where, hint=f"continue with `{run.resume_command}`")
                 run.check_parents(f"stopped after step {log.step} of {log.steps}")
                 yield log.step
         if main:
-            _cut(metrics, trainer.step)  # a budget may have taken steps back
+            _cut(metrics, after + trainer.step)  # a budget may have taken steps back
     finally:
         reporter.end()
 

@@ -132,6 +132,11 @@ class Trainer:
             lr = self._rate(self.step - 1)
             yield StepLog(self.step, self.spec.steps, losses, lr, grad_norm, tokens, time.perf_counter() - began)
 
+    def let_go(self) -> None:
+        """Drop what only further steps would need: the optimiser's moments, and what defences hold."""
+        forget_moments(self.optimizer)
+        self.defences = []
+
     def backward(self) -> dict[str, float]:
         """Compute the gradient of this step's whole loss into the parameters, summed over all processes.
 

@@ -32,7 +32,7 @@ def save_state(trainer: Trainer, folder: Path) -> None:
     saved = _contents(trainer)
     if not trainer.backend.main:
         return
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step-{trainer.step:07d}.pt"
     part = target.with_suffix(".part")
     with part.open("wb") as f:

@@ -8,7 +8,7 @@ from ilu_cli import registry
 from ilu_cli.recipe.evaluation import EvalSpec
 from ilu_cli.recipe.refs import data_problems
 from ilu_cli.recipe.source import Key
-from ilu_cli.recipe.specs import BudgetSpec
+from ilu_cli.recipe.specs import BudgetSpec, HealSpec, Stream, TrainSpec
 
 OF_KL, OF_BENCHMARK = ("data", "rows", "max_length"), ("loss", "every", "limit")
 
@@ -31,10 +31,24 @@ def budget_problems(budget: BudgetSpec, key: Key) -> Iterator[tuple[Key, str]]:
         yield here, f"{budget.benchmark!r} measures what is to be forgotten, not utility"
 
 
-def unequal(budgets: Mapping[str, BudgetSpec | None]) -> Iterator[tuple[str, str]]:
+def heal_problems(heal: HealSpec, forget: Stream, key: Key) -> Iterator[tuple[Key, str]]:
+    """The forget data among what it heals on, and a warm-up that does not fit."""
+    yield from data_problems(heal.data, (*key, "data"))
+    names = {d.name for d in forget.data}
+    for i, d in enumerate(heal.data):
+        if d.name in names:
+            yield (*key, "data", i), f"{d.name!r} is the forget data: it would be learned again"
+    if heal.warmup >= heal.steps:
+        yield (*key, "warmup"), f"{heal.warmup} warm-up steps do not fit into {heal.steps} steps"
+
+
+def unequal(trains: Mapping[str, TrainSpec]) -> Iterator[tuple[str, str]]:
     """The methods that cannot be matched by their budgets, with what is wrong."""
     first: tuple[str, BudgetSpec] | None = None
-    for name, budget in budgets.items():
+    for name, train in trains.items():
+        budget = train.budget
+        if train.heal is not None:
+            yield name, "match: budget compares methods at equal budgets, and train.heal goes on after it was spent"
         if budget is None:
             yield name, "match: budget compares methods at equal budgets, and this one has no train.budget"
         elif first is None:

@@ -136,7 +136,7 @@ def load_pipeline(name: str, sets: list[str], flags: dict[str, tuple[Key, Any]] 
     layers, problems = read_layers(path), _Problems()
     methods = list(_methods(recipe, path, layers, problems))
     if recipe.match == "budget":
-        wrong = unequal({m.name: m.recipe.train.budget for m in methods})
+        wrong = unequal({m.name: m.recipe.train for m in methods})
         problems.found += [Problem(layers.origin(("match",)), f"methods.{name}", told) for name, told in wrong]
     variants: list[Variant] = []
     if recipe.suite is not None:

@@ -31,6 +31,7 @@ def loaded_problems(recipe: UnlearnRecipe) -> Iterator[tuple[Key, str]]:
         "environments are read by the LM head": bool(recipe.regularizers),
         "a defence may read the LM head": bool(recipe.defences),
         "a budget is measured with the whole model": t.budget is not None,
+        "healing runs the whole model": t.heal is not None,
         "an adapter lies in all layers": recipe.lora is not None,
         "which weights are trained must be said (train.params)": t.params is None,
         "what is not loaded is held in nothing (train.memory.frozen)": t.memory.frozen != "fp32",

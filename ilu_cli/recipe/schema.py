@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, Posi
 from ilu_cli import registry
 from ilu_cli.errors import UsageError
 from ilu_cli.recipe.bench import BenchmarkSpec, benchmark_tag, plain_name
-from ilu_cli.recipe.budget import budget_problems
+from ilu_cli.recipe.budget import budget_problems, heal_problems
 from ilu_cli.recipe.evaluation import AttackEvalSpec, EvalSpec, GateSpec
 from ilu_cli.recipe.grid import AnyRecipe, PipelineRecipe, SuiteRecipe
 from ilu_cli.recipe.loaded import loaded_problems
@@ -68,6 +68,8 @@ class UnlearnRecipe(Recipe):
             yield ("lora",), "an adapter is all that is trained; leave train.params out"
         if self.train.budget:
             yield from budget_problems(self.train.budget, ("train", "budget"))
+        if self.train.heal:
+            yield from heal_problems(self.train.heal, self.forget, ("train", "heal"))
         t, adapter = self.train, self.lora is not None
         if t.lr == AUTO and (t.budget is None or t.budget.kl is None):
             yield ("train", "lr"), "auto spends a budget: name it, as train.budget: {kl: 0.06}"

@@ -182,6 +182,19 @@ class BudgetSpec(Spec):
     limit: PositiveInt | None = Field(None, description="only its first questions")
 
 
+class HealSpec(Stream):
+    """What follows the forgetting: steps that bring what is said of other text back to what was said at the start.
+
+    KL(π_start ‖ π_θ) on general text, over the trained weights, by AdamW with a learning rate that falls linearly to 0.
+    """
+
+    data: DataRefs = Field([DataRef(name="prose")], description="general text, nothing of what was to be forgotten")
+    max_length: int = Field(96, ge=8, description="tokens per sequence; longer ones are cut and counted")
+    steps: PositiveInt = 80
+    lr: PositiveFloat = 1e-4
+    warmup: NonNegativeInt = Field(5, description="steps of linear warm-up")
+
+
 def _as_patterns(value: Any) -> Any:
     """Let `auto` stand for a list of it."""
     return AUTO_PARAMS if value == AUTO else value
@@ -197,7 +210,7 @@ Params = Annotated[
 class TrainSpec(Spec):
     """How the weights are stepped."""
 
-    later = ("optimizer", "budget", "memory", "save_dtype", "prefix_gb", "loaded", "packing")
+    later = ("optimizer", "budget", "memory", "save_dtype", "prefix_gb", "loaded", "packing", "heal")
 
     steps: PositiveInt = 80
     lr: PositiveFloat | Literal["auto"] = Field(
@@ -220,6 +233,9 @@ class TrainSpec(Spec):
         "lr is a share of each weight's RMS; muon: of matrices in layers, the rest by adamw",
     )
     budget: BudgetSpec | None = Field(None, description="stop at the last weights within it; null: after `steps`")
+    heal: HealSpec | None = Field(
+        None, description="steps on general text after the last one, which take back what the forgetting cost it"
+    )
     memory: MemorySpec = MemorySpec()
     save_dtype: Literal["stored", "fp32", "bf16", "fp16"] = Field(
         "stored", description="type of the checkpoint's weights; stored: that of the parent's files"
@@ -242,6 +258,15 @@ class TrainSpec(Spec):
     def rate(self) -> float:
         """The learning rate; of `auto` the one that is tried first."""
         return self.lr if self.lr != AUTO else TRIED[self.optimizer]
+
+    @property
+    def healing(self) -> TrainSpec | None:
+        """How the weights are stepped while they heal; None: they do not."""
+        if self.heal is None:
+            return None
+        own = {"steps": self.heal.steps, "lr": self.heal.lr, "warmup": self.heal.warmup}
+        rest: dict[str, Any] = {"schedule": "linear", "optimizer": "adamw", "budget": None, "points": [], "heal": None}
+        return self.model_copy(update=own | rest)
 
 
 class ModelSpec(Spec):

@@ -75,6 +75,10 @@ class MemoryEstimate:
 
     moments: tuple[Moment, ...]
 
+    def __add__(self, later: MemoryEstimate) -> MemoryEstimate:
+        """With those of what comes after it."""
+        return MemoryEstimate((*self.moments, *later.moments))
+
     @property
     def highest(self) -> Moment:
         """The dearest one."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ilu_cli import registry
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.recipe.schema import UnlearnRecipe
-from ilu_cli.recipe.specs import Component, Form
+from ilu_cli.recipe.specs import Component, Form, TrainSpec
 
 if TYPE_CHECKING:
     from ilu_cli.workflows.training import Streams
@@ -101,6 +101,11 @@ def layers_of(objective: Component) -> list[int]:
 def passes_of(recipe: UnlearnRecipe, shapes: Shapes, world: int) -> list[Passing]:
     """What one of `world` processes runs for each term, in the order of a step: penalties, forget term, retain term."""
     return list(_passes(recipe, shapes, world * recipe.train.accumulation))
+
+
+def healing_pass(shape: Shape, train: TrainSpec, world: int) -> Passing:
+    """What one of `world` processes runs in a step of healing."""
+    return Passing.of("heal", shape, world * train.accumulation, chunks=True)
 
 
 def _passes(recipe: UnlearnRecipe, shapes: Shapes, parts: int) -> Iterator[Passing]:

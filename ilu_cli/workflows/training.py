@@ -36,12 +36,13 @@ from ilu_cli.workflows.plan import StreamPlan, add_chosen, plan_stream
 
 @dataclass(frozen=True)
 class Streams:
-    """What a recipe reads: forget and retain data, the environments of each regulariser, the text of a budget."""
+    """What a recipe reads: forget and retain data, each regulariser's environments, texts for a budget and healing."""
 
     forget: StreamPlan
     retain: StreamPlan | None
     environments: list[list[StreamPlan]]
     budget: StreamPlan | None
+    heal: StreamPlan | None
 
     @classmethod
     def of(cls, recipe: UnlearnRecipe, tokenizer: Any) -> Streams:
@@ -57,13 +58,15 @@ class Streams:
         b = recipe.train.budget
         form = Form(max_length=b.max_length) if b and b.kl else None
         budget = plan_stream("budget", b.data, b.rows, form, seed, tokenizer) if b and form else None
-        return cls(forget, retain, environments, budget)
+        h = recipe.train.heal
+        heal = plan_stream("heal", h.data, h.batch, h, seed, tokenizer) if h else None
+        return cls(forget, retain, environments, budget, heal)
 
     def __iter__(self) -> Iterator[StreamPlan]:
         yield self.forget
         yield from [self.retain] if self.retain else []
         yield from (env for envs in self.environments for env in envs)
-        yield from [self.budget] if self.budget else []
+        yield from [s for s in (self.budget, self.heal) if s]
 
 
 def build_trainer(recipe: UnlearnRecipe, streams: Streams, scorer: Scorer, digest: str | None = None) -> Trainer:
@@ -177,6 +180,9 @@ def cache_bytes(recipe: UnlearnRecipe, streams: Streams, config: Any, first: int
         items = [s.stream.item(k) for k in rows]
         tokens, targets = sum(len(e.ids) for e in items), sum(e.targets for e in items)
         needed += reference_bytes(needs, tokens, targets, width, config.vocab_size, len(layers_of(recipe.objective)))
+    if (h := streams.heal) and recipe.train.heal:
+        items = [h.stream.item(k) for k in h.stream.visited(recipe.train.heal.steps)]
+        needed += FLOAT * width * sum(e.targets for e in items)
     begun = sum(map(len, prefix_rows(recipe, streams, width))) if first else 0
     return needed + FLOAT * width * begun
 

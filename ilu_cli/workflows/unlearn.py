@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ilu_cli.care import Warned, once
 from ilu_cli.care.steps import rounded, temperature_alone, unchanged, weak_penalties, zeros
@@ -26,8 +25,7 @@ from ilu_cli.engine.peers import agree, heard
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.scoring import Scorer
 from ilu_cli.engine.state import drop_state
-from ilu_cli.engine.stream import TrainStream
-from ilu_cli.engine.temper import compared, per_sequence
+from ilu_cli.engine.temper import compared
 from ilu_cli.engine.tracking import Tracked
 from ilu_cli.models.dtypes import check_frozen, saved_dtype
 from ilu_cli.models.hold import spare
@@ -47,8 +45,9 @@ from ilu_cli.runs.store import Run, Store
 from ilu_cli.workflows.alternatives import keep, with_made
 from ilu_cli.workflows.content import Content, of_training
 from ilu_cli.workflows.estimate import OnDisk, estimate
+from ilu_cli.workflows.heal import build_healer, heal, healing
 from ilu_cli.workflows.needs.inputs import inputs_of
-from ilu_cli.workflows.passes import Shapes, passes_of
+from ilu_cli.workflows.passes import Shape, Shapes, healing_pass, passes_of
 from ilu_cli.workflows.plan import (
     RunPlan,
     Training,
@@ -60,6 +59,7 @@ from ilu_cli.workflows.plan import (
 from ilu_cli.workflows.saved import changed, lost
 from ilu_cli.workflows.settle import check_parent, chosen, first_trained, followed, settled, told
 from ilu_cli.workflows.spread import check_unlearn
+from ilu_cli.workflows.tempered import best_temperature, tempered_environments
 from ilu_cli.workflows.training import Streams, build_trainer, cache_bytes, defences_of, lower_of
 
 
@@ -129,7 +129,11 @@ def plan(
     loaded = lower_of(recipe, parent, model, params, dtype)
     params = params if loaded is model else trained_params(loaded, recipe.train.params, False)
     passes = passes_of(recipe, Shapes.of(planned), backend().world)
-    memory = estimate(loaded, list(params.values()), passes, recipe.train, cached, OnDisk.at(parent.root, dtype))
+    disk = OnDisk.at(parent.root, dtype)
+    memory = estimate(loaded, list(params.values()), passes, recipe.train, cached, disk)
+    if (spec := recipe.train.healing) and planned.heal:
+        passes = [healing_pass(Shape.of(planned.heal.stream), spec, backend().world)]
+        memory += estimate(loaded, list(params.values()), passes, spec, cached, disk)
     return UnlearnPlan(
         recipe=recipe,
         subject=parent,
@@ -203,14 +207,20 @@ def _train(plan: UnlearnPlan, new: Run, scorer: Scorer, reporter: Reporter, bega
     new.manifest.result["batches"] = trainer.grads.batches
     if plan.chosen:
         reporter.note(f"chosen for this model: {told(plan.chosen)}")
-    tempered = tempered_environments(plan)
+    tempered = tempered_environments(recipe, plan.streams)
     original = [plan.subject.digest, recipe.train.memory.frozen]
     before = {env.name: best_temperature(env, trainer, recipe, original) for env in tempered}
-    for done in drive(trainer, new, Tracked(reporter, recipe.track, new, recipe.model_dump()), label_of(recipe)):
-        if done in recipe.train.points:
-            _save(plan, adapted or model, trainer, new.point(done))
-    for defence in trainer.defences:
-        defence.finish(trainer.grads)
+    healer = build_healer(recipe, plan.streams, trainer, plan.subject.digest)
+    tracked = Tracked(reporter, recipe.track, new, recipe.model_dump())
+    if healer is None or not healing(new):
+        for done in drive(trainer, new, tracked, label_of(recipe)):
+            if done in recipe.train.points:
+                _save(plan, adapted or model, trainer, new.point(done))
+        for defence in trainer.defences:
+            defence.finish(trainer.grads)
+        _forgotten(new, trainer, reporter)
+    if healer is not None:
+        heal(healer, trainer, new, tracked)
     for env in tempered:
         moved = compared(before[env.name], best_temperature(env, trainer, recipe))
         new.manifest.result.setdefault("temperature", {})[env.name] = moved
@@ -227,19 +237,13 @@ def _save(plan: UnlearnPlan, model: Any, trainer: Trainer, folder: Path) -> None
         save_lower(trainer.params, plan.tokenizer, plan.subject.folder, folder)
 
 
-def tempered_environments(plan: UnlearnPlan) -> list[TrainStream]:
-    """The environments of a penalty that scaling the logits alone can satisfy, where one process has all weights."""
-    if backend().world > 1:
-        return []
-    pairs = zip(plan.recipe.regularizers, plan.streams.environments)
-    return [env.stream for reg, envs in pairs if reg.params().get("variant") == "logit" for env in envs]
-
-
-def best_temperature(
-    env: TrainStream, trainer: Trainer, recipe: UnlearnRecipe, source: Any = None
-) -> tuple[Tensor, Tensor]:
-    """See `ilu_cli.engine.temper`."""
-    return per_sequence(env, trainer.grads.parts, trainer.backend, recipe.train.precision, source)
+def _forgotten(new: Run, trainer: Trainer, reporter: Reporter) -> None:
+    """Write into the manifest what the forgetting came to."""
+    new.manifest.result["steps"] = trainer.step
+    if used := trainer.budget:
+        new.manifest.result["budget"] = used.facts()
+        if used.over is None and trainer.backend.main:
+            reporter.note(f"the budget was not reached: {used.told()} after {trainer.step} steps")
 
 
 def _finish(plan: UnlearnPlan, new: Run, trainer: Trainer, reporter: Reporter) -> None:
@@ -250,11 +254,7 @@ def _finish(plan: UnlearnPlan, new: Run, trainer: Trainer, reporter: Reporter) -
     if not b.main:
         return
     new.manifest.result |= {} if wrong is None else {"rounding": wrong}
-    new.manifest.result |= {"steps": trainer.step, "peak_memory_bytes": trainer.backend.peak_memory()}
-    if used := trainer.budget:
-        new.manifest.result["budget"] = used.facts()
-        if used.over is None:
-            reporter.note(f"the budget was not reached: {used.told()} after {trainer.step} steps")
+    new.manifest.result["peak_memory_bytes"] = trainer.backend.peak_memory()
     new.manifest.result["content"] = plan.content.facts()
     new.finish()
     drop_state(new.state)

@@ -13,7 +13,7 @@ from ilu_cli.recipe.loaded import loaded_problems
 from ilu_cli.recipe.schema import AttackRecipe, UnlearnRecipe
 from ilu_cli.recipe.specs import Component, Form, LoraSpec, Precision, TrainSpec
 from ilu_cli.recipe.training_attack import TrainingAttack
-from ilu_cli.workflows.passes import Passing, Shape, Shapes, layers_of, passes_of
+from ilu_cli.workflows.passes import Passing, Shape, Shapes, healing_pass, layers_of, passes_of
 from ilu_cli.workflows.settle import settled
 from ilu_cli.workflows.spread import against_attack, against_training, against_unlearn, halved_of
 
@@ -74,6 +74,23 @@ def unlearning(recipe: UnlearnRecipe, model: Any, name: str = "unlearn", times: 
         name, recipe.train, passes, recipe.train.steps, lora=recipe.lora, times=times, every=every,
         filled=frozenset(filled), sums=1 + len(recipe.regularizers), not_counted=tuple(beside),
         rows=_batches(recipe), alone=_alone(against_unlearn(recipe)), lower=_lower(recipe),
+    )  # fmt: skip
+
+
+def healing(recipe: UnlearnRecipe, model: Any, name: str = "unlearn", times: int = 1) -> Iterator[PricedJob]:
+    """The steps after it that heal, if the recipe has some."""
+    recipe = settled(recipe, model)
+    spec, h = recipe.train.healing, recipe.train.heal
+    if spec is None or h is None:
+        return
+
+    def passes(train: TrainSpec, world: int) -> list[Passing]:
+        return [healing_pass(Shape.full(h, h.batch), train, world)]
+
+    alone = _alone(against_unlearn(recipe))
+    yield PricedJob(
+        f"{name}, healing", spec, passes, spec.steps, lora=recipe.lora, times=times, filled=frozenset(["heal"]),
+        rows={"train.heal.batch": h.batch}, alone=alone,
     )  # fmt: skip
 
 
@@ -145,6 +162,7 @@ def jobs_of(name: str, command: str, recipe: Any, model: Any) -> Iterator[Priced
     """What a recipe asks for."""
     if isinstance(recipe, UnlearnRecipe):
         yield unlearning(recipe, model)
+        yield from healing(recipe, model)
     elif isinstance(recipe, AttackRecipe):
         yield attacking(recipe)
     elif command == "eval":
@@ -166,6 +184,7 @@ def _many(name: str, command: str, model: Any) -> Iterator[PricedJob]:
         models = len(pipeline.methods) + 1  # the original is attacked too
         for method in pipeline.methods:
             yield unlearning(method.recipe, model, method.name, seeds)
+            yield from healing(method.recipe, model, method.name, seeds)
     rows = [v.attack for v in variants]
     for attack in dict.fromkeys(rows):
         recipe = next(v.recipe for v in variants if v.attack == attack)

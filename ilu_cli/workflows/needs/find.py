@@ -86,6 +86,9 @@ def refs_of(recipe: AnyRecipe) -> Iterator[tuple[str, DataRef, str]]:
         yield from (("forget", d, "train") for d in recipe.forget.data)
         yield from (("retain", d, "train") for d in (recipe.retain.data if recipe.retain else []))
         yield from (("environment", d, "train") for reg in recipe.regularizers for d in reg.env)
+        budget, heal = recipe.train.budget, recipe.train.heal
+        yield from (("budget", d, "train") for d in (budget.data if budget and budget.kl else []))
+        yield from (("heal", d, "train") for d in (heal.data if heal else []))
     if isinstance(recipe, AttackRecipe):
         yield from _refs_of_attack(recipe.attack)
     if isinstance(recipe, (AttackRecipe, EvalRecipe)):
@@ -220,7 +223,7 @@ def _training(recipe: UnlearnRecipe, folder: Path) -> tuple[int, int]:
     """Bytes of memory and of disk that training takes, with every row of full length."""
     from ilu_cli.models.load import add_adapter, empty_model, trained_params
     from ilu_cli.workflows.estimate import estimate
-    from ilu_cli.workflows.passes import Shapes, passes_of
+    from ilu_cli.workflows.passes import Shape, Shapes, healing_pass, passes_of
     from ilu_cli.workflows.plan import state_bytes
     from ilu_cli.workflows.settle import settled
 
@@ -238,6 +241,8 @@ def _training(recipe: UnlearnRecipe, folder: Path) -> tuple[int, int]:
         kept = reference_bytes(reads, tokens, tokens, width, model.config.vocab_size)
     passes = passes_of(recipe, Shapes.full(recipe), 1)
     memory = estimate(model, list(params.values()), passes, recipe.train, kept)
+    if (spec := recipe.train.healing) and (h := recipe.train.heal):
+        memory += estimate(model, list(params.values()), [healing_pass(Shape.full(h, h.batch), spec, 1)], spec, kept)
     return memory.peak, state_bytes(total, trainable, recipe.train)
 
 
