@@ -44,7 +44,7 @@ from ilu_cli.runs.resume import begin, made_from
 from ilu_cli.runs.store import Run, Store
 from ilu_cli.workflows.alternatives import keep, with_made
 from ilu_cli.workflows.content import Content, of_training
-from ilu_cli.workflows.estimate import OnDisk, estimate
+from ilu_cli.workflows.estimate import MemoryEstimate, OnDisk, estimate
 from ilu_cli.workflows.heal import build_healer, heal, healing
 from ilu_cli.workflows.needs.inputs import inputs_of
 from ilu_cli.workflows.passes import Shape, Shapes, healing_pass, passes_of
@@ -128,12 +128,7 @@ def plan(
     cached = cache_bytes(recipe, planned, model.config, first)
     loaded = lower_of(recipe, parent, model, params, dtype)
     params = params if loaded is model else trained_params(loaded, recipe.train.params, False)
-    passes = passes_of(recipe, Shapes.of(planned), backend().world)
-    disk = OnDisk.at(parent.root, dtype)
-    memory = estimate(loaded, list(params.values()), passes, recipe.train, cached, disk)
-    if (spec := recipe.train.healing) and planned.heal:
-        passes = [healing_pass(Shape.of(planned.heal.stream), spec, backend().world)]
-        memory += estimate(loaded, list(params.values()), passes, spec, cached, disk)
+    memory = _priced(recipe, planned, loaded, list(params.values()), cached, OnDisk.at(parent.root, dtype))
     return UnlearnPlan(
         recipe=recipe,
         subject=parent,
@@ -145,13 +140,23 @@ def plan(
         tokenizer=tokenizer,
         streams=planned,
         content=content,
-        disk=state_bytes(total, trainable, recipe.train),
+        disk=max(state_bytes(total, trainable, spec) for spec in (recipe.train, recipe.train.healing) if spec),
         never=find_subject(recipe.model.never, store) if recipe.model.never else None,
         chosen=chosen(asked, recipe),
         dtype=dtype,
         depth=None if loaded is model else loaded.config.num_hidden_layers,
         made=made,
     )
+
+
+def _priced(
+    recipe: UnlearnRecipe, data: Streams, model: Any, params: list[Any], cached: int, stored: OnDisk
+) -> MemoryEstimate:
+    world = backend().world
+    memory = estimate(model, params, passes_of(recipe, Shapes.of(data), world), recipe.train, cached, stored)
+    if (spec := recipe.train.healing) and data.heal:
+        memory += estimate(model, params, [healing_pass(Shape.of(data.heal.stream), spec, world)], spec, cached, stored)
+    return memory
 
 
 def content_of(streams: Streams) -> Content:
