@@ -140,7 +140,7 @@ def plan(
         tokenizer=tokenizer,
         streams=planned,
         content=content,
-        disk=max(state_bytes(total, trainable, spec) for spec in (recipe.train, recipe.train.healing) if spec),
+        disk=max(state_bytes(total, trainable, spec) for spec in recipe.train.stages),
         never=find_subject(recipe.model.never, store) if recipe.model.never else None,
         chosen=chosen(asked, recipe),
         dtype=dtype,
