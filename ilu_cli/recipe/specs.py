@@ -260,11 +260,6 @@ class TrainSpec(Spec):
         return self.lr if self.lr != AUTO else TRIED[self.optimizer]
 
     @property
-    def stages(self) -> list[TrainSpec]:
-        """How the weights are stepped, and then how while they heal, if they do."""
-        return [self, *([self.healing] if self.healing else [])]
-
-    @property
     def healing(self) -> TrainSpec | None:
         """How the weights are stepped while they heal; None: they do not."""
         if self.heal is None:

@@ -197,5 +197,9 @@ def check_memory(needed: int, memory: tuple[int, int], note: Callable[[str], Non
 
 
 def state_bytes(total: int, trainable: int, spec: TrainSpec) -> int:
-    """Bytes that a run writes at most at a time: its checkpoints, and three states while one is written."""
-    return 4 * total * (1 + len(spec.points)) + (3 * 12 * trainable if spec.save_every else 0) + (8 << 20)
+    """Bytes that a run writes at most at a time: its checkpoints, and three states while one is written.
+
+    While it heals the two of before are there too.
+    """
+    states = (3 if spec.save_every else 0) + (2 if spec.heal else 0)
+    return 4 * total * (1 + len(spec.points)) + states * 12 * trainable + (8 << 20)

@@ -140,7 +140,7 @@ def plan(
         tokenizer=tokenizer,
         streams=planned,
         content=content,
-        disk=max(state_bytes(total, trainable, spec) for spec in recipe.train.stages),
+        disk=state_bytes(total, trainable, recipe.train),
         never=find_subject(recipe.model.never, store) if recipe.model.never else None,
         chosen=chosen(asked, recipe),
         dtype=dtype,
