@@ -83,18 +83,23 @@ def read_recipe(name: str, sets: list[str]) -> AnyRecipe:
 def refs_of(recipe: AnyRecipe) -> Iterator[tuple[str, DataRef, str]]:
     """(role, dataset, split) of all that a recipe reads."""
     if isinstance(recipe, UnlearnRecipe):
-        yield from (("forget", d, "train") for d in recipe.forget.data)
-        yield from (("retain", d, "train") for d in (recipe.retain.data if recipe.retain else []))
-        yield from (("environment", d, "train") for reg in recipe.regularizers for d in reg.env)
-        budget, heal = recipe.train.budget, recipe.train.heal
-        yield from (("budget", d, "train") for d in (budget.data if budget and budget.kl else []))
-        yield from (("heal", d, "train") for d in (heal.data if heal else []))
+        yield from ((role, d, "train") for role, refs in _read_by(recipe) for d in refs)
     if isinstance(recipe, AttackRecipe):
         yield from _refs_of_attack(recipe.attack)
     if isinstance(recipe, (AttackRecipe, EvalRecipe)):
         for name in recipe.eval.named:
             for task, split in registry.benchmark[name].obj.reads if name in registry.benchmark else ():
                 yield f"benchmark {name}", DataRef(name=task, source="hub"), split
+
+
+def _read_by(recipe: UnlearnRecipe) -> Iterator[tuple[str, list[DataRef]]]:
+    """The datasets of each role."""
+    budget, heal = recipe.train.budget, recipe.train.heal
+    yield "forget", recipe.forget.data
+    yield "retain", recipe.retain.data if recipe.retain else []
+    yield "environment", [d for reg in recipe.regularizers for d in reg.env]
+    yield "budget", budget.data if budget and budget.kl else []
+    yield "heal", heal.data if heal else []
 
 
 def _refs_of_attack(attack: Component) -> Iterator[tuple[str, DataRef, str]]:
