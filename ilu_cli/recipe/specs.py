@@ -264,9 +264,9 @@ class TrainSpec(Spec):
         """How the weights are stepped while they heal; None: they do not."""
         if self.heal is None:
             return None
-        own = {"steps": self.heal.steps, "lr": self.heal.lr, "warmup": self.heal.warmup}
-        rest: dict[str, Any] = {"schedule": "linear", "optimizer": "adamw", "budget": None, "points": [], "heal": None}
-        return self.model_copy(update=own | rest)
+        h, falling = self.heal, {"schedule": "linear", "optimizer": "adamw"}
+        none = {"budget": None, "points": list[int](), "heal": None}
+        return self.model_copy(update={"steps": h.steps, "lr": h.lr, "warmup": h.warmup, **falling, **none})
 
 
 class ModelSpec(Spec):

@@ -7,9 +7,8 @@ does it here, and a larger step that costs more can be afforded. An idea of this
 
 from __future__ import annotations
 
-from typing import Any
-
 from ilu_cli.engine.accel import backend
+from ilu_cli.engine.budget import Facts
 from ilu_cli.engine.gradients import Term
 from ilu_cli.engine.job import drive
 from ilu_cli.engine.loop import Trainer
@@ -57,7 +56,7 @@ def heal(healer: Trainer, trainer: Trainer, run: Run, reporter: Reporter) -> Non
         save_state(healer, run.state / "heal")
     for _ in drive(healer, run, reporter, "healing", "heal", after=run.manifest.result["steps"]):
         pass
-    found: dict[str, Any] = {"steps": healer.step}
+    found: Facts = {"steps": healer.step}
     if trainer.budget:
         found |= trainer.budget.now(trainer.grads)
     run.manifest.result["healed"] = found
