@@ -9,7 +9,6 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -19,6 +18,7 @@ from ilu_cli.benchmarks import Benchmark, Row, mean_and_error, number, perplexit
 from ilu_cli.errors import IluError, UnavailableError, UsageError
 from ilu_cli.recipe.harness import PlainLoader
 from ilu_cli.recipe.taskfile import code_of
+from ilu_cli.runs.manifest import version
 from ilu_cli.runs.results import Kind, kind_of
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class HarnessTask(Benchmark):
         task = next(iter(self.tasks.values()))
         said = json.loads(json.dumps({k: v for k, v in task.dump_config().items() if k in TEMPLATE}, default=str))
         found = {
-            "evaluator": f"lm-eval {metadata.version('lm-eval')}",
+            "evaluator": f"lm-eval {version('lm-eval')}",
             "task_version": {name: t.VERSION for name, t in self.tasks.items()},
             "fewshot": task.config.num_fewshot,
             "fewshot_seed": FEWSHOT_SEED,

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ilu_cli.errors import UNSEEN, brief
@@ -162,12 +163,15 @@ def now() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of the packages a result depends on."""
+    return {name: version(name) for name in PACKAGES}
+
+
+@cache
+def version(name: str) -> str:
+    """The installed version of a package, or "not installed"; looked up once, for to read its metadata takes long."""
     from importlib import metadata
 
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"

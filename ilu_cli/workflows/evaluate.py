@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Callable, Set
 from contextlib import nullcontext
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,8 @@ from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.runs import ledger
 from ilu_cli.runs.files import beside_hashes, cache_dir, combined, write_json, write_text
 from ilu_cli.runs.lock import turn
+from ilu_cli.runs.manifest import version
 from ilu_cli.runs.results import Data, Number, Summary, own_rows, rows_file, summary_file
-from ilu_cli.runs.store import versions
 from ilu_cli.workflows.plan import CHAT_KEYS, RunPlan
 
 SCORING = 2  # of what scores are; raise it when they change, so that no result of before is taken for one
@@ -82,8 +81,7 @@ class Evaluation:
         told = [f"{k}={v}" for k in CHAT_KEYS if (v := getattr(self.spec, k)) is not None]
         chat = ":".join(["", "chat", *told]) if self.spec.chat else ""
         bench = self.benchmarks[name]
-        installed = versions()
-        by = f"scoring {SCORING}, ilu {installed['ilu']}, transformers {installed['transformers']}"
+        by = f"scoring {SCORING}, ilu {version('ilu')}, transformers {version('transformers')}"
         by += f", lm_eval {version('lm_eval')}" if isinstance(bench, HarnessTask) else ""
         return f"{digest}:{bench.fingerprint(self.items[name])}:{self.spec.precision}{chat}:{by}"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 from collections import Counter
 from dataclasses import fields
@@ -15,6 +14,7 @@ import torch
 from ilu_cli.engine.kept import Tensors, kept
 from ilu_cli.models import hold, names, traced
 from ilu_cli.models.traced import LayerCost, Mode, Trace, Work
+from ilu_cli.runs.manifest import version
 from ilu_cli.runs.results import Row
 
 KNOWN = {"torch", "transformers", "peft"}  # packages whose code their version tells
@@ -50,7 +50,7 @@ def _source(model: Any, rows: int, length: int, mode: Mode) -> list[Any] | None:
     told = json.dumps([config, attention, kinds, weights], sort_keys=True, default=str)
     code = b"".join(Path(module.__file__ or "").read_bytes() for module in (traced, hold, names))
     digests = [hashlib.sha256(text).hexdigest() for text in (told.encode(), code)]
-    versions = [importlib.metadata.version(name) for name in sorted(packages)]
+    versions = [version(name) for name in sorted(packages)]
     return ["trace", *digests, versions, rows, length, mode.half, mode.again]
 
 
