@@ -18,6 +18,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#8c6d00", "#4b5fc4")
 INK, SOFT, LINE = "#1c1e21", "#5b6168", "#d9dce0"
 VARIABLES = {c: f"--c{i}" for i, c in enumerate(COLOURS)} | {INK: "--ink", SOFT: "--soft", LINE: "--line"}
 WIDE, NARROW = 720, 360  # pixels
+PAPER = '<rect width="100%" height="100%" fill="white"/>'  # behind a figure that is looked at by itself
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ilu",
@@ -128,7 +129,9 @@ def render(draw: Draw, name: str, folder: Path) -> tuple[str, str]:
             fig.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
             found.append(svg.getvalue())
             if width == WIDE:
-                fig.savefig(folder / f"{name}.svg", facecolor="white", metadata={"Date": None})
+                fig.set_layout_engine("none")  # it is laid out already, which takes as long as to draw it
+                on_white = re.sub(r"<svg[^>]*>", rf"\g<0>\n {PAPER}", found[0], count=1)
+                (folder / f"{name}.svg").write_text(on_white, encoding="utf-8")
                 fig.savefig(folder / f"{name}.png", facecolor="white", dpi=180)
     return embedded(found[0], f"{name}-w"), embedded(found[1], f"{name}-n")
 
