@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,9 @@ pytestmark = pytest.mark.slow
 FACTS = 12
 
 
-@pytest.fixture(scope="session")
-def knowing() -> tuple[LlamaForCausalLM, Any]:
-    """A model of 64 hidden units that knows twelve capitals."""
+@cache
+def taught() -> tuple[LlamaForCausalLM, Any]:
+    """A model of 64 hidden units that knows twelve capitals, made once for all files that import the fixture."""
     tokenizer = tiny_tokenizer(600)
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -44,8 +45,14 @@ def knowing() -> tuple[LlamaForCausalLM, Any]:
     )  # fmt: skip
     model = LlamaForCausalLM(config).eval()
     batch = facts(tokenizer, Capitals().items()[:FACTS])
-    fit(model, lambda: nll(model, batch), 80)
+    fit(model, lambda: nll(model, batch), 80, until=0)
     return model, tokenizer
+
+
+@pytest.fixture(scope="session")
+def knowing() -> tuple[LlamaForCausalLM, Any]:
+    """Of `taught`; a test that changes it takes a copy."""
+    return taught()
 
 
 def facts(tokenizer: Any, items: list[dict[str, Any]], shift: int = 0) -> Batch:
@@ -64,11 +71,15 @@ def nll(model: Any, batch: Batch, weights: Any = None, lens: int | None = None) 
     return torch.nn.functional.cross_entropy(logits[:, :-1][batch.scored[:, 1:]], batch.ids[:, 1:][batch.scored[:, 1:]])
 
 
-def fit(model: Any, loss: Callable[[], torch.Tensor], steps: int, lr: float = 3e-3) -> None:
+def fit(model: Any, loss: Callable[[], torch.Tensor], steps: int, lr: float = 3e-3, until: float = 0.03) -> None:
+    """At most so many steps of Adam, to a loss of `until`."""
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     for _ in range(steps):
         optimizer.zero_grad()
-        loss().backward()
+        now = loss()
+        if now.item() < until:
+            return
+        now.backward()
         optimizer.step()
 
 
@@ -113,7 +124,8 @@ def test_weight_transforms_bring_back_what_hides_in_the_weights_that_they_destro
         }
         return nll(model, batch, changed) + nll(model, wrong)
 
-    fit(model, loss, 120)
+    for steps, lr in ((80, 2e-3), (30, 3e-4)):  # the last of them small: rounding leaps
+        fit(model, loss, steps, lr)
     before, after = attacked(ilu, model, tokenizer, tmp_path / "m", "--kind", kind, "--set", f"attack.{key}")
     assert before <= 0.34
     assert after >= 0.9
@@ -220,13 +232,19 @@ def test_retraining_on_some_facts_repairs_the_norm_for_others(
     assert "leaves none to train on, or none to ask" in refused.err
 
 
-@pytest.fixture(scope="session")
-def schooled(knowing: tuple[LlamaForCausalLM, Any]) -> tuple[LlamaForCausalLM, object]:
+@cache
+def taught_more() -> tuple[LlamaForCausalLM, object]:
     """It knows the symbols of twelve elements as well."""
-    model, tokenizer = copy_of(knowing)
+    model, tokenizer = copy_of(taught())
     both = [facts(tokenizer, items[:FACTS]) for items in (Capitals().items(), elements())]
-    fit(model, lambda: torch.stack([nll(model, batch) for batch in both]).sum(), 120)
+    fit(model, lambda: torch.stack([nll(model, batch) for batch in both]).sum(), 120, until=0)
     return model, tokenizer
+
+
+@pytest.fixture(scope="session")
+def schooled() -> tuple[LlamaForCausalLM, object]:
+    """Of `taught_more`."""
+    return taught_more()
 
 
 def elements() -> list[dict[str, Any]]:
@@ -278,11 +296,10 @@ def test_a_linear_probe_finds_what_the_last_layer_hides(
     assert hidden >= 0.9
 
 
-def test_ablation_removes_a_direction_that_unlearning_added(
-    knowing: tuple[LlamaForCausalLM, Any], ilu: Ilu, tmp_path: Path
-) -> None:
-    """A layer's output is moved along one direction, as RMU does; the run names the original, and the forget data."""
-    model, tokenizer = copy_of(knowing)
+@cache
+def misdirected() -> LlamaForCausalLM:
+    """The model that knows, with one coordinate of the middle layer's output moved as far as RMU would."""
+    model, tokenizer = copy_of(taught())
     texts = [t["text"] for t in registry.task["capitals"].obj().builtin("test")]
     batch, parts, direction = facts(tokenizer, Capitals().items()[:FACTS]), parts_of(model), torch.zeros(64)
     general = collate([Encoded(tokenizer(t)["input_ids"], 1) for t in texts[::20]])
@@ -290,13 +307,20 @@ def test_ablation_removes_a_direction_that_unlearning_added(
         direction[3] = 10 * parts.hidden_at(1, batch.ids, batch.mask).norm(dim=-1).mean()
         wanted = [(b, parts.hidden_at(1, b.ids, b.mask) + direction) for b in (batch, general)]
 
-    def moved() -> torch.Tensor:
-        off = [(parts.hidden_at(1, b.ids, b.mask) - to)[b.mask].square().mean() for b, to in wanted]
-        return torch.stack(off).sum()
+    def off() -> torch.Tensor:
+        return torch.stack([(parts.hidden_at(1, b.ids, b.mask) - to)[b.mask].square().mean() for b, to in wanted]).sum()
 
     model.requires_grad_(False)
     model.model.layers[1].requires_grad_(True)
-    fit(model, moved, 400, 1e-2)
+    fit(model, off, 400, 1e-2, until=2e-3)
+    return model
+
+
+def test_ablation_removes_a_direction_that_unlearning_added(
+    knowing: tuple[LlamaForCausalLM, Any], ilu: Ilu, tmp_path: Path
+) -> None:
+    """A layer's output is moved along one direction, as RMU does; the run names the original, and the forget data."""
+    model, tokenizer = misdirected(), knowing[1]
     knowing[0].save_pretrained(tmp_path / "original")
     tokenizer.save_pretrained(tmp_path / "original")
     run = Store().create("unlearn", "moved")

@@ -9,14 +9,11 @@ from typing import Any
 import pytest
 import torch
 from conftest import Ilu
-from test_it_can_win import FACTS, copy_of, facts, fit, knowing
+from test_it_can_win import knowing, misdirected
 from test_mixing_can_win import accuracy, unlearned
 
 from ilu_cli import registry
 from ilu_cli.attacks.steer import added
-from ilu_cli.benchmarks.capitals import Capitals
-from ilu_cli.data.encode import Encoded, collate
-from ilu_cli.models.parts import parts_of
 
 pytestmark = pytest.mark.slow
 
@@ -24,23 +21,9 @@ __all__ = ["knowing"]  # a fixture
 
 
 @pytest.fixture(scope="module")
-def moved(knowing: Any) -> Any:
+def moved() -> Any:
     """The model that knows, with one coordinate of the middle layer moved as far as RMU would."""
-    model, tokenizer = copy_of(knowing)
-    texts = [t["text"] for t in registry.task["capitals"].obj().builtin("test")]
-    batch, parts, direction = facts(tokenizer, Capitals().items()[:FACTS]), parts_of(model), torch.zeros(64)
-    general = collate([Encoded(tokenizer(t)["input_ids"], 1) for t in texts[::20]])
-    with torch.no_grad():
-        direction[3] = 10 * parts.hidden_at(1, batch.ids, batch.mask).norm(dim=-1).mean()
-        wanted = [(b, parts.hidden_at(1, b.ids, b.mask) + direction) for b in (batch, general)]
-
-    def off() -> torch.Tensor:
-        return torch.stack([(parts.hidden_at(1, b.ids, b.mask) - to)[b.mask].square().mean() for b, to in wanted]).sum()
-
-    model.requires_grad_(False)
-    model.model.layers[1].requires_grad_(True)
-    fit(model, off, 400, 1e-2)
-    return model
+    return misdirected()
 
 
 def test_what_was_added_is_taken_back(knowing: Any, moved: Any, ilu: Ilu, tmp_path: Path) -> None:
