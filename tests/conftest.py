@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
+import typer.main
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -28,6 +30,9 @@ LAYERS = 3
 
 # absl closes the stream that it was made with when another package configures logging: not that of pytest's capture.
 importlib.import_module("absl.logging").get_absl_handler().python_handler.stream = sys.__stderr__
+# Threads get in each other's way on a tiny model, and where several processes have as many as there are cores: also in
+# a fixture of a whole session, which is made before `place` is. (Those that wait for one another run all the while.)
+torch.set_num_threads(1)
 
 CHAT = (
     "{% for m in messages %}[{{ m.role }}] {{ m.content }}<eos>\n{% endfor %}"
@@ -89,7 +94,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     real = "real" in request.keywords
     alone = real and "PYTEST_XDIST_WORKER" not in os.environ
-    # Threads get in each other's way on a tiny model, and where several processes have as many as there are cores.
     torch.set_num_threads(os.cpu_count() or 1 if alone else 1)
     if not alone:
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -118,10 +122,18 @@ class Outcome:
 Ilu = Callable[..., Outcome]
 
 
+command_of = functools.cache(typer.main.get_command)  # a process builds its command line once, and so does this one
+
+
 @pytest.fixture
 def ilu(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ilu:
-    """Run the command line in this process."""
+    """Run the command line in this process; the workers of its pipelines begin at once."""
+    from workers import begin_at_once
+
     from ilu_cli.cli.app import main
+
+    begin_at_once(monkeypatch)
+    monkeypatch.setattr(typer.main, "get_command", command_of)
 
     def run(*args: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["ilu", *map(str, args)])

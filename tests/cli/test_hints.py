@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ OTHERS = {  # options of other programs that messages name
 }
 
 
+@cache
 def options() -> set[str]:
     """The options of every command."""
     found, left = {"--help"}, [get_command(app)]

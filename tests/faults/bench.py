@@ -76,6 +76,9 @@ class Bench:
     def prepare(self) -> None:
         import conftest
 
+        from ilu_cli.cli.app import app
+
+        conftest.command_of(app)  # which takes longer than most commands that are refused
         tokenizer = conftest.tiny_tokenizer()
         conftest.tiny_model(len(tokenizer), spread=0.05).save_pretrained(self.model)
         tokenizer.save_pretrained(self.model)
@@ -113,8 +116,11 @@ class Bench:
             sys.argv = ["ilu", *args]
             sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
             import torch
+            import typer.main
+            from conftest import command_of
 
             torch.set_num_threads(1)
+            typer.main.get_command = command_of
             from ilu_cli.cli.app import main
 
             if before is not None:
