@@ -48,3 +48,31 @@ def test_threads_soon_sleep_while_they_wait_unless_the_environment_says_otherwis
         )
         assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr, done.stderr
         assert ("GOMP_SPINCOUNT = '3000'" in done.stderr) == short, done.stderr
+
+
+LARGE = """
+from ilu_cli.__main__ import main
+try:
+    main()
+except SystemExit:
+    import torch
+    held = torch.ones(1 << 26)
+    print(next(line for line in open("/proc/self/smaps_rollup") if line.startswith("AnonHugePages:")).split()[1])
+"""
+
+
+def leaves_it_to_programs() -> bool:
+    switch = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return switch.is_file() and "[madvise]" in switch.read_text()
+
+
+@pytest.mark.skipif(not leaves_it_to_programs(), reason="large pages are for all programs here, or for none")
+def test_large_tensors_take_large_pages_unless_the_environment_says_otherwise() -> None:
+    env = {k: v for k, v in os.environ.items() if k != "THP_MEM_ALLOC_ENABLE"}
+    line = [sys.executable, "-c", LARGE, "--version"]
+    held = {}
+    for asked in ("1", "0", ""):
+        given = {"THP_MEM_ALLOC_ENABLE": asked} if asked else {}
+        done = subprocess.run(line, env=env | given, text=True, capture_output=True, check=True)
+        held[asked] = int(done.stdout.splitlines()[-1])
+    assert held["0"] < 50_000 < 200_000 < min(held["1"], held[""]), held
