@@ -80,6 +80,7 @@ DEFENCES: dict[str, Any] = {
             "shot": "data",
             "every": None,
             "rows": None,
+            "built": True,
         },
     ),
     "sam": ({}, {"rho": 0.01}),

@@ -67,13 +67,18 @@ def nll(model: Any, weights: dict[str, torch.Tensor], items: list[Encoded]) -> t
     return found
 
 
-def test_the_attacker_is_a_lora_that_was_trained(float64: None) -> None:
+@pytest.mark.parametrize("way", ["built", "followed", "used otherwise"])
+def test_the_attacker_is_a_lora_that_was_trained(float64: None, way: str) -> None:
     """Two batches of SGD on A and B themselves, through plain autograd."""
     model, items = tiny_model(), items_of([5, 8, 6, 7])
     data = stream(items, batch=2)
     t = trainer(model, [Term("forget", data, lambda v: -v.nll, "token", defended=True)], [])
-    defence = RepSelect(attacker_lr=0.2, rank=2, k=0.3)
+    defence = RepSelect(attacker_lr=0.2, rank=2, k=0.3, built=way != "followed")
+    if way == "used otherwise":  # a weight that something else than its linear map multiplies by
+        mlp = model.model.layers[1].mlp
+        mlp.down_proj.register_forward_hook(lambda m, args, _: args[0] @ m.weight.T)
     found = defence._attacker(t.grads, t.terms[0])
+    assert all(p.requires_grad and p.grad is None for p in t.params.values())
     names, where = list(t.params), located(t.grads)
     generator = torch.Generator().manual_seed(seed_of(0, "repselect", 0))
     start = {n: p.detach() for n, p in t.params.items()}
@@ -244,3 +249,23 @@ def test_rows_bound_the_pass_of_attacker_and_shot() -> None:
         found.append(gradient(t))
     assert not torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("spec", [{}, {"accumulation": 2}, {"packing": False}])
+def test_a_mean_gradient_divides_each_row_as_in_its_own_step(
+    float64: None, monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any]
+) -> None:
+    data = stream(items_of([5, 18, 6, 7, 5, 12, 4]), batch=2)
+    t = trainer(tiny_model(), [Term("forget", data, lambda v: -v.nll, "token", weight=0.5)], [], **spec)
+    seen: list[int] = []
+    view = t.grads._view
+    monkeypatch.setattr(t.grads, "_view", lambda term, keys, kind: [seen.append(len(keys)), view(term, keys, kind)][1])
+    found = t.grads.mean(t.terms[0], 3)
+    joined, seen[:] = list(seen), []
+    for step in range(3):
+        t.grads.accumulate(t.terms[0], step=step)
+    wanted = [g / 3 for g in t.grads.whole()]
+    for a, b in zip(found, wanted):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    assert sum(joined) == sum(seen) == 6
+    assert (len(joined) < len(seen)) is (spec != {"packing": False})

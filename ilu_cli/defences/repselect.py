@@ -13,13 +13,15 @@ from ilu_cli.recipe.specs import Share
 from ilu_cli.registry import defence
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from ilu_cli.engine.gradients import Gradients, Term, Vector
     from ilu_cli.engine.stream import TrainStream
     from ilu_cli.models.matrices import Matrix
     from ilu_cli.recipe.schema import UnlearnRecipe
     from ilu_cli.recipe.source import Key
+
+    Pair = tuple[nn.Parameter, nn.Parameter]  # B [outputs, r], A [r, inputs]
 
 Collapse = Literal["soft", "hard", "quadratic"]
 Sides = Literal["both", "inputs", "outputs"]
@@ -46,9 +48,10 @@ class RepSelect(Defence):
     gradient of every step. Trained weights that are no matrices (norms, biases) get none.
 
     The attacker is a LoRA of rank `rank` on the same matrices, α = r and drawn as by peft, stepped by SGD at
-    `attacker_lr` through the forget data once; 0: no attacker. Its gradient follows from that of the matrix it is added
-    to, at W + B·A: ∂B = G·Aᵀ, ∂A = Bᵀ·G, so that no adapter is built. A shot costs a pass for the attacker and one for
-    G before its first step; with `rows` the passes are over so many rows of the forget data, null: all.
+    `attacker_lr` through the forget data once; 0: no attacker. It is `built` beside linear maps, and no gradient of a
+    whole matrix is taken for it; of others, or without, its gradient follows from that of the matrix it is added to, at
+    W + B·A: ∂B = G·Aᵀ, ∂A = Bᵀ·G. A shot costs a pass for the attacker and one for G before its first step; with `rows`
+    the passes are over so many rows of the forget data, null: all.
 
     `shot`: G is of all `data`, once, or again after `every` steps with a fresh attacker; or of each `step`'s batch,
     without an attacker, as a filter. `directions` may be those of the `retain` gradient at the same place.
@@ -69,9 +72,11 @@ class RepSelect(Defence):
         self, *, k: Share = 0.33, collapse: Collapse = "soft", sides: Sides = "both",
         directions: Literal["forget", "retain"] = "forget", attacker_lr: NonNegativeFloat = 0.05, rank: PositiveInt = 8,
         shot: Literal["data", "step"] = "data", every: PositiveInt | None = None, rows: PositiveInt | None = None,
+        built: bool = True,
     ) -> None:  # fmt: skip
         self.k, self.collapse, self.sides, self.directions = k, collapse, sides, directions
-        self.attacker_lr, self.rank, self.shot, self.every, self.rows = attacker_lr, rank, shot, every, rows
+        self.attacker_lr, self.rank, self.shot, self.every = attacker_lr, rank, shot, every
+        self.rows, self.built = rows, built
         self.log, self.filtered = {}, list[Any]()
 
     def steps(self, stream: TrainStream) -> int:
@@ -92,41 +97,83 @@ class RepSelect(Defence):
 
     def _shoot(self, grads: Gradients, forget: Term, retain: Term | None) -> Vector:
         with grads.aside(), grads.shifted(self._attacker(grads, forget)):
-            whole = mean_gradient(grads, forget, self.rows)
+            whole = grads.mean(forget, passes(forget.stream, self.rows))
             other = self._of_retain(grads, retain, None)
         return self._filter(grads, whole, other)
 
     def _attacker(self, grads: Gradients, forget: Term) -> Vector:
         """B·A of each matrix after one pass through the forget data, in the form of the parameters."""
         import torch
+        from torch import nn
 
         from ilu_cli.data.sampling import seed_of
-        from ilu_cli.engine.gradients import mean_nll
+        from ilu_cli.models.beside import linear_maps
 
         delta = [torch.zeros_like(p) for p in grads.params]
         if not self.attacker_lr:
             return delta
         generator = torch.Generator().manual_seed(seed_of(grads.seed, "repselect", grads.step))
-        where, params, pairs = located(grads), grads.params, []
+        where, pairs = located(grads), list[Any]()
         for i, m in where:
-            base = m.of(params[i].detach().clone())
+            base = m.of(grads.params[i].detach())
             a = torch.empty(self.rank, base.shape[1]).uniform_(-1, 1, generator=generator) / math.sqrt(base.shape[1])
-            pairs.append((base, base.new_zeros(len(base), self.rank), a.to(base)))
-        nll, seen = mean_nll("attacker", forget.stream), []
-        with grads.aside(), grads.shifted(delta):
+            pairs.append((nn.Parameter(base.new_zeros(len(base), self.rank)), nn.Parameter(a.to(base))))
+        maps = linear_maps(grads.parts.decoder, [m for _, m in where]) if self.built else None
+        seen = self._train(grads, forget, where, maps, pairs) if maps else None
+        seen = seen or self._follow(grads, forget, where, pairs)
+        for (i, m), (b, a) in zip(where, pairs):
+            m.of(delta[i]).copy_((b @ a).detach())
+        self.log = {"attacker nll at first": seen[0], "attacker nll at last": seen[-1]}
+        return delta
+
+    def _train(
+        self, grads: Gradients, forget: Term, where: list[tuple[int, Matrix]], maps: list[nn.Linear], pairs: list[Pair]
+    ) -> list[float] | None:
+        """Step the pairs B, A in place, built beside the linear maps; return the NLL of each step.
+
+        None, and nothing is done, if a matrix has a gradient although its map does not use it: something else does.
+        """
+        import torch
+
+        from ilu_cli.engine.gradients import mean_nll
+        from ilu_cli.models.beside import beside
+
+        nll, seen, leaves = mean_nll("attacker", forget.stream), list[float](), [x for pair in pairs for x in pair]
+        half = torch.bfloat16 if grads.spec.precision == "bf16" else None
+        places = {i for i, _ in where}
+        with grads.aside(), grads.frozen(but=places), beside(maps, pairs, half):
+            for step in range(passes(forget.stream, self.rows)):
+                seen.append(float(grads.backend.sum(grads.accumulate(nll, step=step))))
+                if any(g is not None for g in grads.take()):
+                    return None
+                grads.backend.sum_gradients(leaves)
+                for x in leaves:
+                    if x.grad is not None:  # None: no token has come by
+                        x.detach().sub_(x.grad, alpha=self.attacker_lr)
+                        x.grad = None
+        return seen
+
+    def _follow(
+        self, grads: Gradients, forget: Term, where: list[tuple[int, Matrix]], pairs: list[Pair]
+    ) -> list[float]:
+        """The same, from the gradients of the matrices."""
+        import torch
+
+        from ilu_cli.engine.gradients import mean_nll
+
+        nll, seen, params = mean_nll("attacker", forget.stream), list[float](), grads.params
+        bases = [m.of(params[i].detach().clone()) for i, m in where]
+        with grads.aside(), grads.shifted([torch.zeros_like(p) for p in params]):
             for step in range(passes(forget.stream, self.rows)):
                 seen.append(float(grads.backend.sum(grads.accumulate(nll, step=step))))
                 whole = grads.whole()
-                for (i, m), (base, b, a) in zip(where, pairs):
+                for (i, m), base, (b, a) in zip(where, bases, ((b.detach(), a.detach()) for b, a in pairs)):
                     g = m.of(whole[i])
                     down, up = g @ a.T, b.T @ g
                     b.sub_(down, alpha=self.attacker_lr)
                     a.sub_(up, alpha=self.attacker_lr)
                     m.of(params[i].detach()).copy_(torch.addmm(base, b, a))
-        for (i, m), (_, b, a) in zip(where, pairs):
-            m.of(delta[i]).copy_(b @ a)
-        self.log = {"attacker nll at first": seen[0], "attacker nll at last": seen[-1]}
-        return delta
+        return seen
 
     def _filter(self, grads: Gradients, whole: Vector, other: Vector | None) -> Vector:
         """`whole` with every matrix collapsed along its own leading directions, or those of `other`; 0 elsewhere."""
@@ -147,7 +194,7 @@ class RepSelect(Defence):
             return None
         nll = mean_nll("retain", retain.stream)
         if step is None:
-            return mean_gradient(grads, nll, self.rows)
+            return grads.mean(nll, passes(nll.stream, self.rows))
         grads.accumulate(nll, step=step)
         return grads.whole()
 
@@ -208,14 +255,6 @@ def passes(stream: TrainStream, rows: int | None = None) -> int:
     """Steps in which every row of a stream is seen at least once, or `rows` of them are."""
     every = max(len(c.items) for c in stream.corpora) * len(stream.corpora)
     return math.ceil(min(every, rows or every) / stream.batch)
-
-
-def mean_gradient(grads: Gradients, term: Term, rows: int | None = None) -> Vector:
-    """The gradient of a term over its data: the mean of the steps' of one pass, the same on all processes."""
-    steps = passes(term.stream, rows)
-    for step in range(steps):
-        grads.accumulate(term, step=step)
-    return [g.div_(steps) for g in grads.whole()]
 
 
 def located(grads: Gradients) -> list[tuple[int, Matrix]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ilu_cli.engine.divergence import KLFromStart
 from ilu_cli.engine.gradients import Gradients, Term, Vector
 from ilu_cli.engine.reference import fill
 from ilu_cli.engine.stream import TrainStream
@@ -47,7 +48,8 @@ class Budget:
         """Measured from the weights that are in place now."""
         known = retain_term["kl"]
         cache = fill(stream, known.declared.needs, None, 1, start.parts, start.backend, "fp32")
-        return cls(Term("budget", stream, known.obj, known.declared.per, weight=0.0, cache=cache), limit, lasting)
+        values = KLFromStart(known.obj)
+        return cls(Term("budget", stream, values, known.declared.per, weight=0.0, cache=cache), limit, lasting)
 
     def facts(self) -> Facts:
         """What the manifest keeps: KL of the saved weights, the limit, KL of the step taken back, the rate found."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -103,6 +103,41 @@ class Gradients:
             total += exact(loss.detach()).cpu()
         return total
 
+    def mean(self, term: Term, steps: int) -> Vector:
+        """The mean of the gradients of the first `steps` steps, the same on all processes.
+
+        Their rows are run together, as many as take no more tokens than a micro-batch of the longest rows, and each is
+        divided as in its own step. Not so without `train.packing`, of a sharded model, whose processes must run equally
+        many, and of a term that looks at its step as a whole.
+        """
+        alone = not self.spec.packing or self.backend.mesh is not None or term.centre is not None
+        for step in range(steps) if alone else ():
+            self.accumulate(term, step=step)
+        for keys, divisors in () if alone else self._together(term, steps):
+            view = self._view(term, keys, View)
+            with self.backend.autocast(self.spec.precision):
+                loss = _loss(term, view, torch.tensor(divisors, device=self.backend.device))
+            if loss.requires_grad:
+                (term.weight * loss).backward()
+        return [g.div_(steps) for g in self.whole()]
+
+    def _together(self, term: Term, steps: int) -> Iterator[tuple[list[RowKey], list[int]]]:
+        """This process's rows of some steps, and what each is divided by, cut where a micro-batch is full."""
+        stream, packs = term.stream, self.parts.packing is not None
+        micro = -(-stream.batch // (self.backend.world * self.spec.accumulation))
+        room, sizes = micro * max(c.longest for c in stream.corpora), list[int]()
+        rows, divisors = list[RowKey](), list[int]()
+        for step in range(steps):
+            divisor = stream.divisor(step, term.per)
+            for key in (key for keys in self._shares(stream, step) for key in keys):
+                sizes.append(len(stream.item(key).ids))
+                if rows and (sum(sizes) if packs else len(sizes) * max(sizes)) > room:
+                    yield rows, divisors
+                    rows, divisors, sizes = [], [], sizes[-1:]
+                rows, divisors = [*rows, key], [*divisors, divisor]
+        if rows:
+            yield rows, divisors
+
     def views(
         self, term: Term, step: int, precision: str | None = None, kind: type[View] = View, *, alone: bool = False
     ) -> Iterator[View]:
@@ -181,6 +216,18 @@ class Gradients:
             self.put(before)
 
     @contextmanager
+    def frozen(self, but: Container[int] = ()) -> Iterator[None]:
+        """Take no gradient of the parameters for a while, `but` of those of these numbers."""
+        off = [p for i, p in enumerate(self.params) if i not in but and p.requires_grad]
+        for p in off:
+            p.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for p in off:
+                p.requires_grad_(True)
+
+    @contextmanager
     def shifted(self, direction: Vector, factor: float = 1.0) -> Iterator[None]:
         """Have the parameters at θ + factor·direction, then at θ again to the bit, whatever was done to them."""
         params = self.params
@@ -195,8 +242,10 @@ class Gradients:
                     p.copy_(old)
 
 
-def _loss(term: Term, view: View, divisor: int) -> Tensor:
-    return wide(term.values(view)).sum() / divisor
+def _loss(term: Term, view: View, divisor: int | Tensor) -> Tensor:
+    """Σ values / divisor, which may be each row's own, [B]."""
+    values = wide(term.values(view))
+    return (values / divisor).sum() if isinstance(divisor, Tensor) else values.sum() / divisor
 
 
 def _summed_states(view: View) -> Tensor:

@@ -150,6 +150,8 @@ class RegularizerSpec(Component, Form):
 class DefenceSpec(Component):
     """A way to take the forget gradient that makes forgetting robust."""
 
+    later = ("built",)
+
 
 class LoraSpec(Spec):
     """A low-rank adapter; its weights are all that is trained."""
