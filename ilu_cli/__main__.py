@@ -10,8 +10,8 @@ needs. GNU's OpenMP lets them spin for some tens of microseconds first, which is
 (docs/bench/busy.py). OpenMP reads this when torch is loaded; what the environment says goes before.
 """
 LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"
-"""Torch asks for large pages for large tensors, where Linux leaves that to programs: each step makes its gradients anew,
-for which the kernel would hand out a hundred thousand small ones.
+"""Torch asks for large pages for large tensors, where Linux leaves that to programs: each step makes its gradients
+anew, for which the kernel would hand out a hundred thousand small ones.
 """
 
 
