@@ -16,6 +16,8 @@ from ilu_cli.data.sampling import seed_of
 from ilu_cli.defences.repselect import RepSelect, collapsed, leading, located, passes
 from ilu_cli.engine.budget import Budget
 from ilu_cli.engine.gradients import Term
+from ilu_cli.engine.stream import RowKey
+from ilu_cli.engine.view import View
 from ilu_cli.errors import RunFailed, UsageError
 
 
@@ -258,8 +260,13 @@ def test_a_mean_gradient_divides_each_row_as_in_its_own_step(
     data = stream(items_of([5, 18, 6, 7, 5, 12, 4]), batch=2)
     t = trainer(tiny_model(), [Term("forget", data, lambda v: -v.nll, "token", weight=0.5)], [], **spec)
     seen: list[int] = []
-    view = t.grads._view
-    monkeypatch.setattr(t.grads, "_view", lambda term, keys, kind: [seen.append(len(keys)), view(term, keys, kind)][1])
+    view_of = t.grads._view
+
+    def counted(term: Term, keys: list[RowKey], kind: type[View]) -> View:
+        seen.append(len(keys))
+        return view_of(term, keys, kind)
+
+    monkeypatch.setattr(t.grads, "_view", counted)
     found = t.grads.mean(t.terms[0], 3)
     joined, seen[:] = list(seen), []
     for step in range(3):
