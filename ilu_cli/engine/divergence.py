@@ -17,7 +17,7 @@ from ilu_cli.models.sharded import is_part
 
 
 @dataclass(frozen=True)
-class Said:
+class AtStart:
     """What a head W said of N tokens: their states h₀ [N, D], lse z₀ [N], and Σ_v q_v·W_v [N, D], q = softmax z₀."""
 
     states: Tensor
@@ -26,7 +26,7 @@ class Said:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, states: Tensor, head: LMHead) -> Said:
+    def of(cls, states: Tensor, head: LMHead) -> AtStart:
         """Those of last hidden states under a head."""
         weight = head.weight
         means = [wide(head(states[part])).softmax(-1).to(weight.dtype) @ weight for part in chunks(states, weight)]
@@ -51,7 +51,7 @@ class KLFromStart:
     """
 
     kl: Callable[[View], Tensor]
-    said: dict[bytes, Said] = field(default_factory=dict)
+    said: dict[bytes, AtStart] = field(default_factory=dict)
 
     def __call__(self, view: View) -> Tensor:
         head, start = view.parts.head, view.reference.final
@@ -61,7 +61,7 @@ class KLFromStart:
             return self.kl(view)
         name = view.batch.ids.cpu().numpy().tobytes()
         if name not in self.said:
-            self.said[name] = Said.of(start, head)
+            self.said[name] = AtStart.of(start, head)
         return view.per_sequence(self.said[name].kl(view.final, head))
 
 

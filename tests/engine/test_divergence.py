@@ -11,7 +11,7 @@ from conftest import items_of, stream, tiny_model, trainer
 
 from ilu_cli.engine import tiles
 from ilu_cli.engine.budget import Budget
-from ilu_cli.engine.divergence import KLFromStart, Said, logsumexp
+from ilu_cli.engine.divergence import AtStart, KLFromStart, logsumexp
 from ilu_cli.engine.gradients import Term
 from ilu_cli.engine.view import View
 from ilu_cli.models.logits import LMHead, LogitMap
@@ -27,7 +27,7 @@ def test_it_is_that_of_all_logits(float64: None, monkeypatch: pytest.MonkeyPatch
     bias = torch.randn(7) if biased else torch.zeros(7)
     head = LMHead(weight, bias if biased else None, LogitMap(scale))
     logq, logp = ((scale * (h @ weight.T + bias)).log_softmax(-1) for h in (start, now))
-    said = Said.of(start, head)
+    said = AtStart.of(start, head)
     torch.testing.assert_close(said.kl(now, head), (logq.exp() * (logq - logp)).sum(-1), rtol=1e-10, atol=1e-12)
     assert torch.equal(said.kl(start, head), torch.zeros(10))
     logits = scale * (now @ weight.T + bias)
@@ -39,7 +39,7 @@ def test_a_small_one_keeps_its_digits() -> None:
     start, weight = 3 * torch.randn(40, 16), torch.randn(500, 16)
     now, head = start + 1e-2 * torch.randn(40, 16), LMHead(weight)
     logq, logp = ((h.double() @ weight.double().T).log_softmax(-1) for h in (start, now))
-    found = Said.of(start, head).kl(now, head).mean()
+    found = AtStart.of(start, head).kl(now, head).mean()
     assert float(found) == pytest.approx(float((logq.exp() * (logq - logp)).sum(-1).mean()), rel=1e-2)
 
 
