@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import yaml
 from browser import Browser
 from conftest import Ilu
 
+from ilu_cli.cli.app import app
 from ilu_cli.runs.store import open_run
 
 pytestmark = pytest.mark.slow
@@ -37,27 +35,25 @@ SMALL = ["--set", "forget.batch=4", "--set", "retain.batch=4", "--set", "forget.
          "retain.max_length=24", "--steps", "12", "--method", "rmu", "--set", "objective.layer=1", "--set",
          'train.params=["model.layers.[01].mlp.down_proj.weight"]']  # fmt: skip
 ATTACK = ["--task", "elements", "--steps", "4", "--set", "attack.batch=4", "--set", "eval.limit=24"]
-CHAIN = """
-import sys
-from ilu_cli.cli.app import app
-tiny, small, attack = sys.argv[1], sys.argv[2].split("|"), sys.argv[3].split("|")
-run = lambda *a: app(a, standalone_mode=False)
-for extra in ([], ["--irm-env", "gsm8k", "--source", "builtin", "--irm-batch", "2"]):
-    run("unlearn", "--model", tiny, *small, *extra)
-    run("attack", *attack)
-    run("eval", "--limit", "24")
-run("report", "--out", "report")
-"""
+IRM = ["--irm-env", "gsm8k", "--source", "builtin", "--irm-batch", "2"]
 
 
 @pytest.fixture(scope="session")
 def family(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two methods on the tiny model, each attacked and evaluated, and the report of it all beside the runs."""
     home = tmp_path_factory.mktemp("family")
-    env = os.environ | {"ILU_RUNS": str(home / "runs"), "ILU_CACHE": str(home / "cache"), "OMP_NUM_THREADS": "1"}
-    args = [sys.executable, "-c", CHAIN, str(tiny), "|".join(SMALL), "|".join(ATTACK)]
-    done = subprocess.run(args, env=env, cwd=home, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        for name, value in {"ILU_RUNS": home / "runs", "ILU_CACHE": home / "cache", "HF_HUB_OFFLINE": 1}.items():
+            patch.setenv(name, str(value))
+        for more in ([], IRM):
+            for args in (
+                ["unlearn", "--model", str(tiny), *SMALL, *more],
+                ["attack", *ATTACK],
+                ["eval", "--limit", "24"],
+            ):
+                app(args, standalone_mode=False)
+        app(["report", "--out", "report"], standalone_mode=False)
     return home / "runs"
 
 
