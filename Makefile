@@ -7,7 +7,7 @@ TOOLS  := .tools
 # Python compiles what it imports; to compile all that is installed takes longer than all the rest.
 PIP    := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check
 
-.PHONY: setup demo test test-fast coverage bounds bench mutants faults lint lock hashes sbom licences clean
+.PHONY: setup demo test test-fast coverage bounds bench mutants faults lint types types-of-tests lock hashes sbom licences clean
 
 setup: $(STAMP)
 
@@ -54,7 +54,12 @@ bounds:
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) --jobs=2 types types-of-tests
+
+types:
 	$(BIN)/mypy
+
+types-of-tests:
 	$(BIN)/mypy --config-file tests/mypy.ini tests
 
 # What is installed, by whom, under which licence: tools of their own, beside the environment that they look at.
