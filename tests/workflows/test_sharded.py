@@ -65,11 +65,11 @@ CASES = {
     "attack": ["attack", "one/npo-tied", "--task", "elements", "--no-reference",
                *keys("attack.steps=2", "attack.batch=4", "attack.precision=fp32", "eval.limit=8")],
 }  # fmt: skip
-REPLICATED = ("rmu", "npo-tied", "lora")
+REPLICATED = ("rmu", "npo-tied", "irm", "irm-norm", "lora")
 KINDS = ("one", "sharded")
 STOPPED = unlearn("npo", *keys("train.save_every=1"), "--defence", "averaging",
                   *keys("defences.0.start=1", "defences.0.every=1"), steps=4)  # fmt: skip
-EVAL = ["eval", "untied", "--limit", "6", "--bench", "capitals", "--bench", "coherence"]
+EVAL = ["eval", "untied", "--limit", "6", "--bench", "capitals", "--bench", "prose", "--bench", "coherence"]
 
 
 def micro(args: list[str]) -> list[str]:
@@ -135,8 +135,9 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         commands["sharded"] |= {
             "stopped": [*STOPPED, "--out", "sharded/stopped"],
             "resumed": ["unlearn", "sharded/resumed", "--resume"],
-            "eval": EVAL,
         }
+        for each in commands.values():
+            each["eval"] = EVAL
         Path("commands.json").write_text(json.dumps(commands))
         done = launch(str(HERE / "launched.py"), "commands.json")
         print(done.stdout[-3000:], done.stderr[-6000:])
@@ -206,12 +207,15 @@ def test_a_run_that_was_stopped_goes_on_with_another_number_of_processes(launche
 
 
 def test_scores_and_written_answers_are_the_same(launched: Path) -> None:
-    found = [sorted((launched / cache / "eval").rglob("*.jsonl")) for cache in ("cache", "cache-of-two")]
-    assert [f.name for f in found[0]] == [f.name for f in found[1]] != []
-    for a, b in zip(*found):
-        ours, theirs = ([json.loads(line) for line in f.read_text().splitlines()] for f in (a, b))
-        assert len(ours) == len(theirs) > 1
-        assert close(ours, theirs)
+    caches = ("cache", "cache-of-two", "cache-of-two-replicated")
+    found = [sorted((launched / cache / "eval").rglob("*.jsonl")) for cache in caches]
+    assert {f.name for f in found[0]} == {f"{bench}.rows.jsonl" for bench in EVAL[5::2]}
+    for kind in found[1:]:
+        assert [f.name for f in found[0]] == [f.name for f in kind]
+        for a, b in zip(found[0], kind):
+            ours, theirs = ([json.loads(line) for line in f.read_text().splitlines()] for f in (a, b))
+            assert len(ours) == len(theirs) > 1
+            assert close(ours, theirs)
 
 
 def test_what_is_saved_loads_in_plain_transformers_in_the_type_that_was_asked_for(launched: Path) -> None:
