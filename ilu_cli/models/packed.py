@@ -145,8 +145,9 @@ def _fused(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: T
     if kind != "cpu" or dtype != torch.bfloat16 or query.shape[2] > SHORT:
         plain: Tensor = sdpa_attention_forward(module, query, key, value, mask, **kwargs)[0]
         return plain
+    bias = mask.float() if mask is not None and mask.is_floating_point() else mask
     with torch.autocast(kind, enabled=False):
-        found: Tensor = sdpa_attention_forward(module, query.float(), key.float(), value.float(), mask, **kwargs)[0]
+        found: Tensor = sdpa_attention_forward(module, query.float(), key.float(), value.float(), bias, **kwargs)[0]
     return found.to(dtype)
 
 

@@ -17,6 +17,8 @@ from ilu_cli.engine.gradients import Gradients, mean_nll
 from ilu_cli.engine.loop import Penalty, Trainer
 from ilu_cli.engine.packing import packed
 from ilu_cli.engine.prefix import Begun, begin
+from ilu_cli.engine.scoring import Scorer
+from ilu_cli.engine.tree import Request
 from ilu_cli.models.hold import checkpointed
 from ilu_cli.models.load import add_adapter
 from ilu_cli.models.packed import SHORT, PackedRows, Packing
@@ -223,3 +225,13 @@ def test_bfloat16_attention_of_a_cpu_is_as_exact_as_pytorchs_own(length: int) ->
         ours = AttentionInterface()["ilu"](module, *given, None)[0].transpose(1, 2)
     assert ours.dtype == own.dtype == torch.bfloat16
     assert apart(ours, given, exact) <= 1.01 * apart(own, given, exact)
+
+
+def test_trees_are_scored_in_bfloat16_after_training_has_packed_its_rows() -> None:
+    """Who sees whom in a tree stands in a mask of bfloat16, and its short rows attend in float32."""
+    model = tiny_model()
+    scorer = Scorer(model, parts_of(model), None, backend(), "bf16")
+    requests = [Request((5, 9, 2, answer), 3) for answer in (4, 7)]
+    before = [logp for logp, _ in scorer.score(requests)]
+    assert packed(scorer.parts).packing is not None
+    assert [logp for logp, _ in scorer.score(requests)] == pytest.approx(before, abs=0.05)
