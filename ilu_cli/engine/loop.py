@@ -21,6 +21,7 @@ from ilu_cli.engine.optimizers import forget_moments, optimizer_of
 from ilu_cli.engine.shares import Lengths
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.errors import RunFailed
+from ilu_cli.models.heap import give_back
 from ilu_cli.models.parts import Parts
 from ilu_cli.recipe.specs import TrainSpec
 
@@ -111,6 +112,7 @@ class Trainer:
         Raises:
             RunFailed: if a loss or the gradient is not finite, or the first step exceeds the budget.
         """
+        give_back()  # what loading, checking and asking the original have left
         while self.step < self.spec.steps:
             began = time.perf_counter()
             if any(p.reset_at == self.step for p in self.penalties):
@@ -136,6 +138,7 @@ class Trainer:
         """Drop what only further steps would need: the optimiser's moments, and what defences hold."""
         forget_moments(self.optimizer)
         self.defences = []
+        give_back()
 
     def backward(self) -> dict[str, float]:
         """Compute the gradient of this step's whole loss into the parameters, summed over all processes.

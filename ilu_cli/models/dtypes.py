@@ -15,6 +15,7 @@ from ilu_cli.models.sharded import gathered
 from ilu_cli.recipe.memory import MemorySpec
 from ilu_cli.runs.files import tensors_of, weight_files
 
+PIECE = 1 << 18  # numbers that are in float64 at a time
 STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -55,9 +56,10 @@ def lost_in(dtype: torch.dtype, trained: Mapping[str, Tensor], before: Callable[
     """
     wrong, moved = [], []
     for name, p in trained.items():
-        now = gathered(p.detach()).cpu()
-        stored, now = now.to(dtype).double(), now.double()  # not on a device, which may have no float64
-        wrong.append(float((stored - now).square().sum()))
-        moved.append(float((now - before(name).double()).square().sum()))
+        pieces = (t.flatten().split(PIECE) for t in (gathered(p.detach()).cpu(), before(name)))
+        for now, old in zip(*pieces):
+            exact = now.double()  # not on a device, which may have no float64
+            wrong.append(float((now.to(dtype).double() - exact).square().sum()))
+            moved.append(float((exact - old.double()).square().sum()))
     total = math.fsum(moved)
     return math.sqrt(math.fsum(wrong) / total) if total else 0.0

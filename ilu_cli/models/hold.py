@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from ilu_cli.errors import UsageError
+from ilu_cli.models.heap import give_back
 from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.memory import MemorySpec
 
@@ -53,6 +54,7 @@ def hold(model: nn.Module, kind: str, trained: Iterable[nn.Parameter]) -> None:
             module.forward = functools.partial(_widened, module)
         else:
             _quantise(module)
+    give_back()
 
 
 def _widened(module: nn.Linear, x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ilu_cli.errors import UnavailableError, UsageError
+from ilu_cli.models.heap import give_back
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -152,6 +153,7 @@ def shard(model: Any, mesh: DeviceMesh, device: torch.device, *, offload: bool =
             module.set_force_sum_reduction_for_comms(True)
     for place in (model, decoder):
         place.__dict__["gathered"] = root
+    give_back()
     return model
 
 

@@ -197,5 +197,5 @@ def changed_fraction(a: Checkpoint, b: Checkpoint) -> float:
     for name in names:
         total += a.weight(name).stored.numel
         if a.weight(name) != b.weight(name):
-            changed += int((a.tensor(name) != b.tensor(name)).sum())
+            changed += int((a.tensor(name) != b.tensor(name)).count_nonzero())
     return changed / total
