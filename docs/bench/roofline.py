@@ -57,7 +57,7 @@ def planned(folder: Path, recipe: str, model: str, devices: str) -> list[Planned
     path = shipped()[recipe]
     command = str(read_layers(path).data["command"])
     resolved = load(RECIPES[command], path, {}, [])
-    return plan(recipe, command, resolved, "", devices, config(folder, model)).jobs
+    return plan(recipe, command, resolved, "", devices, (model, config(folder, model))).jobs
 
 
 def cell(p: Planned, a: FitAnswer) -> str:

@@ -9,6 +9,7 @@ import typer
 
 from ilu_cli.cli import complete, console, suite, warned
 from ilu_cli.cli.options import SHARED, Given, Sets, shares
+from ilu_cli.cli.plan import show_priced
 from ilu_cli.cli.resumed import unfinished
 from ilu_cli.errors import UsageError
 
@@ -69,6 +70,8 @@ def attack(
 
     store = Store()
     resolved, subject, old = _resumed(run, store, given) if given.resume else _asked(run, kind, store, given)
+    if devices := given.priced():
+        return _price(resolved, subject, devices, given)
     given.agreed(resolved)
 
     from ilu_cli.care.kept import kept as of_runs
@@ -97,6 +100,12 @@ def attack(
         f"attacked: {done.id}", [f"{kept} in {done.path}"], "ilu eval" if done.has_model else "ilu list attacks"
     )
     warned.conclude(told, given)
+
+
+def _price(recipe: AttackRecipe, subject: Subject, devices: str, given: Given) -> None:
+    """Price it on the model that it is of."""
+    model = subject.label, subject.root
+    show_priced(given.recipe or DEFAULT_RECIPE, "attack", recipe, devices, given, model=model)
 
 
 def _all(plan: AttackPlan, store: Store, reference: bool, out: Path | None) -> tuple[dict[str, Run], Run]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import shlex
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ilu_cli.errors import UNSEEN, plain
@@ -86,6 +88,17 @@ def command_for(command: str | None, recipe: str) -> str:
     if command == "suite":
         return f"ilu attack --suite {recipe.removeprefix('suite-')}"
     return f"ilu pipeline {recipe}" if command == "pipeline" else f"ilu {command} --recipe {recipe}"
+
+
+def typed(flags: Sequence[str], valued: Sequence[str]) -> str:
+    """The command line as it was typed, without these `flags` and the `valued` options."""
+    words, kept = iter(sys.argv[1:]), list[str]()
+    for word in words:
+        if word in valued:
+            next(words, None)
+        elif word not in flags and word.partition("=")[0] not in valued:
+            kept.append(word)
+    return shlex.join(["ilu", *kept])
 
 
 def measured(found: Number | Summary | None) -> str:

@@ -96,6 +96,17 @@ class Given:
     strict: bool = False
     plugins: list[Path] = field(default_factory=list)
     source: Literal["builtin", "hub"] | None = None
+    devices: str | None = None
+
+    def priced(self) -> str | None:
+        """The devices that a recipe is to be priced on instead of being run, if any.
+
+        Raises:
+            UsageError: if it is to be run.
+        """
+        if self.devices and not self.dry_run:
+            raise UsageError(f"--devices {self.devices} prices and runs nothing", hint="add --dry-run")
+        return self.devices
 
     def sourced(self, recipe: R) -> R:
         """The recipe with the `--source` that was given."""
@@ -128,6 +139,22 @@ class Given:
             raise UsageError(f"--resume continues a run with its own recipe; {', '.join(ignored)} cannot change it")
 
 
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="Built-in name, folder, hub name, or run, in place of the recipe's.",
+        autocompletion=complete.models,
+    ),
+    Sets(("model", "ref")),
+]  # fmt: skip
+DevicesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--devices", show_default=False,
+        help="Say whether it fits on 8xH100-80GB, 2x8xH100-80GB (two nodes), 1x(80GB,990TFLOPS,3.3TB/s), "
+        "1x(CPU,16GB,1TFLOPS,0.1TB/s), or here: this machine.",
+    ),
+]  # fmt: skip
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of every random stream."), Sets(("seed",))]
 TrackOption = Annotated[
     list[str] | None,
@@ -157,6 +184,7 @@ SHARED: dict[str, tuple[Any, Any]] = {
     "set_": (SetOption, None),
     "out": (OutOption, None),
     "dry_run": (DryRunOption, False),
+    "devices": (DevicesOption, None),
     "as_json": (JsonOption, False),
     "resume": (ResumeOption, False),
     "strict": (StrictOption, False),
@@ -217,4 +245,5 @@ def _given(context: typer.Context, keys: dict[str, Sets], values: dict[str, Any]
         values.get("strict", False),
         values.get("plugin") or [],
         values.get("source"),
+        values.get("devices"),
     )

@@ -4,39 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ilu_cli.cli import complete, console
-from ilu_cli.cli.options import Given, RecipeArgument, Sets, shares
+from ilu_cli.cli import console
+from ilu_cli.cli.options import Given, ModelOption, RecipeArgument, shares
 
 if TYPE_CHECKING:
+    from ilu_cli.workflows.fit.fit import FitAnswer
     from ilu_cli.workflows.fit.plan import FitPlan, Planned
 
-DevicesOption = Annotated[
-    str,
-    typer.Option(
-        "--devices",
-        help="As 8xH100-80GB, 2x8xH100-80GB (two nodes), 1x(80GB,990TFLOPS,3.3TB/s), 1x(CPU,16GB,1TFLOPS,0.1TB/s), or "
-        "here: this machine.",
-    ),
-]
-ModelOption = Annotated[
-    str | None,
-    typer.Option("--model", help="Another model than the recipe's.", autocompletion=complete.models),
-    Sets(("model", "ref")),
-]
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="The model's config.json, where the model itself is not here."),
 ]
 
 
-@shares("plugin", "trust_remote_code", "set_", "as_json")
+@shares("plugin", "trust_remote_code", "set_", "devices", "as_json")
 def plan(
     recipe: RecipeArgument,
-    devices: DevicesOption = "here",
     model: ModelOption = None,
     config: ConfigOption = None,
     *,
@@ -47,7 +34,7 @@ def plan(
     From the model's configuration alone, with rows of full length: nothing is run or downloaded but that file. Seconds
     are those of a roofline, with every row run anew. Exit code 4 if it does not fit.
     """
-    from ilu_cli.errors import RequirementError, UsageError
+    from ilu_cli.errors import UsageError
     from ilu_cli.recipe.load import find, load
     from ilu_cli.recipe.schema import RECIPES
     from ilu_cli.recipe.source import read_layers
@@ -63,19 +50,39 @@ def plan(
     flags = given.flags if command in ("unlearn", "pipeline") else {}
     resolved = load(RECIPES[command], path, flags, given.sets)
 
+    run = console.command_for(command, recipe)
+    named = (str(config), config) if config else None
+    if model and named is None and command not in ("unlearn", "pipeline"):
+        from ilu_cli.workflows.fit.plan import config_of
+
+        named = model, config_of(model)
+    show_priced(recipe, command, resolved, given.devices or "here", given, run, named)
+
+
+def show_priced(
+    name: str, command: str, recipe: Any, devices: str, given: Given, run: str | None = None,
+    model: tuple[str, Path] | None = None,
+) -> None:  # fmt: skip
+    """Price a recipe on some devices, for `ilu plan` and for dry runs, and print what was found.
+
+    Args:
+        name: of the recipe, and `run` how it is run; None: as it was typed, without what asks for the price.
+        model: its name and where its configuration lies; None: the recipe's.
+
+    Raises:
+        typer.Exit: 4, if it does not fit.
+    """
+    from ilu_cli.errors import RequirementError
     from ilu_cli.workflows.fit import plan as workflow
 
-    run = console.command_for(command, recipe)
-    named = model if command not in ("unlearn", "pipeline") else None
-    found = workflow.plan(
-        recipe, command, resolved, run, devices, config or (named and workflow.config_of(named)) or None
-    )
+    run = run or console.typed(["--dry-run", "--json"], ["--devices"])
+    found = workflow.plan(name, command, recipe, run, devices, model)
     if given.as_json:
         console.out_json(found.to_json())
     else:
         _show(found)
     if not found.fits:
-        console.err().print(f"error: {recipe} does not fit on {found.fleet.label}", markup=False, soft_wrap=True)
+        console.err().print(f"error: {name} does not fit on {found.fleet.label}", markup=False, soft_wrap=True)
         raise typer.Exit(RequirementError.exit_code)
 
 
@@ -86,7 +93,10 @@ def _show(found: FitPlan) -> None:
         _table(planned)
     for line in found.lines():
         console.out(line)
-    console.out("bytes of one device at the dearest moment; seconds by a roofline, with every row run anew")
+    console.out(
+        "bytes of one device, and of one node's main memory, at the dearest moment; seconds by a roofline, with every "
+        "row run anew"
+    )
 
 
 def _table(planned: Planned) -> None:
@@ -115,19 +125,26 @@ def _rows(planned: Planned) -> Iterator[list[str]]:
     from ilu_cli.workflows.fit.plan import told
 
     answers = planned.answers
-
-    def gigabytes(name: str, sizes: list[int]) -> list[str]:
-        return [name, *(f"{size / 1e9:.1f}" for size in sizes)]
-
     yield ["processes", *(str(a.launch.fleet.all) for a in answers)]
+    yield from _bytes(answers)
+    yield ["fits", *("yes" if a.fits else "no" for a in answers)]
+    if main := [a.main for a in answers if a.main]:
+        yield _gigabytes("main memory of a node", [m.bytes for m in main])
+    yield ["a step", *(told(a.step) for a in answers)]
+    yield [f"for {UNIT:,} tokens" if planned.job.scores else "in all", *(told(a.seconds) for a in answers)]
+
+
+def _bytes(answers: list[FitAnswer]) -> Iterator[list[str]]:
+    """What one device holds at the dearest moment, by kind, and without the keys."""
     for kind in answers[0].moment.kinds():
         parts = [a.moment.kinds()[kind] for a in answers]
         if any(parts):
-            yield gigabytes(kind, parts)
-    yield gigabytes("sum", [a.moment.bytes for a in answers])
+            yield _gigabytes(kind, parts)
+    yield _gigabytes("sum", [a.moment.bytes for a in answers])
     yield ["dearest while", *(a.moment.when for a in answers)]
     if any(a.keys for a in answers):
-        yield gigabytes("without keys", [a.unset for a in answers])
-    yield ["fits", *("yes" if a.fits else "no" for a in answers)]
-    yield ["a step", *(told(a.step) for a in answers)]
-    yield [f"for {UNIT:,} tokens" if planned.job.scores else "in all", *(told(a.seconds) for a in answers)]
+        yield _gigabytes("without keys", [a.unset for a in answers])
+
+
+def _gigabytes(name: str, sizes: list[int]) -> list[str]:
+    return [name, *(f"{size / 1e9:.1f}" for size in sizes)]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ilu_cli.cli import complete, console, warned
-from ilu_cli.cli.options import SHARED, Flags, Given, Sets, shares
+from ilu_cli.cli.options import SHARED, Flags, Given, ModelOption, Sets, shares
+from ilu_cli.cli.plan import show_priced
 from ilu_cli.cli.resumed import unfinished
 from ilu_cli.errors import UsageError
 
@@ -71,11 +72,6 @@ LoraOption = Annotated[
     str | None,
     typer.Option("--lora", metavar="r=16,targets=…", help="Train an adapter: r, alpha, targets (a+b), layers (5+6)."),
 ]
-ModelOption = Annotated[
-    str | None,
-    typer.Option("--model", help="Built-in name, folder, hub name, or run.", autocompletion=complete.models),
-    Sets(("model", "ref")),
-]
 ForgetOption = Annotated[
     str | None,
     typer.Option("--forget", help="Forget data: task, file, folder, or hub name.", autocompletion=complete.tasks),
@@ -118,6 +114,8 @@ def unlearn(
         flags = given.flags | _irm_flags(path, irm_env, irm_variant, irm_weight, irm_batch) | _lora_flags(lora)
         flags |= _run_flags(run, model)
         resolved = given.sourced(load(UnlearnRecipe, path, flags, given.sets))
+    if devices := given.priced():
+        return show_priced(path.stem, "unlearn", resolved, devices, given)
     given.agreed(resolved)
 
     from ilu_cli.care.kept import kept

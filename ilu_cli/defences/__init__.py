@@ -6,7 +6,8 @@ together; each encloses those named before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -25,10 +26,13 @@ class Defence:
 
     `by_rows`: whether it works where each process has some rows of every weight (FSDP): sums, products and steps do,
     what reads a whole matrix does not. Where it is not said, such a launch is refused. `mlps`: whether
-    `train.params: auto` is the MLPs' matrices of all layers, as its authors train them.
+    `train.params: auto` is the MLPs' matrices of all layers, as its authors train them. `vectors`: how many copies of
+    all that is trained it holds at most while gradients are taken, beside the weights, the optimiser's moments and the
+    gradient; None: that is not known, and the plan says so.
     """
 
     log: dict[str, float]
+    vectors: ClassVar[int | None] = None
     by_rows: ClassVar[bool] = False
     mlps: ClassVar[bool] = False
 
@@ -50,6 +54,11 @@ class Defence:
             This process's share of the forget term's value, as `compute()` does.
         """
         return compute()
+
+    def held(self, trained: Sequence[Sequence[int]]) -> tuple[int, int] | None:
+        """How many numbers (float32) that are, of weights of these shapes: before the first step, and at each."""
+        most = None if self.vectors is None else self.vectors * sum(map(math.prod, trained))
+        return None if most is None else (most, most)
 
     def steps(self, stream: TrainStream) -> int:
         """How many steps' rows of the forget data are read, where that is more than the recipe's."""

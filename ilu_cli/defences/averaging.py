@@ -34,6 +34,7 @@ class Averaging(Defence):
     """
 
     by_rows = True
+    vectors = 1  # the mean
 
     def __init__(self, *, start: NonNegativeInt = 20, every: PositiveInt = 5) -> None:
         self.start, self.every, self.log = start, every, {}

@@ -29,6 +29,7 @@ class Booster(Defence):
     """
 
     by_rows = True
+    vectors = 3  # the gradient set aside, the attacker's, and the weights
 
     def __init__(self, *, weight: PositiveFloat = 5.0, alpha: PositiveFloat = 0.1) -> None:
         self.weight, self.alpha, self.log = weight, alpha, {}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,14 @@ class CIR(Defence):
     ) -> None:  # fmt: skip
         self.inputs, self.outputs, self.norm, self.every, self.rows = inputs, outputs, norm, every, rows
         self.log, self.bases = {}, list[Any]()
+
+    def held(self, trained: Sequence[Sequence[int]]) -> tuple[int, int]:
+        """Sums of outer products of what each matrix reads and writes; then directions, and the gradient twice."""
+        matrices = [shape for shape in trained if len(shape) == 2]
+        outer = sum(m * m + n * n for m, n in matrices)
+        bases = sum(m * (self.outputs + 1) + n * (self.inputs + 1) for m, n in matrices)
+        each = bases + sum(map(math.prod, trained))
+        return outer, outer + each if self.every else each
 
     def steps(self, stream: TrainStream) -> int:
         return passes(stream, self.rows)

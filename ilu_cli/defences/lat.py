@@ -41,6 +41,7 @@ class LAT(Defence):
     """
 
     by_rows = True
+    vectors = 0
 
     def __init__(
         self, *, layer: NonNegativeInt = 4, epsilon: PositiveFloat = 2.0, inner_lr: PositiveFloat = 0.05,

@@ -33,6 +33,8 @@ class Mudman(Defence):
     Published: 40 % over TAR (abstract).
     """
 
+    vectors = 4  # of retain data the mean and the last gradient, the adversary, and the weights
+
     def __init__(
         self, *, attacker_lr: NonNegativeFloat = 0.05, every: PositiveInt = 10, decay: Fraction = 0.9,
         norm: PositiveFloat | None = 1.0,

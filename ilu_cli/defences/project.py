@@ -40,6 +40,7 @@ class Project(Defence):
     """
 
     by_rows = True
+    vectors = 1  # the retain gradient
 
     def __init__(self, *, how: Literal["whole", "tensor"] = "whole", only_against: bool = True) -> None:
         self.how, self.only_against, self.log = how, only_against, {}

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,6 +9,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 
 from ilu_cli.defences import Defence, Resumable
 from ilu_cli.errors import UsageError
+from ilu_cli.models.heap import give_back
 from ilu_cli.recipe.specs import Share
 from ilu_cli.registry import defence
 
@@ -79,6 +80,15 @@ class RepSelect(Defence):
         self.rows, self.built = rows, built
         self.log, self.filtered = {}, list[Any]()
 
+    def held(self, trained: Sequence[Sequence[int]]) -> tuple[int, int]:
+        """The attacker's matrices, what they are added to and the weights before the shot; then what is left of it."""
+        each = sum(map(math.prod, trained))
+        if self.shot == "step":
+            filtered = (2 if self.directions == "retain" else 1) * each
+            return filtered, filtered
+        shot = (3 if self.attacker_lr or self.directions == "retain" else 2) * each
+        return shot, shot + each if self.every else each
+
     def steps(self, stream: TrainStream) -> int:
         return passes(stream, self.rows) if self.shot == "data" else 0
 
@@ -92,6 +102,7 @@ class RepSelect(Defence):
             return value
         if not self.filtered or (self.every and grads.step % self.every == 0):
             self.filtered = self._shoot(grads, forget, retain)
+            give_back()  # what the shot held beside it
         grads.add([g.clone() for g in self.filtered])  # clipping changes gradients in place
         return grads.accumulate(replace(forget, weight=0.0))
 

@@ -35,6 +35,7 @@ class TAR(Defence):
     """
 
     by_rows = True
+    vectors = 5  # the gradient set aside, the sum, the weights, and two moments of the attacker's
 
     def __init__(
         self, *, inner_steps: PositiveInt = 4, inner_lr: PositiveFloat = 5e-5, weight: NonNegativeFloat = 1.0,

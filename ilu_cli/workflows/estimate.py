@@ -8,126 +8,37 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
-from ilu_cli.engine.accel import backend
-from ilu_cli.engine.tiles import chunk_for, memory_of, tile_for
+from ilu_cli.engine.tiles import chunk_for, tile_for
+from ilu_cli.models.dtypes import PIECE
 from ilu_cli.models.hold import BYTES, held
 from ilu_cli.models.names import places
 from ilu_cli.models.traced import LayerCost, Mode, Trace
 from ilu_cli.recipe.specs import TrainSpec
-from ilu_cli.runs.files import weight_files
-from ilu_cli.workflows.passes import Passing
+from ilu_cli.workflows.moments import FLOAT, HALF, NOTHING, UNREAD, Beside, Ground, MemoryEstimate, Moment, OnDisk
+from ilu_cli.workflows.passes import BUDGET, DEFENDED, Passing
 from ilu_cli.workflows.traces import kept_trace
 
 MOMENTS = {"adamw": 2, "muon": 2, "momentum": 1, "sgd": 0, "adafactor": 0}  # at most; two vectors are not counted
 MOMENT = {32: 4.0, 8: 1 + 4 / 256}  # bytes of one of Adam's; bitsandbytes has a float32 for each 256
-FLOAT, HALF = 4, 2  # bytes
-COMPARED, SEEN = 32, 9  # bytes for each entry of the largest trained weight while what storing it loses is measured, in
-# float64; and of the largest of all while it is compared with the parent's
-PROCESS = (
-    60 << 20
-)  # bytes that a process on a CPU grows by otherwise: libraries loaded late, pools of threads (measured)
-GIVEN_BACK = (
-    6 << 20
-)  # bytes from which on glibc maps a block by itself, and unmaps it when it is freed: it keeps smaller ones. The bound
-# grows with what was freed; when a model is read it lies between 4 and 6 MB (measured by the flag of blocks)
+COMPARED = 32  # bytes for each of the numbers that are in float64 at a time while it is measured what storing loses
+ADAPTED = 16  # bytes for each entry of an adapted weight while it is added up in float64, beside the stored one twice
+PROCESS = 24 << 20  # bytes that a process on a CPU grows by while it trains: libraries that are loaded late, blocks
+# that the heap keeps between others (measured)
 CONTEXT = 1 << 30  # bytes of an accelerator that its driver's context and libraries' work space take (not measured)
-
-
-@dataclass(frozen=True)
-class Moment:
-    """Bytes on one device at one moment, by kind; `when` says which.
-
-    copies: weights in another type, autocast's for the backward pass or a checkpoint's; files: pages of weights' files
-    that are mapped, which the system takes back where memory is short.
-    """
-
-    when: str
-    weights: int = 0
-    copies: int = 0
-    gradients: int = 0
-    optimizer: int = 0
-    activations: int = 0
-    logits: int = 0
-    caches: int = 0
-    files: int = 0
-    process: int = 0
-
-    def kinds(self) -> dict[str, int]:
-        """Bytes by kind."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "when"}
-
-    @property
-    def bytes(self) -> int:
-        """All of them."""
-        return sum(self.kinds().values())
-
-
-@dataclass(frozen=True)
-class MemoryEstimate:
-    """The moments of a run that may be its dearest."""
-
-    moments: tuple[Moment, ...]
-
-    def __add__(self, later: MemoryEstimate) -> MemoryEstimate:
-        """With those of what comes after it."""
-        return MemoryEstimate((*self.moments, *later.moments))
-
-    @property
-    def highest(self) -> Moment:
-        """The dearest one."""
-        return max(self.moments, key=lambda m: m.bytes)
-
-    @property
-    def peak(self) -> int:
-        """Bytes at the highest point."""
-        return self.highest.bytes
-
-
-@dataclass(frozen=True)
-class Ground:
-    """Where a training runs: an accelerator's `memory`, or None: a CPU, whose process holds the files' pages too.
-
-    shards: devices over which each weight, gradient and moment is divided (FSDP2); away: their parts lie in main memory
-    between uses.
-    """
-
-    memory: int | None = None
-    shards: int = 1
-    away: bool = False
-
-    @classmethod
-    def here(cls) -> Ground:
-        """The device of this process."""
-        return cls(memory_of(backend().device))
-
-
-@dataclass(frozen=True)
-class OnDisk:
-    """Bytes of the largest file that the weights are read from, and of each weight of the checkpoint to be made."""
-
-    largest: int = 0
-    saved: int = FLOAT
-
-    @classmethod
-    def at(cls, folder: Path, dtype: torch.dtype) -> OnDisk:
-        """Of the weights in a folder, of which a checkpoint is to be made in this type."""
-        return cls(max((path.stat().st_size for path in weight_files(folder)), default=0), dtype.itemsize)
 
 
 def estimate(
     model: Any, params: Sequence[nn.Parameter], passes: Sequence[Passing], spec: TrainSpec, cached: int,
-    stored: OnDisk = OnDisk(), ground: Ground | None = None,
+    stored: OnDisk = UNREAD, ground: Ground | None = None, beside: Beside = NOTHING,
 ) -> MemoryEstimate:  # fmt: skip
     """Price a training of `params`, steps after the first, which makes the moments.
 
-    Not counted: what defences and products with the Hessian hold beside the gradient.
+    Not counted: what products with the Hessian hold beside the gradient.
 
     Args:
         model: on the meta device, with its adapter if it gets one.
@@ -135,8 +46,9 @@ def estimate(
         cached: bytes of the reference cache.
         stored: how the weights lie on the disk, and how they will.
         ground: where it runs; None: here.
+        beside: what defences and a budget hold.
     """
-    priced = TrainingPrice(model, params, spec, cached, ground or Ground.here())
+    priced = TrainingPrice(model, params, spec, cached, ground or Ground.here(), beside=beside)
     return MemoryEstimate((*priced.beside(stored), *priced.steps(passes)))
 
 
@@ -145,9 +57,9 @@ class TrainingPrice:
 
     def __init__(
         self, model: Any, params: Sequence[nn.Parameter], spec: TrainSpec, cached: int, ground: Ground,
-        traces: dict[tuple[Mode, int, int], Trace] | None = None,
+        traces: dict[tuple[Mode, int, int], Trace] | None = None, beside: Beside = NOTHING,
     ) -> None:  # fmt: skip
-        self.model, self.spec, self.ground = model, spec, ground
+        self.model, self.spec, self.ground, self.held = model, spec, ground, beside
         where, own = places(model), {id(p) for p in params}
         self.trained = _by_place(model, own, where)
         self.all = sum(map(sum, self.trained.values()))
@@ -159,17 +71,19 @@ class TrainingPrice:
         self.base = {
             "weights": int(FLOAT * (self.total - self.few) + BYTES[kind] * self.few),
             "optimizer": int(_stepping(spec, ground) * self.all / FLOAT),
-            "process": self.alone + _left(small, ground),
+            "process": self.alone,
+            "defences": FLOAT * beside.each // ground.shards,
+            "caches": cached if ground.memory is None else 0,  # else they lie in main memory
         }
         if ground.shards > 1:
             self._spread(where)
         packed = spec.packing and ground.memory is None
         self.mode = Mode(spec.precision == "bf16", spec.memory.checkpointing, self.small, packed)
-        self.cached = cached if ground.memory is None else 0  # it lies in main memory
         self.unpacked = HALF * max((w.numel() for w in small), default=0) if kind == "nf4" else 0
         head, embedded = model.get_output_embeddings().weight, model.get_input_embeddings().weight
         self.words, self.width = map(int, head.shape)
         self.head, self.embedded = (FLOAT * w.numel() if id(w) in own else 0 for w in (head, embedded))
+        self.adapter = hasattr(model, "peft_config")  # which alone is written, as it is
         self.tied, self.traces = head is embedded, {} if traces is None else traces
 
     def _spread(self, where: dict[str, int]) -> None:
@@ -193,36 +107,63 @@ class TrainingPrice:
 
     def beside(self, stored: OnDisk) -> Iterator[Moment]:
         """Before the steps and after them: reading, casting the checkpoint, comparing it with the parent."""
-        host = self.ground.memory is None
-        files = stored.largest if host else 0
-        cast = stored.saved * (self.total - self.few) if stored.saved != FLOAT else 0
-        if self.ground.shards > 1 and not host:  # read, and gathered to be written, in the first process's main memory
+        host, shards = self.ground.memory is None, self.ground.shards
+        if shards > 1 and not host:  # read, and gathered to be written, in the first process's main memory
             yield Moment("between steps", **self.base)
             return
-        yield Moment("loading", weights=FLOAT * self.total, files=files, process=self.alone)
-        yield Moment("saving", **self.base, copies=cast)
+        yield Moment("loading", FLOAT * self.total, files=stored.largest * host, process=0 if host else self.alone)
+        after = self.base | {"optimizer": self.all * (self.spec.memory.offload is not None and host)}
+        cast = 0 if self.adapter or stored.saved == FLOAT else stored.saved * (self.total - self.few)
+        if shards > 1:  # the first process gathers what is written, a weight at a time
+            most = max(p.numel() for p in self.model.parameters())
+            cast, after["weights"] = stored.saved * self.total, FLOAT * (self.total // shards + most)
+        if self.spec.points:
+            yield Moment("saving a point", **after | {"optimizer": self.base["optimizer"]}, copies=cast)
+        yield Moment("saving", **after, copies=cast)
         if host:
-            largest = max((size // FLOAT for sizes in self.trained.values() for size in sizes), default=0)
-            seen = SEEN * max(p.numel() for p in self.model.parameters())
-            yield Moment("comparing", **self.base, copies=max(seen, COMPARED * largest * (stored.saved != FLOAT)))
+            yield Moment("comparing", **after, copies=self._compared(stored))
 
-    def trace(self, p: Passing) -> Trace:
-        """What the layers take in a pass."""
-        key = self.mode, p.rows, p.length
+    def _compared(self, stored: OnDisk) -> int:
+        """Bytes that comparing the checkpoint with the parent takes: of a weight at a time both, and what differs."""
+        sizes: list[tuple[str, int]] = [(name, p.numel()) for name, p in self.model.named_parameters()]
+        if self.adapter:
+            return (ADAPTED + 2 * stored.saved) * max((n for name, n in sizes if ".base_layer." in name), default=0)
+        largest = max(n for _, n in sizes)
+        return max((2 * stored.saved + 1) * largest, stored.saved * largest + COMPARED * PIECE)
+
+    def trace(self, p: Passing, mode: Mode | None = None) -> Trace:
+        """What the layers take in a pass; `mode`: otherwise than training runs them."""
+        key = mode or self.mode, p.rows, p.length
         if key not in self.traces:
-            self.traces[key] = kept_trace(self.model, p.rows, p.length, self.mode)
+            self.traces[key] = kept_trace(self.model, p.rows, p.length, key[0])
         return self.traces[key]
 
     def steps(self, passes: Sequence[Passing]) -> Iterator[Moment]:
         """The dearest moments of each term's largest micro-batch."""
         for i, p in enumerate(passes):
-            yield from self._pass(p, self.trace(p), before=i > 0 or self.spec.accumulation > 1)
+            if p.term == BUDGET:
+                yield self._measured(p)
+                continue
+            yield from self._pass(self.base, p, before=i > 0 or self.spec.accumulation > 1)
+            if p.term == DEFENDED and self.held.first > self.held.each:
+                first = self.base | {"optimizer": 0, "defences": FLOAT * self.held.first // self.ground.shards}
+                for m in self._pass(first, p, before=True):
+                    yield replace(m, when=f"{m.when}, before the first step")
 
-    def _pass(self, p: Passing, trace: Trace, *, before: bool) -> Iterator[Moment]:
+    def _measured(self, p: Passing) -> Moment:
+        """What a budget holds while it runs its text forward in float32, beside the gradient-free weights."""
+        trace = self.trace(p, replace(self.mode, half=False))
+        inside = trace.around + max(c.forward for c in trace.layers)
+        defences = self.base["defences"] + FLOAT * self.held.budget // self.ground.shards
+        logits = self.chunk(p) + FLOAT * p.scored * self.width
+        return Moment("budget", **self.base | {"defences": defences}, activations=inside, logits=logits)
+
+    def _pass(self, around: dict[str, int], p: Passing, *, before: bool) -> Iterator[Moment]:
         """Forward, then backward through the head and each layer; `before`: earlier terms have left gradients."""
+        trace = self.trace(p)
         layers = trace.layers if p.deepest is None else trace.layers[: p.deepest + 1]
         kept, copies = _sums([c.kept - c.copies for c in layers]), _sums([c.copies for c in layers])
-        around, left = self.base | {"caches": self.cached}, self.all if before else 0
+        left = self.all if before else 0
         after = trace.after if p.deepest is None else 4 * FLOAT * p.rows * p.length * self.width
         held = {"activations": trace.around + p.graphs * (kept[-1] + after), "gradients": self._gradients(left, 0)}
         cached = sum(c.cached for c in layers) if self.ground.shards == 1 else p.graphs * copies[-1]
@@ -233,12 +174,14 @@ class TrainingPrice:
         yield Moment(
             "backward, head", **around, **held, logits=tile + head, copies=p.graphs * copies[-1] + self.unpacked
         )
-        yield from self._backward(p, trace, layers, before)
+        yield from self._backward(around, p, trace, layers, before=before)
 
-    def _backward(self, p: Passing, trace: Trace, layers: list[LayerCost], before: bool) -> Iterator[Moment]:
+    def _backward(
+        self, around: dict[str, int], p: Passing, trace: Trace, layers: list[LayerCost], *, before: bool
+    ) -> Iterator[Moment]:
         """Each layer's backward pass, from the last one down, and that of the embeddings."""
         kept, copies = _sums([c.kept - c.copies for c in layers]), _sums([c.copies for c in layers])
-        around, tied = self.base | {"caches": self.cached}, self.head if self.tied else 0
+        tied = self.head if self.tied else 0
         there = self.all if before else sum(self.trained[len(trace.layers)]) + tied
         for n in range(len(layers) - 1, -1, -1):
             cost, own = layers[n], sum(self.trained[n])
@@ -272,12 +215,6 @@ class TrainingPrice:
         return 5 * FLOAT * min(chunk_for(self.ground.memory, self.words), p.scored) * self.words
 
 
-def _left(small: Sequence[torch.Tensor], ground: Ground) -> int:
-    """Bytes of matrices as they were read that are free once they are made smaller, and not given back."""
-    read = (FLOAT * w.numel() for w in small)
-    return sum(size for size in read if size < GIVEN_BACK) if ground.memory is None else 0
-
-
 def _by_place(model: Any, own: set[int], where: dict[str, int]) -> dict[int, list[int]]:
     """Bytes of the gradient of each trained weight, by the place where it lies."""
     found: dict[int, list[int]] = {place: [] for place in range(-1, int(model.config.num_hidden_layers) + 1)}
@@ -291,9 +228,14 @@ def _sums(values: Sequence[int]) -> list[int]:
     return [0, *itertools.accumulate(values)]
 
 
+def moments_of(spec: TrainSpec) -> float:
+    """Bytes of the optimiser's moments for each trained weight."""
+    return MOMENTS[spec.optimizer] * MOMENT[spec.memory.optimizer_bits]
+
+
 def _stepping(spec: TrainSpec, ground: Ground) -> float:
     """Bytes for each trained weight that stepping takes on the device; if that is the CPU, offloading costs a copy."""
-    moments = MOMENTS[spec.optimizer] * MOMENT[spec.memory.optimizer_bits]
+    moments = moments_of(spec)
     if spec.memory.offload is None:
         return moments
     return moments + 4 if ground.memory is None else 0.0

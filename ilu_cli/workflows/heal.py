@@ -60,3 +60,4 @@ def heal(healer: Trainer, trainer: Trainer, run: Run, reporter: Reporter) -> Non
     if trainer.budget:
         found |= trainer.budget.now(trainer.grads)
     run.manifest.result["healed"] = found
+    healer.let_go()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ilu_cli.workflows.training import Streams
 
 CHUNKED = {"distillation", "elsewhere", "margins"}  # what a view takes from all logits of a token at once
+DEFENDED, BUDGET = "forget", "budget"  # the term whose gradient defences take, and what is run to measure a budget
 BY_HEAD = CHUNKED | {"nll", "logps", "token_nll", "entropy", "gap"}
 
 
@@ -73,14 +74,17 @@ class Shapes:
     forget: Shape
     retain: Shape | None
     environments: list[Shape]
+    budget: Shape | None = None
+    heal: Shape | None = None
 
     @classmethod
     def of(cls, streams: Streams) -> Shapes:
         """Those of encoded data."""
-        retain = Shape.of(streams.retain.stream) if streams.retain else None
-        return cls(
-            Shape.of(streams.forget.stream), retain, [Shape.of(e.stream) for es in streams.environments for e in es]
+        retain, budget, heal = (
+            Shape.of(s.stream) if s else None for s in (streams.retain, streams.budget, streams.heal)
         )
+        envs = [Shape.of(e.stream) for es in streams.environments for e in es]
+        return cls(Shape.of(streams.forget.stream), retain, envs, budget, heal)
 
     @classmethod
     def full(cls, recipe: UnlearnRecipe) -> Shapes:
@@ -89,7 +93,11 @@ class Shapes:
         longest = max(d.max_length or f.max_length for d in f.data)
         forget = Shape.full(Form(max_length=longest), f.batch, 2 if pairs else 1)
         envs = [Shape.full(reg, reg.batch) for reg in recipe.regularizers for _ in reg.env]
-        return cls(forget, Shape.full(r, r.batch) if r else None, envs)
+        b = recipe.train.budget
+        budget = Shape.full(Form(max_length=b.max_length), b.rows) if b and b.kl else None
+        h = recipe.train.heal
+        heal = Shape.full(h, h.batch) if h else None
+        return cls(forget, Shape.full(r, r.batch) if r else None, envs, budget, heal)
 
 
 def layers_of(objective: Component) -> list[int]:
@@ -108,11 +116,17 @@ def healing_pass(shape: Shape, train: TrainSpec, world: int) -> Passing:
     return Passing.of("heal", shape, world * train.accumulation, chunks=True)
 
 
+def budget_of(recipe: UnlearnRecipe, shapes: Shapes, world: int) -> list[Passing]:
+    """What one of `world` processes runs forward after each step to measure a budget, if there is one of text."""
+    parts = world * recipe.train.accumulation
+    return [Passing.of(BUDGET, shapes.budget, parts, chunks=True)] if shapes.budget else []
+
+
 def _passes(recipe: UnlearnRecipe, shapes: Shapes, parts: int) -> Iterator[Passing]:
     names = [f"{reg.name}[{d.name}]" for reg in recipe.regularizers for d in reg.env]
     for name, shape in zip(names, shapes.environments):
         yield Passing.of(name, shape, parts)
-    terms = [("forget", shapes.forget, registry.objective[recipe.objective.name].declared.needs)]
+    terms = [(DEFENDED, shapes.forget, registry.objective[recipe.objective.name].declared.needs)]
     if recipe.retain and shapes.retain:
         terms.append(("retain", shapes.retain, registry.retain_term[recipe.retain.name].declared.needs))
     for name, shape, needs in terms:

@@ -23,7 +23,7 @@ from ilu_cli.runs.files import check_disk as check_disk
 from ilu_cli.runs.results import Data, Row
 from ilu_cli.tasks import Example
 from ilu_cli.workflows.content import Content
-from ilu_cli.workflows.estimate import MemoryEstimate
+from ilu_cli.workflows.moments import MemoryEstimate
 
 SURE = 1.5  # times the memory of the machine: an estimate that runs over by this cannot be right by its error
 CHAT_KEYS = ("chat_system", "chat_date")  # in a manifest if they are given

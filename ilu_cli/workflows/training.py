@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, dtype
 
 from ilu_cli import registry
-from ilu_cli.declarations import FLOAT, reference_bytes
+from ilu_cli.declarations import FLOAT
 from ilu_cli.defences import Defence
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.budget import AnyBudget, Budget, UtilityBudget
@@ -30,6 +30,7 @@ from ilu_cli.recipe.specs import AUTO, BudgetSpec, Component, Form, TrainSpec, n
 from ilu_cli.runs.results import own_rows
 from ilu_cli.workflows.alternatives import said_instead
 from ilu_cli.workflows.evaluate import find_benchmark
+from ilu_cli.workflows.kept import Shown, of_original
 from ilu_cli.workflows.passes import layers_of
 from ilu_cli.workflows.plan import StreamPlan, add_chosen, plan_stream
 
@@ -168,23 +169,16 @@ def prefix_rows(recipe: UnlearnRecipe, streams: Streams, width: int) -> Unpadded
 
 def cache_bytes(recipe: UnlearnRecipe, streams: Streams, config: Any, first: int) -> int:
     """Bytes of what is computed before the first step and kept: of the original, and of layers below the `first`."""
-    needed, width = 0, int(config.hidden_size)
-    specs: list[tuple[registry.Registry[Any], Component | None, StreamPlan | None]] = [
-        (registry.objective, recipe.objective, streams.forget),
-        (registry.retain_term, recipe.retain, streams.retain),
-    ]
-    for known, spec, s in specs:
-        if spec is None or s is None:
-            continue
-        needs, rows = known[spec.name].declared.needs, s.stream.visited(recipe.train.steps)
-        items = [s.stream.item(k) for k in rows]
-        tokens, targets = sum(len(e.ids) for e in items), sum(e.targets for e in items)
-        needed += reference_bytes(needs, tokens, targets, width, config.vocab_size, len(layers_of(recipe.objective)))
-    if (h := streams.heal) and recipe.train.heal:
-        items = [h.stream.item(k) for k in h.stream.visited(recipe.train.heal.steps)]
-        needed += FLOAT * width * sum(e.targets for e in items)
-    begun = sum(map(len, prefix_rows(recipe, streams, width))) if first else 0
-    return needed + FLOAT * width * begun
+    steps = {"forget": read_steps(recipe, streams), "retain": recipe.train.steps, "budget": 1}
+    steps |= {"heal": recipe.train.heal.steps} if recipe.train.heal else {}
+    plans = {"forget": streams.forget, "retain": streams.retain, "budget": streams.budget, "heal": streams.heal}
+    shown = dict[str, Shown]()
+    for name, s in plans.items():
+        if s is not None:
+            rows = s.stream.visited(steps[name])
+            shown[name] = Shown.of(e.item(k) for e in (s.stream, s.stream.chosen) if e for k in rows)
+    begun = sum(map(len, prefix_rows(recipe, streams, int(config.hidden_size)))) if first > 0 else 0
+    return of_original(recipe, config, shown) + FLOAT * int(config.hidden_size) * begun
 
 
 def lower_of(recipe: UnlearnRecipe, subject: Subject, whole: Any, trained: Mapping[str, Tensor], stored: dtype) -> Any:

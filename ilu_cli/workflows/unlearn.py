@@ -44,10 +44,11 @@ from ilu_cli.runs.resume import begin, made_from
 from ilu_cli.runs.store import Run, Store
 from ilu_cli.workflows.alternatives import keep, with_made
 from ilu_cli.workflows.content import Content, of_training
-from ilu_cli.workflows.estimate import MemoryEstimate, OnDisk, estimate
 from ilu_cli.workflows.heal import build_healer, heal, healing
+from ilu_cli.workflows.kept import priced
+from ilu_cli.workflows.moments import OnDisk
 from ilu_cli.workflows.needs.inputs import inputs_of
-from ilu_cli.workflows.passes import Shape, Shapes, healing_pass, passes_of
+from ilu_cli.workflows.passes import Shapes
 from ilu_cli.workflows.plan import (
     RunPlan,
     Training,
@@ -128,7 +129,8 @@ def plan(
     cached = cache_bytes(recipe, planned, model.config, first)
     loaded = lower_of(recipe, parent, model, params, dtype)
     params = params if loaded is model else trained_params(loaded, recipe.train.params, False)
-    memory = _priced(recipe, planned, loaded, list(params.values()), cached, OnDisk.at(parent.root, dtype))
+    stored, shapes = OnDisk.at(parent.root, dtype), Shapes.of(planned)
+    memory = priced(recipe, shapes, backend().world, loaded, list(params.values()), cached, stored)
     return UnlearnPlan(
         recipe=recipe,
         subject=parent,
@@ -147,16 +149,6 @@ def plan(
         depth=None if loaded is model else loaded.config.num_hidden_layers,
         made=made,
     )
-
-
-def _priced(
-    recipe: UnlearnRecipe, data: Streams, model: Any, params: list[Any], cached: int, stored: OnDisk
-) -> MemoryEstimate:
-    world = backend().world
-    memory = estimate(model, params, passes_of(recipe, Shapes.of(data), world), recipe.train, cached, stored)
-    if (spec := recipe.train.healing) and data.heal:
-        memory += estimate(model, params, [healing_pass(Shape.of(data.heal.stream), spec, world)], spec, cached, stored)
-    return memory
 
 
 def content_of(streams: Streams) -> Content:
@@ -230,6 +222,7 @@ def _train(plan: UnlearnPlan, new: Run, scorer: Scorer, reporter: Reporter, bega
         moved = compared(before[env.name], best_temperature(env, trainer, recipe))
         new.manifest.result.setdefault("temperature", {})[env.name] = moved
     new.manifest.result["seconds"] = round(time.monotonic() - began, 1)
+    trainer.let_go()
     _save(plan, adapted or model, trainer, new.checkpoint)
     _finish(plan, new, trainer, reporter)
 

@@ -21,7 +21,7 @@ from ilu_cli.engine.gradients import Term
 from ilu_cli.engine.loop import Trainer
 from ilu_cli.engine.optimizers import optimizer_of
 from ilu_cli.engine.state import load_state, save_state
-from ilu_cli.models.dtypes import lost_in
+from ilu_cli.models.dtypes import PIECE, lost_in
 from ilu_cli.models.hold import hold, spare
 from ilu_cli.models.load import add_adapter, trained_params
 from ilu_cli.models.parts import parts_of
@@ -156,6 +156,17 @@ def test_what_storing_loses_of_an_update() -> None:
     before, after = torch.ones(4), torch.tensor([1.0, 1 + 2**-9, 1.5, 1.0])
     assert lost_in(torch.bfloat16, {"w": after}, lambda _: before) == pytest.approx(2**-9 / (0.25 + 2**-18) ** 0.5)
     assert lost_in(torch.bfloat16, {"w": before}, lambda _: before) == 0
+    old, new = torch.ones(2, PIECE), torch.ones(2, PIECE)  # in two pieces
+    new[0, 5], new[1, 7] = 1 + 2**-9, 1.5
+    assert lost_in(torch.bfloat16, {"w": new}, lambda _: old) == pytest.approx(2**-9 / (0.25 + 2**-18) ** 0.5)
+
+
+def test_moments_are_forgotten_when_steps_are_over() -> None:
+    trainer = made(MemorySpec())
+    trained(trainer)
+    assert len(trainer.optimizer.state) == len(trainer.params)  # type: ignore[union-attr]
+    trainer.let_go()
+    assert not trainer.optimizer.state  # type: ignore[union-attr]
 
 
 @pytest.fixture

@@ -10,10 +10,12 @@ from typing import Any
 from torch import nn
 
 from ilu_cli.models.load import add_adapter, empty_model, trained_params
+from ilu_cli.models.names import first_place
 from ilu_cli.models.traced import Mode, Trace
+from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.specs import TrainSpec
-from ilu_cli.runs.results import Row
-from ilu_cli.workflows.estimate import FLOAT, Ground, Moment, OnDisk, TrainingPrice
+from ilu_cli.workflows.estimate import TrainingPrice
+from ilu_cli.workflows.fit.choices import Placement, choices
 from ilu_cli.workflows.fit.devices import GB, Device, Fleet
 from ilu_cli.workflows.fit.jobs import UNIT, PricedJob
 from ilu_cli.workflows.fit.roofline import (
@@ -25,21 +27,15 @@ from ilu_cli.workflows.fit.roofline import (
     stepping,
     work_of,
 )
-from ilu_cli.workflows.passes import Passing
+from ilu_cli.workflows.kept import at_most, beside
+from ilu_cli.workflows.main_memory import main_memory
+from ilu_cli.workflows.moments import FLOAT, NOTHING, Ground, Moment, OnDisk
+from ilu_cli.workflows.passes import Passing, Shapes, budget_of
 
 SPARE = 0.05  # of a device's memory that is left to its allocator
+SHARD = 5 * 10**9  # bytes of a file, at most, that the hub's models are usually stored in
 MAIN = 25 * GB  # bytes/s at which main memory serves one device's share of the optimiser
 Traces = dict[tuple[Mode, int, int], Trace]
-
-
-@dataclass(frozen=True)
-class Placement:
-    """A way to start: the file of recipes/launch, if there is one, the devices, and how weights lie on them."""
-
-    name: str
-    fleet: Fleet
-    shards: bool = False
-    away: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,8 @@ class FitAnswer:
     A sharded launch has no more processes than there are rows in each micro-batch.
 
     keys: what is set beside the recipe so that it fits. unset: bytes without them. seconds: of the whole job, of
-    scoring for each `UNIT` of tokens; None where the data decide. flops: of a step, over all devices.
+    scoring for each `UNIT` of tokens; None where the data decide. flops: of a step, over all devices. main: what a
+    node of accelerators holds in main memory at its dearest moment; None: the devices are CPUs.
     """
 
     launch: Placement
@@ -60,6 +57,7 @@ class FitAnswer:
     step: float
     seconds: float | None
     flops: int
+    main: Moment | None = None
 
 
 def launches(fleet: Fleet) -> Iterator[Placement]:
@@ -125,7 +123,7 @@ class Fitting:
         unset, least, found = 0, None, None
         for keys, train in choices(self.job, launch):
             price, passes = self._priced(train, launch), self.job.passes(train, launch.fleet.all)
-            moment = max(self._moments(price, passes), key=lambda m: m.bytes)
+            moment = dearest(self._moments(price, passes, launch))
             unset = unset or moment.bytes
             if least is None or moment.bytes < least[0].bytes:
                 least = moment, keys, train, price, passes
@@ -139,18 +137,40 @@ class Fitting:
         per = UNIT / (passes[0].rows * passes[0].length) / launch.fleet.all if self.job.scores else self.job.steps
         seconds = None if per is None else per * step + self._filling(train, price, passes, launch)
         flops = sum(self._flops(p, price) for p in passes) * train.accumulation * launch.fleet.all
-        return FitAnswer(launch, keys, moment, unset, found is not None, step, seconds, flops)
+        main = dearest(self._main(price, launch)) if launch.fleet.device.accelerator else None
+        return FitAnswer(launch, keys, moment, unset, found is not None, step, seconds, flops, main)
 
     def _priced(self, train: TrainSpec, launch: Placement) -> TrainingPrice:
         d = launch.fleet.device
         ground = Ground(d.memory if d.accelerator else None, launch.fleet.all if launch.shards else 1, launch.away)
         model, params, traces = self._model(train)
-        return TrainingPrice(model, params, train, 0, ground, traces)
+        recipe = self._recipe(train)
+        held = beside(recipe, [p.shape for p in params]) if recipe else NOTHING
+        return TrainingPrice(model, params, train, self._kept(train, launch), ground, traces, held)
 
-    def _moments(self, price: TrainingPrice, passes: list[Passing]) -> list[Moment]:
+    def _recipe(self, train: TrainSpec) -> UnlearnRecipe | None:
+        recipe = self.job.unlearning
+        return recipe and recipe.model_copy(update={"train": train})
+
+    def _kept(self, train: TrainSpec, launch: Placement) -> int:
+        """Bytes that each process keeps in main memory of the rows."""
+        recipe, (model, params, _) = self._recipe(train), self._model(train)
+        if recipe is None:
+            return 0
+        own = {id(p) for p in params}
+        first = first_place(model, [name for name, p in model.named_parameters() if id(p) in own])
+        return at_most(recipe, model.config, first, launch.fleet.all, sharded=launch.shards)
+
+    def _moments(self, price: TrainingPrice, passes: list[Passing], launch: Placement) -> list[Moment]:
         if self.job.scores:
             return self._scored(price, passes)
-        return [*price.beside(OnDisk(saved=price.model.dtype.itemsize)), *price.steps(passes)]
+        recipe = self._recipe(price.spec)
+        measured = budget_of(recipe, Shapes.full(recipe), launch.fleet.all) if recipe else []
+        return [*price.beside(stored_of(price)), *price.steps([*passes, *measured])]
+
+    def _main(self, price: TrainingPrice, launch: Placement) -> list[Moment]:
+        found = main_memory(price, launch.fleet.count, self._kept(price.spec, launch), stored_of(price).saved)
+        return found[:1] if self.job.scores else found
 
     def _scored(self, price: TrainingPrice, passes: list[Passing]) -> list[Moment]:
         """What scoring holds: weights, one layer's inside, and a chunk of logits."""
@@ -206,68 +226,15 @@ class Fitting:
         return once * train.accumulation * (self.job.steps or 0)
 
 
-def choices(job: PricedJob, launch: Placement) -> Iterator[tuple[tuple[str, ...], TrainSpec]]:
-    """Keys that save memory, what costs least first: frozen bf16 nothing, checkpointing a forward pass, and so on.
-
-    A sharded launch takes checkpointing only, and no more micro-batches than leave each process a row.
-    """
-    train, m = job.train, job.train.memory
-    accumulation, rows = _split(job, launch)
-    again: Row = {} if m.checkpointing else {"checkpointing": True}
-    last = again
-    for last in [] if job.scores else _savings(job, again, launch.shards):
-        yield _with(job, last, accumulation)
-    if job.scores:
-        yield (), train
-        return
-    for more in (2**k for k in range(1, 12) if 2**k <= rows and job.splits):
-        yield _with(job, last, accumulation * more)
-    if job.lora and not launch.shards and _freezes(job):
-        yield _with(job, again | {"frozen": "nf4"}, train.accumulation * (rows if job.splits else 1))
+def dearest(moments: list[Moment]) -> Moment:
+    """The one at which most is held."""
+    return max(moments, key=lambda m: m.bytes)
 
 
-def _split(job: PricedJob, launch: Placement) -> tuple[int, int]:
-    """Micro-batches, and in how many each of them can be split further."""
-    train, world = job.train, launch.fleet.all
-    if not launch.shards:
-        return train.accumulation, max(p.rows for p in job.passes(train, world))
-    most = (job.shared or world) // world
-    accumulation = min(train.accumulation, most)
-    return accumulation, most // accumulation
-
-
-def _freezes(job: PricedJob) -> bool:
-    """Whether something is left frozen whose matrices may lie in fewer bits."""
-    train = job.train
-    if train.loaded == "needed" or train.memory.frozen != "fp32":
-        return False
-    return (job.lora or train.params) is not None and train.precision == "bf16"
-
-
-def _savings(job: PricedJob, again: Row, shards: bool) -> list[Row]:
-    """Values of `train.memory`, and of `train.loaded`, without repetition."""
-    if shards:
-        return [{}, again] if again else [{}]
-    frozen: Row = {"frozen": "bf16"} if _freezes(job) else {}
-    needed: Row = {"loaded": "needed"} if job.lower and job.train.loaded == "all" else {}
-    found = [{}, frozen, needed, again, frozen | again, needed | again]
-    m = job.train.memory
-    if job.train.optimizer == "adamw" and m.offload is None and m.optimizer_bits == 32:
-        less = (needed or frozen) | again
-        found += [less | {"optimizer_bits": 8}, less | {"offload": "optimizer"}]
-    return [keys for i, keys in enumerate(found) if keys not in found[:i]]
-
-
-def _with(job: PricedJob, extra: Row, accumulation: int) -> tuple[tuple[str, ...], TrainSpec]:
-    train = job.train
-    own = {k: v for k, v in extra.items() if k == "loaded"}
-    kept = {k: v for k, v in extra.items() if k not in own}
-    keys = [f"{job.key}.memory.{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in kept.items()]
-    keys += [f"{job.key}.{k}={v}" for k, v in own.items()]
-    if accumulation != train.accumulation:
-        keys.append(f"{job.key}.accumulation={accumulation}")
-    memory = train.memory.model_copy(update=kept)
-    return tuple(keys), train.model_copy(update={**own, "memory": memory, "accumulation": accumulation})
+def stored_of(price: TrainingPrice) -> OnDisk:
+    """How the weights of a model lie on the disk whose configuration alone is known."""
+    size: int = price.model.dtype.itemsize
+    return OnDisk(min(size * price.total, SHARD), size)
 
 
 def best(answers: list[FitAnswer]) -> FitAnswer | None:

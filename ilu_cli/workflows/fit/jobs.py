@@ -13,6 +13,7 @@ from ilu_cli.recipe.loaded import loaded_problems
 from ilu_cli.recipe.schema import AttackRecipe, UnlearnRecipe
 from ilu_cli.recipe.specs import Component, Form, LoraSpec, Precision, TrainSpec
 from ilu_cli.recipe.training_attack import TrainingAttack
+from ilu_cli.workflows.kept import unknown
 from ilu_cli.workflows.passes import Passing, Shape, Shapes, healing_pass, layers_of, passes_of
 from ilu_cli.workflows.settle import settled
 from ilu_cli.workflows.spread import against_attack, against_training, against_unlearn, halved_of
@@ -27,9 +28,10 @@ class PricedJob:
 
     passes: of one step on one of so many devices. every: of each term that is not taken at every step. filled: terms
     whose rows the original is asked about once. sums: of gradients over all devices, in a step. splits: whether there
-    is a key for micro-batches. not_counted: what holds more than is counted here. steps: None where the data decide.
-    key: where the recipe says how. rows: of each stream, those of a step. alone: why a sharded launch refuses it.
-    lower: so many layers are all that it needs, with `train.loaded: needed`; None: it needs all.
+    is a key for micro-batches. unlearning: the recipe, whose budget, defences and caches count. not_counted: what holds
+    more than is counted here. steps: None where the data decide. key: where the recipe says how. rows: of each stream,
+    those of a step. alone: why a sharded launch refuses it. lower: so many layers are all that it needs, with
+    `train.loaded: needed`; None: it needs all.
     """
 
     name: str
@@ -44,6 +46,7 @@ class PricedJob:
     filled: frozenset[str] = frozenset()
     sums: int = 1
     splits: bool = True
+    unlearning: UnlearnRecipe | None = None
     not_counted: tuple[str, ...] = ()
     rows: dict[str, int] = field(default_factory=dict)
     alone: str = ""
@@ -64,15 +67,15 @@ def unlearning(recipe: UnlearnRecipe, model: Any, name: str = "unlearn", times: 
         needs["retain"] = registry.retain_term[recipe.retain.name].declared.needs
     filled = {t for t, n in needs.items() if any(x.startswith("reference.") and x != "reference.norm" for x in n)}
     every = {f"{reg.name}[{d.name}]": reg.every for reg in recipe.regularizers for d in reg.env}
-    beside = [d.name for d in recipe.defences]
-    beside += [r.name for r in recipe.regularizers if r.name != "irm" or r.params().get("variant") != "logit"]
+    more = unknown(recipe)
+    more += [r.name for r in recipe.regularizers if r.name != "irm" or r.params().get("variant") != "logit"]
 
     def passes(train: TrainSpec, world: int) -> list[Passing]:
         return passes_of(recipe.model_copy(update={"train": train}), shapes, world)
 
     return PricedJob(
         name, recipe.train, passes, recipe.train.steps, lora=recipe.lora, times=times, every=every,
-        filled=frozenset(filled), sums=1 + len(recipe.regularizers), not_counted=tuple(beside),
+        filled=frozenset(filled), sums=1 + len(recipe.regularizers), unlearning=recipe, not_counted=tuple(more),
         rows=_batches(recipe), alone=_alone(against_unlearn(recipe)), lower=_lower(recipe),
     )  # fmt: skip
 

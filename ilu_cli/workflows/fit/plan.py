@@ -116,6 +116,7 @@ def _facts(p: Planned) -> Row:
         {
             "launch": a.launch.name, "devices": a.launch.fleet.all, "keys": list(a.keys), "fits": a.fits,
             "when": a.moment.when, "bytes": a.moment.bytes, "kinds": a.moment.kinds(), "bytes_without_keys": a.unset,
+            **({"main_memory_bytes": a.main.bytes, "main_memory_when": a.main.when} if a.main else {}),
             "seconds_per_step": a.step, "seconds": a.seconds, "flops_per_step": a.flops,
         }
         for a in p.answers
@@ -128,29 +129,31 @@ def _facts(p: Planned) -> Row:
     }  # fmt: skip
 
 
-def plan(name: str, command: str, recipe: Any, run: str, devices: str, config: Path | None) -> FitPlan:
+def plan(
+    name: str, command: str, recipe: Any, run: str, devices: str, model: tuple[str, Path] | None = None
+) -> FitPlan:
     """Price a recipe.
 
     Args:
         name: of the recipe, and `run` how it is run.
         devices: see `ilu_cli.workflows.fit.devices.fleet`; `here` is this machine.
-        config: a model's config.json, or its folder; None: that of the recipe's model.
+        model: its name, and its config.json or the folder of that; None: the recipe's.
 
     Raises:
         UnavailableError: if there is no configuration.
         UsageError: if the devices are not known, or the recipe does not fit the model.
     """
-    wanted, ref = here() if devices == "here" else fleet(devices), _ref(recipe)
-    place = config or config_of(ref)
-    model = empty_model(place)
-    parts_of(model)
-    found, parameters = [], sum(p.numel() for p in model.parameters())
-    for asked in jobs_of(name, command, recipe, model):
-        job = _lowered(asked, model, place)
+    wanted = here() if devices == "here" else fleet(devices)
+    label, place = model or (_ref(recipe), config_of(_ref(recipe)))
+    empty = empty_model(place)
+    parts_of(empty)
+    found, parameters = [], sum(p.numel() for p in empty.parameters())
+    for asked in jobs_of(name, command, recipe, empty):
+        job = _lowered(asked, empty, place)
         fitting = Fitting(job, place, getattr(recipe, "seed", 0))
         ways, refused = placed(job, wanted)
         found.append(Planned(job, fitting.trained, [fitting.by(launch) for launch in ways], refused))
-    return FitPlan(name, run, str(config) if config else ref, parameters, wanted, found)
+    return FitPlan(name, run, label, parameters, wanted, found)
 
 
 def _lowered(job: PricedJob, model: Any, place: Path) -> PricedJob:
@@ -193,7 +196,7 @@ def config_of(ref: str) -> Path:
     except Exception as error:  # the hub client raises its own errors, httpx's and OSError
         raise UnavailableError(
             f"the configuration of {ref!r} cannot be had from the hub: {type(error).__name__}",
-            hint="--config FILE names a config.json; no weights are needed",
+            hint="`ilu plan RECIPE --config FILE` takes a config.json; no weights are needed",
         ) from error
 
 

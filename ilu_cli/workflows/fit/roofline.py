@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ilu_cli.models.traced import Trace, Work
-from ilu_cli.workflows.estimate import FLOAT, MOMENTS
+from ilu_cli.workflows.estimate import MOMENTS
 from ilu_cli.workflows.fit.devices import Device, Fleet
+from ilu_cli.workflows.moments import FLOAT
 from ilu_cli.workflows.passes import Passing
 
 AHEAD, BACK = (

@@ -12,7 +12,6 @@ from typing import Any, Literal
 from ilu_cli import registry, trust
 from ilu_cli.data.hub import PATIENCE
 from ilu_cli.data.sources import Origin, find_origin
-from ilu_cli.declarations import reference_bytes
 from ilu_cli.errors import UnavailableError, UsageError, near
 from ilu_cli.models.builtin import MODELS
 from ilu_cli.models.subject import base_of, in_mirror
@@ -227,8 +226,9 @@ def price(recipe: AnyRecipe, needs: list[Need]) -> Price:
 def _training(recipe: UnlearnRecipe, folder: Path) -> tuple[int, int]:
     """Bytes of memory and of disk that training takes, with every row of full length."""
     from ilu_cli.models.load import add_adapter, empty_model, trained_params
-    from ilu_cli.workflows.estimate import estimate
-    from ilu_cli.workflows.passes import Shape, Shapes, healing_pass, passes_of
+    from ilu_cli.models.names import first_place
+    from ilu_cli.workflows.kept import at_most, priced
+    from ilu_cli.workflows.passes import Shapes
     from ilu_cli.workflows.plan import state_bytes
     from ilu_cli.workflows.settle import settled
 
@@ -238,16 +238,9 @@ def _training(recipe: UnlearnRecipe, folder: Path) -> tuple[int, int]:
     if recipe.lora:
         add_adapter(model, recipe.lora, recipe.seed)
     params = trained_params(model, recipe.train.params, recipe.lora is not None)
-    trainable, width = sum(p.numel() for p in params.values()), model.config.hidden_size
-    kept, retain = 0, recipe.retain
-    if retain:
-        tokens = retain.batch * retain.max_length * recipe.train.steps
-        reads = registry.retain_term[retain.name].declared.needs
-        kept = reference_bytes(reads, tokens, tokens, width, model.config.vocab_size)
-    passes = passes_of(recipe, Shapes.full(recipe), 1)
-    memory = estimate(model, list(params.values()), passes, recipe.train, kept)
-    if (spec := recipe.train.healing) and (h := recipe.train.heal):
-        memory += estimate(model, list(params.values()), [healing_pass(Shape.full(h, h.batch), spec, 1)], spec, kept)
+    trainable, first = sum(p.numel() for p in params.values()), first_place(model, params)
+    kept = at_most(recipe, model.config, first)
+    memory = priced(recipe, Shapes.full(recipe), 1, model, list(params.values()), kept)
     return memory.peak, state_bytes(total, trainable, recipe.train)
 
 

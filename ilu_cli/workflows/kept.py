@@ -1,0 +1,121 @@
+"""What is kept beside a training: in main memory what the original says of the rows and what the layers below the
+first trained one give, and as copies of what is trained what defences and a budget hold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ilu_cli import registry
+from ilu_cli.data.encode import Encoded
+from ilu_cli.declarations import FLOAT, reference_bytes
+from ilu_cli.defences import Defence
+from ilu_cli.recipe.schema import UnlearnRecipe
+from ilu_cli.recipe.specs import AUTO, Component
+from ilu_cli.workflows.estimate import estimate
+from ilu_cli.workflows.moments import UNREAD, Beside, MemoryEstimate, OnDisk
+from ilu_cli.workflows.passes import Shape, Shapes, budget_of, healing_pass, layers_of, passes_of
+
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Tokens of the rows of a stream that a training comes to see, each row once; `targets` of them are scored."""
+
+    tokens: int
+    targets: int
+
+    @classmethod
+    def of(cls, rows: Iterable[Encoded]) -> Shown:
+        """Those of encoded rows."""
+        found = [(len(e.ids), e.targets) for e in rows]
+        return cls(sum(t for t, _ in found), sum(t for _, t in found))
+
+    @classmethod
+    def at_most(cls, shape: Shape, steps: int) -> Shown:
+        """Those of steps of which none shows a row again, and every row is of full length."""
+        rows = steps * shape.batch * shape.graphs
+        return cls(rows * shape.length, rows * shape.targets)
+
+
+def of_original(recipe: UnlearnRecipe, config: Any, shown: Mapping[str, Shown]) -> int:
+    """Bytes of reference log-probabilities and states, of the rows of `forget`, `retain`, `budget` and `heal`."""
+    found, layers = 0, len(layers_of(recipe.objective))
+    for name, needs in _read(recipe):
+        if s := shown.get(name):
+            found += reference_bytes(needs, s.tokens, s.targets, int(config.hidden_size), config.vocab_size, layers)
+    return found
+
+
+def _read(recipe: UnlearnRecipe) -> Iterator[tuple[str, frozenset[Any]]]:
+    """What is read of each stream's rows."""
+    yield "forget", registry.objective[recipe.objective.name].declared.needs
+    if recipe.retain:
+        yield "retain", registry.retain_term[recipe.retain.name].declared.needs
+    if recipe.train.budget and recipe.train.budget.kl:
+        yield "budget", registry.retain_term["kl"].declared.needs
+    if recipe.train.heal:
+        yield "heal", registry.retain_term["kl"].declared.needs
+
+
+def at_most(recipe: UnlearnRecipe, config: Any, first: int, world: int = 1, *, sharded: bool = False) -> int:
+    """Bytes of both in one of `world` processes where the data are not here; see `Shown.at_most`.
+
+    Args:
+        first: the first trained layer; what lies below it is computed beforehand, unless the model is sharded.
+    """
+    t, shapes = recipe.train, Shapes.full(recipe)
+    shown = {"forget": Shown.at_most(shapes.forget, t.steps)}
+    if shapes.retain:
+        shown["retain"] = Shown.at_most(shapes.retain, t.steps)
+    seen = sum(s.tokens for s in shown.values())
+    every = [reg.every for reg in recipe.regularizers for _ in reg.env]
+    seen += sum(Shown.at_most(s, -(-t.steps // e)).tokens for s, e in zip(shapes.environments, every))
+    if t.budget and t.budget.kl:
+        tokens = t.budget.rows * t.budget.max_length
+        shown["budget"] = Shown(tokens, tokens)
+    if t.heal and shapes.heal:
+        shown["heal"] = Shown.at_most(shapes.heal, t.heal.steps)
+    below = 0 if first <= 0 or sharded else min(GB * t.prefix_gb, FLOAT * int(config.hidden_size) * seen / world)
+    return of_original(recipe, config, shown) + int(below)
+
+
+def beside(recipe: UnlearnRecipe, trained: Sequence[Sequence[int]]) -> Beside:
+    """What defences, as far as they say it, and a budget hold, where weights of these shapes are trained."""
+    each, b = sum(map(math.prod, trained)), recipe.train.budget
+    known = [h for d in recipe.defences if (h := _defence(d).held(trained)) is not None]
+    first, always = (sum(h[i] for h in known) for i in (0, 1))
+    if b is None:
+        return Beside(first, always)
+    if b.benchmark:  # the last weights within it stay
+        return Beside(first + each, always + each, each)
+    return Beside(first, always, each * (2 if recipe.train.lr == AUTO else 1))
+
+
+def priced(
+    recipe: UnlearnRecipe, shapes: Shapes, world: int, model: Any, params: Sequence[nn.Parameter], cached: int,
+    stored: OnDisk = UNREAD,
+) -> MemoryEstimate:  # fmt: skip
+    """`estimate` of an unlearning in one of `world` processes, with all that it runs and holds."""
+    passes = [*passes_of(recipe, shapes, world), *budget_of(recipe, shapes, world)]
+    held = beside(recipe, [p.shape for p in params])
+    found = estimate(model, params, passes, recipe.train, cached, stored, beside=held)
+    if (spec := recipe.train.healing) and shapes.heal:
+        found += estimate(model, params, [healing_pass(shapes.heal, spec, world)], spec, cached, stored)
+    return found
+
+
+def unknown(recipe: UnlearnRecipe) -> list[str]:
+    """The defences that do not say what they hold."""
+    return [d.name for d in recipe.defences if _defence(d).held([]) is None]
+
+
+def _defence(spec: Component) -> Defence:
+    found: Defence = registry.defence[spec.name].obj(**spec.params())
+    return found

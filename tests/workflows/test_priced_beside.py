@@ -1,0 +1,149 @@
+"""What a plan counts beside the steps: rows that are kept, budgets and defences, adapters, and a node's main memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers as T
+from conftest import Ilu
+from test_fit import ALL, shape
+from torch import nn
+
+from ilu_cli.models.load import add_adapter, trained_params
+from ilu_cli.recipe.load import find, load
+from ilu_cli.recipe.memory import MemorySpec
+from ilu_cli.recipe.schema import UnlearnRecipe
+from ilu_cli.recipe.specs import LoraSpec, TrainSpec
+from ilu_cli.workflows import moments
+from ilu_cli.workflows.estimate import PROCESS, TrainingPrice, estimate
+from ilu_cli.workflows.kept import at_most, beside
+from ilu_cli.workflows.main_memory import main_memory
+from ilu_cli.workflows.moments import Beside, Ground, Moment, OnDisk
+from ilu_cli.workflows.passes import Passing
+
+WIDTH, INNER, WORDS = 32, 64, 100
+FORGET = Passing("forget", 2, 8, 14)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return shape(tmp_path)
+
+
+def empty(config: Path) -> Any:
+    with torch.device("meta"):
+        return T.AutoModelForCausalLM.from_config(T.AutoConfig.from_pretrained(config))
+
+
+def recipe(name: str, *sets: str) -> UnlearnRecipe:
+    return load(UnlearnRecipe, find(f"quickstart-{name}"), {}, list(sets))
+
+
+def test_what_is_kept_of_rows_by_hand(config: Path) -> None:
+    shape = T.AutoConfig.from_pretrained(config)
+    rows = ["forget.batch=2", "forget.max_length=8", "retain.batch=3", "retain.max_length=10", "train.steps=5"]
+    rmu = recipe("rmu", "objective.layer=1", *rows)
+    states = 4 * WIDTH * 5 * 3 * 10  # of the retain rows, at one layer
+    below = 4 * WIDTH * 5 * (2 * 8 + 3 * 10)
+    assert at_most(rmu, shape, 0) == states
+    assert at_most(rmu, shape, 1) == states + below
+    assert at_most(rmu, shape, 1, world=2) == states + below / 2
+    assert at_most(rmu, shape, 1, sharded=True) == states
+    little = rmu.model_copy(update={"train": rmu.train.model_copy(update={"prefix_gb": 1e-6})})
+    assert at_most(little, shape, 1) == states + 1000
+    assert at_most(recipe("npo", *rows), shape, 0) == 0  # a number for each row
+    budget = ["train.budget.kl=0.1", "train.budget.rows=4", "train.budget.max_length=9"]
+    assert at_most(recipe("npo", *rows, *budget), shape, 0) == 4 * WIDTH * (4 * 9 + WORDS)
+
+
+def test_what_defences_and_budgets_hold_is_counted(config: Path) -> None:
+    trained = [(5, 7), (5,)]
+    repselect = recipe("repselect")  # of which lr is auto, so that a budget keeps weights and a first step
+    assert beside(repselect, trained) == Beside(first=3 * 40, each=40, budget=2 * 40)
+    loss = recipe("npo", "defences=[{name: sam}]", "train.budget.benchmark=elements")
+    assert beside(loss, trained) == Beside(first=3 * 40, each=3 * 40, budget=40)
+
+    def peaks(held: Beside) -> dict[str, Moment]:
+        model = empty(config)
+        passes = [FORGET, Passing("budget", 4, 8, 28, chunks=True)]
+        params = list(model.parameters())
+        return {m.when: m for m in estimate(model, params, passes, TrainSpec(), 7, OnDisk(), Ground(), held).moments}
+
+    plain, held = peaks(Beside()), peaks(Beside(first=3 * ALL, each=ALL, budget=2 * ALL))
+    assert held["backward, head"].bytes - plain["backward, head"].bytes == 4 * ALL
+    assert held["budget"].bytes - plain["budget"].bytes == 4 * 3 * ALL
+    shot = held["backward, head, before the first step"]
+    assert (shot.optimizer, shot.defences, shot.gradients) == (0, 12 * ALL, 4 * ALL)
+    assert not any("first step" in when for when in plain)
+    chunk, states = 5 * 4 * 28 * WORDS, 4 * 28 * WIDTH
+    assert plain["budget"].logits == chunk + states
+    assert (plain["budget"].copies, plain["budget"].gradients) == (0, 0)
+
+
+def test_an_adapter_is_written_as_it_is_and_compared_where_it_adds(config: Path) -> None:
+    model = empty(config)
+    add_adapter(model, LoraSpec(r=2, targets=["down_proj", "q_proj"]), 0)
+    params = list(trained_params(model, None, True).values())
+    found = estimate(model, params, [FORGET], TrainSpec(), 0, OnDisk(largest=9, saved=2), Ground()).moments
+    by = {m.when: m for m in found}
+    assert by["saving"].copies == 0
+    assert by["comparing"].copies == (2 * 8 + 2 * 2) * WIDTH * INNER  # two products in float64, two stored weights
+
+
+def test_two_sharded_processes_on_cpus_read_and_write_whole_models(config: Path) -> None:
+    model = empty(config)
+    found = estimate(model, list(model.parameters()), [FORGET], TrainSpec(), 0, OnDisk(9, 2), Ground(shards=2)).moments
+    by = {m.when: m for m in found}
+    assert by["loading"] == Moment("loading", weights=4 * ALL, files=9)
+    assert by["saving"].copies == 2 * ALL
+    assert by["saving"].weights == 4 * ALL // 2 + 4 * WORDS * WIDTH  # its part, and a matrix that is gathered
+    assert by["saving"].optimizer == 0  # which is over
+
+
+def test_the_ground_is_that_of_the_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    launch = SimpleNamespace(device=torch.device("cpu"), world=2, mesh=object(), offload=True)
+    monkeypatch.setattr(moments, "backend", lambda: launch)
+    assert Ground.here() == Ground(None, 2)  # parts that lie in main memory lie where they are used
+    launch.mesh = None
+    assert Ground.here() == Ground()
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_main_memory_by_hand(config: Path, *, adapter: bool) -> None:
+    def price(ground: Ground, **keys: Any) -> TrainingPrice:
+        model = empty(config)
+        if adapter:
+            add_adapter(model, LoraSpec(r=2, targets=["down_proj"]), 0)
+        params: list[nn.Parameter] = list(trained_params(model, None, adapter).values())
+        return TrainingPrice(model, params, TrainSpec(memory=MemorySpec(**keys)), 0, ground)
+
+    own = 3 * 2 * (WIDTH + INNER) if adapter else ALL
+    whole, written = ALL + own * adapter, 4 * own if adapter else 2 * ALL
+    gpu = Ground(80 * 10**9)
+    load_, steps, save = main_memory(price(gpu), 8, 5, 2)
+    assert load_ == Moment("loading", weights=8 * 4 * whole, process=8 * PROCESS)
+    assert steps == Moment("steps", caches=40, process=8 * PROCESS)
+    assert save == Moment("saving", copies=written, caches=40, process=8 * PROCESS)
+    load_, steps, save = main_memory(price(gpu, offload="optimizer"), 8, 0, 2)
+    assert (steps.weights, steps.gradients, steps.optimizer) == (8 * 4 * own, 8 * 4 * own, 8 * 8 * own)
+    load_, steps, save = main_memory(price(Ground(80 * 10**9, shards=16, away=True)), 8, 0, 2)
+    assert load_.weights == 4 * whole
+    assert (steps.weights, steps.gradients, steps.optimizer) == (2 * whole, 2 * own, 4 * own)
+
+
+def test_a_plan_tells_main_memory_and_counts_what_is_kept_on_cpus(ilu: Ilu, config: Path) -> None:
+    asked = ["plan", "quickstart-rmu", "--config", config, "--set", "objective.layer=1", "--devices"]
+    answers = json.loads(ilu(*asked, "8xH100-80GB", "--json").out)["jobs"][0]["answers"]
+    reading = {a["launch"]: (a["main_memory_bytes"], a["main_memory_when"]) for a in answers}
+    cached = answers[0]["main_memory_bytes"] - PROCESS
+    assert cached > 4 * ALL  # so small is the model
+    assert reading["one-gpu"][1] == "saving"
+    assert "main memory of a node" in ilu(*asked, "8xH100-80GB").out
+    (cpu,) = json.loads(ilu(*asked, "1x(CPU,16GB,1TFLOPS,0.1TB/s)", "--json").out)["jobs"][0]["answers"]
+    assert cpu["kinds"]["caches"] == cached - 2 * ALL
+    assert "main_memory_bytes" not in cpu
