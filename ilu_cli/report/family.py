@@ -142,11 +142,11 @@ class Family:
         return [m for m in self.unlearned if m.method == method]
 
     def benchmarks(self, role: str) -> list[str]:
-        """Benchmarks of a role with a result anywhere in the family."""
+        """Benchmarks of a role with a result on some run; where none has any, those of the model they came from."""
         found: dict[str, str] = {}
         for results in [*(m.results for m in self.members), *(p.eval for m in self.attacks for p in m.points)]:
             found |= {name: s.role for name, s in results.items()}
-        for known in (self.original, self.never_found):
+        for known in (self.original, self.never_found) if not found else ():
             found |= {name: s.role for name, s in known[1].items()} if known else {}
         return [name for name, r in found.items() if r == role]
 

@@ -371,3 +371,11 @@ def test_an_attack_that_marks_no_points_has_a_mean_without_an_error(folder: Fold
     _, table = returned(folder.family(), STYLES, drawn)
     assert isinstance(table, Table)
     assert table.rows == [["rmu", "prune", "0", "0.400", "–"]]
+
+
+def test_what_only_the_original_was_asked_elsewhere_is_no_column(folder: Folder) -> None:
+    """Its results are kept for all who come from it."""
+    original = forget(0.5), elements(0.5), summary("atlas", 0.25)
+    assert folder.family(*original).benchmarks("forget") == ["capitals", "atlas"]
+    folder.unlearned("rmu", forget(0.0, 10))
+    assert folder.family(*original).benchmarks("forget") == ["capitals"]
