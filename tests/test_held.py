@@ -20,6 +20,7 @@ OPEN = {"curvature", "grad_penalty"}
 MORE: list[tuple[str, dict[str, Any]]] = [
     ("repselect", {"attacker_lr": 0.0}), ("repselect", {"every": 1, "rank": 2}), ("repselect", {"shot": "step"}),
     ("repselect", {"directions": "retain", "rank": 2}),
+    ("repselect", {"built": False}),
 ]  # fmt: skip
 
 
@@ -47,7 +48,7 @@ def test_what_is_held_while_a_gradient_is_taken(name: str, keys: Any, monkeypatc
     t.defences = [made := registry.defence[name].obj(**keys)]
     most: dict[int, float] = {}
     optimizer: Any = t.optimizer
-    real = Gradients.accumulate
+    real = Gradients._view
 
     def counted(self: Gradients, *args: Any, **more: Any) -> Any:
         own = [p for p in t.params.values() if p.shape == SHAPE]
@@ -57,7 +58,7 @@ def test_what_is_held_while_a_gradient_is_taken(name: str, keys: Any, monkeypatc
         most[t.step] = max(most.get(t.step, 0.0), found / LAYERS)
         return real(self, *args, **more)
 
-    monkeypatch.setattr(Gradients, "accumulate", counted)
+    monkeypatch.setattr(Gradients, "_view", counted)
     for _ in t.run():
         pass
     shapes = [p.shape for p in t.params.values()]

@@ -81,12 +81,15 @@ class RepSelect(Defence):
         self.log, self.filtered = {}, list[Any]()
 
     def held(self, trained: Sequence[Sequence[int]]) -> tuple[int, int]:
-        """The attacker's matrices, what they are added to and the weights before the shot; then what is left of it."""
+        """The attacker's matrices, the weights before the shot, and whole gradients or what the matrices are added to;
+        then what is left of it. One copy more where the attacker cannot be built.
+        """
         each = sum(map(math.prod, trained))
         if self.shot == "step":
             filtered = (2 if self.directions == "retain" else 1) * each
             return filtered, filtered
-        shot = (3 if self.attacker_lr or self.directions == "retain" else 2) * each
+        follows = self.attacker_lr > 0 and not self.built
+        shot = (3 if follows or self.directions == "retain" else 2) * each
         return shot, shot + each if self.every else each
 
     def steps(self, stream: TrainStream) -> int:
@@ -120,9 +123,8 @@ class RepSelect(Defence):
         from ilu_cli.data.sampling import seed_of
         from ilu_cli.models.beside import linear_maps
 
-        delta = [torch.zeros_like(p) for p in grads.params]
         if not self.attacker_lr:
-            return delta
+            return [torch.zeros_like(p) for p in grads.params]
         generator = torch.Generator().manual_seed(seed_of(grads.seed, "repselect", grads.step))
         where, pairs = located(grads), list[Any]()
         for i, m in where:
@@ -132,6 +134,7 @@ class RepSelect(Defence):
         maps = linear_maps(grads.parts.decoder, [m for _, m in where]) if self.built else None
         seen = self._train(grads, forget, where, maps, pairs) if maps else None
         seen = seen or self._follow(grads, forget, where, pairs)
+        delta = [torch.zeros_like(p) for p in grads.params]
         for (i, m), (b, a) in zip(where, pairs):
             m.of(delta[i]).copy_((b @ a).detach())
         self.log = {"attacker nll at first": seen[0], "attacker nll at last": seen[-1]}
