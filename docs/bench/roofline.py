@@ -83,19 +83,20 @@ def models(folder: Path) -> None:
 
 
 def recipes(folder: Path) -> None:
-    """JSON, a line for each shipped recipe of one training: FLOPs of a step, one device, the best launch on eight."""
+    """JSON, a line for each training of a shipped recipe: FLOPs of a step, one device, the best launch on eight."""
     for name, path in shipped().items():
         data: dict[str, Any] = read_layers(path).data
         if data["command"] not in ("unlearn", "attack"):
             continue
         ref = str((data.get("model") or {}).get("ref", "")).lower()
         model = next((m for word, m in OF.items() if word in ref), "SmolLM2-135M")
-        (p,) = planned(folder, name, model, "8xH100-80GB")
-        many = [a for a in p.answers if a.launch.fleet.all > 1 and a.fits]
-        best = min(many, key=lambda a: a.step, default=p.answers[-1])
-        where = f"{best.launch.name}, {best.launch.fleet.all}: {cell(p, best)}"
-        found = {"recipe": name, "model": model, "step_flops": p.answers[0].flops, "one": cell(p, p.answers[0])}
-        print(json.dumps(found | {"eight": where}), flush=True)
+        for p in planned(folder, name, model, "8xH100-80GB"):
+            many = [a for a in p.answers if a.launch.fleet.all > 1 and a.fits]
+            best = min(many, key=lambda a: a.step, default=p.answers[-1])
+            where = f"{best.launch.name}, {best.launch.fleet.all}: {cell(p, best)}"
+            which = f"{name}{p.job.name.removeprefix(data['command'])}"  # …, healing
+            found = {"recipe": which, "model": model, "step_flops": p.answers[0].flops, "one": cell(p, p.answers[0])}
+            print(json.dumps(found | {"eight": where}), flush=True)
 
 
 if __name__ == "__main__":
