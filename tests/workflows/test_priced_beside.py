@@ -64,7 +64,9 @@ def test_what_is_kept_of_rows_by_hand(config: Path) -> None:
 def test_what_defences_and_budgets_hold_is_counted(config: Path) -> None:
     trained = [(5, 7), (5,)]
     repselect = recipe("repselect")  # of which lr is auto, so that a budget keeps weights and a first step
-    assert beside(repselect, trained) == Beside(first=3 * 40, each=40, budget=2 * 40)
+    assert beside(repselect, trained) == Beside(first=2 * 40, each=40, budget=2 * 40)
+    follows = recipe("repselect", "defences.0.built=false")
+    assert beside(follows, trained) == Beside(first=3 * 40, each=40, budget=2 * 40)
     loss = recipe("npo", "defences=[{name: sam}]", "train.budget.benchmark=elements")
     assert beside(loss, trained) == Beside(first=3 * 40, each=3 * 40, budget=40)
 
