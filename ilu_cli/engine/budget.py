@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from ilu_cli.engine.divergence import KLFromStart
+from ilu_cli.engine.divergence import KLFromStart, kl_term
 from ilu_cli.engine.gradients import Gradients, Term, Vector
-from ilu_cli.engine.reference import fill
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.errors import RunFailed
-from ilu_cli.registry import retain_term
 
 Facts = dict[str, float | str | None]
 Within = dict[str, Any]
@@ -46,10 +44,8 @@ class Budget:
         cls, stream: TrainStream, limit: float, start: Gradients, lasting: tuple[int, float] | None = None
     ) -> Budget:
         """Measured from the weights that are in place now."""
-        known = retain_term["kl"]
-        cache = fill(stream, known.declared.needs, None, 1, start.parts, start.backend, "fp32")
-        values = KLFromStart(known.obj)
-        return cls(Term("budget", stream, values, known.declared.per, weight=0.0, cache=cache), limit, lasting)
+        term = kl_term("budget", stream, 1, start.parts, start.backend, "fp32")
+        return cls(replace(term, values=KLFromStart(term.values), weight=0.0), limit, lasting)
 
     def facts(self) -> Facts:
         """What the manifest keeps: KL of the saved weights, the limit, KL of the step taken back, the rate found."""

@@ -1,19 +1,26 @@
-"""KL divergence from what a model said at the start, of few tokens that are looked at again and again."""
+"""KL divergence from what a model said at the start: the term, and the values of a few tokens, looked at again and again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ilu_cli.engine.accel import Backend
 from ilu_cli.engine.exact import exact
+from ilu_cli.engine.gradients import Term
 from ilu_cli.engine.head import wide
+from ilu_cli.engine.reference import fill
+from ilu_cli.engine.stream import TrainStream
 from ilu_cli.engine.tiles import chunks, memory_of, spans, tile_for
 from ilu_cli.engine.view import View
 from ilu_cli.models.logits import LMHead
+from ilu_cli.models.parts import Parts
 from ilu_cli.models.sharded import is_part
+from ilu_cli.registry import retain_term
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,18 @@ class KLFromStart:
         if name not in self.said:
             self.said[name] = AtStart.of(start, head)
         return view.per_sequence(self.said[name].kl(view.final, head))
+
+
+def kl_term(
+    name: str, stream: TrainStream, steps: int, parts: Parts, b: Backend, precision: str, source: Any = None
+) -> Term:
+    """The retain term `kl` from what the model says now of the rows of a stream's first `steps` steps.
+
+    `source` as for `ilu_cli.engine.reference.fill`.
+    """
+    known = retain_term["kl"]
+    cache = fill(stream, known.declared.needs, None, steps, parts, b, precision, source=source)
+    return Term(name, stream, known.obj, known.declared.per, cache=cache)
 
 
 @torch.no_grad()

@@ -9,18 +9,14 @@ from __future__ import annotations
 
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.budget import Facts
-from ilu_cli.engine.gradients import Term
+from ilu_cli.engine.divergence import kl_term
 from ilu_cli.engine.job import drive
 from ilu_cli.engine.loop import Trainer
-from ilu_cli.engine.reference import fill
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.state import save_state
 from ilu_cli.recipe.schema import UnlearnRecipe
-from ilu_cli.registry import retain_term
 from ilu_cli.runs.store import Run
 from ilu_cli.workflows.training import Streams
-
-KL = retain_term["kl"]
 
 
 def build_healer(recipe: UnlearnRecipe, streams: Streams, trainer: Trainer, digest: str | None) -> Trainer | None:
@@ -33,8 +29,7 @@ def build_healer(recipe: UnlearnRecipe, streams: Streams, trainer: Trainer, dige
     if spec is None or data is None:
         return None
     parts, source = trainer.grads.parts, [digest, spec.memory.frozen] if digest else None
-    cache = fill(data.stream, KL.declared.needs, None, spec.steps, parts, backend(), spec.precision, (), source)
-    term = Term("heal", data.stream, KL.obj, KL.declared.per, cache=cache)
+    term = kl_term("heal", data.stream, spec.steps, parts, backend(), spec.precision, source)
     return Trainer(parts, trainer.params, [term], [], spec, recipe.seed, backend())
 
 
@@ -43,13 +38,13 @@ def healing(run: Run) -> bool:
     return any((run.state / "heal").glob("step-*.pt"))
 
 
-def heal(healer: Trainer, trainer: Trainer, run: Run, reporter: Reporter) -> None:
-    """Train on, or go on with it; the manifest says how far the weights are from the start then.
+def heal(healer: Trainer, trainer: Trainer, run: Run, reporter: Reporter, *, begun: bool) -> None:
+    """Train on, or if that was `begun` go on; the manifest says how far the weights are from the start then.
 
     Raises:
         Interrupted, RunFailed: as `ilu_cli.engine.job.drive`.
     """
-    if not healing(run):
+    if not begun:
         trainer.let_go()
         if healer.backend.main:
             run.save()  # what the forgetting came to: it is not done again

@@ -209,7 +209,8 @@ def _train(plan: UnlearnPlan, new: Run, scorer: Scorer, reporter: Reporter, bega
     before = {env.name: best_temperature(env, trainer, recipe, original) for env in tempered}
     healer = build_healer(recipe, plan.streams, trainer, plan.subject.digest)
     tracked = Tracked(reporter, recipe.track, new, recipe.model_dump())
-    if healer is None or not healing(new):
+    begun = healer is not None and healing(new)  # known to all processes before the first writes anything
+    if not begun:
         for done in drive(trainer, new, tracked, label_of(recipe)):
             if done in recipe.train.points:
                 _save(plan, adapted or model, trainer, new.point(done))
@@ -217,7 +218,7 @@ def _train(plan: UnlearnPlan, new: Run, scorer: Scorer, reporter: Reporter, bega
             defence.finish(trainer.grads)
         _forgotten(new, trainer, reporter)
     if healer is not None:
-        heal(healer, trainer, new, tracked)
+        heal(healer, trainer, new, tracked, begun=begun)
     for env in tempered:
         moved = compared(before[env.name], best_temperature(env, trainer, recipe))
         new.manifest.result.setdefault("temperature", {})[env.name] = moved
