@@ -1,4 +1,4 @@
-"""KL divergence from what a model said at the start: the term, and the values of a few tokens, looked at again and again."""
+"""KL divergence from what a model said at the start: as a term, and of few tokens that are looked at again."""
 
 from __future__ import annotations
 
