@@ -40,6 +40,11 @@ CHAT = (
 )
 
 
+RMU = ["--method", "rmu", "--set", "objective.layer=1", "--set",
+       'train.params=["model.layers.[01].mlp.down_proj.weight"]']  # fmt: skip
+"""Options of `ilu unlearn` that fit a tiny model."""
+
+
 def tiny_model(vocab: int = 61, *, seed: int = 0, spread: float = 0.3, layers: int = LAYERS) -> LlamaForCausalLM:
     """A few Llama layers of 16 hidden units, tied embeddings, weights large enough that logits are not flat."""
     torch.manual_seed(seed)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Ilu
+from conftest import RMU, Ilu
 from safetensors.torch import load_file
 from scipy.stats import spearmanr
 
@@ -19,15 +19,7 @@ from ilu_cli.runs.store import Store
 from ilu_cli.taskvec.angles import Grams
 
 DOCS = Path(__file__).parent.parent / "docs"
-RMU = [
-    "--method",
-    "rmu",
-    "--set",
-    "objective.layer=1",
-    "--set",
-    'train.params=["model.layers.[01].mlp.down_proj.weight"]',
-]
-RMU += [x for kind in ("forget", "retain") for key in ("batch=4", "max_length=24") for x in ("--set", f"{kind}.{key}")]
+SMALL = [x for kind in ("forget", "retain") for key in ("batch=4", "max_length=24") for x in ("--set", f"{kind}.{key}")]
 
 
 @pytest.fixture
@@ -109,7 +101,7 @@ def weights(folder: Path) -> dict[str, Any]:
 @pytest.mark.slow
 def test_runs_are_measured_once(why: Any, tiny: Path, ilu: Ilu, tmp_path: Path, monkeypatch: Any) -> None:
     """An unlearning of a tiny model, one attack that keeps weights and one that does not, and a look at the way."""
-    assert ilu("unlearn", *RMU, "--model", str(tiny), "--steps", "4").code == 0
+    assert ilu("unlearn", *RMU, *SMALL, "--model", str(tiny), "--steps", "4").code == 0
     only = ["--no-reference", "--set", "eval.benchmarks=[capitals]", "--set", "eval.limit=4"]
     train = ["--steps", "2", "--set", "attack.batch=2", "--set", "attack.max_length=16", *only]
     for args in (

@@ -13,21 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LAYERS, Ilu
+from conftest import LAYERS, RMU, Ilu
 from safetensors.torch import load_file
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 pytestmark = pytest.mark.slow
 
-RMU = [
-    "--method",
-    "rmu",
-    "--set",
-    "objective.layer=1",
-    "--set",
-    'train.params=["model.layers.[01].mlp.down_proj.weight"]',
-]
 SMALL = ["--set", "forget.batch=4", "--set", "retain.batch=4", "--set", "forget.max_length=24", "--set",
          "retain.max_length=24"]  # fmt: skip
 ATTACK = ["--task", "elements", "--steps", "4", "--set", "attack.batch=4", "--set", "eval.limit=12"]
