@@ -31,9 +31,11 @@ def budget_problems(budget: BudgetSpec, key: Key) -> Iterator[tuple[Key, str]]:
         yield here, f"{budget.benchmark!r} measures what is to be forgotten, not utility"
 
 
-def heal_problems(heal: HealSpec, forget: Stream, key: Key) -> Iterator[tuple[Key, str]]:
-    """The forget data among what it heals on, and a warm-up that does not fit."""
+def heal_problems(heal: HealSpec, objective: str, forget: Stream, key: Key) -> Iterator[tuple[Key, str]]:
+    """An objective that begins elsewhere, the forget data among what it heals on, and a warm-up that does not fit."""
     yield from data_problems(heal.data, (*key, "data"))
+    if registry.objective[objective].declared.start:
+        yield key, f"{objective} changes the weights before the first step: there is no start to heal towards"
     names = {d.name for d in forget.data}
     for i, d in enumerate(heal.data):
         if d.name in names:

@@ -69,7 +69,7 @@ class UnlearnRecipe(Recipe):
         if self.train.budget:
             yield from budget_problems(self.train.budget, ("train", "budget"))
         if self.train.heal:
-            yield from heal_problems(self.train.heal, self.forget, ("train", "heal"))
+            yield from heal_problems(self.train.heal, self.objective.name, self.forget, ("train", "heal"))
         t, adapter = self.train, self.lora is not None
         if t.lr == AUTO and (t.budget is None or t.budget.kl is None):
             yield ("train", "lr"), "auto spends a budget: name it, as train.budget: {kl: 0.06}"

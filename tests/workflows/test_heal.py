@@ -124,6 +124,13 @@ def test_what_cannot_be_is_said_in_the_plan(ilu: Ilu, tiny: Path, keys: str, tol
     assert told in done.err
 
 
+def test_a_start_that_is_damaged_is_nothing_to_heal_towards(ilu: Ilu, tiny: Path) -> None:
+    first = run_of(ilu, "--model", tiny, *FORGET)
+    done = ilu("unlearn", first, "--recipe", "quickstart-undo", "--set", "train.heal={steps: 6}", "--dry-run")
+    assert done.code == 2
+    assert "train.heal: undo changes the weights before the first step" in done.err
+
+
 def test_the_steps_that_heal_are_adamws_and_fall_to_nothing() -> None:
     spec = TrainSpec(optimizer="sgd", lr=9.0, points=[3], heal=HealSpec(steps=7, lr=1e-3, warmup=2)).healing
     assert spec is not None

@@ -61,11 +61,12 @@ CASES = {
     "noise": unlearn("npo", "--defence", "smoothing", "--defence", "averaging",
                      *keys("defences.1.start=1", "defences.1.every=1")),
     "lora": unlearn("npo", "--lora", "r=4,targets=q_proj+v_proj"),
+    "heal": unlearn("npo", *keys("train.heal={data: [prose], batch: 4, max_length: 24, steps: 2, warmup: 0}")),
     "bf16": unlearn("npo", *keys("train.save_dtype=bf16"), steps=1),
     "attack": ["attack", "one/npo-tied", "--task", "elements", "--no-reference",
                *keys("attack.steps=2", "attack.batch=4", "attack.precision=fp32", "eval.limit=8")],
 }  # fmt: skip
-REPLICATED = ("rmu", "npo-tied", "irm", "irm-norm", "lora")
+REPLICATED = ("rmu", "npo-tied", "irm", "irm-norm", "lora", "heal")
 KINDS = ("one", "sharded")
 STOPPED = unlearn("npo", *keys("train.save_every=1"), "--defence", "averaging",
                   *keys("defences.0.start=1", "defences.0.every=1"), steps=4)  # fmt: skip
