@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ilu_cli.errors import UnavailableError, UsageError
-from ilu_cli.models.heap import give_back
+from ilu_cli.models.heap import give_back, map_blocks
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -143,6 +143,8 @@ def shard(model: Any, mesh: DeviceMesh, device: torch.device, *, offload: bool =
     layers = layers_in(decoder, model.config.num_hidden_layers)
     if any(other != named for other in every) or layers is None:
         raise UsageError("the processes of this launch have models of other shapes", hint="give all the same files")
+    if device.type == "cpu":
+        map_blocks()
     root, policy = Gathered(model), CPUOffloadPolicy() if offload else OffloadPolicy()
     for unit in [*layers, root]:
         _fill(unit, device)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import subprocess
 import sys
 
 import psutil
 import pytest
 import torch
 
-from ilu_cli.models.heap import give_back
+from ilu_cli.models.heap import BOUND, VARIABLE, give_back
 
 
 def held() -> int:
@@ -29,3 +31,35 @@ def test_small_blocks_that_were_freed_are_given_back() -> None:
     assert full - held() > 200e6
     assert before - held() > 150e6  # which the kept ones had held fast
     assert all(bool((t == 1).all()) for t in kept)
+
+
+WORK = """
+import sys, psutil, torch
+from ilu_cli.models.heap import map_blocks
+def held(): return psutil.Process().memory_info().rss
+torch.ones(4_000_000)  # 16 MB: below the bound that it moves up to, and freed
+said, before = map_blocks(), held()
+blocks = [torch.ones(500_000) for _ in range(200)]  # 2 MB each
+kept = blocks[::10]
+del blocks
+print(int(said), held() - before)
+"""
+
+
+def held_after(**env: str) -> tuple[int, int]:
+    """What a new process says: whether blocks are mapped, and bytes that it holds beside twenty of 2 MB."""
+    words = [sys.executable, "-c", WORK]
+    done = subprocess.run(words, env=os.environ | env, capture_output=True, text=True, check=True)
+    said, more = map(int, done.stdout.split())
+    return said, more - 20 * 2_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library")
+def test_mapped_blocks_leave_no_holes_unless_another_bound_is_set() -> None:
+    assert BOUND < 2_000_000
+    said, more = held_after()
+    assert said == 1
+    assert more < 20e6
+    said, more = held_after(**{VARIABLE: str(1 << 25)})
+    assert said == 0
+    assert more > 200e6  # of the 400 MB between those that are kept
