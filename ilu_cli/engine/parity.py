@@ -1,14 +1,19 @@
 """The model at hand against plain transformers: what is lost by our own ways of computing, looked at when it is loaded.
 
 Losses come from the fused head, scores from packed trees; both are compared with `model(input_ids, labels)` and the
-log-softmax of its logits, on a few short texts, each by itself, in float32.
+log-softmax of its logits, on a few short texts, each by itself, in float32. What was found of the same weights by the
+same code is read from ILU_CACHE/states.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +22,7 @@ from torch import Tensor
 from ilu_cli.data.encode import Encoded, collate
 from ilu_cli.data.special import check_rows
 from ilu_cli.engine.generation import greedy, left_padded
+from ilu_cli.engine.kept import kept
 from ilu_cli.engine.layout import short_window
 from ilu_cli.engine.tree import Request
 from ilu_cli.engine.view import View
@@ -68,27 +74,59 @@ class Parity:
         return asdict(self)
 
 
-def check(scorer: Scorer, note: Callable[[str], None]) -> Parity:
+def check(scorer: Scorer, note: Callable[[str], None], source: Any = None) -> Parity:
     """Compare a model that was just loaded; where trees are not right, it is scored in plain rows from here on.
+
+    Args:
+        source: what tells the weights that were loaded, as JSON: what one process found of them is read if it is there
+            (`ilu_cli.engine.kept`). None: they are compared.
 
     Raises:
         UnavailableError: if they are not finite.
         UsageError: if its losses or scores are not those of plain transformers either way.
     """
-    wanted = scorer.layout.trees
-    found = scorer.parity = compare(scorer)
-    name = type(scorer.model).__name__
-    if not found.holds:
-        raise UsageError(
-            f"{name} is not supported: on a short text its loss differs from plain transformers' by {found.loss:.3g} "
-            f"nats and its log-probabilities by up to {found.logps:.3g} (tolerance {found.tolerance:.1g})",
-            hint="`ilu doctor MODEL` shows the comparison",
-        )
+    wanted, name = scorer.layout.trees, type(scorer.model).__name__
+    found = scorer.parity = _known(scorer, source)
     if wanted and not found.trees:
         note(f"{name}: shared beginnings are run again for every request, since {found.why}")
     if found.decodes and not found.padded:
         note(f"{name}: only texts of one length are continued together, since padding changes what it says")
     return found
+
+
+def _known(scorer: Scorer, source: Any) -> Parity:
+    """The comparison, read if it was made before, and the layout that it leaves; one that fails is never kept."""
+    layout = scorer.layout
+    made_of = [source, code(), torch.get_num_threads(), [r.ids for r in _requests(scorer.tokenizer)], layout.kinds,
+               layout.why, layout.bound, type(scorer.model).__name__, str(scorer.backend.device)]  # fmt: skip
+
+    def compute() -> dict[str, Tensor]:
+        found = compare(scorer)
+        if not found.holds:
+            raise UsageError(
+                f"{type(scorer.model).__name__} is not supported: on a short text its loss differs from plain "
+                f"transformers' by {found.loss:.3g} nats and its log-probabilities by up to {found.logps:.3g} "
+                f"(tolerance {found.tolerance:.1g})",
+                hint="`ilu doctor MODEL` shows the comparison",
+            )
+        text = json.dumps([found.facts(), scorer.layout.kinds, scorer.layout.why])
+        return {"parity": torch.frombuffer(bytearray(text, "utf-8"), dtype=torch.uint8)}
+
+    alone = source is not None and scorer.backend.world == 1
+    stored = kept(made_of if alone else None, compute)["parity"]
+    facts, kinds, why = json.loads(bytes(stored.tolist()))
+    found = Parity(**facts)
+    scorer.layout = replace(layout, kinds=tuple(kinds), why=why, padded=found.padded)
+    return found
+
+
+@functools.cache
+def code() -> str:
+    """A hash of our own code, of which the comparison is one half."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 @torch.no_grad()

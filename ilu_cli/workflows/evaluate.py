@@ -184,7 +184,7 @@ def load_scorer(
     model = load(subject, b)
     known = texts_of(subject, model)
     scorer = Scorer(model, parts_of(model), tokenizer, b, precision, known=known, chat=chat)
-    check(scorer, note or Reporter().note)
+    check(scorer, note or Reporter().note, [subject.digest, None])
     scorer.original = functools.cache(
         lambda: load_scorer(original_of(subject), precision, chat=chat, note=note) if subject.run else scorer
     )

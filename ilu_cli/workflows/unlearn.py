@@ -180,7 +180,7 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
     check_memory(plan.peak_memory, b.memory(), reporter.note)
     model = load(plan.subject, b, plan.depth)
     scorer = Scorer(model, parts_of(model), plan.tokenizer, b)
-    parity = check(scorer, reporter.note)
+    parity = check(scorer, reporter.note, [plan.subject.digest, plan.depth])
     new: Run = b.share(resume or (store.create("unlearn", label_of(recipe), out) if b.main else None))
     with new.held(reporter.note) if b.main else nullcontext():
         _begin(plan, new, origin)

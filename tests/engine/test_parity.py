@@ -150,3 +150,43 @@ def test_a_model_whose_cache_gives_other_answers_scores_but_does_not_write() -> 
     assert found.holds and not found.decodes and not found.padded
     with pytest.raises(UsageError, match="LlamaForCausalLM is not supported where it is to write"):
         scorer.complete(["The capital of France is"], 4)
+
+
+@pytest.mark.parametrize(("family", "trees"), [("llama", True), ("lfm2", False)])
+def test_what_is_known_is_what_was_found(
+    family: str, trees: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ILU_CACHE", str(tmp_path))
+    made: list[Parity] = []
+
+    def counted(scorer: Scorer) -> Parity:
+        made.append(compare(scorer))
+        return made[-1]
+
+    monkeypatch.setattr(parity, "compare", counted)
+    slow, fast = scorer_of(family), scorer_of(family)
+    assert check(slow, print) == check(fast, print, ["a"]) and len(made) == 2
+    again = scorer_of(family)
+    assert check(again, print, ["a"]) == slow.parity == again.parity and len(made) == 2
+    assert (again.layout.kinds, again.layout.why, again.layout.padded) == (
+        slow.layout.kinds,
+        slow.layout.why,
+        slow.layout.padded,
+    )
+    assert again.layout.trees is trees
+    check(scorer_of(family), print, ["b"])  # other weights
+    monkeypatch.setattr(parity, "code", lambda: "other code")
+    check(scorer_of(family), print, ["a"])
+    assert len(made) == 4
+    monkeypatch.setenv("ILU_CACHE_GB", "0")
+    check(scorer_of(family), print, ["a"])
+    assert len(made) == 5
+
+
+def test_what_fails_is_compared_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ILU_CACHE", str(tmp_path))
+    monkeypatch.setattr(parity, "compare", lambda scorer: Parity(1.0, 1.0, TOLERANCE, trees=True))
+    with pytest.raises(UsageError, match="is not supported"):
+        check(scorer_of("llama"), print, ["a"])
+    monkeypatch.setattr(parity, "compare", compare)
+    assert check(scorer_of("llama"), print, ["a"]).holds

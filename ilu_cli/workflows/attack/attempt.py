@@ -89,7 +89,7 @@ class Attempted:
         self.scorer = Scorer(self.model, parts, self.tokenizer, backend(), precision, known=known, chat=chat)
         note = self.reporter.note
         self.scorer.original = functools.cache(lambda: load_scorer(self.origin, precision, chat=chat, note=note))
-        self.parity = check(self.scorer, note).facts()
+        self.parity = check(self.scorer, note, [self.subject.digest, None]).facts()
 
     @functools.cached_property
     def evaluation(self) -> Evaluation:
