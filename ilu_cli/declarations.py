@@ -18,19 +18,20 @@ Quantity = Literal[
 FLOAT = 4  # bytes; what is kept of the original model is float32
 
 
-def reference_bytes(needs: Iterable[str], tokens: int, targets: int, width: int, vocab: int, layers: int = 0) -> int:
-    """Bytes that are kept of the original model: of `tokens` tokens in all rows, of which `targets` are scored.
+def reference_bytes(needs: Iterable[str], tokens: int, targets: int, width: int, layers: int = 0) -> int:
+    """Bytes that are kept of the original's rows: of `tokens` tokens in all, of which `targets` are scored.
+
+    The LM head as it was, which `reference.final` is read by, is not among them.
 
     Args:
         width: hidden units.
-        vocab: rows of the LM head.
         layers: how many layers' states `reference.states` and `reference.mlp` are.
     """
     needed = {
         "reference.hidden": tokens * width,
         "reference.states": layers * tokens * width,
         "reference.mlp": layers * tokens * width,
-        "reference.final": (targets + vocab) * width,
+        "reference.final": targets * width,
     }
     return FLOAT * sum(needed.get(need, 0) for need in needs)
 

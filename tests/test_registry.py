@@ -132,9 +132,9 @@ def test_a_view_has_everything_that_may_be_needed() -> None:
 
 
 def test_bytes_of_the_reference() -> None:
-    assert reference_bytes({"hidden", "reference.hidden"}, 10, 3, 16, 50) == 10 * 16 * 4
-    assert reference_bytes({"reference.final"}, 10, 3, 16, 50) == (3 + 50) * 16 * 4
-    assert reference_bytes({"reference.logps", "nll"}, 10, 3, 16, 50) == 0
+    assert reference_bytes({"hidden", "reference.hidden"}, 10, 3, 16) == 10 * 16 * 4
+    assert reference_bytes({"reference.final"}, 10, 3, 16) == 3 * 16 * 4
+    assert reference_bytes({"reference.logps", "nll"}, 10, 3, 16) == 0
 
 
 def test_an_idea_brings_its_own_rules() -> None:

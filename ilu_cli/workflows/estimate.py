@@ -73,7 +73,6 @@ class TrainingPrice:
             "optimizer": int(_stepping(spec, ground) * self.all / FLOAT),
             "process": self.alone,
             "defences": FLOAT * beside.each // ground.shards,
-            "caches": cached if ground.memory is None else 0,  # else they lie in main memory
         }
         if ground.shards > 1:
             self._spread(where)
@@ -83,6 +82,8 @@ class TrainingPrice:
         head, embedded = model.get_output_embeddings().weight, model.get_input_embeddings().weight
         self.words, self.width = map(int, head.shape)
         self.head, self.embedded = (FLOAT * w.numel() if id(w) in own else 0 for w in (head, embedded))
+        rows = cached if ground.memory is None else 0  # else they lie in main memory
+        self.base["caches"] = rows + beside.heads * self.head // ground.shards
         self.adapter = hasattr(model, "peft_config")  # which alone is written, as it is
         self.tied, self.traces = head is embedded, {} if traces is None else traces
 
@@ -149,6 +150,19 @@ class TrainingPrice:
                 first = self.base | {"optimizer": 0, "defences": FLOAT * self.held.first // self.ground.shards}
                 for m in self._pass(first, p, before=True):
                     yield replace(m, when=f"{m.when}, before the first step")
+        if self.ground.shards > 1:
+            yield self._summed()
+
+    def _summed(self) -> Moment:
+        """While gradients of what lies around the layers are summed: whole, flat to be sent, a part; no weights.
+
+        Gloo, of CPUs, sums in a copy of its own.
+        """
+        n, host = self.ground.shards, self.ground.memory is None
+        around = sum(self.trained[-1]) + sum(self.trained[len(self.trained) - 2])
+        weights = self.base["weights"] - self.around - 2 * max(self.layers)
+        gradients = self._gradients(0, 0) + (1 + host) * around + around // n
+        return Moment("summing gradients", **self.base | {"weights": weights}, gradients=gradients)
 
     def _measured(self, p: Passing) -> Moment:
         """What a budget holds while it runs its text forward in float32, beside the gradient-free weights."""
@@ -204,7 +218,8 @@ class TrainingPrice:
         wide = HALF if self.spec.precision == "bf16" else FLOAT
         states = FLOAT * p.scored * self.width
         if p.chunks:
-            teacher = 2 * wide * self.words * self.width + self.head  # its matrix as it was, if that is trained
+            gathered = self.head if self.ground.shards > 1 else 0  # the matrix as it was, of which each has a part
+            teacher = 2 * wide * self.words * self.width + gathered
             return self.chunk(p) + teacher + states, states + self.head
         rows, words = tile_for(self.ground.memory)
         rows, words = min(rows, p.scored), min(words, self.words)

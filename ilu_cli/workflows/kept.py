@@ -5,6 +5,7 @@ first trained one give, and as copies of what is trained what defences and a bud
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,9 @@ from ilu_cli.declarations import FLOAT, reference_bytes
 from ilu_cli.defences import Defence
 from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.specs import AUTO, Component
-from ilu_cli.workflows.estimate import estimate
-from ilu_cli.workflows.moments import UNREAD, Beside, MemoryEstimate, OnDisk
+from ilu_cli.workflows.estimate import TrainingPrice, estimate
+from ilu_cli.workflows.main_memory import main_memory
+from ilu_cli.workflows.moments import UNREAD, Beside, Ground, MemoryEstimate, OnDisk
 from ilu_cli.workflows.passes import Shape, Shapes, budget_of, healing_pass, layers_of, passes_of
 
 GB = 1e9
@@ -49,7 +51,7 @@ def of_original(recipe: UnlearnRecipe, config: Any, shown: Mapping[str, Shown]) 
     found, layers = 0, len(layers_of(recipe.objective))
     for name, needs in _read(recipe):
         if s := shown.get(name):
-            found += reference_bytes(needs, s.tokens, s.targets, int(config.hidden_size), config.vocab_size, layers)
+            found += reference_bytes(needs, s.tokens, s.targets, int(config.hidden_size), layers)
     return found
 
 
@@ -89,13 +91,14 @@ def at_most(recipe: UnlearnRecipe, config: Any, first: int, world: int = 1, *, s
 def beside(recipe: UnlearnRecipe, trained: Sequence[Sequence[int]]) -> Beside:
     """What defences, as far as they say it, and a budget hold, where weights of these shapes are trained."""
     each, b = sum(map(math.prod, trained)), recipe.train.budget
+    heads = sum("reference.final" in needs for _, needs in _read(recipe))
     known = [h for d in recipe.defences if (h := _defence(d).held(trained)) is not None]
     first, always = (sum(h[i] for h in known) for i in (0, 1))
     if b is None:
-        return Beside(first, always)
+        return Beside(first, always, heads=heads)
     if b.benchmark:  # the last weights within it stay
-        return Beside(first + each, always + each, each)
-    return Beside(first, always, each * (2 if recipe.train.lr == AUTO else 1))
+        return Beside(first + each, always + each, each, heads)
+    return Beside(first, always, each * (2 if recipe.train.lr == AUTO else 1), heads)
 
 
 def priced(
@@ -106,9 +109,20 @@ def priced(
     passes = [*passes_of(recipe, shapes, world), *budget_of(recipe, shapes, world)]
     held = beside(recipe, [p.shape for p in params])
     found = estimate(model, params, passes, recipe.train, cached, stored, beside=held)
+    ground = Ground.here()
+    if ground.memory is not None:
+        price = TrainingPrice(model, params, recipe.train, cached, ground, beside=held)
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        found += MemoryEstimate((), tuple(main_memory(price, here, cached, stored.saved)))
     if (spec := recipe.train.healing) and shapes.heal:
-        found += estimate(model, params, [healing_pass(shapes.heal, spec, world)], spec, cached, stored)
+        heals = [healing_pass(shapes.heal, spec, world)]
+        found += estimate(model, params, heals, spec, cached, stored, beside=healed(held))
     return found
+
+
+def healed(held: Beside) -> Beside:
+    """What is left of it while the weights heal: the LM head as it was, of what was built before the first step."""
+    return Beside(heads=held.heads)
 
 
 def unknown(recipe: UnlearnRecipe) -> list[str]:

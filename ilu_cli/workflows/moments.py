@@ -47,13 +47,14 @@ class Moment:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """The moments of a run that may be its dearest."""
+    """The moments of a run that may be its dearest; `main`: those of the main memory of a node of accelerators."""
 
     moments: tuple[Moment, ...]
+    main: tuple[Moment, ...] = ()
 
     def __add__(self, later: MemoryEstimate) -> MemoryEstimate:
         """With those of what comes after it."""
-        return MemoryEstimate((*self.moments, *later.moments))
+        return MemoryEstimate((*self.moments, *later.moments), (*self.main, *later.main))
 
     @property
     def highest(self) -> Moment:
@@ -64,6 +65,11 @@ class MemoryEstimate:
     def peak(self) -> int:
         """Bytes at the highest point."""
         return self.highest.bytes
+
+    @property
+    def main_peak(self) -> int:
+        """Bytes of a node's main memory at its highest point; 0 on CPUs, where they are the process's."""
+        return max((m.bytes for m in self.main), default=0)
 
 
 @dataclass(frozen=True)
@@ -91,12 +97,13 @@ class Beside:
     """What defences and a budget hold beside weights, moments and gradient, as so many float32 on all devices together.
 
     first: while gradients are taken before the first step, when there are no moments yet; each: at every step; budget:
-    while it is measured what a step has spent.
+    while it is measured what a step has spent. heads: copies of the LM head as it was at the start, if that is trained.
     """
 
     first: int = 0
     each: int = 0
     budget: int = 0
+    heads: int = 0
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,7 @@ class RunPlan:
             "model": {"ref": s.label, "kind": s.kind, "folder": str(s.folder), "parameters": self.parameters},
             "parents": self.parents,
             **(asdict(self.training) if self.training else {}),
+            **({"main_memory_bytes": self.memory.main_peak} if self.memory and self.memory.main else {}),
             **({"unpriced": self.unpriced} if self.unpriced else {}),
             "data": self.data,
             **({"content": self.content.facts(), "warnings": self.content.told()} if self.content.datasets else {}),
@@ -96,6 +97,8 @@ class RunPlan:
             found.append(f"trainable   {t.trainable_parameters:,} parameters")
             peak, there = size(t.peak_memory_bytes), size(t.memory_bytes)
             found.append(f"memory      about {peak} at the peak (estimate); this machine has {there}")
+        if self.memory and self.memory.main:
+            found.append(f"main memory about {size(self.memory.main_peak)} of a node at the peak (estimate)")
         if self.unpriced:
             found.append(f"not priced  {self.unpriced}")
         for d in self.data:

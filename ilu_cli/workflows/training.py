@@ -177,7 +177,8 @@ def cache_bytes(recipe: UnlearnRecipe, streams: Streams, config: Any, first: int
         if s is not None:
             rows = s.stream.visited(steps[name])
             shown[name] = Shown.of(e.item(k) for e in (s.stream, s.stream.chosen) if e for k in rows)
-    begun = sum(map(len, prefix_rows(recipe, streams, int(config.hidden_size)))) if first > 0 else 0
+    begins = first > 0 and backend().mesh is None  # a sharded model runs its lower layers each time
+    begun = sum(map(len, prefix_rows(recipe, streams, int(config.hidden_size)))) if begins else 0
     return of_original(recipe, config, shown) + FLOAT * int(config.hidden_size) * begun
 
 

@@ -15,18 +15,21 @@ from test_fit import ALL, shape
 from torch import nn
 
 from ilu_cli.models.load import add_adapter, trained_params
+from ilu_cli.models.logits import LMHead
 from ilu_cli.recipe.load import find, load
 from ilu_cli.recipe.memory import MemorySpec
 from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.specs import LoraSpec, TrainSpec
 from ilu_cli.workflows import moments
 from ilu_cli.workflows.estimate import PROCESS, TrainingPrice, estimate
-from ilu_cli.workflows.kept import at_most, beside
+from ilu_cli.workflows.kept import at_most, beside, priced
 from ilu_cli.workflows.main_memory import main_memory
 from ilu_cli.workflows.moments import Beside, Ground, Moment, OnDisk
-from ilu_cli.workflows.passes import Passing
+from ilu_cli.workflows.passes import Passing, Shapes
+from ilu_cli.workflows.plan import RunPlan, Training
 
 WIDTH, INNER, WORDS = 32, 64, 100
+SUBJECT: Any = SimpleNamespace(label="m", kind="folder", folder=Path("m"))
 FORGET = Passing("forget", 2, 8, 14)
 
 
@@ -58,15 +61,68 @@ def test_what_is_kept_of_rows_by_hand(config: Path) -> None:
     assert at_most(little, shape, 1) == states + 1000
     assert at_most(recipe("npo", *rows), shape, 0) == 0  # a number for each row
     budget = ["train.budget.kl=0.1", "train.budget.rows=4", "train.budget.max_length=9"]
-    assert at_most(recipe("npo", *rows, *budget), shape, 0) == 4 * WIDTH * (4 * 9 + WORDS)
+    assert at_most(recipe("npo", *rows, *budget), shape, 0) == 4 * WIDTH * 4 * 9
+
+
+def test_the_head_as_it_was_is_counted_where_it_is_trained(config: Path) -> None:
+    """A copy for each term that reads the original's distribution, all the time and on the device."""
+    heals = recipe("npo", "train.budget.kl=0.1", "train.heal.steps=9", "retain.name=kl")
+    assert beside(heals, [(5, 7)]).heads == 3
+    head = 4 * WORDS * WIDTH
+    for ground, share in ((Ground(), 1), (Ground(80 * 10**9), 1), (Ground(shards=2), 2)):
+        for patterns, copied in ((None, 3 * head // share), (["model.layers.1.*"], 0)):
+            model = empty(config)
+            params = list(trained_params(model, patterns, False).values())
+            price = TrainingPrice(model, params, TrainSpec(), 0, ground, beside=Beside(heads=3))
+            assert price.base["caches"] == copied
+
+
+def test_a_trained_head_is_copied_and_another_is_not() -> None:
+    linear = nn.Linear(WIDTH, WORDS, bias=False)
+    assert LMHead(linear).kept().weight.data_ptr() != linear.weight.data_ptr()
+    linear.requires_grad_(False)
+    assert LMHead(linear).kept().weight.data_ptr() == linear.weight.data_ptr()
+
+
+def test_what_is_kept_lies_there_while_the_weights_heal(ilu: Ilu, config: Path) -> None:
+    asked = ["plan", "quickstart-npo", "--config", config, "--set", "train.heal.steps=9", "--set", "train.heal.batch=2"]
+    cpu = ["--devices", "1x(CPU,16GB,1TFLOPS,0.1TB/s)", "--json", "--set", "train.heal.max_length=9"]
+    jobs = json.loads(ilu(*asked, *cpu).out)["jobs"]
+    rows = 4 * WIDTH * 9 * 2 * (9 - 1)  # states of the scored tokens
+    assert [j["answers"][0]["kinds"]["caches"] for j in jobs] == [rows + 4 * WORDS * WIDTH] * 2
+
+
+def test_a_dry_run_on_an_accelerator_tells_main_memory(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ground, "here", classmethod(lambda _: Ground(80 * 10**9)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    model, npo = empty(config), recipe("npo")
+    found = priced(npo, Shapes.full(npo), 2, model, list(model.parameters()), 11, OnDisk(9, 2))
+    assert found.main_peak == 2 * PROCESS + 2 * 4 * ALL  # both read the model
+    plan = RunPlan(recipe=npo, subject=SUBJECT, parameters=ALL, parents=[], training=Training(1, ALL, found.peak, 0),
+                   memory=found)  # fmt: skip
+    assert plan.to_json()["main_memory_bytes"] == found.main_peak
+    assert any(line.startswith("main memory about") for line in plan.lines())
+    monkeypatch.setattr(Ground, "here", classmethod(lambda _: Ground()))
+    assert priced(npo, Shapes.full(npo), 1, model, list(model.parameters()), 11, OnDisk(9, 2)).main == ()
+
+
+def test_what_lies_around_the_layers_is_summed_in_copies(config: Path) -> None:
+    model, around = empty(config), 4 * (2 * WORDS * WIDTH + WIDTH)
+    for memory, copies in ((None, 3), (80 * 10**9, 2)):  # gloo has one more
+        ground = Ground(memory, shards=2)
+        found = estimate(model, list(model.parameters()), [FORGET], TrainSpec(), 0, OnDisk(), ground).moments
+        (summed,) = (m for m in found if m.when == "summing gradients")
+        assert summed.weights == 4 * ALL // 2
+        assert summed.gradients == 4 * ALL // 2 + copies * around + around // 2
+        assert summed.optimizer == 8 * ALL // 2
 
 
 def test_what_defences_and_budgets_hold_is_counted(config: Path) -> None:
     trained = [(5, 7), (5,)]
     repselect = recipe("repselect")  # of which lr is auto, so that a budget keeps weights and a first step
-    assert beside(repselect, trained) == Beside(first=2 * 40, each=40, budget=2 * 40)
+    assert beside(repselect, trained) == Beside(first=2 * 40, each=40, budget=2 * 40, heads=2)
     follows = recipe("repselect", "defences.0.built=false")
-    assert beside(follows, trained) == Beside(first=3 * 40, each=40, budget=2 * 40)
+    assert beside(follows, trained) == Beside(first=3 * 40, each=40, budget=2 * 40, heads=2)
     loss = recipe("npo", "defences=[{name: sam}]", "train.budget.benchmark=elements")
     assert beside(loss, trained) == Beside(first=3 * 40, each=3 * 40, budget=40)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ilu_cli import registry
@@ -12,6 +13,7 @@ from ilu_cli.benchmarks import Row
 from ilu_cli.data.sources import Dataset
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.optimizers import check
+from ilu_cli.models.dtypes import DTYPES
 from ilu_cli.models.load import add_adapter, trained_params
 from ilu_cli.recipe.specs import Component, Form, LoraSpec, TrainSpec
 from ilu_cli.recipe.training_attack import TrainingAttack
@@ -21,6 +23,7 @@ from ilu_cli.workflows.attack.seen import Seen
 from ilu_cli.workflows.attack.sides import sides
 from ilu_cli.workflows.estimate import estimate
 from ilu_cli.workflows.evaluate import Evaluation
+from ilu_cli.workflows.moments import OnDisk
 from ilu_cli.workflows.passes import Passing, Shape
 from ilu_cli.workflows.plan import StreamPlan, Training, check_ids
 
@@ -60,7 +63,8 @@ class TrainingAsked:
         trainable = sum(p.numel() for p in params.values())
         parts = backend().world * self.spec.accumulation
         passes = [Passing.of(s.name, Shape.of(s), parts) for s in streams]
-        peak = estimate(model, list(params.values()), passes, self.spec, 0).peak
+        stored = OnDisk.at(priced.root, DTYPES["fp32"])
+        peak = estimate(model, list(params.values()), passes, self.spec, 0, stored).peak
         return Training(self.spec.steps, trainable, peak, backend().memory()[0])
 
 
@@ -69,6 +73,7 @@ class Priced:
     """An `Attempt` that trains nothing, and remembers what it was asked to train."""
 
     environments: Seen
+    root: Path
     tokenizer: Any
     seed: int
     evaluation: Callable[[], Evaluation]

@@ -27,7 +27,7 @@ from ilu_cli.workflows.fit.roofline import (
     stepping,
     work_of,
 )
-from ilu_cli.workflows.kept import at_most, beside
+from ilu_cli.workflows.kept import at_most, beside, healed
 from ilu_cli.workflows.main_memory import main_memory
 from ilu_cli.workflows.moments import FLOAT, NOTHING, Ground, Moment, OnDisk
 from ilu_cli.workflows.passes import Passing, Shapes, budget_of
@@ -146,6 +146,8 @@ class Fitting:
         model, params, traces = self._model(train)
         recipe = self._recipe(train)
         held = beside(recipe, [p.shape for p in params]) if recipe else NOTHING
+        if recipe is None and self.job.kept:
+            held = healed(beside(self.job.kept, [p.shape for p in params]))
         return TrainingPrice(model, params, train, self._kept(train, launch), ground, traces, held)
 
     def _recipe(self, train: TrainSpec) -> UnlearnRecipe | None:
@@ -154,7 +156,7 @@ class Fitting:
 
     def _kept(self, train: TrainSpec, launch: Placement) -> int:
         """Bytes that each process keeps in main memory of the rows."""
-        recipe, (model, params, _) = self._recipe(train), self._model(train)
+        recipe, (model, params, _) = self.job.kept, self._model(train)
         if recipe is None:
             return 0
         own = {id(p) for p in params}

@@ -28,10 +28,10 @@ class PricedJob:
 
     passes: of one step on one of so many devices. every: of each term that is not taken at every step. filled: terms
     whose rows the original is asked about once. sums: of gradients over all devices, in a step. splits: whether there
-    is a key for micro-batches. unlearning: the recipe, whose budget, defences and caches count. not_counted: what holds
-    more than is counted here. steps: None where the data decide. key: where the recipe says how. rows: of each stream,
-    those of a step. alone: why a sharded launch refuses it. lower: so many layers are all that it needs, with
-    `train.loaded: needed`; None: it needs all.
+    is a key for micro-batches. unlearning: the recipe, whose budget and defences count. kept: that whose caches lie
+    beside. not_counted: what holds more than is counted here. steps: None where the data decide. key: where the recipe
+    says how. rows: of each stream, those of a step. alone: why a sharded launch refuses it. lower: so many layers are
+    all that it needs, with `train.loaded: needed`; None: it needs all.
     """
 
     name: str
@@ -47,6 +47,7 @@ class PricedJob:
     sums: int = 1
     splits: bool = True
     unlearning: UnlearnRecipe | None = None
+    kept: UnlearnRecipe | None = None
     not_counted: tuple[str, ...] = ()
     rows: dict[str, int] = field(default_factory=dict)
     alone: str = ""
@@ -75,8 +76,8 @@ def unlearning(recipe: UnlearnRecipe, model: Any, name: str = "unlearn", times: 
 
     return PricedJob(
         name, recipe.train, passes, recipe.train.steps, lora=recipe.lora, times=times, every=every,
-        filled=frozenset(filled), sums=1 + len(recipe.regularizers), unlearning=recipe, not_counted=tuple(more),
-        rows=_batches(recipe), alone=_alone(against_unlearn(recipe)), lower=_lower(recipe),
+        filled=frozenset(filled), sums=1 + len(recipe.regularizers), unlearning=recipe, kept=recipe,
+        not_counted=tuple(more), rows=_batches(recipe), alone=_alone(against_unlearn(recipe)), lower=_lower(recipe),
     )  # fmt: skip
 
 
@@ -93,7 +94,7 @@ def healing(recipe: UnlearnRecipe, model: Any, name: str = "unlearn", times: int
     alone = _alone(against_unlearn(recipe))
     yield PricedJob(
         f"{name}, healing", spec, passes, spec.steps, lora=recipe.lora, times=times, filled=frozenset(["heal"]),
-        rows={"train.heal.batch": h.batch}, alone=alone,
+        rows={"train.heal.batch": h.batch}, alone=alone, kept=recipe,
     )  # fmt: skip
 
 
