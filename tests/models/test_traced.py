@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -153,3 +154,19 @@ def test_a_model_whose_code_looks_at_values_is_priced_by_its_widths() -> None:
         mixed = T.AutoModelForCausalLM.from_config(config, experts_implementation="eager")
     mode = Mode(half=True)
     assert traced(mixed, ROWS, LENGTH, mode) == formula(mixed, ROWS, LENGTH, mode)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_bytes_are_the_same_whenever_the_collector_runs(*, again: bool) -> None:
+    """What a trace lets go is gone at once: no cycle holds it until the collector comes."""
+    found, often = [], gc.get_threshold()
+    for threshold in (0, 1):  # never, and at nearly every object
+        empty = model("meta")
+        add_adapter(empty, LoraSpec(r=2), 0)
+        gc.collect()
+        gc.set_threshold(threshold, 1, 1)
+        try:
+            found.append(trace(empty, ROWS, LENGTH, Mode(half=True, again=again)))
+        finally:
+            gc.set_threshold(*often)
+    assert found[0] == found[1]
