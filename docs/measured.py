@@ -1,4 +1,4 @@
-"""What is measured of each objective, for `ilu list methods`: from what docs/study.sh and docs/methods.py wrote.
+"""What is measured of each method, for `ilu list`: from what docs/study.sh and docs/methods.py wrote.
 
 python docs/measured.py            # writes ilu_cli/data/builtin/measured.tsv
 python docs/measured.py --check    # exit code 1 if that is not what it would write
@@ -7,45 +7,44 @@ python docs/measured.py --check    # exit code 1 if that is not what it would wr
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
 TARGET = HERE.parent / "ilu_cli" / "data" / "builtin" / "measured.tsv"
 HEAD = (
-    "# What is measured of each objective on the quickstart: FQ before an attack and after the worst, "
-    "their number and that of the seeds (`sh docs/study.sh`, docs/study/results.json); seconds and memory of training "
-    "(`python docs/methods.py`, docs/methods.md). Written by `python docs/measured.py`. -: not measured."
+    "# What is measured of each method on the quickstart: FQ before an attack and after the worst, their number and that "
+    "of the seeds (`sh docs/study.sh`, docs/study/results.json, where it has the method; else docs/study/methods.json); "
+    "seconds and memory of training (`ilu pipeline grid-methods`, docs/methods.py). Written by `python docs/measured.py`."
 )
 COLUMNS = ("method", "before", "worst", "attack", "attacks", "seeds", "seconds", "memory")
 
 
 def table() -> str:
     """The file's text."""
-    found: dict[str, dict[str, str]] = {}
+    methods = json.loads((HERE / "study" / "methods.json").read_text(encoding="utf-8"))
+    found = {name: of_methods(one) for name, one in methods.items() if "seconds" in one and "+" not in name}
     study = json.loads((HERE / "study" / "results.json").read_text(encoding="utf-8"))
-    before = {r["method"]: r for r in study["rows"] if r["before"] is not None}
-    for m in study["methods"]:
-        if m["method"].lower() in _costs():  # an objective alone, under its own name
-            row, worst = before[m["method"]], m["worst"]
-            found[m["method"].lower()] = {
-                "before": f"{row['before']['mean']:.2f}",
-                "worst": f"{worst['mean']:.2f}",
-                "attack": worst["attack"],
-                "attacks": str(m["attacks"]),
-                "seeds": str(len(worst["values"])),
-            }
-    for name, (seconds, memory) in _costs().items():
-        found.setdefault(name, {}).update(seconds=seconds, memory=memory)
-    rows = [[name, *(found[name].get(c, "-") for c in COLUMNS[1:])] for name in sorted(found)]
+    before = {r["method"].lower(): r["before"]["mean"] for r in study["rows"] if r["before"] is not None}
+    for one in study["methods"]:
+        name, worst = one["method"].lower(), one["worst"]
+        if name in found:  # an objective alone, under its own name
+            seeds = str(len(worst["values"]))
+            found[name] |= worst_case(before[name], worst["mean"], worst["attack"], one["attacks"]) | {"seeds": seeds}
+    rows = [[name, *(found[name][c] for c in COLUMNS[1:])] for name in sorted(found)]
     return "\n".join([HEAD, *("\t".join(r) for r in [list(COLUMNS), *rows])]) + "\n"
 
 
-def _costs() -> dict[str, tuple[str, str]]:
-    text = (HERE / "methods.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (\w+) \|.*\| ([\d,]+ s) \| ([\d.]+ GB) \|$", text, re.MULTILINE)
-    return {name: (seconds, memory) for name, seconds, memory in rows}
+def of_methods(one: dict) -> dict[str, str]:
+    """The columns, from a method of docs/study/methods.json."""
+    attack = min(one["worst"], key=lambda name: one["worst"][name][0])
+    memory = f"{one['peak_memory_bytes'] / 1e9:.1f} GB" if "peak_memory_bytes" in one else "-"
+    cost = {"seconds": f"{one['seconds']:.0f} s", "memory": memory, "seeds": "1"}
+    return worst_case(one["before"][0], one["worst"][attack][0], attack, len(one["worst"])) | cost
+
+
+def worst_case(before: float, worst: float, attack: str, attacks: int) -> dict[str, str]:
+    return {"before": f"{before:.2f}", "worst": f"{worst:.2f}", "attack": attack, "attacks": str(attacks)}
 
 
 if __name__ == "__main__":

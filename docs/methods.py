@@ -1,108 +1,92 @@
-"""Unlearn the built-in benchmark by every method and combination below, and print a page with their table.
+"""What every method and combination of `ilu pipeline grid-methods` costs and holds: the table of docs/methods.md.
 
-    python docs/methods.py > docs/methods.md
+    ilu pipeline grid-methods && python docs/methods.py     # docs/study/methods.json, and the table
+    python docs/methods.py page                             # the table alone, from docs/study/methods.json
 
-Runs that are already there (same resolved recipe, in ILU_RUNS) are not repeated, so that it may be stopped at any
-time. The time is that of training: the number of steps × the lower quartile of a step's time, which other work on the
-machine stretches less than the whole.
+The pipeline may be stopped at any time: what it has attacked so far is in the table, and a method that the file holds
+already stays in it. The time is that of training: the number of steps × the lower quartile of a step's time, which
+other work on the machine stretches less than the whole.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
-from ilu_cli.recipe.load import load
-from ilu_cli.recipe.schema import UnlearnRecipe
-from ilu_cli.recipe.source import flat
-from ilu_cli.runs.store import Store
+import yaml
 
-FORGOTTEN, KEPT = 0.40, 0.80  # capitals at most, elements at least
-HEAD = """# Methods on the quickstart
+from ilu_cli.recipe.load import find
+from ilu_cli.runs.files import write_json
+from ilu_cli.runs.store import Store, open_run
 
-`python docs/methods.py > docs/methods.md`: every objective with its shipped defaults (`ilu unlearn --method NAME`), and
-RMU with the regularisers, the defences and an adapter. SmolLM2-135M-Instruct, two cores, one seed, built-in data, ±
-standard error over the questions; chance is 0.25. Training time is the number of steps × the lower quartile of a step's
-time, on a machine that did other work at times (beside LAT most of the time); memory is the peak of the whole process.
-(The row of TAR is older than the rows that are now held out from its attacker.)
-This is what is forgotten and kept *before* any attack: how well it stays forgotten is a question for
-[attacks](attacks.md). What each method is: [reference](methods-reference.md).
-"""
-CASES = {
-    "grad_ascent": ["--method", "grad_ascent"],
-    "grad_diff": ["--method", "grad_diff"],
-    "npo": ["--method", "npo"],
-    "simnpo": ["--method", "simnpo"],
-    "dpo": ["--method", "dpo"],
-    "idk_po": ["--method", "idk_po"],
-    "undial": ["--method", "undial"],
-    "wga": ["--method", "wga"],
-    "rmu": ["--method", "rmu"],
-    "rmu + irm(gsm8k)": ["--method", "rmu", "--irm-env", "gsm8k"],
-    "rmu + env_ce(gsm8k)": [
-        "--method",
-        "rmu",
-        "--set",
-        "regularizers.0.name=env_ce",
-        "--set",
-        "regularizers.0.env=gsm8k",
-    ],
-    "rmu + sam": ["--method", "rmu", "--defence", "sam"],
-    "rmu + smoothing": ["--method", "rmu", "--defence", "smoothing"],
-    "rmu + averaging": ["--method", "rmu", "--defence", "averaging"],
-    "rmu + lat": ["--method", "rmu", "--defence", "lat"],
-    "rmu + tar": ["--method", "rmu", "--defence", "tar"],
-    "rmu, LoRA": ["--method", "rmu", "--lora", "r=16,targets=down_proj,layers=5+6+7"],
-}
+HERE = Path(__file__).parent
+KEPT, PAGE = HERE / "study" / "methods.json", HERE / "methods.md"
+BEGIN, END = "<!-- what docs/methods.py wrote -->\n", "<!-- until here -->\n"
+ATTACKS = ("relearn_benign", "relearn")
+TOLD = ["FQ before", "text on the topic, worst FQ", "60 samples, worst FQ", "elements", "prose"]
+COLUMNS = ["method", *TOLD, "time", "× RMU", "memory"]
 
 
-def ilu(*args: str) -> dict:
-    """The JSON that a command prints."""
-    done = subprocess.run([sys.executable, "-m", "ilu_cli", *args, "--json"], stdout=subprocess.PIPE, check=True)
-    return json.loads(done.stdout)
+def found(runs: Path) -> dict[str, dict]:
+    """What the pipeline's results hold so far, by method: figures with their intervals, and the cost of training."""
+    methods: dict[str, dict] = {}
+    for row in json.loads((runs / "grid-methods" / "results.json").read_text(encoding="utf-8"))["rows"]:
+        one = methods.setdefault(row["method"], {"before": interval(row["before"]), "worst": {}})
+        one["worst"][row["attack"]] = interval(row["worst"])
+        one |= {name: interval(row["utility"][name]) for name in ("elements", "prose")}
+        if row["method"] != "original":
+            one |= cost(Path(open_run(runs / row["runs"][0]).manifest.parents[-1]["path"]))
+    return {name: one for name, one in methods.items() if set(ATTACKS) <= set(one["worst"])}
 
 
-def known(args: list[str]) -> str | None:
-    """A finished run of the same resolved recipe; whether it names the built-in data or finds them is all one."""
-    wanted = keys(ilu("unlearn", *args, "--dry-run")["recipe"])
-    finished = [run for run in Store().runs() if run.complete and run.manifest.command == "unlearn"]
-    recipes = {str(run.path): load(UnlearnRecipe, run.path / "recipe.yaml", {}, []) for run in finished}
-    return next((path for path, recipe in recipes.items() if keys(recipe.model_dump(mode="json")) == wanted), None)
+def interval(figure: dict) -> list[float]:
+    """Mean, and the ends of its 95 % interval."""
+    return [round(figure[key], 4) for key in ("mean", "low", "high")]
 
 
-def keys(recipe: dict) -> dict:
-    """The recipe's keys, but for `source`."""
-    return {name: value for name, value in flat(recipe).items() if not name.endswith(".source")}
+def cost(run: Path) -> dict:
+    """Seconds that training took and the process's peak of memory in bytes."""
+    steps = [json.loads(line)["seconds"] for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    peak = open_run(run).manifest.result["peak_memory_bytes"]
+    return {"seconds": round(len(steps) * statistics.quantiles(steps)[0], 1), "peak_memory_bytes": peak}
 
 
-def row(name: str, path: str) -> tuple[str, bool]:
-    """A line of the table, and whether the method forgot and kept enough."""
-    found = ilu("eval", path, "--alone")["results"]
-    result = json.loads((Path(path) / "manifest.json").read_text())["result"]
-    cells = [f"{found[b]['value']:.3f} ± {found[b]['stderr']:.3f}" for b in ("capitals", "elements")]
-    cells += [f"{found['prose']['value']:.1f} ± {found['prose']['stderr']:.1f}"]
-    steps = [json.loads(line)["seconds"] for line in (Path(path) / "metrics.jsonl").read_text().splitlines()]
-    cells += [f"{len(steps) * statistics.quantiles(steps)[0]:.0f} s", f"{result['peak_memory_bytes'] / 1e9:.1f} GB"]
-    enough = found["capitals"]["value"] <= FORGOTTEN and found["elements"]["value"] >= KEPT
-    return f"| {name} | {' | '.join(cells)} |", enough
+def line(name: str, one: dict, rmu: float | None) -> str:
+    """A row of the table."""
+    cells = [name, *(shown(one[key] if key == "before" else one["worst"][key]) for key in ("before", *ATTACKS))]
+    cells += [shown(one["elements"]), f"{one['prose'][0]:.1f}"]
+    if "seconds" in one:
+        share = f"{one['seconds'] / rmu:.1f}" if rmu else ""
+        memory = f"{one['peak_memory_bytes'] / 1e9:.1f} GB" if "peak_memory_bytes" in one else ""
+        cells += [f"{one['seconds']:.0f} s", share, memory]
+    else:
+        cells += ["", "", ""]
+    return f"| {' | '.join(cells)} |"
+
+
+def shown(figure: list[float]) -> str:
+    mean, low, high = figure
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def table(methods: dict[str, dict]) -> str:
+    """In the recipe's order, the original first."""
+    rmu = methods.get("rmu", {}).get("seconds")
+    rows = [line(name, one, rmu) for name, one in methods.items()]
+    return "\n".join([f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS), *rows]) + "\n"
 
 
 def main() -> None:
-    print(HEAD)
-    print("| method | capitals (forget) | elements | prose perplexity | training time | peak memory |")
-    print("|---|---|---|---|---|---|")
-    before = ilu("eval", "smollm2-135m")["results"]
-    cells = [f"{before[b]['value']:.3f} ± {before[b]['stderr']:.3f}" for b in ("capitals", "elements")]
-    print(f"| original | {' | '.join(cells)} | {before['prose']['value']:.1f} ± {before['prose']['stderr']:.1f} | | |")
-    missed = []
-    for name, args in CASES.items():
-        line, enough = row(name, known(args) or ilu("unlearn", *args)["path"])
-        print(line, flush=True)
-        missed += [] if enough else [name]
-    print(f"\nOutside of capitals ≤ {FORGOTTEN:.2f} and elements ≥ {KEPT:.2f}: {', '.join(missed) or 'none'}.")
+    methods = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
+    if sys.argv[1:] != ["page"]:
+        methods |= found(Store().root)
+        order = ["original", *yaml.safe_load(find("grid-methods").read_text(encoding="utf-8"))["methods"]]
+        methods = {name: methods[name] for name in order if name in methods}
+        write_json(KEPT, methods)
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    PAGE.write_text(before + BEGIN + table(methods) + END + rest.partition(END)[2], encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -158,6 +158,23 @@ def test_the_most_memory_is_not_that_of_the_program_that_started_it() -> None:
     assert 50 << 20 < int(done.stdout) < 1 << 30
 
 
+ONE_AFTER_ANOTHER = """
+from ilu_cli.engine.accel import backend, forget_peak
+held = b"x" * (1 << 30)
+del held
+first = backend().peak_memory()
+forget_peak()
+print(first, backend().peak_memory())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the most that was held cannot be forgotten there")
+def test_the_most_memory_is_not_that_of_the_job_before() -> None:
+    done = subprocess.run([sys.executable, "-c", ONE_AFTER_ANOTHER], capture_output=True, text=True, check=True)
+    first, then = map(int, done.stdout.split())
+    assert first > 1 << 30 > then > 50 << 20
+
+
 def test_the_most_memory_is_known_without_resource(monkeypatch: pytest.MonkeyPatch) -> None:
     class Windows:
         def memory_info(self) -> Any:

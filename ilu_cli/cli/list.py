@@ -10,6 +10,8 @@ from ilu_cli.cli import console
 from ilu_cli.cli.around import PluginOption
 from ilu_cli.cli.options import JsonOption
 
+MEASURED = {"methods", "defences"}  # the lists that tell what is measured on the quickstart
+
 
 def list_(
     kind: Annotated[
@@ -28,7 +30,7 @@ def list_(
     if kind != "all" and kind not in groups:
         raise UsageError(f"there is no list of {kind!r}.{near(kind, groups)}", hint=f"lists: {', '.join(groups)}")
     chosen = groups if kind == "all" else {kind: groups[kind]}
-    told = _measured() if "methods" in chosen else {}
+    told = _measured() if chosen.keys() & MEASURED else {}
     if as_json:
         console.out_json(chosen | ({"measured": told} if told else {}))
         return
@@ -37,7 +39,7 @@ def list_(
         console.out(f"{title}")
         for name, text in group.items():
             console.out(f"  {name:<{width}}  {text}")
-            if title == "methods":
+            if title == "methods" or (title == "defences" and name in told):
                 console.out(f"  {'':<{width}}  {told.get(name, 'not measured')}")
         if title == "benchmarks":
             console.out("  and lm-eval's tasks by their names (mmlu, wmdp_bio, gsm8k, …), or a task.yaml of your own")
@@ -49,11 +51,10 @@ def _measured() -> dict[str, str]:
 
     found = {}
     for r in read_table("measured.tsv"):
-        worst = "worst case not measured"
-        if r["worst"] != "-":
-            over = f"the worst of {r['attacks']} attacks at matched utility, {r['seeds']} seeds"
-            worst = f"FQ {r['before']} before, {r['worst']} after {r['attack']}, {over}"
-        found[r["method"]] = f"quickstart: {worst}; trained in {r['seconds']}, {r['memory']}"
+        over = f"the worst of {r['attacks']} attacks, {r['seeds']} seed{'s' * (r['seeds'] != '1')}"
+        worst = f"FQ {r['before']} before, {r['worst']} after {r['attack']}, {over}"
+        memory = f", {r['memory']}" if r["memory"] != "-" else ""
+        found[r["method"]] = f"quickstart: {worst}; trained in {r['seconds']}{memory}"
     return found
 
 

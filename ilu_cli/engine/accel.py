@@ -8,7 +8,7 @@ import re
 import socket
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -208,6 +208,17 @@ def _most_held() -> int:
     except ImportError:  # Windows, whose own count psutil has
         return int(psutil.Process().memory_info()._asdict()["peak_wset"])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def forget_peak() -> None:
+    """Let `Backend.peak_memory` begin anew at what is held now, for a process that does one job after another.
+
+    Linux and GPUs can; elsewhere it stays the most that the process has held for any of its jobs.
+    """
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):  # no such file, or a container that does not let it be written
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): VmHWM becomes the present size
 
 
 def _set(variable: str) -> bool:

@@ -72,6 +72,8 @@ def serve(conn: Connection, root: Path, plugins: list[Path], threads: int, gpu: 
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     import torch
 
+    from ilu_cli.engine.accel import forget_peak
+    from ilu_cli.models.heap import give_back
     from ilu_cli.registry import load_plugin
 
     torch.set_num_threads(threads)
@@ -84,6 +86,8 @@ def serve(conn: Connection, root: Path, plugins: list[Path], threads: int, gpu: 
             return
         conn.send(outcome(task, Store(root), conn.send))
         gc.collect()
+        give_back()
+        forget_peak()  # the next node's own is what its manifest tells
 
 
 def outcome(task: Job, store: Store, say: Say) -> Answer:
