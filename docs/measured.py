@@ -13,9 +13,10 @@ from pathlib import Path
 HERE = Path(__file__).parent
 TARGET = HERE.parent / "ilu_cli" / "data" / "builtin" / "measured.tsv"
 HEAD = (
-    "# What is measured of each method on the quickstart: FQ before an attack and after the worst, their number and that "
-    "of the seeds (`sh docs/study.sh`, docs/study/results.json, where it has the method; else docs/study/methods.json); "
-    "seconds and memory of training (`ilu pipeline grid-methods`, docs/methods.py). Written by `python docs/measured.py`."
+    "# What is measured of each method on the quickstart: FQ before an attack and after the worst, the number of"
+    " attacks and of seeds (`sh docs/study.sh`, docs/study/results.json, where it has the method; else `ilu pipeline "
+    "grid-methods`, docs/study/methods.json); seconds and memory of training (the latter). Written by "
+    "`python docs/measured.py`. -: not measured."
 )
 COLUMNS = ("method", "before", "worst", "attack", "attacks", "seeds", "seconds", "memory")
 
@@ -28,8 +29,9 @@ def table() -> str:
     before = {r["method"].lower(): r["before"]["mean"] for r in study["rows"] if r["before"] is not None}
     for one in study["methods"]:
         name, worst = one["method"].lower(), one["worst"]
-        if name in found:  # an objective alone, under its own name
+        if "+" not in name:  # an objective alone, under its own name
             seeds = str(len(worst["values"]))
+            found.setdefault(name, {"seconds": "-", "memory": "-"})
             found[name] |= worst_case(before[name], worst["mean"], worst["attack"], one["attacks"]) | {"seeds": seeds}
     rows = [[name, *(found[name][c] for c in COLUMNS[1:])] for name in sorted(found)]
     return "\n".join([HEAD, *("\t".join(r) for r in [list(COLUMNS), *rows])]) + "\n"

@@ -53,8 +53,8 @@ def _measured() -> dict[str, str]:
     for r in read_table("measured.tsv"):
         over = f"the worst of {r['attacks']} attacks, {r['seeds']} seed{'s' * (r['seeds'] != '1')}"
         worst = f"FQ {r['before']} before, {r['worst']} after {r['attack']}, {over}"
-        memory = f", {r['memory']}" if r["memory"] != "-" else ""
-        found[r["method"]] = f"quickstart: {worst}; trained in {r['seconds']}{memory}"
+        cost = ", ".join(r[key] for key in ("seconds", "memory") if r[key] != "-")
+        found[r["method"]] = f"quickstart: {worst}" + (f"; trained in {cost}" if cost else "")
     return found
 
 
