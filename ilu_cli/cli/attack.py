@@ -65,7 +65,7 @@ def attack(
 ) -> None:
     """Try to bring the forgotten back, and watch what returns."""
     if name := suite.asked_for(suite_, given):
-        return suite.attack(run, name, seeds or 1, jobs, given, markdown, budget)
+        return suite.attack(run, name, seeds or 1, jobs, given, markdown, budget, reference=reference)
     from ilu_cli.runs.store import Store
 
     store = Store()
@@ -80,7 +80,7 @@ def attack(
     from ilu_cli.workflows.attack import run as workflow
 
     if not reference and subject.run is not None:
-        _check_alone(resolved)
+        suite.check_alone(resolved)
     plan = workflow.plan(resolved, subject, recorded=old is not None)
     if given.dry_run:
         return console.show_plan(plan, given.as_json)
@@ -128,21 +128,6 @@ def _resume(plan: AttackPlan, store: Store, old: Run) -> tuple[dict[str, Run], R
         return {}, done
     plan = workflow.plan(plan.asked, from_record(wanted, old), recorded=True)
     return _all(plan, store, True, Path(wanted["out"]) if wanted["out"] else None)
-
-
-def _check_alone(recipe: AttackRecipe) -> None:
-    """Refuse an attack without its reference line if it means nothing alone.
-
-    Raises:
-        UsageError: if it does not.
-    """
-    from ilu_cli import registry
-
-    if not registry.attack[recipe.attack.name].declared.alone:
-        raise UsageError(
-            f"{recipe.attack.name} means nothing without the reference line, the original under the same attack",
-            hint="leave --no-reference out",
-        )
 
 
 def _resumed(run: str | None, store: Store, given: Given) -> tuple[AttackRecipe, Subject, Run | None]:

@@ -13,6 +13,7 @@ from ilu_cli.cli.options import Given
 from ilu_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from ilu_cli.recipe.schema import AttackRecipe
     from ilu_cli.workflows.pipeline.budget import TimeBudget
     from ilu_cli.workflows.pipeline.graph import Graph, Node
     from ilu_cli.workflows.pipeline.launchers import Launch, Launcher
@@ -52,7 +53,7 @@ BudgetOption = Annotated[
 OPTIONS = ("--suite", "--seeds", "--jobs", "--markdown", "--budget")
 
 
-KEPT = (*ALLOWED, "--source", "--dry-run", "--json", "--strict")
+KEPT = (*ALLOWED, "--reference", "--no-reference", "--source", "--dry-run", "--json", "--strict")
 
 
 def asked_for(suite: str | None, given: Given) -> str | None:
@@ -71,10 +72,26 @@ def asked_for(suite: str | None, given: Given) -> str | None:
     return suite
 
 
+def check_alone(recipe: AttackRecipe) -> None:
+    """Refuse an attack without its reference line if it means nothing alone.
+
+    Raises:
+        UsageError: if it does not.
+    """
+    from ilu_cli import registry
+
+    if not registry.attack[recipe.attack.name].declared.alone:
+        raise UsageError(
+            f"{recipe.attack.name} means nothing without the reference line, the original under the same attack",
+            hint="leave --no-reference out",
+        )
+
+
 def attack(
-    run: str | None, name: str, seeds: int, jobs: int | None, given: Given, markdown: Path | None, budget: str | None
-) -> None:
-    """Run a suite on a model and on its original, and print the table."""
+    run: str | None, name: str, seeds: int, jobs: int | None, given: Given, markdown: Path | None, budget: str | None,
+    *, reference: bool,
+) -> None:  # fmt: skip
+    """Run a suite on a model and, as the `reference` line, on its original, and print the table."""
     from ilu_cli.models.subject import find_subject, of_run
     from ilu_cli.recipe.expand import find_suite, load_suite
     from ilu_cli.runs.store import Store
@@ -89,8 +106,10 @@ def attack(
         subject = of_run(newest)
     else:
         subject = find_subject(run, store)
+    for v in variants if subject.run is not None and not reference else []:
+        check_alone(v.recipe)
     label = find_suite(name).stem.removeprefix("suite-")
-    graph = suite_graph(label, variants, recipe, subject, list(range(seeds)), store)
+    graph = suite_graph(label, variants, recipe, subject, list(range(seeds)), store, reference=reference)
     show(graph, Launch(jobs=jobs, plugins=given.plugins), given, markdown, budget)
 
 

@@ -69,8 +69,8 @@ def graph_of(pipeline: Pipeline, store: Store) -> Graph:
 
 
 def suite_graph(name: str, variants: list[Variant], recipe: SuiteRecipe, subject: Subject, seeds: list[int],
-                store: Store) -> Graph:  # fmt: skip
-    """The attacks of a suite on one model, and on its original as the reference line."""
+                store: Store, *, reference: bool = True) -> Graph:  # fmt: skip
+    """The attacks of a suite on one model, and on its original, or a model that never knew, as the `reference` line."""
     unlearned = unlearning_recipes(subject)
     variants = _filled(variants, lambda: forget_data(unlearned, "attack.data", subject.label), subject)
     subjects = {ORIGINAL: original_of(subject)}
@@ -78,7 +78,8 @@ def suite_graph(name: str, variants: list[Variant], recipe: SuiteRecipe, subject
         subjects[NEVER] = never
     if subject.run is not None:
         subjects[subject.label] = subject
-    bases = [_select(m, {"method": m, "env": None}, recipe.eval, None, []) for m in subjects]
+    attacked = list(subjects) if reference or subject.run is None else [subject.label]
+    bases = [_select(m, {"method": m, "env": None}, recipe.eval, None, []) for m in attacked]
     nodes, searches = list(bases), list[Growing]()
     own = bases[-1] if subject.run is not None else bases[0]
     others = [base for base in bases if base is not own]

@@ -274,6 +274,9 @@ def test_a_suite_reports_beside_the_original(grid: dict[str, Any], ilu: Ilu, tin
         assert row["lowest"] == min(row["worst"]["values"]) <= row["ra"]["mean"]
     wider = ilu("attack", run, "--suite", "mine.yaml", "--seeds", 3, "--dry-run", "--json")
     assert json.loads(wider.out)["state"] == {"done": 10, "waiting": 4}
+    alone = ilu("attack", run, "--suite", "mine.yaml", "--seeds", 2, "--no-reference", "--json")
+    assert alone.code == 0, alone.err
+    assert json.loads(alone.out)["rows"] == rows[1:]
     seeded = ilu("attack", run, "--suite", "mine.yaml", "--seed", 0)
     assert "--seed cannot change a suite" in seeded.err
     mixed = ilu("attack", run, "--suite", "mine.yaml", "--lr", "1e-4")
