@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.backends.cpu import get_cpu_capability
 
 from ilu_cli.data.encode import Encoded, collate
 from ilu_cli.data.special import check_rows
@@ -95,16 +96,19 @@ def check(scorer: Scorer, note: Callable[[str], None], source: Any = None) -> Pa
 
 
 def _known(scorer: Scorer, source: Any) -> Parity:
-    """The comparison, read if it was made before, and the layout that it leaves; one that fails is never kept."""
-    layout = scorer.layout
+    """The comparison, read if it was made before, and the layout that it leaves; one that fails is never kept.
+
+    Nor is that of a model whose code is not transformers' own: no digest of the source tells of it.
+    """
+    layout, kind = scorer.layout, type(scorer.model)
     made_of = [source, code(), torch.get_num_threads(), [r.ids for r in _requests(scorer.tokenizer)], layout.kinds,
-               layout.why, layout.bound, type(scorer.model).__name__, str(scorer.backend.device)]  # fmt: skip
+               layout.why, layout.bound, kind.__name__, str(scorer.backend.device), get_cpu_capability()]  # fmt: skip
 
     def compute() -> dict[str, Tensor]:
         found = compare(scorer)
         if not found.holds:
             raise UsageError(
-                f"{type(scorer.model).__name__} is not supported: on a short text its loss differs from plain "
+                f"{kind.__name__} is not supported: on a short text its loss differs from plain "
                 f"transformers' by {found.loss:.3g} nats and its log-probabilities by up to {found.logps:.3g} "
                 f"(tolerance {found.tolerance:.1g})",
                 hint="`ilu doctor MODEL` shows the comparison",
@@ -112,8 +116,8 @@ def _known(scorer: Scorer, source: Any) -> Parity:
         text = json.dumps([found.facts(), scorer.layout.kinds, scorer.layout.why])
         return {"parity": torch.frombuffer(bytearray(text, "utf-8"), dtype=torch.uint8)}
 
-    alone = source is not None and scorer.backend.world == 1
-    stored = kept(made_of if alone else None, compute)["parity"]
+    known = source is not None and scorer.backend.world == 1 and kind.__module__.startswith("transformers.")
+    stored = kept(made_of if known else None, compute)["parity"]
     facts, kinds, why = json.loads(bytes(stored.tolist()))
     found = Parity(**facts)
     scorer.layout = replace(layout, kinds=tuple(kinds), why=why, padded=found.padded)

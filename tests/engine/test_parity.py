@@ -183,6 +183,23 @@ def test_what_is_known_is_what_was_found(
     assert len(made) == 5
 
 
+def test_a_model_that_brings_its_own_code_is_compared_each_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ILU_CACHE", str(tmp_path))
+    scorer, made = scorer_of("llama"), list[Parity]()
+
+    def counted(scorer: Scorer) -> Parity:
+        made.append(compare(scorer))
+        return made[-1]
+
+    monkeypatch.setattr(parity, "compare", counted)
+    monkeypatch.setattr(type(scorer.model), "__module__", "transformers_modules.folder.modeling_llama")
+    check(scorer, print, ["a"])
+    check(scorer, print, ["a"])
+    assert len(made) == 2
+
+
 def test_what_fails_is_compared_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ILU_CACHE", str(tmp_path))
     monkeypatch.setattr(parity, "compare", lambda scorer: Parity(1.0, 1.0, TOLERANCE, trees=True))
