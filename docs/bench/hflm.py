@@ -4,7 +4,8 @@
 
 Both answer the same requests in turns: float32 against float32, and our bf16 autocast against HFLM with the model in
 bf16. Prints seconds, the medians of the paired ratios, the largest difference of a log-likelihood, and accuracies with
-their standard error.
+their standard error; and what the matrix products alone allow: the CPU time of both beside that of the least products,
+at the rate that the layers' own shapes reach in this process.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import argparse
 import copy
 import logging
 import random
+import statistics
 import time
 
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from measure import tell
@@ -31,6 +34,7 @@ from ilu_cli.models.subject import find_model
 from ilu_cli.recipe.specs import DEFAULT_MODEL
 
 LETTERS = "ABCD"
+TOKENS = 1024  # of the products whose rate is measured
 
 
 def requests_of(items: list[dict]) -> list[Instance]:
@@ -61,13 +65,37 @@ def accuracy(items: list[dict], scores: list[tuple[float, bool]]) -> tuple[float
     return mean_and_error([float(r.index(max(r)) == i["answer"]) for i, r in zip(items, rows)])
 
 
-def timed(lm: HFLM | IluLM, items: list[dict]) -> tuple[float, list[tuple[float, bool]]]:
+def timed(lm: HFLM | IluLM, items: list[dict]) -> tuple[float, float, list[tuple[float, bool]]]:
+    """Seconds on the clock, seconds of CPU, scores."""
     requests = requests_of(items)
     if isinstance(lm, IluLM):
         lm.scorer.known.clear()  # both begin with text
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     scores = lm.loglikelihood(requests, disable_tqdm=True)
-    return time.perf_counter() - began, scores
+    return time.perf_counter() - began, time.process_time() - used, scores
+
+
+def least_seconds(items: list[dict], lm: IluLM) -> float:
+    """CPU seconds of the matrix products that no exact way can leave out, at the rate of the layers' own shapes here.
+
+    Each token that differs by what comes before it goes through the layers once, but of the last one through keys and
+    values alone (counted as nothing), and the LM head reads each state that predicts once: 2 operations a weight.
+    """
+    requests, parts = [lm.scorer.pair(*r.args) for r in requests_of(items)], lm.scorer.parts
+    read = {r.ids[:n] for r in requests for n in range(1, len(r.ids))}
+    asked = {r.ids[:n] for r in requests for n in range(r.start, len(r.ids))}
+    layers = [[m.weight for m in layer.modules() if isinstance(m, torch.nn.Linear)] for layer in parts.layers]
+    sizes = [sum(w.numel() for w in weights) for weights in layers]
+    flops = 2 * (sum(sizes[:-1]) * len(read) + parts.head.weight.numel() * len(asked))
+    dtype = torch.bfloat16 if lm.scorer.precision == "bf16" else torch.float32
+    pairs = [(torch.randn(TOKENS, w.shape[1]).to(dtype), w.detach().to(dtype)) for w in layers[0]]
+    took = []
+    for _ in range(9):
+        began = time.process_time()
+        for x, w in pairs:
+            torch.nn.functional.linear(x, w)
+        took.append(time.process_time() - began)
+    return flops * statistics.median(took) / (2 * sizes[0] * TOKENS)
 
 
 def counted(items: list[dict], lm: IluLM) -> str:
@@ -86,15 +114,22 @@ def compare(name: str, items: list[dict], theirs: HFLM, ours: IluLM, repetitions
     """Both answer the same requests in turns, once unmeasured on a few; prints what came of it."""
     for lm in (theirs, ours):
         timed(lm, items[:16])
-    runs = [(timed(theirs, items), timed(ours, items)) for _ in range(repetitions)]
-    (_, a), (_, b) = runs[-1]
+    runs, floors = [], []
+    for _ in range(repetitions):
+        runs.append((timed(theirs, items), timed(ours, items)))
+        floors.append(least_seconds(items, ours))
+    (_, _, a), (_, _, b) = runs[-1]
+    theirs_cpu, ours_cpu = (statistics.median(pair[n][1] for pair in runs) for n in (0, 1))
+    least = statistics.median(floors)
     tell(
         f"log-likelihood, {name}, {ours.scorer.precision}",
-        [plain for (plain, _), _ in runs],
-        [mine for _, (mine, _) in runs],
+        [plain for (plain, *_), _ in runs],
+        [mine for _, (mine, *_) in runs],
         requests=len(a),
         largest_difference=max(abs(x[0] - y[0]) for x, y in zip(a, b)),
-        limit=counted(items, ours),
+        cpu_s={"hflm": theirs_cpu, "ilu": ours_cpu, "least products": least},
+        limit=f"{counted(items, ours)}. By CPU time {theirs_cpu / ours_cpu:.2f}; with the least products and nothing "
+        f"else {theirs_cpu / least:.2f}",
         accuracy={"hflm": accuracy(items, a), "ilu": accuracy(items, b)},
     )
 
