@@ -11,6 +11,7 @@ other work on the machine stretches less than the whole.
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ KEPT, PAGE = HERE / "study" / "methods.json", HERE / "methods.md"
 BEGIN, END = "<!-- what docs/methods.py wrote -->\n", "<!-- until here -->\n"
 ATTACKS = ("relearn_benign", "relearn")
 TOLD = ["FQ before", "text on the topic, worst FQ", "60 samples, worst FQ", "elements", "prose"]
-COLUMNS = ["method", *TOLD, "time", "× RMU", "memory"]
+COLUMNS = ["method", *TOLD, "time", "operations of a step, × RMU", "memory"]
 
 
 def found(runs: Path) -> dict[str, dict]:
@@ -53,12 +54,19 @@ def cost(run: Path) -> dict:
     return {"seconds": round(len(steps) * statistics.quantiles(steps)[0], 1), "peak_memory_bytes": peak}
 
 
-def line(name: str, one: dict, rmu: float | None) -> str:
+def operations() -> dict[str, float]:
+    """Operations that are counted of a step, in 10^12, by method: the roofline of docs/performance.md."""
+    text = (HERE / "performance.md").read_text(encoding="utf-8")
+    found = re.findall(r"^\| quickstart-(\w+) \| SmolLM2-135M \| ([\d.]+) \|", text, re.MULTILINE)
+    return {name: float(count) for name, count in found}
+
+
+def line(name: str, one: dict, counted: dict[str, float]) -> str:
     """A row of the table."""
     cells = [name, *(shown(one[key] if key == "before" else one["worst"][key]) for key in ("before", *ATTACKS))]
     cells += [shown(one["elements"]), f"{one['prose'][0]:.1f}"]
     if "seconds" in one:
-        share = f"{one['seconds'] / rmu:.1f}" if rmu else ""
+        share = f"{counted[name] / counted['rmu']:.1f}" if name in counted else ""
         memory = f"{one['peak_memory_bytes'] / 1e9:.1f} GB" if "peak_memory_bytes" in one else ""
         cells += [f"{one['seconds']:.0f} s", share, memory]
     else:
@@ -73,8 +81,8 @@ def shown(figure: list[float]) -> str:
 
 def table(methods: dict[str, dict]) -> str:
     """In the recipe's order, the original first."""
-    rmu = methods.get("rmu", {}).get("seconds")
-    rows = [line(name, one, rmu) for name, one in methods.items()]
+    counted = operations()
+    rows = [line(name, one, counted) for name, one in methods.items()]
     return "\n".join([f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS), *rows]) + "\n"
 
 
