@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ilu_cli.data.encode import Encoded, collate
 from ilu_cli.engine.accel import Backend
 from ilu_cli.engine.kept import Blocks, Tensors, kept, rows_key
+from ilu_cli.models.heap import mapped
 from ilu_cli.models.logits import instead
 from ilu_cli.models.parts import Parts
 
@@ -121,6 +122,7 @@ def begin(parts: Parts, depth: int, rows: Unpadded, backend: Backend, precision:
     return found
 
 
+@mapped()
 @torch.no_grad()
 def _states(parts: Begun, rows: Unpadded, places: Blocks, backend: Backend, precision: str) -> Tensors:
     """What the first layers give of all rows, in their order."""

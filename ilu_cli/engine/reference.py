@@ -17,6 +17,7 @@ from ilu_cli.engine.head import wide
 from ilu_cli.engine.kept import Blocks, Tensors, kept, rows_key
 from ilu_cli.engine.stream import RowKey, TrainStream
 from ilu_cli.engine.view import Reference, View
+from ilu_cli.models.heap import mapped
 from ilu_cli.models.logits import LMHead
 from ilu_cli.models.parts import Parts
 from ilu_cli.models.sharded import whole
@@ -111,6 +112,7 @@ def _lengths(name: str, items: Sequence[Encoded]) -> list[int]:
     return [e.targets if name == "reference.final" else len(e.ids) for e in items]
 
 
+@mapped()
 @torch.no_grad()
 def _said(
     items: list[Encoded], places: dict[str, Blocks], view_of: Callable[[Batch], View], backend: Backend, precision: str
@@ -173,6 +175,7 @@ def _norms(view: View) -> Tensor:
     return found
 
 
+@mapped()
 @torch.no_grad()
 def _median_norm(items: list[Encoded], view_of: Callable[[Batch], View], backend: Backend, precision: str) -> Tensors:
     norms = list[Tensor]()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 BOUND = 1 << 20  # bytes of a block from which on it is mapped by itself
-MMAP_THRESHOLD, VARIABLE = -3, "MALLOC_MMAP_THRESHOLD_"  # mallopt(3), and what sets the bound from outside
+HIGHEST = 1 << 25  # to which glibc raises that bound by itself
+MMAP_THRESHOLD, TRIM_THRESHOLD, VARIABLE = -3, -1, "MALLOC_MMAP_THRESHOLD_"  # mallopt(3), and what sets it from outside
 
 
 def give_back() -> None:
@@ -31,7 +34,33 @@ def map_blocks() -> bool:
     Returns:
         Whether it is so from now on.
     """
+    global _always
+    _always = _always or _set(MMAP_THRESHOLD, BOUND)
+    return _always
+
+
+@contextmanager
+def mapped() -> Iterator[None]:
+    """The same meanwhile, and as a decorator; afterwards the bound is where glibc raises it to by itself.
+
+    PyTorch asks for blocks at multiples of 64 bytes, and glibc looks for 96 bytes more than it then uses, so that a
+    hole is too small for the next block of its size as soon as something small lies beside it. A pass that keeps
+    nothing takes up to twice its bytes by that.
+    """
+    ours = not _always and _set(MMAP_THRESHOLD, BOUND)
+    try:
+        yield
+    finally:
+        if ours:
+            _set(MMAP_THRESHOLD, HIGHEST)
+            _set(TRIM_THRESHOLD, 2 * HIGHEST)
+
+
+_always = False
+
+
+def _set(which: int, size: int) -> bool:
     if sys.platform != "linux" or os.environ.get(VARIABLE):
         return False
     option = getattr(ctypes.CDLL(None), "mallopt", None)
-    return bool(option and option(MMAP_THRESHOLD, BOUND))
+    return bool(option and option(which, size))

@@ -70,12 +70,15 @@ class Mode:
     """How a decoder is run: under bf16 autocast (`half`), its layers' insides computed `again` in the backward pass,
     with parameters of these ids held in bf16 (`small`), and with the attention that packs (`packed`), which on a CPU
     turns short rows into float32.
+
+    grad: gradients are taken; else nothing is kept for a backward pass, and there is none.
     """
 
     half: bool
     again: bool = False
     small: frozenset[int] = frozenset()
     packed: bool = False
+    grad: bool = True
 
 
 def trace(model: Any, rows: int, length: int, mode: Mode) -> Trace:
@@ -100,6 +103,7 @@ def trace(model: Any, rows: int, length: int, mode: Mode) -> Trace:
         found = _Layers(parts, first, seen, mode)
         stack.enter_context(found.measured())
         stack.enter_context(_attending(parts.decoder, mode.packed))
+        stack.enter_context(torch.set_grad_enabled(mode.grad))
         stack.enter_context(seen)
         asked = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
         out = torch.func.functional_call(parts.decoder, named, (), asked)
@@ -125,7 +129,7 @@ def formula(model: Any, rows: int, length: int, mode: Mode) -> Trace:
     first = min((where[n] for n, p in model.named_parameters() if p.requires_grad), default=len(parts.layers))
     kept, costs = tokens * ((8 * hidden + 4 * inner) * width + 2 * hidden * 4), []
     for n, layer in enumerate(parts.layers):
-        size, flows = sum(p.numel() for p in layer.parameters()), n >= first
+        size, flows = sum(p.numel() for p in layer.parameters()), mode.grad and n >= first
         copies = 2 * size if mode.half and not mode.again else 0
         own = sum(4 * p.numel() for p in layer.parameters() if p.requires_grad)
         ahead = Work({(2 * size * tokens, width * size): 1})
@@ -204,7 +208,7 @@ class _Layers:
 
     def _once(self, forward: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> tuple[LayerCost, Any]:
         ledger = self.ledger
-        with ledger.apart() as ahead, torch.enable_grad():
+        with ledger.apart() as ahead:
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.mode.half):
                 out = forward(x, *args, **kwargs)
                 cached = ledger.copies - ahead.copies

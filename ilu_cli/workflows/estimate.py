@@ -20,7 +20,7 @@ from ilu_cli.models.names import places
 from ilu_cli.models.traced import LayerCost, Mode, Trace
 from ilu_cli.recipe.specs import TrainSpec
 from ilu_cli.workflows.moments import FLOAT, HALF, NOTHING, UNREAD, Beside, Ground, MemoryEstimate, Moment, OnDisk
-from ilu_cli.workflows.passes import BUDGET, DEFENDED, Passing
+from ilu_cli.workflows.passes import ASKED, BUDGET, DEFENDED, Passing
 from ilu_cli.workflows.traces import kept_trace
 
 MOMENTS = {"adamw": 2, "muon": 2, "momentum": 1, "sgd": 0, "adafactor": 0}  # at most; two vectors are not counted
@@ -145,6 +145,9 @@ class TrainingPrice:
             if p.term == BUDGET:
                 yield self._measured(p)
                 continue
+            if p.term == ASKED:
+                yield from self._asked(p)
+                continue
             yield from self._pass(self.base, p, before=i > 0 or self.spec.accumulation > 1)
             if p.term == DEFENDED and self.held.first > self.held.each:
                 first = self.base | {"optimizer": 0, "defences": FLOAT * self.held.first // self.ground.shards}
@@ -171,6 +174,19 @@ class TrainingPrice:
         defences = self.base["defences"] + FLOAT * self.held.budget // self.ground.shards
         logits = self.chunk(p) + FLOAT * p.scored * self.width
         return Moment("budget", **self.base | {"defences": defences}, activations=inside, logits=logits)
+
+    def _asked(self, p: Passing) -> Iterator[Moment]:
+        """What a pass without gradients holds before there are moments: in the layers, and at the head's tiles."""
+        trace = self.trace(p, replace(self.mode, again=False, packed=False, grad=False))
+        layers = trace.layers if p.deepest is None else trace.layers[: p.deepest + 1]
+        cached = _sums([c.cached * (self.ground.shards == 1) for c in layers])
+        base = self.base | {"optimizer": 0, "defences": 0}
+        states = FLOAT * p.rows * p.length * self.width  # what goes into a layer, and into the head
+        inside = trace.around + states + max(before + c.forward for before, c in zip(cached, layers))
+        yield Moment(ASKED, **base, activations=inside, copies=self.unpacked)
+        if p.scored:
+            tile, _ = self._logits(p)
+            yield Moment(f"{ASKED}, head", **base, activations=states, copies=cached[-1], logits=tile)
 
     def _pass(self, around: dict[str, int], p: Passing, *, before: bool) -> Iterator[Moment]:
         """Forward, then backward through the head and each layer; `before`: earlier terms have left gradients."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,23 @@ from ilu_cli import registry
 from ilu_cli.data.encode import Encoded
 from ilu_cli.declarations import FLOAT, reference_bytes
 from ilu_cli.defences import Defence
+from ilu_cli.models.names import first_place
 from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.specs import AUTO, Component
 from ilu_cli.workflows.estimate import TrainingPrice, estimate
 from ilu_cli.workflows.main_memory import main_memory
 from ilu_cli.workflows.moments import UNREAD, Beside, Ground, MemoryEstimate, OnDisk
-from ilu_cli.workflows.passes import Shape, Shapes, budget_of, healing_pass, layers_of, passes_of
+from ilu_cli.workflows.passes import (
+    Passing,
+    Shape,
+    Shapes,
+    asked_of,
+    budget_of,
+    healing_pass,
+    layers_of,
+    passes_of,
+    read_of,
+)
 
 GB = 1e9
 
@@ -49,21 +60,10 @@ class Shown:
 def of_original(recipe: UnlearnRecipe, config: Any, shown: Mapping[str, Shown]) -> int:
     """Bytes of reference log-probabilities and states, of the rows of `forget`, `retain`, `budget` and `heal`."""
     found, layers = 0, len(layers_of(recipe.objective))
-    for name, needs in _read(recipe):
+    for name, needs in read_of(recipe):
         if s := shown.get(name):
             found += reference_bytes(needs, s.tokens, s.targets, int(config.hidden_size), layers)
     return found
-
-
-def _read(recipe: UnlearnRecipe) -> Iterator[tuple[str, frozenset[Any]]]:
-    """What is read of each stream's rows."""
-    yield "forget", registry.objective[recipe.objective.name].declared.needs
-    if recipe.retain:
-        yield "retain", registry.retain_term[recipe.retain.name].declared.needs
-    if recipe.train.budget and recipe.train.budget.kl:
-        yield "budget", registry.retain_term["kl"].declared.needs
-    if recipe.train.heal:
-        yield "heal", registry.retain_term["kl"].declared.needs
 
 
 def at_most(recipe: UnlearnRecipe, config: Any, first: int, world: int = 1, *, sharded: bool = False) -> int:
@@ -91,7 +91,7 @@ def at_most(recipe: UnlearnRecipe, config: Any, first: int, world: int = 1, *, s
 def beside(recipe: UnlearnRecipe, trained: Sequence[Sequence[int]]) -> Beside:
     """What defences, as far as they say it, and a budget hold, where weights of these shapes are trained."""
     each, b = sum(map(math.prod, trained)), recipe.train.budget
-    heads = sum("reference.final" in needs for _, needs in _read(recipe))
+    heads = sum("reference.final" in needs for _, needs in read_of(recipe))
     known = [h for d in recipe.defences if (h := _defence(d).held(trained)) is not None]
     first, always = (sum(h[i] for h in known) for i in (0, 1))
     if b is None:
@@ -106,10 +106,10 @@ def priced(
     stored: OnDisk = UNREAD,
 ) -> MemoryEstimate:  # fmt: skip
     """`estimate` of an unlearning in one of `world` processes, with all that it runs and holds."""
-    passes = [*passes_of(recipe, shapes, world), *budget_of(recipe, shapes, world)]
-    held = beside(recipe, [p.shape for p in params])
-    found = estimate(model, params, passes, recipe.train, cached, stored, beside=held)
     ground = Ground.here()
+    more = beside_steps(recipe, shapes, world, model, params, sharded=ground.shards > 1)
+    passes, held = [*passes_of(recipe, shapes, world), *more], beside(recipe, [p.shape for p in params])
+    found = estimate(model, params, passes, recipe.train, cached, stored, beside=held)
     if ground.memory is not None:
         price = TrainingPrice(model, params, recipe.train, cached, ground, beside=held)
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -118,6 +118,15 @@ def priced(
         heals = [healing_pass(shapes.heal, spec, world)]
         found += estimate(model, params, heals, spec, cached, stored, beside=healed(held))
     return found
+
+
+def beside_steps(
+    recipe: UnlearnRecipe, shapes: Shapes, world: int, model: Any, params: Sequence[nn.Parameter], *, sharded: bool
+) -> list[Passing]:
+    """What one of `world` processes runs without gradients: to measure a budget, and before the first step."""
+    own = {id(p) for p in params}
+    first = first_place(model, [name for name, p in model.named_parameters() if id(p) in own])
+    return [*budget_of(recipe, shapes, world), *asked_of(recipe, shapes, 0 if sharded else first)]
 
 
 def healed(held: Beside) -> Beside:

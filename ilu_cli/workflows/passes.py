@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ilu_cli import registry
+from ilu_cli.engine.reference import CACHE_BATCH
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.specs import Component, Form, TrainSpec
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 CHUNKED = {"distillation", "elsewhere", "margins"}  # what a view takes from all logits of a token at once
 DEFENDED, BUDGET = "forget", "budget"  # the term whose gradient defences take, and what is run to measure a budget
+ASKED = "asking the original"  # what is run of the rows before the first step
+AT_LAYERS = {"reference.hidden", "reference.states", "reference.mlp"}
 BY_HEAD = CHUNKED | {"nll", "logps", "token_nll", "entropy", "gap"}
 
 
@@ -23,20 +26,23 @@ BY_HEAD = CHUNKED | {"nll", "logps", "token_nll", "entropy", "gap"}
 class Shape:
     """The largest rows of a stream: sequences of a whole step, tokens of each, and how many of those are scored.
 
-    `graphs`: 2 where beside each row another one is read, of what should be said instead.
+    `graphs`: 2 where beside each row another one is read, of what should be said instead. `rows`: how many different
+    ones there are; as far as matters, where the data are not here.
     """
 
     batch: int
     length: int
     targets: int
     graphs: int = 1
+    rows: int = CACHE_BATCH
 
     @classmethod
     def of(cls, stream: TrainStream) -> Shape:
         """That of encoded data."""
         corpora = [c for s in (stream, stream.chosen) if s is not None for c in s.corpora]
         targets = max((e.targets for c in corpora for e in c.items), default=0)
-        return cls(stream.batch, max(c.longest for c in corpora), targets, 2 if stream.chosen else 1)
+        rows = sum(len(c.items) for c in stream.corpora)
+        return cls(stream.batch, max(c.longest for c in corpora), targets, 2 if stream.chosen else 1, rows)
 
     @classmethod
     def full(cls, form: Form, batch: int, graphs: int = 1) -> Shape:
@@ -120,6 +126,50 @@ def budget_of(recipe: UnlearnRecipe, shapes: Shapes, world: int) -> list[Passing
     """What one of `world` processes runs forward after each step to measure a budget, if there is one of text."""
     parts = world * recipe.train.accumulation
     return [Passing.of(BUDGET, shapes.budget, parts, chunks=True)] if shapes.budget else []
+
+
+def read_of(recipe: UnlearnRecipe) -> Iterator[tuple[str, frozenset[Any]]]:
+    """What is read of each stream's rows."""
+    yield "forget", registry.objective[recipe.objective.name].declared.needs
+    if recipe.retain:
+        yield "retain", registry.retain_term[recipe.retain.name].declared.needs
+    if recipe.train.budget and recipe.train.budget.kl:
+        yield "budget", registry.retain_term["kl"].declared.needs
+    if recipe.train.heal:
+        yield "heal", registry.retain_term["kl"].declared.needs
+
+
+def asked_of(recipe: UnlearnRecipe, shapes: Shapes, first: int) -> list[Passing]:
+    """What a process runs of the rows before the first step, at most `CACHE_BATCH` at a time, without gradients.
+
+    `first`: the lowest layer that is trained; what lies below it is run for all rows. `scored` is 0 where the LM head
+    is not run.
+    """
+    t, heal, found = recipe.train, recipe.train.heal, list[Passing]()
+    steps = {"forget": t.steps, "retain": t.steps, "budget": 1, "heal": heal.steps if heal else 0}
+    streams = {"forget": shapes.forget, "retain": shapes.retain, "budget": shapes.budget, "heal": shapes.heal}
+    layers = layers_of(recipe.objective)
+
+    def seen(s: Shape, steps: int) -> int:
+        return min(CACHE_BATCH, s.rows, steps * s.batch)
+
+    for name, needs in read_of(recipe):
+        if not (s := streams[name]):
+            continue
+        rows = seen(s, steps[name])
+        if "reference.logps" in needs:
+            found.append(Passing(ASKED, rows, s.length, rows * s.targets))
+        if "reference.final" in needs:
+            found.append(Passing(ASKED, rows, s.length, 0))
+        if layers and needs & AT_LAYERS:
+            found.append(Passing(ASKED, rows, s.length, 0, max(layers)))
+        if layers and "reference.norm" in needs:  # of rows that may come again
+            found.append(Passing(ASKED, CACHE_BATCH, (shapes.retain or s).length, 0, max(layers)))
+    if first > 0 and t.prefix_gb:
+        trained = [s for s in (shapes.forget, shapes.retain, *shapes.environments) if s]
+        rows = min(CACHE_BATCH, sum(seen(s, t.steps) for s in trained))
+        found.append(Passing(ASKED, rows, max(s.length for s in trained), 0, first - 1))
+    return found
 
 
 def _passes(recipe: UnlearnRecipe, shapes: Shapes, parts: int) -> Iterator[Passing]:

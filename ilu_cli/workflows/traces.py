@@ -51,7 +51,7 @@ def _source(model: Any, rows: int, length: int, mode: Mode) -> list[Any] | None:
     code = b"".join(Path(module.__file__ or "").read_bytes() for module in (traced, hold, names))
     digests = [hashlib.sha256(text).hexdigest() for text in (told.encode(), code)]
     versions = [version(name) for name in sorted(packages)]
-    return ["trace", *digests, versions, rows, length, mode.half, mode.again, mode.packed]
+    return ["trace", *digests, versions, rows, length, mode.half, mode.again, mode.packed, mode.grad]
 
 
 def _written(found: Trace) -> Row:

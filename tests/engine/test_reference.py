@@ -12,6 +12,7 @@ from ilu_cli.data.encode import collate
 from ilu_cli.engine import reference
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.reference import ReferenceCache, fill, median_norm
+from ilu_cli.models import heap
 from ilu_cli.models.parts import parts_of
 
 LAYER = 1
@@ -44,6 +45,24 @@ def test_log_probabilities_of_each_row(float64: None, monkeypatch: pytest.Monkey
         logp = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
         assert found == pytest.approx(sum(logp[t - 1, ids[t]].item() for t in range(2, len(ids))), rel=1e-6)
     assert (known.hidden, known.final, known.head, known.norm) == (None, None, None, None)
+
+
+def test_blocks_are_mapped_while_the_original_is_asked_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = list[tuple[int, int]]()
+
+    def set_(which: int, size: int) -> bool:
+        told.append((which, size))
+        return True
+
+    monkeypatch.setattr(heap, "_set", set_)
+    meanwhile = [(heap.MMAP_THRESHOLD, heap.BOUND), (heap.MMAP_THRESHOLD, 1 << 25), (heap.TRIM_THRESHOLD, 1 << 26)]
+    filled("reference.logps", stream(items_of([5, 9])))
+    assert told == meanwhile
+    median_norm(stream(items_of([5, 9])), LAYER, parts_of(tiny_model()), backend(), "fp32")
+    assert told == 2 * meanwhile
+    monkeypatch.setattr(heap, "_always", True)  # of a sharded model
+    filled("reference.logps", stream(items_of([5, 9])))
+    assert told == 2 * meanwhile
 
 
 def test_hidden_states_of_each_row_as_long_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

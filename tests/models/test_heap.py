@@ -63,3 +63,36 @@ def test_mapped_blocks_leave_no_holes_unless_another_bound_is_set() -> None:
     said, more = held_after(**{VARIABLE: str(1 << 25)})
     assert said == 0
     assert more > 200e6  # of the 400 MB between those that are kept
+
+
+MEANWHILE = """
+import psutil, torch
+from ilu_cli.models.heap import mapped
+def held(): return psutil.Process().memory_info().rss
+def grown():
+    before, kept = held(), []
+    for _ in range(100):
+        beside, passing = torch.ones(4), torch.ones(500_000)  # 2 MB
+        kept += [beside, torch.ones(4)]
+        if len(kept) % 20 == 0:
+            kept.append(torch.ones(65_000))
+        alive.append(passing)
+        if len(alive) > 2:
+            alive.pop(0)
+    alive.clear()
+    return held() - before, kept
+alive = []
+torch.ones(4_000_000)
+with mapped():
+    inside, kept = grown()
+outside, more = grown()
+print(inside, outside)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library")
+def test_blocks_are_mapped_meanwhile_alone() -> None:
+    done = subprocess.run([sys.executable, "-c", MEANWHILE], capture_output=True, text=True, check=True)
+    inside, outside = map(int, done.stdout.split())
+    assert inside < 10e6  # ten blocks of 0.26 MB are kept
+    assert outside > inside + 5e6  # blocks that the heap has kept

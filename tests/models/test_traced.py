@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import transformers as T
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from ilu_cli.engine.head import token_stats
@@ -17,9 +20,11 @@ from ilu_cli.models.logits import LMHead
 from ilu_cli.models.packed import NAME
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.traced import Mode, formula, trace, traced
-from ilu_cli.recipe.specs import LoraSpec
+from ilu_cli.recipe.specs import LoraSpec, TrainSpec
+from ilu_cli.workflows.estimate import TrainingPrice
 from ilu_cli.workflows.fit.roofline import Head, flops_of, head_work, work_of
-from ilu_cli.workflows.passes import Passing
+from ilu_cli.workflows.moments import Ground
+from ilu_cli.workflows.passes import ASKED, Passing
 
 ROWS, LENGTH = 3, 10
 
@@ -145,6 +150,42 @@ def test_layers_that_are_computed_again_keep_their_output_alone_and_cost_a_forwa
     assert all("forward" not in vars(layer) for layer in empty.model.layers)
 
 
+def most_allocated(run: Callable[[], Any]) -> int:
+    """The most bytes that PyTorch's allocator had given out at a time, by its profiler."""
+    run()  # what is made once
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        found = run()
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    del found
+    sizes: list[int] = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
+    return max(itertools.accumulate(sizes))
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("deepest", [1, 2])
+def test_bytes_of_a_pass_without_gradients_are_those_of_pytorchs_allocator(*, half: bool, deepest: int) -> None:
+    """As priced: what lies around the layers, a layer's input, and the most inside one."""
+    real, empty = (model(device) for device in ("cpu", "meta"))
+    for m in (real, empty):
+        m.set_attn_implementation("sdpa")
+        trained_params(m, ["model.layers.1.mlp.down_proj.weight"], False)
+    rows, length = 16, 40
+    parts, ids = parts_of(real), torch.zeros(rows, length, dtype=torch.long)
+    mask = torch.ones_like(ids)
+    mask[0, -1] = 0  # so that there is one
+
+    def run() -> Tensor:
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            return parts.hidden_at(deepest, ids, mask)
+
+    price = TrainingPrice(empty, [p for p in empty.parameters() if p.requires_grad], TrainSpec(
+        precision="bf16" if half else "fp32"), 7, Ground())  # fmt: skip
+    (moment,) = price.steps([Passing(ASKED, rows, length, 0, deepest)])
+    assert moment.activations == pytest.approx(most_allocated(run), rel=0.01)
+    assert (moment.gradients, moment.optimizer, moment.logits) == (0, 0, 0)
+    assert (moment.when, moment.caches) == ("asking the original", 7)
+
+
 def test_a_model_whose_code_looks_at_values_is_priced_by_its_widths() -> None:
     config = T.MixtralConfig(
         vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -154,6 +195,7 @@ def test_a_model_whose_code_looks_at_values_is_priced_by_its_widths() -> None:
         mixed = T.AutoModelForCausalLM.from_config(config, experts_implementation="eager")
     mode = Mode(half=True)
     assert traced(mixed, ROWS, LENGTH, mode) == formula(mixed, ROWS, LENGTH, mode)
+    assert all(c.kept == 0 for c in formula(mixed, ROWS, LENGTH, Mode(half=True, grad=False)).layers)
 
 
 @pytest.mark.parametrize("again", [False, True])

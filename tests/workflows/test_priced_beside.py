@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +26,7 @@ from ilu_cli.workflows.estimate import PROCESS, TrainingPrice, estimate
 from ilu_cli.workflows.kept import at_most, beside, priced
 from ilu_cli.workflows.main_memory import main_memory
 from ilu_cli.workflows.moments import Beside, Ground, Moment, OnDisk
-from ilu_cli.workflows.passes import Passing, Shapes
+from ilu_cli.workflows.passes import ASKED, Passing, Shape, Shapes, asked_of
 from ilu_cli.workflows.plan import RunPlan, Training
 
 WIDTH, INNER, WORDS = 32, 64, 100
@@ -62,6 +63,38 @@ def test_what_is_kept_of_rows_by_hand(config: Path) -> None:
     assert at_most(recipe("npo", *rows), shape, 0) == 0  # a number for each row
     budget = ["train.budget.kl=0.1", "train.budget.rows=4", "train.budget.max_length=9"]
     assert at_most(recipe("npo", *rows, *budget), shape, 0) == 4 * WIDTH * 4 * 9
+
+
+def test_what_is_run_before_the_first_step(config: Path) -> None:
+    """Sixteen rows at a time, or as many as there are."""
+    rows = ["forget.batch=2", "forget.max_length=8", "retain.batch=3", "retain.max_length=10", "train.steps=5"]
+    rmu = recipe("rmu", "objective.layer=1", *rows)
+    states, below = Passing(ASKED, 15, 10, 0, 1), Passing(ASKED, 16, 10, 0, 0)
+    norms = Passing(ASKED, 16, 10, 0, 1)
+    assert asked_of(rmu, Shapes.full(rmu), 1) == [norms, states, below]
+    assert asked_of(rmu, Shapes.full(rmu), 0) == [norms, states]
+    few = replace(Shapes.full(rmu), retain=Shape(3, 10, 9, rows=4))
+    assert asked_of(rmu, few, 1) == [norms, replace(states, rows=4), replace(below, rows=14)]
+    npo = recipe("npo", "train.heal.steps=9", "train.heal.batch=1", "train.heal.max_length=9", *rows)
+    said, heals = Passing(ASKED, 10, 8, 10 * 7), Passing(ASKED, 9, 9, 0)
+    assert asked_of(npo, Shapes.full(npo), 0) == [said, heals]
+    assert asked_of(recipe("npo", "train.prefix_gb=0", *rows), Shapes.full(npo), 2) == [said]
+
+
+def test_asking_the_original_is_a_moment_of_its_own(config: Path) -> None:
+    """Without moments or gradients; the head's tiles where it is run, and copies of the trained weights as they are."""
+    npo, model = recipe("npo", "forget.batch=2", "forget.max_length=8"), empty(config)
+    found = priced(npo, Shapes.full(npo), 1, model, list(model.parameters()), 11)
+    by = {m.when: m for m in found.moments}
+    inside, head = by[ASKED], by[f"{ASKED}, head"]
+    for m in (inside, head):
+        assert (m.weights, m.gradients, m.optimizer, m.caches) == (4 * ALL, 0, 0, 11)
+    scored = 16 * 7
+    tile = scored * WORDS * (3 * 4 + 2) + 2 * 2 * (scored + WORDS) * WIDTH + 4 * scored * WIDTH
+    assert head.logits == tile
+    assert head.copies == 2 * sum(p.numel() for n, p in model.named_parameters() if ".layers." in n and p.ndim == 2)
+    assert head.activations == 4 * 16 * 8 * WIDTH  # the states that the head reads
+    assert inside.activations > head.activations + head.copies
 
 
 def test_the_head_as_it_was_is_counted_where_it_is_trained(config: Path) -> None:

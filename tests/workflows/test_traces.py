@@ -53,7 +53,7 @@ def test_what_would_be_another_is_found_anew(counted: list[int]) -> None:
     asked = [
         (model(), ROWS, LENGTH, HALF), (model(), ROWS, LENGTH, Mode(half=False)), (model(), ROWS + 1, LENGTH, HALF),
         (model(), ROWS, LENGTH + 1, HALF), (model(), ROWS, LENGTH, Mode(half=True, again=True)),
-        (model(), ROWS, LENGTH, Mode(half=True, packed=True)),
+        (model(), ROWS, LENGTH, Mode(half=True, packed=True)), (model(), ROWS, LENGTH, Mode(half=True, grad=False)),
         (model(num_key_value_heads=2), ROWS, LENGTH, HALF), (frozen, ROWS, LENGTH, HALF),
         (frozen, ROWS, LENGTH, small), (adapted, ROWS, LENGTH, HALF),
     ]  # fmt: skip

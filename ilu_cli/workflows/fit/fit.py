@@ -27,10 +27,10 @@ from ilu_cli.workflows.fit.roofline import (
     stepping,
     work_of,
 )
-from ilu_cli.workflows.kept import at_most, beside, healed
+from ilu_cli.workflows.kept import at_most, beside, beside_steps, healed
 from ilu_cli.workflows.main_memory import main_memory
 from ilu_cli.workflows.moments import FLOAT, NOTHING, Ground, Moment, OnDisk
-from ilu_cli.workflows.passes import Passing, Shapes, budget_of
+from ilu_cli.workflows.passes import Passing, Shapes
 
 SPARE = 0.05  # of a device's memory that is left to its allocator
 SHARD = 5 * 10**9  # bytes of a file, at most, that the hub's models are usually stored in
@@ -167,8 +167,10 @@ class Fitting:
         if self.job.scores:
             return self._scored(price, passes)
         recipe = self._recipe(price.spec)
-        measured = budget_of(recipe, Shapes.full(recipe), launch.fleet.all) if recipe else []
-        return [*price.beside(stored_of(price)), *price.steps([*passes, *measured])]
+        model, params, _ = self._model(price.spec)
+        shapes, world = Shapes.full(recipe) if recipe else None, launch.fleet.all
+        more = beside_steps(recipe, shapes, world, model, params, sharded=launch.shards) if recipe and shapes else []
+        return [*price.beside(stored_of(price)), *price.steps([*passes, *more])]
 
     def _main(self, price: TrainingPrice, launch: Placement) -> list[Moment]:
         found = main_memory(price, launch.fleet.count, self._kept(price.spec, launch), stored_of(price).saved)
