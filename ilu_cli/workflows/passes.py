@@ -49,6 +49,10 @@ class Shape:
         """That of rows that are as long as a recipe lets them be, where the data are not here."""
         return cls(batch, form.max_length, form.max_length - 1, graphs)
 
+    def seen(self, steps: int) -> int:
+        """How many rows of so many steps the original is asked about at a time."""
+        return min(CACHE_BATCH, self.rows, steps * self.batch)
+
 
 @dataclass(frozen=True)
 class Passing:
@@ -145,31 +149,30 @@ def asked_of(recipe: UnlearnRecipe, shapes: Shapes, first: int) -> list[Passing]
     `first`: the lowest layer that is trained; what lies below it is run for all rows. `scored` is 0 where the LM head
     is not run.
     """
-    t, heal, found = recipe.train, recipe.train.heal, list[Passing]()
+    t, heal, layers = recipe.train, recipe.train.heal, layers_of(recipe.objective)
     steps = {"forget": t.steps, "retain": t.steps, "budget": 1, "heal": heal.steps if heal else 0}
     streams = {"forget": shapes.forget, "retain": shapes.retain, "budget": shapes.budget, "heal": shapes.heal}
-    layers = layers_of(recipe.objective)
-
-    def seen(s: Shape, steps: int) -> int:
-        return min(CACHE_BATCH, s.rows, steps * s.batch)
-
+    found = list[Passing]()
     for name, needs in read_of(recipe):
-        if not (s := streams[name]):
-            continue
-        rows = seen(s, steps[name])
-        if "reference.logps" in needs:
-            found.append(Passing(ASKED, rows, s.length, rows * s.targets))
-        if "reference.final" in needs:
-            found.append(Passing(ASKED, rows, s.length, 0))
-        if layers and needs & AT_LAYERS:
-            found.append(Passing(ASKED, rows, s.length, 0, max(layers)))
-        if layers and "reference.norm" in needs:  # of rows that may come again
-            found.append(Passing(ASKED, CACHE_BATCH, (shapes.retain or s).length, 0, max(layers)))
+        if s := streams[name]:
+            found += _asked(needs, s, s.seen(steps[name]), max(layers, default=None))
+            if layers and "reference.norm" in needs:  # of rows that may come again
+                found.append(Passing(ASKED, CACHE_BATCH, (shapes.retain or s).length, 0, max(layers)))
     if first > 0 and t.prefix_gb:
         trained = [s for s in (shapes.forget, shapes.retain, *shapes.environments) if s]
-        rows = min(CACHE_BATCH, sum(seen(s, t.steps) for s in trained))
+        rows = min(CACHE_BATCH, sum(s.seen(t.steps) for s in trained))
         found.append(Passing(ASKED, rows, max(s.length for s in trained), 0, first - 1))
     return found
+
+
+def _asked(needs: frozenset[Any], s: Shape, rows: int, deepest: int | None) -> Iterator[Passing]:
+    """What the original is asked of one stream, `rows` at a time."""
+    if "reference.logps" in needs:
+        yield Passing(ASKED, rows, s.length, rows * s.targets)
+    if "reference.final" in needs:
+        yield Passing(ASKED, rows, s.length, 0)
+    if needs & AT_LAYERS:
+        yield Passing(ASKED, rows, s.length, 0, deepest)
 
 
 def _passes(recipe: UnlearnRecipe, shapes: Shapes, parts: int) -> Iterator[Passing]:
