@@ -119,7 +119,8 @@ def test_a_second_run_reads_what_the_first_has_kept(ilu: Ilu, tiny: Path, tmp_pa
         assert done.code == 0, done.err
         runs.append(Path(done.out.strip()))
         names = sorted(f.name for f in kept.iterdir())
-    assert len(names) == 6  # prefix, retain states, norm; what layers take of both batches; the comparison with plain
+    # prefix, retain states, norm, and what layers take of each of these; the same of both batches; the comparison
+    assert len(names) == 9
     rows = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in runs]
     assert [r["forget"] for r in rows[0]] == [r["forget"] for r in rows[1]]
     weights = [(run / "checkpoint" / "model.safetensors").read_bytes() for run in runs]
