@@ -53,7 +53,7 @@ def plain(_sets: list[str]) -> Step:
 def ilu(sets: list[str]) -> Step:
     model, planned = _made()
     given = dict(pair.removeprefix("train.").split("=") for pair in sets)
-    spec = TrainSpec(steps=60, lr=5e-5, **{name: value == "true" for name, value in given.items()})
+    spec = TrainSpec(steps=60, lr=5e-5, precision="bf16", **{name: value == "true" for name, value in given.items()})
     return stepping(
         Trainer(parts_of(model), dict(model.named_parameters()), terms([planned], None), [], spec, 0, backend())
     )

@@ -55,7 +55,9 @@ def fine_tuning(model: torch.nn.Module, steps: int) -> tuple[Callable[[], object
     tokenizer, parts = load_tokenizer(find_model(DEFAULT_MODEL).folder), parts_of(model)
     stream = plan_stream("sst2", [DataRef(name="sst2")], ROWS, Form(), 0, tokenizer).stream
     term = Term("nll", stream, lambda view: view.nll, "token")
-    trainer = Trainer(parts, dict(model.named_parameters()), [term], [], TrainSpec(steps=steps), 0, backend())
+    trainer = Trainer(
+        parts, dict(model.named_parameters()), [term], [], TrainSpec(steps=steps, precision=BF16), 0, backend()
+    )
     inside, head = sum(p.numel() for p in parts.layers.parameters()), parts.head.weight.numel()
     run, needed = trainer.run(), list[int]()
 

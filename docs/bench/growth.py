@@ -72,7 +72,9 @@ class World:
         irm, environments = registry.regularizer["irm"].obj, [self.stream(f"e{i}") for i in range(self.environments)]
         penalties = [Penalty("irm", environments, irm)] if environments else []
         trained = dict(model.named_parameters())
-        trainer = Trainer(parts_of(model), trained, [term], penalties, TrainSpec(steps=STEPS), 0, backend())
+        trainer = Trainer(
+            parts_of(model), trained, [term], penalties, TrainSpec(steps=STEPS, precision="bf16"), 0, backend()
+        )
         steps = trainer.run()
         return lambda: next(steps)
 

@@ -118,7 +118,9 @@ def main() -> None:
     asked = parser.parse_args()
     subject = find_model(DEFAULT_MODEL)
     tokenizer, model = load_tokenizer(subject.folder), load_model(subject, backend().device)
-    trainer = Trainer(parts_of(model), dict(model.named_parameters()), [], [], TrainSpec(), 0, backend())
+    trainer = Trainer(
+        parts_of(model), dict(model.named_parameters()), [], [], TrainSpec(precision="bf16"), 0, backend()
+    )
 
     def stream(name: str, rows: int, length: int) -> TrainStream:
         return plan_stream(name, [DataRef(name=name)], rows, Form(max_length=length), 0, tokenizer).stream

@@ -56,7 +56,9 @@ def step_time(repeats: int) -> None:
     model = load_model(subject, backend().device)
     tokenizer = load_tokenizer(subject.folder)
     stream = plan_stream("gsm8k", [DataRef(name="gsm8k")], 8, Form(), 0, tokenizer).stream
-    trainer = Trainer(parts_of(model), dict(model.named_parameters()), [], [], TrainSpec(), 0, backend())
+    trainer = Trainer(
+        parts_of(model), dict(model.named_parameters()), [], [], TrainSpec(precision="bf16"), 0, backend()
+    )
     penalty = registry.regularizer["irm"].obj
     ones = torch.ones(1, dtype=torch.float64)
 

@@ -81,7 +81,15 @@ def planned(folder: Path, size: str, shape: str, kind: str) -> Any:
     (method, keys), (batch, length) = KINDS[kind], SHAPES[shape]
     rows = [f"{s}.{k}={v}" for s in ("forget", "retain") for k, v in (("batch", batch), ("max_length", length))]
     data = [f"{name}.data={folder / name}.jsonl" for name in ("forget", "retain")]
-    sets = ["train.steps=2", "train.save_every=0", f"model.ref={folder / size}", *data, *rows, *keys]
+    sets = [
+        "train.steps=2",
+        "train.save_every=0",
+        "train.precision=bf16",
+        f"model.ref={folder / size}",
+        *data,
+        *rows,
+        *keys,
+    ]
     return unlearn.plan(load(UnlearnRecipe, find(f"quickstart-{method}"), {}, sets), Store())
 
 

@@ -39,7 +39,7 @@ STEPS = 3  # before memory is looked at
 
 def planned(sets: list[str]) -> unlearn.UnlearnPlan:
     """The recipe, its rows and what is trained."""
-    asked = ["train.loaded=needed", *sets]
+    asked = ["train.loaded=needed", "train.precision=bf16", *sets]
     return unlearn.plan(load(UnlearnRecipe, shipped()["quickstart-rmu"], {}, asked), Store())
 
 

@@ -58,7 +58,7 @@ def compare(script: str, name: str, makers: dict[str, Callable[[list[str]], Step
 
 def trainer_of(recipe: str, sets: Sequence[str]) -> Trainer:
     """The trainer of a shipped recipe on the built-in model."""
-    wanted = load(UnlearnRecipe, find(recipe), {}, list(sets))
+    wanted = load(UnlearnRecipe, find(recipe), {}, ["train.precision=bf16", *sets])
     subject = find_model(DEFAULT_MODEL)
     model, tokenizer = load_model(subject, backend().device), load_tokenizer(subject.folder)
     wanted = settled(wanted, model)

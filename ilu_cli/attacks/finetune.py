@@ -8,7 +8,7 @@ from pydantic import PositiveFloat, PositiveInt
 from ilu_cli.attacks import Schedule, Stop
 from ilu_cli.recipe.chat import ChatDate, ChatSystem
 from ilu_cli.recipe.refs import DataRef, TaskRef
-from ilu_cli.recipe.specs import Form, LoraSpec, Precision, Some, TrainSpec
+from ilu_cli.recipe.specs import Form, LoraSpec, PrecisionOrAuto, Some, TrainSpec
 from ilu_cli.registry import attack
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def finetune(
     chat_system: ChatSystem = None,
     chat_date: ChatDate = None,
     accumulation: PositiveInt = 1,
-    precision: Precision = "bf16",
+    precision: PrecisionOrAuto = "auto",
     save_every: PositiveInt = 50,
     test_rows: PositiveInt = 200,
     weights: Some[str] | None = None,

@@ -8,7 +8,7 @@ from pydantic import PositiveFloat, PositiveInt
 from ilu_cli.attacks import Schedule
 from ilu_cli.recipe.chat import ChatDate, ChatSystem
 from ilu_cli.recipe.refs import DataRefs
-from ilu_cli.recipe.specs import Form, LoraSpec, Precision, Some, TrainSpec
+from ilu_cli.recipe.specs import Form, LoraSpec, PrecisionOrAuto, Some, TrainSpec
 from ilu_cli.registry import attack
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def relearn(
     chat: bool = False,
     chat_system: ChatSystem = None,
     chat_date: ChatDate = None,
-    precision: Precision = "bf16",
+    precision: PrecisionOrAuto = "auto",
     weights: Some[str] | None = None,
     lora: LoraSpec | None = None,
 ) -> Iterator[int]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import PositiveFloat, PositiveInt
 
-from ilu_cli.recipe.specs import Form, Fraction, Precision, TrainSpec
+from ilu_cli.recipe.specs import Form, Fraction, PrecisionOrAuto, TrainSpec
 from ilu_cli.registry import attack
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def soft_prompt(
     steps: PositiveInt = 60,
     lr: PositiveFloat = 5e-3,
     batch: PositiveInt = 8,
-    precision: Precision = "bf16",
+    precision: PrecisionOrAuto = "auto",
 ) -> Iterator[int]:
     """Learn vectors that stand before every question, on some of the questions, and ask the others.
 

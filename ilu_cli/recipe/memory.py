@@ -42,7 +42,7 @@ class MemorySpec(Spec):
             yield (*key, "frozen"), f"every weight is trained, so none is kept in {self.frozen}"
         elif self.frozen == "nf4" and not adapter:
             yield (*key, "frozen"), "weights in 4 bits cannot be saved with trained ones: train an adapter (lora)"
-        if self.frozen == "bf16" and precision != "bf16":
+        if self.frozen == "bf16" and precision == "fp32":
             yield (*key, "frozen"), "bf16 is what autocast computes in: it needs precision bf16"
         if optimizer != "adamw" and (self.optimizer_bits != 32 or self.offload):
             yield key, f"optimizer_bits and offload are of AdamW's moments, and the optimiser is {optimizer}"

@@ -26,6 +26,7 @@ from ilu_cli.recipe.spec import Spec
 
 DEFAULT_MODEL = "smollm2-135m"
 Precision = Literal["bf16", "fp32"]
+PrecisionOrAuto = Literal["auto", "bf16", "fp32"]
 Optimizer = Literal["adamw", "sgd", "momentum", "adafactor", "muon"]
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
@@ -223,7 +224,10 @@ class TrainSpec(Spec):
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat | None = None
     accumulation: PositiveInt = Field(1, description="micro-batches per step and process")
-    precision: Precision = Field("bf16", description="autocast type; the master weights are float32")
+    precision: PrecisionOrAuto = Field(
+        "auto",
+        description="autocast type; the master weights are float32. auto: bf16, or fp32 where the device has no bf16",
+    )
     save_every: NonNegativeInt = Field(50, description="steps between resumable states; 0 for none")
     points: list[PositiveInt] = Field([], description="steps whose weights are kept beside the final ones, as RUN@STEP")
     params: Params | None = Field(

@@ -58,6 +58,6 @@ class TrainingAttack(Component):
             yield from data_problems(self.mix.data, (*key, "mix", "data"))
         own = self.params()
         yield from self.memory.problems(
-            (*key, "memory"), own.get("precision", "bf16"), self.optimizer,
+            (*key, "memory"), own.get("precision", "auto"), self.optimizer,
             adapter=own.get("lora") is not None, partial=own.get("weights") is not None,
         )  # fmt: skip

@@ -27,7 +27,8 @@ DATA = {"role": str, "name": str, "source": str}
 @dataclass
 class Manifest:
     """What a run was made from. `recipe_sha256` is that of its recipe.yaml, with all that was left open filled in, and
-    `asked_sha256` that of the recipe as it was asked for. `parents` are `{role, kind, id, path, weights, digest}`.
+    `asked_sha256` that of the recipe as it was asked for; of an unlearning run that of before the machine decided.
+    `parents` are `{role, kind, id, path, weights, digest}`.
 
     `weights` maps file name to sha256, and `beside` the other files of the checkpoint that decide an answer.
     `inputs` are the files and hub datasets that it read (`ilu_cli.workflows.needs.inputs`). `points` are the weights at

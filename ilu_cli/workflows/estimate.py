@@ -77,7 +77,7 @@ class TrainingPrice:
         if ground.shards > 1:
             self._spread(where)
         packed = spec.packing and ground.memory is None
-        self.mode = Mode(spec.precision == "bf16", spec.memory.checkpointing, self.small, packed)
+        self.mode = Mode(spec.precision != "fp32", spec.memory.checkpointing, self.small, packed)
         self.unpacked = HALF * max((w.numel() for w in small), default=0) if kind == "nf4" else 0
         head, embedded = model.get_output_embeddings().weight, model.get_input_embeddings().weight
         self.words, self.width = map(int, head.shape)
@@ -231,7 +231,7 @@ class TrainingPrice:
 
     def _logits(self, p: Passing) -> tuple[int, int]:
         """What the LM head takes: a tile or chunks; and in its backward pass gradients by states and by its matrix."""
-        wide = HALF if self.spec.precision == "bf16" else FLOAT
+        wide = FLOAT if self.spec.precision == "fp32" else HALF
         states = FLOAT * p.scored * self.width
         if p.chunks:
             gathered = self.head if self.ground.shards > 1 else 0  # the matrix as it was, of which each has a part

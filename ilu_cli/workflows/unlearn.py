@@ -46,6 +46,7 @@ from ilu_cli.workflows.alternatives import keep, with_made
 from ilu_cli.workflows.content import Content, of_training
 from ilu_cli.workflows.heal import build_healer, heal, healing
 from ilu_cli.workflows.kept import priced
+from ilu_cli.workflows.machine import note_precision, settled_here
 from ilu_cli.workflows.moments import OnDisk
 from ilu_cli.workflows.needs.inputs import inputs_of
 from ilu_cli.workflows.passes import Shapes
@@ -68,10 +69,11 @@ from ilu_cli.workflows.training import Streams, build_trainer, cache_bytes, defe
 class UnlearnPlan(RunPlan):
     """Everything checked, nothing run. `chosen`: what the recipe left to the model, by key; `dtype`: what is saved.
 
-    `made`: of what the model itself made for it, how much of which kind.
+    `made`: of what the model itself made for it, how much of which kind. `asked`: without what the machine decides.
     """
 
     recipe: UnlearnRecipe
+    asked: UnlearnRecipe
     tokenizer: Any
     streams: Streams
     disk: int
@@ -108,9 +110,9 @@ def plan(
     check_optimizer(recipe.train)
     parent = parent or find_subject(recipe.model.ref, store, recipe.model.revision)
     check_parent(recipe, parent)
-    asked, made = with_made(recipe if recorded else followed(recipe, parent), parent, note)
+    given, made = with_made(recipe if recorded else followed(recipe, parent), parent, note)
     tokenizer, model = load_tokenizer(parent.folder), checked_model(parent)
-    recipe = settled(asked, model)
+    recipe = settled_here(asked := settled(given, model))
     planned = Streams.of(recipe, tokenizer)
     content = content_of(planned)
     streams = [s.stream for s in planned]
@@ -133,6 +135,7 @@ def plan(
     memory = priced(recipe, shapes, backend().world, loaded, list(params.values()), cached, stored)
     return UnlearnPlan(
         recipe=recipe,
+        asked=asked,
         subject=parent,
         parameters=total,
         parents=[parent.record("original" if parent.run is None else "parent")],
@@ -144,7 +147,7 @@ def plan(
         content=content,
         disk=state_bytes(total, trainable, recipe.train),
         never=find_subject(recipe.model.never, store) if recipe.model.never else None,
-        chosen=chosen(asked, recipe),
+        chosen=chosen(given, recipe),
         dtype=dtype,
         depth=None if loaded is model else loaded.config.num_hidden_layers,
         made=made,
@@ -202,6 +205,7 @@ def _train(plan: UnlearnPlan, new: Run, scorer: Scorer, reporter: Reporter, bega
     scorer = replace(scorer, parts=parts_of(model), known={})
     trainer = build_trainer(recipe, plan.streams, scorer, plan.subject.digest)
     new.manifest.result["batches"] = trainer.grads.batches
+    note_precision(plan.asked.train.precision, recipe.train.precision, reporter.note)
     if plan.chosen:
         reporter.note(f"chosen for this model: {told(plan.chosen)}")
     tempered = tempered_environments(recipe, plan.streams)
@@ -279,7 +283,7 @@ def _begin(plan: UnlearnPlan, new: Run, origin: dict[str, object]) -> None:
     if b.main:
         begin(new, origin)
     m.recipe_sha256, m.seed, m.world_size, m.precision = digest(recipe), recipe.seed, b.world, recipe.train.precision
-    m.parents = [parent.record("parent")]
+    m.asked_sha256, m.parents = m.asked_sha256 or digest(plan.asked), [parent.record("parent")]
     if plan.never is None and parent.run:
         m.base, m.never = parent.run.manifest.base, parent.run.manifest.never
     else:

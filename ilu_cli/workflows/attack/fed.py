@@ -10,6 +10,7 @@ from ilu_cli.engine.gradients import Term, mean_nll
 from ilu_cli.engine.stream import LaterStream
 from ilu_cli.recipe.specs import Form, TrainSpec
 from ilu_cli.recipe.training_attack import MixSpec, TrainingAttack
+from ilu_cli.workflows.machine import stepped_here
 from ilu_cli.workflows.plan import StreamPlan, stream_of
 
 MIXED = "attack mix"
@@ -38,12 +39,12 @@ def fed(
     own = stream_of(role, list(data), batch, form, by.seed, by.tokenizer)
     mix = keys.mix if keys else None
     if mix is None:
-        return [own], keys.stepped(spec) if keys else spec
+        return [own], stepped_here(keys.stepped(spec) if keys else spec)
     datasets = [by.admit(load_dataset(ref, "train")) for ref in mix.data]
     mixed = stream_of(MIXED, datasets, mix.batch, mix, by.seed, by.tokenizer)
     if mix.first:
         own.stream = LaterStream(role, own.corpora, batch, by.seed, after=mix.first)
-    return [own, mixed], keys.stepped(spec) if keys else spec
+    return [own, mixed], stepped_here(keys.stepped(spec) if keys else spec)
 
 
 def terms(streams: Sequence[StreamPlan], mix: MixSpec | None) -> list[Term]:

@@ -26,6 +26,7 @@ from ilu_cli.models.matrices import matrices
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject, never_of, original_of
 from ilu_cli.recipe.load import digest, dump
+from ilu_cli.recipe.memory import MemorySpec
 from ilu_cli.recipe.schema import AttackRecipe
 from ilu_cli.recipe.specs import TrainSpec
 from ilu_cli.recipe.training_attack import TrainingAttack
@@ -44,6 +45,7 @@ from ilu_cli.workflows.attack.sides import check_questions
 from ilu_cli.workflows.attack.warned import warned
 from ilu_cli.workflows.content import Content, of_attack
 from ilu_cli.workflows.evaluate import Evaluation
+from ilu_cli.workflows.machine import note_precision, precision_here
 from ilu_cli.workflows.needs.inputs import inputs_of, other_models
 from ilu_cli.workflows.plan import RunPlan, check_disk, check_memory, state_bytes
 from ilu_cli.workflows.settle import fitting, followed, forgotten_by
@@ -154,13 +156,16 @@ def _check_model(recipe: AttackRecipe, model: Any, subject: Subject, original: S
 
 
 def fill(recipe: AttackRecipe, lineage: Sequence[Written], subject: Subject) -> AttackRecipe:
-    """The recipe with the forget data and a fine-tuning of the lineage, and what is kept, filled in."""
+    """The recipe with the forget data and a fine-tuning of the lineage, what is kept and computed in, filled in."""
     attack, access = recipe.attack, registry.attack[recipe.attack.name].declared.access
     if "data" in type(attack).model_fields and attack.params()["data"] is None:
         refs = forget_data(lineage, "attack.data", subject.label)
         attack = attack.model_copy(update={"data": refs})
     if "finetuned" in type(attack).model_fields and attack.params()["finetuned"] is None:
         attack = attack.model_copy(update={"finetuned": newest_finetune(original_of(subject))})
+    if asked := attack.params().get("precision"):
+        memory = attack.memory if isinstance(attack, TrainingAttack) else MemorySpec()
+        attack = attack.model_copy(update={"precision": precision_here(asked, memory)})
     keep = recipe.keep or ("final" if access == "training" else "none")
     return recipe.model_copy(update={"attack": attack, "keep": keep})
 
@@ -191,6 +196,7 @@ def run(
     b, recipe, began = backend(), plan.recipe, time.monotonic()
     check_disk(out or (resume.path if resume else store.root), plan.disk)
     check_memory(plan.peak_memory, b.memory(), reporter.note)
+    note_precision(plan.asked.attack.params().get("precision"), recipe.attack.params().get("precision"), reporter.note)
     rows = [Data(role="attack", name=str(i), fingerprint=d["fingerprint"]) for i, d in enumerate(plan.data)]
     agree("attack", origin := made_from(recipe.model_dump(mode="json"), [subject.record("target")], rows))
     new: Run = b.share(resume or (store.create("attack", label_of(recipe), out) if b.main else None))

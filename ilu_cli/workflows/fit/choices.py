@@ -56,7 +56,7 @@ def _freezes(job: PricedJob) -> bool:
     train = job.train
     if train.loaded == "needed" or train.memory.frozen != "fp32":
         return False
-    return (job.lora or train.params) is not None and train.precision == "bf16"
+    return (job.lora or train.params) is not None and train.precision != "fp32"
 
 
 def _savings(job: PricedJob, again: Row, shards: bool) -> list[Row]:

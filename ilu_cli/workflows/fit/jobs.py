@@ -124,7 +124,7 @@ def attacking(recipe: AttackRecipe, name: str = "attack", times: int = 1) -> Pri
     if registry.attack[attack.name].declared.access != "training":
         return replace(scoring(recipe.eval, name, times), alone=_alone(against_attack(recipe)))
     spec = TrainSpec(
-        accumulation=keys.get("accumulation", 1), precision=keys.get("precision", "bf16"), params=keys.get("weights")
+        accumulation=keys.get("accumulation", 1), precision=keys.get("precision", "auto"), params=keys.get("weights")
     )
     if isinstance(attack, TrainingAttack):
         spec = attack.stepped(spec)

@@ -23,6 +23,7 @@ from ilu_cli.runs.store import Store
 from ilu_cli.workflows.fit.devices import Device, Fleet, fleet
 from ilu_cli.workflows.fit.fit import FitAnswer, Fitting, best, placed
 from ilu_cli.workflows.fit.jobs import PricedJob, jobs_of
+from ilu_cli.workflows.machine import stepped_here
 
 LORA = {"train": "lora", "attack": "attack.lora"}
 SPEED = 0.3  # seconds that the speed of this machine is measured for
@@ -150,6 +151,8 @@ def plan(
     found, parameters = [], sum(p.numel() for p in empty.parameters())
     for asked in jobs_of(name, command, recipe, empty):
         job = _lowered(asked, empty, place)
+        if devices == "here":
+            job = replace(job, train=stepped_here(job.train))
         fitting = Fitting(job, place, getattr(recipe, "seed", 0))
         ways, refused = placed(job, wanted)
         found.append(Planned(job, fitting.trained, [fitting.by(launch) for launch in ways], refused))

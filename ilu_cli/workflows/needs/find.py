@@ -228,12 +228,13 @@ def _training(recipe: UnlearnRecipe, folder: Path) -> tuple[int, int]:
     from ilu_cli.models.load import add_adapter, empty_model, trained_params
     from ilu_cli.models.names import first_place
     from ilu_cli.workflows.kept import at_most, priced
+    from ilu_cli.workflows.machine import settled_here
     from ilu_cli.workflows.passes import Shapes
     from ilu_cli.workflows.plan import state_bytes
     from ilu_cli.workflows.settle import settled
 
     model = empty_model(folder)
-    recipe = settled(recipe, model)
+    recipe = settled_here(settled(recipe, model))
     total = sum(p.numel() for p in model.parameters())
     if recipe.lora:
         add_adapter(model, recipe.lora, recipe.seed)
