@@ -20,7 +20,8 @@ from ilu_cli.workflows.pipeline.graph import hash_of_run
 
 NPO = ["unlearn", "--method", "npo", "--steps", 1, "--lr", 1e-3, "--set", "forget.batch=2", "--set", "retain.batch=2"]
 ATTACK = ["--task", "sst2", "--source", "builtin", "--no-reference", "--set", "attack.steps=1", "--set",
-          "attack.batch=2", "--set", "attack.test_rows=2", "--set", "eval.limit=2", "--set", "eval.benchmarks=[elements]"]  # fmt: skip
+          "attack.batch=2", "--set", "attack.test_rows=2", "--set", "eval.limit=2", "--set",
+          "eval.benchmarks=[elements]"]  # fmt: skip
 
 
 def has_bf16(monkeypatch: pytest.MonkeyPatch, *, yes: bool) -> None:

@@ -39,7 +39,7 @@ def made(memory: MemorySpec, *, lora: bool = False, params: list[str] | None = N
         add_adapter(model, LoraSpec(r=2), 0)
     named = trained_params(model, params, lora)
     spare(model, memory, named.values())
-    spec = TrainSpec(steps=4, lr=1e-2, params=params, memory=memory, **keys)
+    spec = TrainSpec(steps=4, lr=1e-2, params=params, memory=memory, **{"precision": "bf16"} | keys)
     term = Term("loss", stream(items_of([9, 7, 5, 8]), 2), lambda view: view.nll, "token")
     return Trainer(parts_of(model), named, [term], [], spec, 0, backend())
 
@@ -214,7 +214,7 @@ def test_rmu_in_less_memory_saves_what_it_saves_otherwise(ilu: Ilu, halved: Path
     def run(*more: str) -> dict[str, Tensor]:
         params = f'train.params=["{DOWN[0].replace("12", "01")}"]'
         rmu = ["--method", "rmu", "--model", halved, *SMALL, "--set", "objective.layer=1", "--set", params]
-        done = ilu("unlearn", *rmu, "--set", "train.lr=1e-2", *more)
+        done = ilu("unlearn", *rmu, "--set", "train.lr=1e-2", "--set", "train.precision=bf16", *more)
         assert done.code == 0, done.err
         return load_file(Path(done.out.splitlines()[-1]) / "checkpoint" / "model.safetensors")
 
