@@ -34,6 +34,7 @@ from ilu_cli.models.lower import save_lower
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject, find_subject
 from ilu_cli.recipe.load import digest, dump
+from ilu_cli.recipe.memory import MemorySpec
 from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.runs.ending import ending
 from ilu_cli.runs.files import write_text
@@ -202,7 +203,8 @@ def _train(plan: UnlearnPlan, new: Run, scorer: Scorer, reporter: Reporter, bega
             reporter.note(note)
     adapted = add_adapter(model, recipe.lora, recipe.seed) if recipe.lora else None
     spare(model, recipe.train.memory, trained_params(model, recipe.train.params, adapted is not None).values())
-    scorer = replace(scorer, parts=parts_of(model), known={})
+    same = adapted is None and recipe.train.memory == MemorySpec()
+    scorer = replace(scorer, parts=scorer.parts if same else parts_of(model), known={})
     trainer = build_trainer(recipe, plan.streams, scorer, plan.subject.digest)
     new.manifest.result["batches"] = trainer.grads.batches
     note_precision(plan.asked.train.precision, recipe.train.precision, reporter.note)
