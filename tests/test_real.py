@@ -31,10 +31,10 @@ recipe = load(UnlearnRecipe, shipped()["quickstart-npo"], {}, ["train.steps=2"])
 plan = unlearn.plan(recipe, Store())
 model = load_model(plan.subject)
 if sys.argv[1] == "npo":
-    trainer = build_trainer(recipe, plan.streams, Scorer(model, parts_of(model), plan.tokenizer, backend()))
+    trainer = build_trainer(plan.recipe, plan.streams, Scorer(model, parts_of(model), plan.tokenizer, backend()))
 else:  # plain fine-tuning on the same two batches
     terms = [Term(s.stream.name, s.stream, lambda v: v.nll, "token") for s in plan.streams]
-    trainer = Trainer(parts_of(model), dict(model.named_parameters()), terms, [], recipe.train, 0, backend())
+    trainer = Trainer(parts_of(model), dict(model.named_parameters()), terms, [], plan.recipe.train, 0, backend())
 list(trainer.run())
 print(json.dumps([backend().peak_memory(), plan.peak_memory]))
 """

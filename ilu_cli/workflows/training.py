@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, dtype
@@ -23,8 +23,9 @@ from ilu_cli.metrics.figure import lost
 from ilu_cli.models.load import empty_model, trained_params
 from ilu_cli.models.lower import check_lower, check_stored_as
 from ilu_cli.models.names import first_place
-from ilu_cli.models.parts import Parts
+from ilu_cli.models.parts import Parts, parts_of
 from ilu_cli.models.subject import Subject
+from ilu_cli.recipe.memory import MemorySpec
 from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.specs import AUTO, BudgetSpec, Component, Form, TrainSpec, number_of
 from ilu_cli.runs.results import own_rows
@@ -68,6 +69,12 @@ class Streams:
         yield from [self.retain] if self.retain else []
         yield from (env for envs in self.environments for env in envs)
         yield from [s for s in (self.budget, self.heal) if s]
+
+
+def renewed(scorer: Scorer, recipe: UnlearnRecipe) -> Scorer:
+    """After an adapter was put in or matrices are kept in fewer bits; without either its parts are what they were."""
+    same = recipe.lora is None and recipe.train.memory == MemorySpec()
+    return replace(scorer, parts=scorer.parts if same else parts_of(scorer.model), known={})
 
 
 def build_trainer(recipe: UnlearnRecipe, streams: Streams, scorer: Scorer, digest: str | None = None) -> Trainer:

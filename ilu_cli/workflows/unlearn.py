@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ from ilu_cli.models.lower import save_lower
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject, find_subject
 from ilu_cli.recipe.load import digest, dump
-from ilu_cli.recipe.memory import MemorySpec
 from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.runs.ending import ending
 from ilu_cli.runs.files import write_text
@@ -63,7 +62,7 @@ from ilu_cli.workflows.saved import changed, lost
 from ilu_cli.workflows.settle import check_parent, chosen, first_trained, followed, settled, told
 from ilu_cli.workflows.spread import check_unlearn
 from ilu_cli.workflows.tempered import best_temperature, tempered_environments
-from ilu_cli.workflows.training import Streams, build_trainer, cache_bytes, defences_of, lower_of
+from ilu_cli.workflows.training import Streams, build_trainer, cache_bytes, defences_of, lower_of, renewed
 
 
 @dataclass(kw_only=True)
@@ -127,9 +126,8 @@ def plan(
     dtype = saved_dtype(recipe.train.save_dtype, parent.root)
     check_frozen(recipe.train.memory, dtype, parent.root, recipe.lora is not None, "train.memory")
     trainable = sum(p.numel() for p in params.values())
-    first = first_trained(recipe, model, list(params))
+    cached = cache_bytes(recipe, planned, model.config, first_trained(recipe, model, list(params)))
     check_ids(model, streams, tokenizer)
-    cached = cache_bytes(recipe, planned, model.config, first)
     loaded = lower_of(recipe, parent, model, params, dtype)
     params = params if loaded is model else trained_params(loaded, recipe.train.params, False)
     stored, shapes = OnDisk.at(parent.root, dtype), Shapes.of(planned)
@@ -203,8 +201,7 @@ def _train(plan: UnlearnPlan, new: Run, scorer: Scorer, reporter: Reporter, bega
             reporter.note(note)
     adapted = add_adapter(model, recipe.lora, recipe.seed) if recipe.lora else None
     spare(model, recipe.train.memory, trained_params(model, recipe.train.params, adapted is not None).values())
-    same = adapted is None and recipe.train.memory == MemorySpec()
-    scorer = replace(scorer, parts=scorer.parts if same else parts_of(model), known={})
+    scorer = renewed(scorer, recipe)
     trainer = build_trainer(recipe, plan.streams, scorer, plan.subject.digest)
     new.manifest.result["batches"] = trainer.grads.batches
     note_precision(plan.asked.train.precision, recipe.train.precision, reporter.note)

@@ -125,7 +125,8 @@ def test_an_attack_on_the_last_layer_keeps_activations_of_that_one_only(ilu: Ilu
     model = make_family("gpt2", tmp_path / "m")
     memory = []
     for n in range(DEPTH):
-        args = ["--kind", "finetune", "--set", f'attack.weights=["transformer.h.{n}.*"]', "--set", "attack.steps=1"]
+        args = ["--kind", "finetune", "--set", f'attack.weights=["transformer.h.{n}.*"]', "--set", "attack.steps=1",
+                "--set", "attack.precision=bf16"]  # fmt: skip
         memory.append(
             json.loads(ilu("attack", model, *args, "--source", "builtin", "--dry-run", "--json").out)[
                 "peak_memory_bytes"

@@ -108,10 +108,10 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
 
 def test_a_key_that_came_later_changes_no_hash_where_it_is_not_used(tmp_path: Path) -> None:
     text = "command: unlearn\nforget: {data: capitals}\nobjective: {name: npo}\nretain: {name: nll, data: elements}\n"
-    plain = digest(load(UnlearnRecipe, written(tmp_path, text), {}, []))
+    plain = digest(load(UnlearnRecipe, written(tmp_path, text), {}, ["train.precision=bf16"]))
     assert plain == "88c8eeaefa4ac4acdc6e4de395543282215d8fbd7d5596a49223b4f60e4fe7c6"
     attack = "command: attack\nattack: {name: relearn}\n"
-    plain_attack = digest(load(AttackRecipe, written(tmp_path, attack), {}, []))
+    plain_attack = digest(load(AttackRecipe, written(tmp_path, attack), {}, ["attack.precision=bf16"]))
     assert plain_attack == "0aef3d131b98ef09904da1d69217dee1f900cf6fcd69b9bfd437f91e1b5ea795"
     for key in (
         "optimizer=muon",

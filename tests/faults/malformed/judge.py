@@ -15,7 +15,7 @@ from typing import Any
 
 from bench import ATTACK, Bench, Ended, limit_memory
 
-SECONDS, BYTES = 5, 1 << 30  # of processor time, and beyond what the process has when the command begins
+SECONDS, BYTES = 10, 1 << 30  # of processor time, and beyond what the process has when the command begins
 WALL = 120
 REMEDIES = ("hint:", "Try '", "Did you mean")
 
