@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
+import sys
 from collections.abc import Iterable
 
 # What a terminal acts on instead of showing it: controls, half surrogate pairs, changes of direction.
@@ -19,6 +21,12 @@ def brief(value: object, most: int = 120) -> str:
     """How a value of the user's is written, cut where it is too long for a message."""
     text = repr(value)
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+@functools.cache
+def tell(text: str) -> None:
+    """Say it on stderr, once."""
+    print(text, file=sys.stderr)
 
 
 class IluError(Exception):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -38,6 +40,11 @@ class Lines:
     @cached_property
     def keys(self) -> list[str]:
         return keys(self.texts)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the texts."""
+        return hashlib.sha256(json.dumps(list(self.texts)).encode()).hexdigest()
 
     @cached_property
     def wanted(self) -> Wanted:

@@ -49,6 +49,10 @@ class Packed(Sequence[Encoded]):
     def __len__(self) -> int:
         return len(self.ends)
 
+    def length(self, i: int) -> int:
+        """How many tokens row `i`, counted from 0, has."""
+        return int(self.ends[i] - (self.ends[i - 1] if i else 0))
+
     def __getitem__(self, i: Any) -> Any:
         if isinstance(i, slice):
             return [self[k] for k in range(*i.indices(len(self)))]
@@ -71,6 +75,10 @@ class Corpus:
         if isinstance(self.items, Packed):
             return int(np.diff(self.items.ends, prepend=0).max())
         return max(len(e.ids) for e in self.items)
+
+    def length(self, i: int) -> int:
+        """How many tokens row `i` has."""
+        return self.items.length(i) if isinstance(self.items, Packed) else len(self.items[i].ids)
 
     @property
     def largest(self) -> int:

@@ -11,6 +11,7 @@ import torch
 from ilu_cli.data.encode import Encoded, collate
 from ilu_cli.engine.layout import SLIDING, Layout, layout_of
 from ilu_cli.engine.parity import FAILURES
+from ilu_cli.models.kept import source_of, told
 from ilu_cli.models.packed import NAME, Packing
 from ilu_cli.models.parts import Parts
 from ilu_cli.models.sharded import whole
@@ -32,10 +33,10 @@ def packed(parts: Parts) -> Parts:
         return parts
     if why := _why_not(parts, layout):
         return replace(parts, padded=why)
-    before = config._attn_implementation
+    before, source = config._attn_implementation, source_of(decoder, parts.identity and ["packed", *parts.identity])
     decoder.set_attn_implementation(NAME)
     found = replace(parts, packing=Packing(config.sliding_window if SLIDING in layout.kinds else None))
-    if _same(parts, found):
+    if told(source, lambda: _same(parts, found)):
         return found
     decoder.set_attn_implementation(before)
     return replace(parts, padded="without their padding its states would be others")

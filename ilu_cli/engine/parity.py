@@ -7,27 +7,22 @@ same code is read from ILU_CACHE/states.
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.backends.cpu import get_cpu_capability
 
 from ilu_cli.data.encode import Encoded, collate
 from ilu_cli.data.special import check_rows
 from ilu_cli.engine.generation import greedy, left_padded
-from ilu_cli.engine.kept import kept
 from ilu_cli.engine.layout import short_window
 from ilu_cli.engine.tree import Request
 from ilu_cli.engine.view import View
 from ilu_cli.errors import UnavailableError, UsageError
+from ilu_cli.models.kept import source_of, told
 from ilu_cli.models.sharded import whole
 
 if TYPE_CHECKING:
@@ -75,19 +70,17 @@ class Parity:
         return asdict(self)
 
 
-def check(scorer: Scorer, note: Callable[[str], None], source: Any = None) -> Parity:
+def check(scorer: Scorer, note: Callable[[str], None]) -> Parity:
     """Compare a model that was just loaded; where trees are not right, it is scored in plain rows from here on.
 
-    Args:
-        source: what tells the weights that were loaded, as JSON: what one process found of them is read if it is there
-            (`ilu_cli.engine.kept`). None: they are compared.
+    What was found of the same weights is read if it is there (`Parts.identity`, `ilu_cli.models.kept`).
 
     Raises:
         UnavailableError: if they are not finite.
         UsageError: if its losses or scores are not those of plain transformers either way.
     """
     wanted, name = scorer.layout.trees, type(scorer.model).__name__
-    found = scorer.parity = _known(scorer, source)
+    found = scorer.parity = _known(scorer)
     if wanted and not found.trees:
         note(f"{name}: shared beginnings are run again for every request, since {found.why}")
     if found.decodes and not found.padded:
@@ -95,42 +88,26 @@ def check(scorer: Scorer, note: Callable[[str], None], source: Any = None) -> Pa
     return found
 
 
-def _known(scorer: Scorer, source: Any) -> Parity:
-    """The comparison, read if it was made before, and the layout that it leaves; one that fails is never kept.
+def _known(scorer: Scorer) -> Parity:
+    """The comparison, read if it was made before, and the layout that it leaves; one that fails is never kept."""
+    layout, identity = scorer.layout, scorer.parts.identity
 
-    Nor is that of a model whose code is not transformers' own: no digest of the source tells of it.
-    """
-    layout, kind = scorer.layout, type(scorer.model)
-    made_of = [source, code(), torch.get_num_threads(), [r.ids for r in _requests(scorer.tokenizer)], layout.kinds,
-               layout.why, layout.bound, kind.__name__, str(scorer.backend.device), get_cpu_capability()]  # fmt: skip
-
-    def compute() -> dict[str, Tensor]:
+    def made() -> Any:
         found = compare(scorer)
         if not found.holds:
             raise UsageError(
-                f"{kind.__name__} is not supported: on a short text its loss differs from plain "
+                f"{type(scorer.model).__name__} is not supported: on a short text its loss differs from plain "
                 f"transformers' by {found.loss:.3g} nats and its log-probabilities by up to {found.logps:.3g} "
                 f"(tolerance {found.tolerance:.1g})",
                 hint="`ilu doctor MODEL` shows the comparison",
             )
-        text = json.dumps([found.facts(), scorer.layout.kinds, scorer.layout.why])
-        return {"parity": torch.frombuffer(bytearray(text, "utf-8"), dtype=torch.uint8)}
+        return found.facts(), scorer.layout.kinds, scorer.layout.why
 
-    known = source is not None and scorer.backend.world == 1 and kind.__module__.startswith("transformers.")
-    stored = kept(made_of if known else None, compute)["parity"]
-    facts, kinds, why = json.loads(bytes(stored.tolist()))
-    found = Parity(**facts)
+    asked = [[r.ids for r in _requests(scorer.tokenizer)], layout.kinds, layout.why, layout.bound]
+    said, kinds, why = told(source_of(scorer.model, identity and ["parity", *identity, *asked]), made)
+    found = Parity(**said)
     scorer.layout = replace(layout, kinds=tuple(kinds), why=why, padded=found.padded)
     return found
-
-
-@functools.cache
-def code() -> str:
-    """A hash of our own code, of which the comparison is one half."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 @torch.no_grad()

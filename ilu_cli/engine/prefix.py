@@ -13,8 +13,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ilu_cli.data.encode import Encoded, collate
 from ilu_cli.engine.accel import Backend
-from ilu_cli.engine.kept import Blocks, Tensors, kept, rows_key
+from ilu_cli.engine.blocks import Blocks, rows_key
 from ilu_cli.models.heap import mapped
+from ilu_cli.models.kept import Tensors, kept, source_of, told
 from ilu_cli.models.logits import instead
 from ilu_cli.models.parts import Parts
 
@@ -110,7 +111,7 @@ def begin(parts: Parts, depth: int, rows: Unpadded, backend: Backend, precision:
     does not give the same that way is returned as it is.
 
     Args:
-        source: what tells the model, as JSON: then it is kept on disk too, see `ilu_cli.engine.kept`.
+        source: what tells the model, as JSON: then it is kept on disk too, see `ilu_cli.models.kept`.
     """
     if not rows or not (found := fitting(parts, depth, rows, backend, precision == "bf16")):
         return parts
@@ -154,8 +155,21 @@ def _name(row: tuple[int, ...]) -> bytes:
 
 def fitting(parts: Parts, depth: int, rows: Unpadded, backend: Backend, half: bool) -> Begun | None:
     """Parts that begin after `depth` layers, if that gives of two short rows what the whole decoder gives."""
-    one, two = max(rows, key=len)[:TRIED], min(rows, key=len)[: TRIED // 2]
-    batch = collate([Encoded(list(row), 1) for row in (one, two)]).to(backend.device)
+    two = max(rows, key=len)[:TRIED], min(rows, key=len)[: TRIED // 2]
+    shape: dict[str, Any] = {"depth": depth, "ends_early": parts.ends_early, "half": half, "identity": parts.identity}
+    if Begun(parts.decoder, parts.layers, parts.head, **shape)._watched(True):
+        return None
+    source = source_of(parts.decoder, parts.identity and ["prefix", depth, two, *parts.identity])
+    tuples = told(source, lambda: _tuples(parts, depth, two, backend))
+    return None if tuples is None else Begun(parts.decoder, parts.layers, parts.head, tuples=tuple(tuples), **shape)
+
+
+def _tuples(parts: Parts, depth: int, rows: Unpadded, backend: Backend) -> list[int] | None:
+    """How many things each of the first `depth` layers returns, 0 for states alone; None if they cannot be passed over.
+
+    They can if that gives of these rows what the whole decoder gives.
+    """
+    batch = collate([Encoded(list(row), 1) for row in rows]).to(backend.device)
     tuples: list[int] = []
 
     def count(_module: nn.Module, _args: Any, output: Any) -> None:
@@ -169,7 +183,7 @@ def fitting(parts: Parts, depth: int, rows: Unpadded, backend: Backend, half: bo
         shape: dict[str, Any] = {"depth": depth, "tuples": tuple(tuples), "ends_early": parts.ends_early}
         tried = Begun(parts.decoder, parts.layers, parts.head, **shape)
         states = tried.begun(batch.ids, batch.mask)
-        tried.known.update({_name(row): states[j, : len(row)] for j, row in enumerate((one, two))})
+        tried.known.update({_name(row): states[j, : len(row)] for j, row in enumerate(rows)})
         try:
             found = tried.final(batch.ids, batch.mask)
         except torch.OutOfMemoryError:
@@ -177,6 +191,5 @@ def fitting(parts: Parts, depth: int, rows: Unpadded, backend: Backend, half: bo
         except Exception:  # whatever a decoder may raise that hands more from layer to layer than states
             return None
     apart, largest = (found - whole)[batch.mask].abs().max(), whole[batch.mask].abs().max()
-    if len(tuples) != depth or tried._watched(True) or not bool(apart <= CLOSE * largest):
-        return None
-    return Begun(parts.decoder, parts.layers, parts.head, half=half, **shape)
+    alike = len(tuples) == depth and bool(apart <= CLOSE * largest)
+    return tuples if alike else None

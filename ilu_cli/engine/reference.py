@@ -13,11 +13,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ilu_cli.data.encode import Batch, Encoded, collate
 from ilu_cli.engine.accel import Backend
+from ilu_cli.engine.blocks import Blocks, rows_key
 from ilu_cli.engine.head import wide
-from ilu_cli.engine.kept import Blocks, Tensors, kept, rows_key
 from ilu_cli.engine.stream import RowKey, TrainStream
 from ilu_cli.engine.view import Reference, View
 from ilu_cli.models.heap import mapped
+from ilu_cli.models.kept import Tensors, kept
 from ilu_cli.models.logits import LMHead
 from ilu_cli.models.parts import Parts
 from ilu_cli.models.sharded import whole
@@ -70,7 +71,7 @@ def fill(
 
     Args:
         source: what tells the model, as JSON: what is computed is kept on disk by that, and read if it is there
-            (`ilu_cli.engine.kept`). None: nothing is.
+            (`ilu_cli.models.kept`). None: nothing is.
     """
     cache, wanted = ReferenceCache(), sorted(needs & KEPT)
     if not wanted:

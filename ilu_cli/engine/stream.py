@@ -64,7 +64,7 @@ class TrainStream:
             seen = {(d, i) for d, size in enumerate(sizes) for i in range(size)}
         else:
             seen = {key for step in range(0, steps, every) for key in self.keys(step)}
-        return sorted(seen, key=lambda k: (len(self.item(k).ids), k))
+        return sorted(seen, key=lambda k: (self.corpora[k[0]].length(k[1]), k))
 
 
 @dataclass

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from ilu_cli.data.encode import Encoded, collate
 from ilu_cli.engine.accel import Backend
+from ilu_cli.engine.blocks import rows_key
 from ilu_cli.engine.exact import exact
 from ilu_cli.engine.head import scaled
-from ilu_cli.engine.kept import Tensors, kept, rows_key
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.engine.view import View
+from ilu_cli.models.kept import Tensors, kept
 from ilu_cli.models.parts import Parts
 
 ROWS, TOGETHER = 16, 8  # sequences that are looked at, the same before and after, and how many at once
@@ -77,7 +78,7 @@ def per_sequence(
     """Summed NLL at the best temperature and tokens of each sequence, [B] each; no forward pass more than one.
 
     Args:
-        source: what tells the model, as JSON, if it should be kept on disk (`ilu_cli.engine.kept`).
+        source: what tells the model, as JSON, if it should be kept on disk (`ilu_cli.models.kept`).
     """
     items = looked_at(stream)
 

@@ -163,7 +163,7 @@ class IluLM(TemplateLM):
 def _scorer_of(pretrained: str, precision: str) -> Scorer:
     from ilu_cli.engine.accel import backend
     from ilu_cli.engine.parity import check
-    from ilu_cli.models.load import load_model, load_tokenizer
+    from ilu_cli.models.load import identity_of, load_model, load_tokenizer
     from ilu_cli.models.parts import parts_of
     from ilu_cli.models.subject import find_model
 
@@ -171,6 +171,6 @@ def _scorer_of(pretrained: str, precision: str) -> Scorer:
         raise UsageError("the backend `ilu` needs pretrained=MODEL, and precision is fp32 or bf16")
     subject = find_model(pretrained)
     model = load_model(subject, backend().device)
-    scorer = Scorer(model, parts_of(model), load_tokenizer(subject.folder), backend(), precision)
+    scorer = Scorer(model, parts_of(model, identity_of(subject)), load_tokenizer(subject.folder), backend(), precision)
     check(scorer, logging.getLogger(__name__).warning)
     return scorer

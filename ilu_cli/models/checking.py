@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,8 @@ import torch
 from torch import nn
 
 from ilu_cli import trust
-from ilu_cli.errors import UnavailableError
+from ilu_cli.errors import UnavailableError, tell
+from ilu_cli.models.kept import source_of, told
 from ilu_cli.runs.files import tensors_of, weight_files
 
 SHOWN = 3  # names that a message lists
@@ -65,12 +64,17 @@ def check_stored(folder: Path, empty: nn.Module) -> None:
     if getattr(model.config, "quantization_config", None) is not None:
         return
     stored = {name: t["shape"] for path in weight_files(folder) for name, t in tensors_of(path).items()}
-    standing_in = {name: torch.empty(shape, device="meta") for name, shape in stored.items()}
-    _, report = type(model).from_pretrained(
-        None, config=model.config, state_dict=standing_in, device_map={"": "meta"}, dtype=torch.float32,
-        output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=trust.remote(),
-    )  # fmt: skip
-    check_report(folder, report)
+
+    def report() -> Any:
+        standing_in = {name: torch.empty(shape, device="meta") for name, shape in stored.items()}
+        _, found = type(model).from_pretrained(
+            None, config=model.config, state_dict=standing_in, device_map={"": "meta"}, dtype=torch.float32,
+            output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=trust.remote(),
+        )  # fmt: skip
+        return {kind: sorted(found[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+
+    config = {k: v for k, v in model.config.to_dict().items() if k != "_name_or_path"}
+    check_report(folder, told(source_of(model, ["stored", str(config), stored]), report))
 
 
 def check_adapter(folder: Path, result: Any) -> None:
@@ -90,12 +94,16 @@ def check_adapter(folder: Path, result: Any) -> None:
 
 
 @torch.no_grad()
-def check_finite(model: Any, folder: Path) -> None:
-    """Look once at every weight, and at what the model says to a few tokens.
+def check_finite(model: Any, folder: Path, identity: list[Any] | None = None) -> None:
+    """Look at every weight, and at what the model says to a few tokens; once, if `identity` tells the weights.
 
     Raises:
         UnavailableError: if a weight is infinite or not a number, the model does not run, or logits are not numbers.
     """
+    told(source_of(model, identity and ["finite", *identity]), lambda: _finite(model, folder))
+
+
+def _finite(model: Any, folder: Path) -> None:
     weights = dict(model.named_parameters())
     sums = torch.stack([p.sum(dtype=torch.float32) for p in weights.values()])  # no copy of a weight, and one wait
     odd = [n for n, bad in zip(weights, (~sums.isfinite()).tolist()) if bad and not weights[n].isfinite().all()]
@@ -137,12 +145,6 @@ def own_names(folder: Path, empty: nn.Module, stored: Iterable[str]) -> dict[str
         if own in known:
             found[name] = own if pattern is None else rename_source_key(name, renamings, [])[0]
     return found
-
-
-@functools.cache
-def tell(text: str) -> None:
-    """Say it on stderr, once."""
-    print(text, file=sys.stderr)
 
 
 def _some(names: list[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from ilu_cli.errors import UsageError
 from ilu_cli.models.maps import maps_in, written_by
 from ilu_cli.models.names import name_of
-from ilu_cli.models.parts import parts_of
+from ilu_cli.models.parts import decoder_layers, parts_of
 
 BELOW = 2  # layers below the one that is read, of which weights are trained too
 NUMBER = re.compile(r"\.(\d+)\.")
@@ -70,7 +70,7 @@ def mlp_params(model: Any) -> list[str]:
         UsageError: if there are none.
     """
     found = dict[str, None]()
-    for layer in parts_of(model).layers:
+    for layer in decoder_layers(model):
         path = name_of(model, layer)
         found |= {f"{path.rpartition('.')[0]}.*{name.removeprefix(path)}": None for name in maps_in(layer, path)}
     if not found:

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ilu_cli.errors import UsageError
 from ilu_cli.models.heap import give_back
-from ilu_cli.models.parts import parts_of
+from ilu_cli.models.parts import decoder_layers
 from ilu_cli.recipe.memory import MemorySpec
 
 BLOCK = 64  # weights that share a scale in NF4, as in arXiv 2305.14314
@@ -23,7 +23,7 @@ BYTES = {"fp32": 4.0, "bf16": 2.0, "nf4": 0.5 + 4 / BLOCK}
 def held(model: nn.Module, trained: Iterable[nn.Parameter]) -> Iterator[nn.Linear]:
     """The linear maps of the decoder's layers whose matrix is not trained; embeddings and LM head are none of them."""
     own = {id(p) for p in trained}
-    for layer in parts_of(model).layers:
+    for layer in decoder_layers(model):
         for module in layer.modules():
             if isinstance(module, nn.Linear) and id(module.weight) not in own:
                 yield module
@@ -86,7 +86,7 @@ def checkpointed(model: nn.Module) -> None:
 
     transformers' own switch does nothing in eval mode, in which models are trained here (no dropout).
     """
-    for layer in parts_of(model).layers:
+    for layer in decoder_layers(model):
         layer.forward = functools.partial(computed_again, layer.forward)
 
 

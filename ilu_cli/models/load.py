@@ -18,12 +18,12 @@ from transformers.pytorch_utils import Conv1D
 
 from ilu_cli import trust
 from ilu_cli.data.sampling import seed_of
-from ilu_cli.errors import IluError, UnavailableError, UsageError
-from ilu_cli.models.checking import check_adapter, check_finite, check_report, check_stored, tell
+from ilu_cli.errors import IluError, UnavailableError, UsageError, tell
+from ilu_cli.models.checking import check_adapter, check_finite, check_report, check_stored
 from ilu_cli.models.code import failed
 from ilu_cli.models.lower import above, shorten
 from ilu_cli.models.names import name_of
-from ilu_cli.models.parts import parts_of
+from ilu_cli.models.parts import decoder_layers, parts_of
 from ilu_cli.models.quiet import quiet_transformers
 from ilu_cli.models.sharded import is_sharded, weights_of
 from ilu_cli.models.subject import Subject
@@ -46,8 +46,13 @@ def load_model(subject: Subject, device: torch.device | str = "cpu", depth: int 
         UnavailableError: if the folder does not hold one, whole and of finite numbers.
     """
     model = _load(subject, device) if depth is None else _load_folder(subject.folder, device, depth)
-    check_finite(model, subject.folder)
+    check_finite(model, subject.folder, identity_of(subject, depth))
     return model
+
+
+def identity_of(subject: Subject, depth: int | None = None) -> list[Any]:
+    """What tells the weights of a model that `load_model` gives, as `ilu_cli.models.parts.parts_of` takes it."""
+    return [subject.digest, depth]
 
 
 def _load(subject: Subject, device: torch.device | str) -> Any:
@@ -201,7 +206,7 @@ def add_adapter(model: Any, spec: LoraSpec, seed: int) -> Any:
 
 def _linear_in(model: nn.Module, numbers: list[int]) -> list[str]:
     """The names of all linear modules in some layers."""
-    layers = parts_of(model).layers
+    layers = decoder_layers(model)
     inside = [name_of(model, layers[n]) for n in numbers]
     return [
         name

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ilu_cli.errors import UsageError
 from ilu_cli.models.dtypes import STORED
 from ilu_cli.models.names import name_of, stored_layer
-from ilu_cli.models.parts import parts_of
+from ilu_cli.models.parts import decoder_layers
 from ilu_cli.runs.files import INDEX, tensors_of, weight_files
 
 KEY = "train.loaded"
@@ -48,7 +48,7 @@ def check_lower(whole: nn.Module, lower: nn.Module) -> None:
             they are: a rotary embedding left out in each fourth layer, a sliding window.
     """
     refuse = f"{KEY}: the lower layers of {type(whole).__name__} cannot be loaded by themselves"
-    inside, depth = name_of(whole, parts_of(whole).layers) + ".", len(parts_of(lower).layers)
+    inside, depth = name_of(whole, decoder_layers(whole)) + ".", len(decoder_layers(lower))
     wanted = {
         n: p.shape
         for n, p in whole.named_parameters()

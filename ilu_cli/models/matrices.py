@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ilu_cli.errors import UsageError
 from ilu_cli.models.names import name_of
-from ilu_cli.models.parts import parts_of
+from ilu_cli.models.parts import decoder_layers
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def matrices(model: Any) -> list[Matrix]:
     Raises:
         UsageError: if a layer holds another tensor of two or more dimensions: which are its inputs is not known.
     """
-    return matrices_in(model, parts_of(model).layers)
+    return matrices_in(model, decoder_layers(model))
 
 
 def matrices_in(root: nn.Module, layers: nn.ModuleList) -> list[Matrix]:

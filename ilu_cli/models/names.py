@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ilu_cli.models.parts import parts_of
+from ilu_cli.models.parts import decoder_layers
 
 STORED = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)\.")
 EARLY = ("embeddings", "project_in", "per_layer")  # names of what some families put between embedding and first layer
@@ -44,7 +44,7 @@ def places(model: Any) -> dict[str, int]:
     Raises:
         UsageError: if the model has no list of layers.
     """
-    layers, found = parts_of(model).layers, dict[str, int]()
+    layers, found = decoder_layers(model), dict[str, int]()
     inside = name_of(model, layers) + "."
     embedded = {
         id(p)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ilu_cli.errors import UsageError
+from ilu_cli.models.kept import source_of, told
 from ilu_cli.models.logits import LMHead, check_states, head_of, short_text
 from ilu_cli.models.maps import mlp_of
 from ilu_cli.models.packed import PackedRows, Packing
@@ -24,7 +25,8 @@ class Parts:
 
     `ends_early`: whether the decoder with fewer layers in its list gives what those layers give in it whole.
     `packing`: when it runs a padded batch as one sequence; what comes of it is [B, T, D] all the same. `padded`: why it
-    never does, where that was looked at.
+    never does, where that was looked at. `identity`: what tells the weights with which it was taken apart, as JSON: by
+    it what is found by trying them is kept (`ilu_cli.models.kept`). None: nothing is.
     """
 
     decoder: nn.Module
@@ -33,6 +35,7 @@ class Parts:
     ends_early: bool = field(default=True, kw_only=True)
     packing: Packing | None = field(default=None, kw_only=True)
     padded: str = field(default="", kw_only=True)
+    identity: list[Any] | None = field(default=None, kw_only=True, compare=False)
 
     @property
     def width(self) -> int:
@@ -117,8 +120,24 @@ class Parts:
         return found.view(states.shape)
 
 
-def parts_of(model: Any) -> Parts:
+def decoder_layers(model: Any) -> nn.ModuleList:
+    """The list of a model's layers, whatever it is called.
+
+    Raises:
+        UsageError: if it has none.
+    """
+    depth = model.config.num_hidden_layers
+    layers = layers_in(model.get_decoder(), depth)
+    if layers is None:
+        raise UsageError(f"{type(model).__name__} is not supported: it has no list of {depth} layers")
+    return layers
+
+
+def parts_of(model: Any, identity: list[Any] | None = None) -> Parts:
     """Take a model apart, after checking that its logits are what we compute from the parts.
+
+    Args:
+        identity: as in `Parts`.
 
     Raises:
         UsageError: if it has no list of layers, no plain LM head, or does more to its states or logits than we know.
@@ -131,20 +150,25 @@ def parts_of(model: Any) -> Parts:
         )
     if _looks_ahead(config):
         raise UsageError(f"{name} is not supported: its tokens see those that follow, so it gives texts no likelihood")
-    decoder, head, depth = model.get_decoder(), model.get_output_embeddings(), config.num_hidden_layers
-    layers = layers_in(decoder, depth)
-    if not isinstance(head, nn.Linear) or layers is None or decoder is model:
-        raise UsageError(f"{name} is not supported: it has no plain LM head or no list of {depth} layers")
-    parts = Parts(decoder, layers, head_of(model, decoder, head))
+    decoder, head, layers = model.get_decoder(), model.get_output_embeddings(), decoder_layers(model)
+    if not isinstance(head, nn.Linear) or decoder is model:
+        raise UsageError(f"{name} is not supported: it has no plain LM head")
+    parts = Parts(decoder, layers, head_of(model, decoder, head), identity=identity)
     if head.weight.device.type == "meta":
         return parts
+    ends_early = told(source_of(model, identity and ["parts", *identity]), lambda: _tried(model, head, parts))
+    return replace(parts, ends_early=ends_early)
+
+
+def _tried(model: Any, head: nn.Linear, parts: Parts) -> bool:
+    """Check what enters the LM head, and tell whether the decoder ends early."""
     first: list[torch.Tensor] = []
-    handle = layers[0].register_forward_hook(lambda _module, _args, output: first.append(_states(output)))
+    handle = parts.layers[0].register_forward_hook(lambda _module, _args, output: first.append(_states(output)))
     try:
         whole(model, lambda: check_states(model, head, parts.final))
     finally:
         handle.remove()
-    return replace(parts, ends_early=_ends_early(parts, first[-1]))
+    return _ends_early(parts, first[-1])
 
 
 @torch.no_grad()

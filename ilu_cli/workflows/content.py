@@ -11,6 +11,7 @@ from ilu_cli.care import Warned, once
 from ilu_cli.care.content import HALF, Lines, Shared
 from ilu_cli.data.sources import Dataset, load_dataset
 from ilu_cli.errors import UnavailableError, UsageError
+from ilu_cli.models.kept import told
 from ilu_cli.recipe.refs import DataRef
 
 REMEDY = "remove the rows from one of the two, or choose other data"
@@ -46,11 +47,17 @@ class Content:
             UsageError: if more than the share `void` of one is in the other; None: never.
         """
         for left, right in ((a, b), (b, a)):
-            found = Shared.of(left, right)
+            found = shared(left, right)
             if void is not None and found.rows and found.share >= void:
                 raise UsageError(f"{found.told()}. {why}", hint=REMEDY)
             self.overlaps.append(found)
         self.warned = once([*self.warned, self.overlaps[-2].warned(why) or self.overlaps[-1].warned(why)])
+
+
+def shared(left: Lines, right: Lines) -> Shared:
+    """The rows of one that are in the other, read if they were looked for before (`ilu_cli.models.kept`)."""
+    source = ["shared", left.digest, right.digest]
+    return Shared(left, right, dict(told(source, lambda: sorted(Shared.of(left, right).rows.items()))))
 
 
 def rows_of(role: str, data: Dataset) -> Lines:
@@ -110,7 +117,7 @@ def of_attack(
             for a in mine:
                 why = "What comes back may have been taught anew."
                 if stance == "taught":
-                    content.overlaps.append(Shared.of(a, f))
+                    content.overlaps.append(shared(a, f))
                 else:
                     content.apart(a, f, why, 0 if stance == "held out" else None)
         for r in _read(content, "retain", recipe):
@@ -135,7 +142,7 @@ def of_benchmarks(
         for rows in trained:
             if bench.role == "forget" and (rows.role == "forget" or stance == "taught"):
                 continue
-            found = Shared.of(questions, rows)
+            found = shared(questions, rows)
             content.overlaps.append(found)
             why = "The result tells what was trained on, not what is known."
             if not (bench.retains and rows.role == "retain"):

@@ -22,7 +22,7 @@ from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.scoring import KnownTexts, Scorer, known_texts
 from ilu_cli.errors import UsageError
 from ilu_cli.harness.task import HarnessTask
-from ilu_cli.models.load import checked_model, load_tokenizer
+from ilu_cli.models.load import checked_model, identity_of, load_tokenizer
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject, lineage, original_of
 from ilu_cli.recipe.evaluation import EvalSpec
@@ -183,8 +183,8 @@ def load_scorer(
         check_template(tokenizer, chat)
     model = load(subject, b)
     known = texts_of(subject, model)
-    scorer = Scorer(model, parts_of(model), tokenizer, b, precision, known=known, chat=chat)
-    check(scorer, note or Reporter().note, [subject.digest, None])
+    scorer = Scorer(model, parts_of(model, identity_of(subject)), tokenizer, b, precision, known=known, chat=chat)
+    check(scorer, note or Reporter().note)
     scorer.original = functools.cache(
         lambda: load_scorer(original_of(subject), precision, chat=chat, note=note) if subject.run else scorer
     )

@@ -24,7 +24,7 @@ from ilu_cli.engine.generation import sample
 from ilu_cli.engine.scoring import Scorer
 from ilu_cli.errors import UsageError
 from ilu_cli.metrics.facts import Fact
-from ilu_cli.models.load import load_model, load_tokenizer
+from ilu_cli.models.load import identity_of, load_model, load_tokenizer
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.refs import NEAR, DataRef
@@ -199,7 +199,7 @@ def make(subject: Subject, topic: Topic, rows: int) -> tuple[list[str], Counts]:
 def speaking(subject: Subject) -> Callable[[list[str], int, int, float, float], list[str]]:
     """A model loaded by this process alone, to say what follows prompts; tokens, seed, heat and cut as for `sample`."""
     tokenizer, model = load_tokenizer(subject.folder), load_model(subject, backend().device)
-    scorer = Scorer(model, parts_of(model), tokenizer, backend())
+    scorer = Scorer(model, parts_of(model, identity_of(subject)), tokenizer, backend())
     return lambda prompts, *how: sample(model, tokenizer, [scorer.prompt(p) for p in prompts], *how)
 
 

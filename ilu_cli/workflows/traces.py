@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from ilu_cli.engine.kept import Tensors, kept
-from ilu_cli.models import hold, names, traced
+from ilu_cli.models import traced
+from ilu_cli.models.kept import told
 from ilu_cli.models.traced import LayerCost, Mode, Trace, Work
 from ilu_cli.runs.manifest import version
 from ilu_cli.runs.results import Row
@@ -21,18 +16,13 @@ KNOWN = {"torch", "transformers", "peft"}  # packages whose code their version t
 
 
 def kept_trace(model: Any, rows: int, length: int, mode: Mode) -> Trace:
-    """`ilu_cli.models.traced.traced`, read from disk (`ilu_cli.engine.kept`) if it was found before.
+    """`ilu_cli.models.traced.traced`, read from disk (`ilu_cli.models.kept`) if it was found before.
 
     It is kept by all that it depends on: configuration, modules, names, shapes and which weights are trained, and our
-    code that traces. Of a model with code of its own nothing is kept.
+    code. Of a model with code of its own nothing is kept.
     """
-
-    def compute() -> Tensors:
-        found = json.dumps(_written(traced.traced(model, rows, length, mode)))
-        return {"json": torch.tensor(list(found.encode()), dtype=torch.uint8)}
-
-    found = kept(_source(model, rows, length, mode), compute)["json"]
-    return _read(json.loads(found.numpy().tobytes()))
+    source = _source(model, rows, length, mode)
+    return _read(told(source, lambda: _written(traced.traced(model, rows, length, mode))))
 
 
 def _source(model: Any, rows: int, length: int, mode: Mode) -> list[Any] | None:
@@ -47,11 +37,9 @@ def _source(model: Any, rows: int, length: int, mode: Mode) -> list[Any] | None:
         (name, list(p.shape), p.requires_grad, p.is_floating_point(), id(p) in mode.small)
         for name, p in model.named_parameters(remove_duplicate=False)
     ]
-    told = json.dumps([config, attention, kinds, weights], sort_keys=True, default=str)
-    code = b"".join(Path(module.__file__ or "").read_bytes() for module in (traced, hold, names))
-    digests = [hashlib.sha256(text).hexdigest() for text in (told.encode(), code)]
     versions = [version(name) for name in sorted(packages)]
-    return ["trace", *digests, versions, rows, length, mode.half, mode.again, mode.packed, mode.grad]
+    how = [rows, length, mode.half, mode.again, mode.packed, mode.grad]
+    return ["trace", str(config), attention, kinds, weights, versions, *how]
 
 
 def _written(found: Trace) -> Row:

@@ -29,7 +29,7 @@ from ilu_cli.engine.temper import compared
 from ilu_cli.engine.tracking import Tracked
 from ilu_cli.models.dtypes import check_frozen, saved_dtype
 from ilu_cli.models.hold import spare
-from ilu_cli.models.load import add_adapter, checked_model, load_tokenizer, save_checkpoint, trained_params
+from ilu_cli.models.load import add_adapter, checked_model, identity_of, load_tokenizer, save_checkpoint, trained_params
 from ilu_cli.models.lower import save_lower
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.subject import Subject, find_subject
@@ -181,8 +181,8 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
     check_disk(out or (resume.path if resume else store.root), plan.disk)
     check_memory(plan.peak_memory, b.memory(), reporter.note)
     model = load(plan.subject, b, plan.depth)
-    scorer = Scorer(model, parts_of(model), plan.tokenizer, b)
-    parity = check(scorer, reporter.note, [plan.subject.digest, plan.depth])
+    scorer = Scorer(model, parts_of(model, identity_of(plan.subject, plan.depth)), plan.tokenizer, b)
+    parity = check(scorer, reporter.note)
     new: Run = b.share(resume or (store.create("unlearn", label_of(recipe), out) if b.main else None))
     with new.held(reporter.note) if b.main else nullcontext():
         _begin(plan, new, origin)

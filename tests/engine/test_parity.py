@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,19 @@ from ilu_cli.engine.layout import FULL, Layout
 from ilu_cli.engine.parity import TOLERANCE, Parity, check, compare
 from ilu_cli.engine.scoring import Scorer
 from ilu_cli.errors import UnavailableError, UsageError
+from ilu_cli.models import kept
 from ilu_cli.models.parts import parts_of
 
 
 def scorer_of(family: str, **keys: Any) -> Scorer:
     model = family_model(family)
     return Scorer(model, parts_of(model), family_tokenizer(), backend(), **keys)
+
+
+def known(scorer: Scorer, weights: str) -> Scorer:
+    """The same scorer, whose weights are told so."""
+    scorer.parts = replace(scorer.parts, identity=[weights])
+    return scorer
 
 
 @pytest.mark.parametrize(("family", "trees"), [("llama", True), ("mistral", True), ("gpt_oss", True), ("lfm2", False)])
@@ -165,21 +173,21 @@ def test_what_is_known_is_what_was_found(
 
     monkeypatch.setattr(parity, "compare", counted)
     slow, fast = scorer_of(family), scorer_of(family)
-    assert check(slow, print) == check(fast, print, ["a"]) and len(made) == 2
+    assert check(slow, print) == check(known(fast, "a"), print) and len(made) == 2
     again = scorer_of(family)
-    assert check(again, print, ["a"]) == slow.parity == again.parity and len(made) == 2
+    assert check(known(again, "a"), print) == slow.parity == again.parity and len(made) == 2
     assert (again.layout.kinds, again.layout.why, again.layout.padded) == (
         slow.layout.kinds,
         slow.layout.why,
         slow.layout.padded,
     )
     assert again.layout.trees is trees
-    check(scorer_of(family), print, ["b"])  # other weights
-    monkeypatch.setattr(parity, "code", lambda: "other code")
-    check(scorer_of(family), print, ["a"])
+    check(known(scorer_of(family), "b"), print)  # other weights
+    monkeypatch.setattr(kept, "code", lambda: "other code")
+    check(known(scorer_of(family), "a"), print)
     assert len(made) == 4
     monkeypatch.setenv("ILU_CACHE_GB", "0")
-    check(scorer_of(family), print, ["a"])
+    check(known(scorer_of(family), "a"), print)
     assert len(made) == 5
 
 
@@ -195,8 +203,8 @@ def test_a_model_that_brings_its_own_code_is_compared_each_time(
 
     monkeypatch.setattr(parity, "compare", counted)
     monkeypatch.setattr(type(scorer.model), "__module__", "transformers_modules.folder.modeling_llama")
-    check(scorer, print, ["a"])
-    check(scorer, print, ["a"])
+    check(known(scorer, "a"), print)
+    check(known(scorer, "a"), print)
     assert len(made) == 2
 
 
@@ -204,6 +212,6 @@ def test_what_fails_is_compared_again(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setenv("ILU_CACHE", str(tmp_path))
     monkeypatch.setattr(parity, "compare", lambda scorer: Parity(1.0, 1.0, TOLERANCE, trees=True))
     with pytest.raises(UsageError, match="is not supported"):
-        check(scorer_of("llama"), print, ["a"])
+        check(known(scorer_of("llama"), "a"), print)
     monkeypatch.setattr(parity, "compare", compare)
-    assert check(scorer_of("llama"), print, ["a"]).holds
+    assert check(known(scorer_of("llama"), "a"), print).holds

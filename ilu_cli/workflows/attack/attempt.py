@@ -27,11 +27,12 @@ from ilu_cli.engine.scoring import Question, Scorer
 from ilu_cli.errors import UsageError
 from ilu_cli.metrics.figure import value_of
 from ilu_cli.models.hold import spare
-from ilu_cli.models.load import add_adapter, load_model, load_tokenizer, trained_params
+from ilu_cli.models.load import add_adapter, identity_of, load_model, load_tokenizer, trained_params
 from ilu_cli.models.matrices import matrices
 from ilu_cli.models.parts import Parts, changed, parts_of
 from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.evaluation import EvalSpec
+from ilu_cli.recipe.memory import MemorySpec
 from ilu_cli.recipe.specs import Form, LoraSpec, TrainSpec
 from ilu_cli.recipe.training_attack import TrainingAttack
 from ilu_cli.runs.results import Data, Learned
@@ -85,11 +86,11 @@ class Attempted:
         self.model = load(self.subject, backend())
         self.saved = self.model
         precision = self.spec.precision
-        parts, known = parts_of(self.model), texts_of(self.subject, self.model)
+        parts, known = parts_of(self.model, identity_of(self.subject)), texts_of(self.subject, self.model)
         self.scorer = Scorer(self.model, parts, self.tokenizer, backend(), precision, known=known, chat=chat)
         note = self.reporter.note
         self.scorer.original = functools.cache(lambda: load_scorer(self.origin, precision, chat=chat, note=note))
-        self.parity = check(self.scorer, note, [self.subject.digest, None]).facts()
+        self.parity = check(self.scorer, note).facts()
 
     @functools.cached_property
     def evaluation(self) -> Evaluation:
@@ -110,10 +111,12 @@ class Attempted:
     ) -> Iterator[int]:
         if lora is not None:
             self.saved = add_adapter(self.model, lora, self.seed)
-        params = trained_params(self.model, spec.params, lora is not None, "attack.weights")
+        params, parts = trained_params(self.model, spec.params, lora is not None, "attack.weights"), self.scorer.parts
         if self.keys:
             spare(self.model, self.keys.memory, params.values())
-        yield from self._steps("attack", self.scorer.parts, params, data, spec, batch, form)
+        if lora is not None or (self.keys and self.keys.memory != MemorySpec()):
+            parts = replace(parts, identity=None)  # which told the model as it was
+        yield from self._steps("attack", parts, params, data, spec, batch, form)
 
     def tune(
         self, parts: Parts, params: dict[str, nn.Parameter], data: Sequence[Dataset], spec: TrainSpec, batch: int,

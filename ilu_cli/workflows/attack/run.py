@@ -23,7 +23,7 @@ from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.models.dtypes import DTYPES, check_frozen
 from ilu_cli.models.load import checked_model, empty_model, load_tokenizer, save_checkpoint
 from ilu_cli.models.matrices import matrices
-from ilu_cli.models.parts import parts_of
+from ilu_cli.models.parts import decoder_layers
 from ilu_cli.models.subject import Subject, never_of, original_of
 from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.memory import MemorySpec
@@ -135,7 +135,7 @@ def _check_model(recipe: AttackRecipe, model: Any, subject: Subject, original: S
         UsageError: if a layer that it names does not exist, or a weight cannot be changed matrix by matrix.
         UnavailableError: if it looks at the original, and that has other weights.
     """
-    declared, depth = registry.attack[recipe.attack.name].declared, len(parts_of(model).layers)
+    declared, depth = registry.attack[recipe.attack.name].declared, len(decoder_layers(model))
     for n in recipe.attack.params().get("layers") or []:
         if n >= depth:
             raise UsageError(f"attack.layers: {n} does not exist, the model has layers 0 to {depth - 1}")

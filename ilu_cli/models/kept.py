@@ -1,25 +1,27 @@
-"""What a model gave of rows, kept on disk by content, so that a second run reads it instead of running the model."""
+"""What a model gave of rows, and what was found of it by trying, kept on disk by content: a second run reads it."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
+import torch.distributed as dist
 import transformers
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.backends.cpu import get_cpu_capability
 
-from ilu_cli.engine.accel import BUCKET, Backend
-from ilu_cli.models.checking import tell
+from ilu_cli.errors import tell
 from ilu_cli.runs.files import cache_dir
 
 LAYOUT = 1  # of the files, and of what is computed; raise it when either changes
@@ -27,38 +29,17 @@ DEFAULT = 4.0  # GB that all files together take at most
 VARIABLE = "ILU_CACHE_GB"
 
 Tensors = dict[str, Tensor]
+T = TypeVar("T")
 
 
-class Blocks:
-    """Tensors [length, ...] of rows whose lengths are known, each a part of one block [Σ lengths, ...]."""
+class Gathers(Protocol):
+    """Processes that compute something together."""
 
-    def __init__(self, lengths: Sequence[int]) -> None:
-        self.lengths, self.ends = list(lengths), torch.tensor([0, *lengths]).cumsum(0).tolist()
-        self.block: Tensor | None = None
-
-    def put(self, row: int, value: Tensor) -> None:
-        """Copy a row's tensor to its place, from whatever device; the first one tells type and width."""
-        if self.block is None:
-            self.block = torch.zeros(self.ends[-1], *value.shape[1:], dtype=value.dtype)
-        self.block[self.ends[row] : self.ends[row + 1]] = value
-
-    def join(self, b: Backend) -> None:
-        """Put in what the other processes have put to their places, each row by one; a part at a time."""
-        if b.world == 1:
-            return
-        known = [None if self.block is None else (self.block.shape, self.block.dtype)]
-        if not (made := [k for k in b.gather(known) if k is not None]):
-            return
-        self.block = torch.zeros(made[0][0], dtype=made[0][1]) if self.block is None else self.block
-        for part in self.block.view(-1).split(BUCKET):
-            part.copy_(b.sum(part.clone()))
-
-    def rows(self, block: Tensor) -> list[Tensor]:
-        """Each row's part of such a block, as a view."""
-        return list(block.split(self.lengths))
+    def gather(self, items: list[Any]) -> list[Any]:
+        """What all of them have."""
 
 
-def kept(source: Any, compute: Callable[[], Tensors], together: Backend | None = None) -> Tensors:
+def kept(source: Any, compute: Callable[[], Tensors], together: Gathers | None = None) -> Tensors:
     """What `compute` gives, read from ILU_CACHE/states if it was computed of the same `source` before.
 
     Args:
@@ -86,11 +67,39 @@ def kept(source: Any, compute: Callable[[], Tensors], together: Backend | None =
     return found
 
 
-def rows_key(rows: Iterable[tuple[Sequence[int], int]]) -> str:
-    """A hash of rows of tokens, each with its first target, in their order."""
+def told(source: Any, find: Callable[[], T]) -> T:
+    """What `find` says, as JSON has it, read if our code said it before of the same `source` on such a processor.
+
+    `source` is as for `kept`. What is raised is not kept.
+    """
+
+    def written() -> Tensors:
+        return {"json": torch.tensor(list(json.dumps(find()).encode()), dtype=torch.uint8)}
+
+    made_by = [code(), torch.get_num_threads(), get_cpu_capability()]
+    found = kept(None if source is None else ["told", made_by, source], written)["json"]
+    said: T = json.loads(found.numpy().tobytes())
+    return said
+
+
+def source_of(model: Any, facts: list[Any] | None) -> list[Any] | None:
+    """The `source` of what is told of a model with these facts; None if there are none, or they do not tell it all.
+
+    They do not where a model's code is not transformers' own. Nor is anything read where processes run a model
+    together, of which all or none may do so.
+    """
+    kind, launched = type(model), dist.is_available() and dist.is_initialized()
+    if facts is None or launched or not kind.__module__.startswith("transformers."):
+        return None
+    return [kind.__name__, str(model.device), model.config._attn_implementation, *facts]
+
+
+@functools.cache
+def code() -> str:
+    """A hash of our own code, which is one half of every comparison."""
     digest = hashlib.sha256()
-    for ids, start in rows:
-        digest.update(json.dumps([list(ids), start]).encode())
+    for path in sorted(Path(__file__).parent.parent.rglob("*.py")):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 from conftest import items_of, noted, stream, tiny_model
 
-from ilu_cli.engine import kept as module
 from ilu_cli.engine.accel import backend
-from ilu_cli.engine.kept import Blocks, kept, rows_key
+from ilu_cli.engine.blocks import Blocks, rows_key
 from ilu_cli.engine.prefix import Begun, begin
 from ilu_cli.engine.reference import fill, median_norm
+from ilu_cli.models import kept as module
+from ilu_cli.models.kept import kept
 from ilu_cli.models.parts import parts_of
 from ilu_cli.runs.files import cache_dir
 
