@@ -3,6 +3,7 @@
 import os
 
 from ilu_cli import stopping
+from ilu_cli.models.heap import collect_rarely
 
 WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "3000"}
 """Threads that wait for each other sleep: where others work too, they would spin for a core that the one they wait for
@@ -20,6 +21,7 @@ def main() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ |= WAITING | os.environ
     os.environ.setdefault(LARGE_PAGES, "1")
+    collect_rarely()
     try:
         stopping.install()
         from ilu_cli.cli.app import main as run

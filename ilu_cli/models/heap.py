@@ -1,8 +1,9 @@
-"""Main memory that was freed goes back to the system."""
+"""Main memory that was freed goes back to the system; how often Python looks for what can be."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,25 @@ from contextlib import contextmanager
 BOUND = 1 << 20  # bytes of a block from which on it is mapped by itself
 HIGHEST = 1 << 25  # to which glibc raises that bound by itself
 MMAP_THRESHOLD, TRIM_THRESHOLD, VARIABLE = -3, -1, "MALLOC_MMAP_THRESHOLD_"  # mallopt(3), and what sets it from outside
+
+USUAL = gc.get_threshold()
+RARELY = 1_000_000  # objects made and not freed
+
+
+def collect_rarely() -> None:
+    """Let Python look for garbage at each `RARELY` objects only, until `collect_as_usual`.
+
+    While packages are imported a million objects are made and nearly all stay. Python, which looks at each 700 and at
+    all there are now and then, takes a fifth of the time of importing torch and transformers for it.
+    """
+    gc.set_threshold(RARELY, *USUAL[1:])
+
+
+def collect_as_usual() -> None:
+    """End that. What has been made by now is not looked at any more; it is what stays until the process ends."""
+    if gc.get_threshold()[0] == RARELY:
+        gc.freeze()
+        gc.set_threshold(*USUAL)
 
 
 def give_back() -> None:

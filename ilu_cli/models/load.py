@@ -21,6 +21,7 @@ from ilu_cli.data.sampling import seed_of
 from ilu_cli.errors import IluError, UnavailableError, UsageError, tell
 from ilu_cli.models.checking import check_adapter, check_finite, check_report, check_stored
 from ilu_cli.models.code import failed
+from ilu_cli.models.heap import collect_as_usual
 from ilu_cli.models.lower import above, shorten
 from ilu_cli.models.names import name_of
 from ilu_cli.models.parts import decoder_layers, parts_of
@@ -45,6 +46,7 @@ def load_model(subject: Subject, device: torch.device | str = "cpu", depth: int 
     Raises:
         UnavailableError: if the folder does not hold one, whole and of finite numbers.
     """
+    collect_as_usual()  # before there is anything that would be missed
     model = _load(subject, device) if depth is None else _load_folder(subject.folder, device, depth)
     check_finite(model, subject.folder, identity_of(subject, depth))
     return model

@@ -6,10 +6,12 @@ import ctypes
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from families import make_family
 
 from ilu_cli.models.heap import BOUND, VARIABLE, give_back
 
@@ -96,3 +98,30 @@ def test_blocks_are_mapped_meanwhile_alone() -> None:
     inside, outside = map(int, done.stdout.split())
     assert inside < 10e6  # ten blocks of 0.26 MB are kept
     assert outside > inside + 5e6  # blocks that the heap has kept
+
+
+def test_garbage_is_looked_for_rarely_until_a_model_is_loaded(tmp_path: Path) -> None:
+    """Whole, in a process of its own: the thresholds when packages have been imported, and when the model is there."""
+    folder = make_family("llama", tmp_path / "m")
+    code = f"""
+import gc, sys
+from ilu_cli import __main__
+from ilu_cli.cli import app
+
+def look():
+    from ilu_cli.models.load import load_model
+    from ilu_cli.models.subject import find_model
+    from ilu_cli.models.heap import RARELY, USUAL
+    assert USUAL[0] < 10_000 and gc.get_threshold() == (RARELY, *USUAL[1:]), gc.get_threshold()
+    load_model(find_model({str(folder)!r}))
+    assert gc.get_threshold() == USUAL and gc.get_freeze_count() > 100_000
+    gc.set_threshold(5)
+    load_model(find_model({str(folder)!r}))  # what somebody else has set stays
+    print(gc.get_threshold()[0])
+
+app.main = look
+__main__.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["5"]
