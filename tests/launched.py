@@ -3,8 +3,9 @@
     accelerate launch … tests/launched.py COMMANDS.json
 
 COMMANDS.json: {"sharded": {name: arguments}, "replicated": {…}}. The command `stopped` gets a signal after its second
-step, on its last process only. `filled-RANK.json`: how many batches of two rows each process ran to fill its reference
-caches, by command. The two kinds keep what they computed in folders of their own.
+step, on its last process only, and the checkpoint of `bf16` is written as several files. `filled-RANK.json`: how many
+batches of two rows each process ran to fill its reference caches, by command, and `whole`, the commands that loaded a
+whole model. The two kinds keep what they computed in folders of their own.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from ilu_cli.cli.app import main
-from ilu_cli.engine import reference
+from ilu_cli.engine import loading, reference
 from ilu_cli.engine.accel import SHARDED, backend
 from ilu_cli.engine.loop import StepLog
 from ilu_cli.engine.reporter import Reporter
+from ilu_cli.models import save
+from ilu_cli.models.load import load_model
 
 SECONDS = 150  # for one command, on a machine with much other work
 
@@ -47,12 +50,18 @@ def run(name: str, args: list[str]) -> int:
 
 
 filled: dict[str, int] = {}
+whole: list[str] = []
 of_each = reference._of_each
 
 
 def counted(name: str, *args: Any) -> Any:
     filled[name] = filled.get(name, 0) + 1
     return of_each(*args)
+
+
+def noted(name: str, *args: Any) -> Any:
+    whole.append(name)
+    return load_model(*args)
 
 
 if __name__ == "__main__":
@@ -64,7 +73,9 @@ if __name__ == "__main__":
         assert (backend().mesh is not None) == (kind == "sharded") and backend().world == 2
         for name, args in commands.items():
             reference._of_each = functools.partial(counted, f"{kind} {name}")
+            vars(loading)["load_model"] = functools.partial(noted, f"{kind} {name}")
+            save.LARGEST = 20_000 if name == "bf16" else 5 * 10**9
             faulthandler.dump_traceback_later(SECONDS, exit=True)
             with Path(f"said-{backend().rank}").open("a") as said:  # what both print may run into one another
                 said.write(f"{kind} {name}: {run(name, args)}\n")
-    Path(f"filled-{backend().rank}.json").write_text(json.dumps(filled))
+    Path(f"filled-{backend().rank}.json").write_text(json.dumps(filled | {"whole": whole}))

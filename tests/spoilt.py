@@ -62,6 +62,8 @@ def run(case: str) -> None:
     rank, errors, code, began = os.environ["RANK"], io.StringIO(), 0, time.monotonic()
     if case == "batch":
         sys.argv += ["--set", "forget.batch=1"]
+    if case == "damaged":
+        sys.argv += ["--model", "nowhere-finite"]
     if LAST and case in GIVEN:
         sys.argv += [f"../{a}" if a == "tiny" else a for a in GIVEN[case]]
     if LAST and (place := Path(case)).is_dir():
@@ -85,7 +87,7 @@ def run(case: str) -> None:
         os.chdir(here)
     seconds = time.monotonic() - began
     Path(f"{rank}.{case}.json").write_text(json.dumps({"code": code, "said": errors.getvalue(), "seconds": seconds}))
-    if case in ("memory", "full"):
+    if case in ("memory", "full", "damaged"):
         os._exit(code)
 
 

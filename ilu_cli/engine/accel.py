@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -88,9 +88,9 @@ class Backend:
         kept, on = self.mesh is None, {"bf16": True, "fp32": False}[precision]
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=on, cache_enabled=kept)
 
-    def spread(self, model: Any) -> Any:
-        """A model that the first process has loaded, over all; as it is, unless the launch is sharded."""
-        return shard(model, self.mesh, self.device, offload=self.offload) if self.mesh else model
+    def spread(self, model: Any, read: Callable[[str], Tensor] | None = None) -> Any:
+        """A model that the first process has, or is to `read`, over all; as it is, unless the launch is sharded."""
+        return shard(model, self.mesh, self.device, read, offload=self.offload) if self.mesh else model
 
     def evenly(self, batches: list[T]) -> Iterator[tuple[T, bool]]:
         """The batches of this process, and whether each counts: of a sharded model all run equally many."""

@@ -11,7 +11,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from ilu_cli import trust
 from ilu_cli.engine.accel import Backend
 from ilu_cli.errors import IluError
+from ilu_cli.models.by_weight import reader_of
 from ilu_cli.models.code import failed
+from ilu_cli.models.heap import collect_as_usual
 from ilu_cli.models.load import FAILURES, load_model, made_ready
 from ilu_cli.models.quiet import quiet_transformers
 from ilu_cli.models.subject import Subject
@@ -21,22 +23,27 @@ from ilu_cli.runs.files import read_json
 def load(subject: Subject, b: Backend, depth: int | None = None) -> Any:
     """Load a model as the launch asks; `depth` as for `load_model`.
 
-    To be spread, it is read by the first process alone, into main memory, and handed out a layer at a time.
+    To be spread, it is read by the first process alone, into main memory, and handed out a layer at a time; a weight at
+    a time, where its files have the weights as it does.
 
     Raises:
         UnavailableError: if the first process cannot load it; on all processes.
     """
     if b.mesh is None:
         return load_model(subject, b.device, depth)
+    collect_as_usual()
     made: Any = None
+    read = None
     try:
-        made = load_model(subject) if b.main else frame(subject)
+        made = frame(subject)
+        if b.main and (read := None if subject.base else reader_of(subject.folder, made)) is None:
+            made = load_model(subject)
     except IluError as error:
         made = error
     errors = [e for e in b.gather([made if isinstance(made, IluError) else None]) if e is not None]
     if errors:
         raise errors[0]
-    return b.spread(made)
+    return b.spread(made, read)
 
 
 def frame(subject: Subject) -> Any:

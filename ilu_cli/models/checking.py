@@ -108,10 +108,7 @@ def _finite(model: Any, folder: Path) -> None:
     sums = torch.stack([p.sum(dtype=torch.float32) for p in weights.values()])  # no copy of a weight, and one wait
     odd = [n for n, bad in zip(weights, (~sums.isfinite()).tolist()) if bad and not weights[n].isfinite().all()]
     if odd:
-        raise UnavailableError(
-            f"{folder} has {len(odd)} weights with entries that are infinite or not numbers: {_some(odd)}",
-            hint="its training diverged, or a type too small for it was chosen when it was saved",
-        )
+        raise not_numbers(folder, odd)
     ids = torch.arange(1, 5, device=sums.device)[None].remainder(model.get_input_embeddings().weight.shape[0])
     try:
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
@@ -122,6 +119,14 @@ def _finite(model: Any, folder: Path) -> None:
         raise UnavailableError(f"{folder} loads, but transformers cannot run it: {what}") from error
     if logits.isnan().any() or logits.isposinf().any():
         raise UnavailableError(f"{folder} has finite weights, but its logits are infinite or not numbers")
+
+
+def not_numbers(folder: Path, names: list[str]) -> UnavailableError:
+    """What is said of weights with such entries."""
+    return UnavailableError(
+        f"{folder} has {len(names)} weights with entries that are infinite or not numbers: {_some(names)}",
+        hint="its training diverged, or a type too small for it was chosen when it was saved",
+    )
 
 
 def own_names(folder: Path, empty: nn.Module, stored: Iterable[str]) -> dict[str, str]:

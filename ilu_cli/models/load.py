@@ -1,10 +1,8 @@
-"""Loading and saving models, and choosing what is trained."""
+"""Loading models, and choosing what is trained."""
 
 from __future__ import annotations
 
-import copy
 import fnmatch
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ilu_cli import trust
 from ilu_cli.data.sampling import seed_of
-from ilu_cli.errors import IluError, UnavailableError, UsageError, tell
+from ilu_cli.errors import IluError, UnavailableError, UsageError
 from ilu_cli.models.checking import check_adapter, check_finite, check_report, check_stored
 from ilu_cli.models.code import failed
 from ilu_cli.models.heap import collect_as_usual
@@ -26,10 +24,9 @@ from ilu_cli.models.lower import above, shorten
 from ilu_cli.models.names import name_of
 from ilu_cli.models.parts import decoder_layers, parts_of
 from ilu_cli.models.quiet import quiet_transformers
-from ilu_cli.models.sharded import is_sharded, weights_of
 from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.specs import LoraSpec
-from ilu_cli.runs.files import cache_dir, read_json
+from ilu_cli.runs.files import read_json
 
 DEEPEST = 10_000  # layers
 FAILURES = (  # what libraries raise at a load
@@ -229,52 +226,6 @@ def trained_params(
     if adapted:
         return {name: p for name, p in model.named_parameters() if p.requires_grad}
     return select_params(model, patterns, key)
-
-
-def merged(subject: Subject) -> Path:
-    """A copy of an adapted model in the cache, its adapter merged by peft; made once."""
-    folder = cache_dir() / "merged" / subject.digest[:16]
-    if not folder.is_dir():
-        tell(f"merging {subject.label} once into {folder}")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(load_model(subject), load_tokenizer(subject.folder), folder)
-    return folder
-
-
-def save_checkpoint(
-    model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype = torch.float32, *, write: bool = True
-) -> None:
-    """Write a checkpoint that plain transformers loads. The folder appears only when all its files are written.
-
-    A whole model is written in `dtype`; an adapter stays as it is. Of a sharded model all processes call this, and the
-    first is to `write`.
-    """
-    sharded = is_sharded(model)
-    weights = weights_of(model, dtype) if sharded else {}
-    if not write:
-        return
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    if hasattr(model, "peft_config") or (not sharded and {p.dtype for p in model.parameters()} == {dtype}):
-        model.save_pretrained(part)
-    else:
-        model.save_pretrained(part, state_dict=weights or _cast(model.state_dict(), dtype))
-        config = copy.deepcopy(model.config)
-        config.dtype = dtype
-        config.save_pretrained(part)
-    tokenizer.init_kwargs.pop("local_files_only", None)  # whether HF_HUB_OFFLINE was set is no part of a model
-    tokenizer.save_pretrained(part)
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
-
-
-def _cast(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Copies in another type; names of one tensor share one copy, and integers stay."""
-    made: dict[int, torch.Tensor] = {}
-    for w in weights.values():
-        if w.data_ptr() not in made:
-            made[w.data_ptr()] = w.to(dtype) if w.is_floating_point() else w
-    return {name: made[w.data_ptr()] for name, w in weights.items()}
 
 
 def select_params(model: nn.Module, patterns: list[str] | None, key: str) -> dict[str, nn.Parameter]:

@@ -120,10 +120,14 @@ def check_torch() -> None:
         raise UnavailableError(f"sharded training is not in torch {torch.__version__}", hint="torch 2.9 has it")
 
 
-def shard(model: Any, mesh: DeviceMesh, device: torch.device, *, offload: bool = False) -> Any:
+def shard(
+    model: Any, mesh: DeviceMesh, device: torch.device, read: Callable[[str], Tensor] | None = None, *,
+    offload: bool = False,
+) -> Any:  # fmt: skip
     """Spread the first process's model over all, a layer at a time; those of the others may be without weights.
 
     Args:
+        read: gives the first process a weight by its name, if its model is without weights too.
         model: a causal language model, of the same names and shapes everywhere.
         mesh: one dimension, all processes.
         device: where weights are used.
@@ -147,7 +151,7 @@ def shard(model: Any, mesh: DeviceMesh, device: torch.device, *, offload: bool =
         map_blocks()
     root, policy = Gathered(model), CPUOffloadPolicy() if offload else OffloadPolicy()
     for unit in [*layers, root]:
-        _fill(unit, device)
+        _fill(unit, device, first, read)
         fully_shard(unit, mesh=mesh, reshard_after_forward=True, offload_policy=policy)
     for module in root.modules():
         if isinstance(module, FSDPModule):
@@ -160,15 +164,23 @@ def shard(model: Any, mesh: DeviceMesh, device: torch.device, *, offload: bool =
 
 
 @torch.no_grad()
-def _fill(unit: nn.Module, device: torch.device) -> None:
-    """Put what the first process has into those parameters of a module that are not spread yet, and its buffers."""
+def _fill(
+    unit: nn.Module, device: torch.device, names: Mapping[int, str], read: Callable[[str], Tensor] | None
+) -> None:
+    """Put what the first process has, or reads, into those parameters of a module that are not spread yet.
+
+    Into its buffers too. `names`: of parameters, by their id.
+    """
     made: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
     for module in unit.modules():
         for name, p in module._parameters.items():
             if p is None or is_part(p):
                 continue
             if id(p) not in made:  # else it is tied to one before
-                weight = torch.empty_like(p, device=device) if p.is_meta else p.detach().to(device).contiguous()
+                if p.is_meta:
+                    weight = read(names[id(p)]).to(device) if read else torch.empty_like(p, device=device)
+                else:
+                    weight = p.detach().to(device).contiguous()
                 dist.broadcast(weight, 0)
                 made[id(p)] = p, nn.Parameter(weight, requires_grad=p.requires_grad)
             module._parameters[name] = made[id(p)][1]
@@ -218,17 +230,3 @@ def summed(value: float, tensors: list[Tensor]) -> float:
     total = torch.tensor(value, dtype=torch.float64, device=device)
     dist.all_reduce(total)
     return float(total)
-
-
-def weights_of(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """All weights of a sharded model in main memory in this type; on other processes than the first, none.
-
-    Tensors are gathered one by one. Names of one tensor share one copy, and integers stay.
-    """
-    state: Mapping[str, Tensor] = model.state_dict(keep_vars=True)
-    made: dict[int, Tensor] = {}
-    for key, t in {id(t): t for t in state.values()}.items():
-        full = gathered(t)
-        if dist.get_rank() == 0:
-            made[key] = full.to("cpu", dtype if full.is_floating_point() else full.dtype, copy=True)
-    return {name: made[id(t)] for name, t in state.items()} if made else {}

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.models.checking import own_names
-from ilu_cli.models.load import empty_model, merged
+from ilu_cli.models.load import empty_model
+from ilu_cli.models.save import merged
 from ilu_cli.models.subject import Subject
 from ilu_cli.runs.files import read_json, tensors_of, weight_files
 from ilu_cli.taskvec.stored import Stored, index

@@ -14,9 +14,11 @@ from typing import Any
 from torch import nn
 
 from ilu_cli.engine.tiles import chunk_for, tile_for
+from ilu_cli.models.by_weight import merges
 from ilu_cli.models.dtypes import PIECE
 from ilu_cli.models.hold import BYTES, held
 from ilu_cli.models.names import places
+from ilu_cli.models.save import LARGEST
 from ilu_cli.models.traced import LayerCost, Mode, Trace
 from ilu_cli.recipe.specs import TrainSpec
 from ilu_cli.workflows.moments import FLOAT, HALF, NOTHING, UNREAD, Beside, Ground, MemoryEstimate, Moment, OnDisk
@@ -63,7 +65,7 @@ class TrainingPrice:
         where, own = places(model), {id(p) for p in params}
         self.trained = _by_place(model, own, where)
         self.all = sum(map(sum, self.trained.values()))
-        self.total = sum(p.numel() for p in model.parameters())
+        self.total: int = sum(p.numel() for p in model.parameters())
         kind = spec.memory.frozen
         small = [m.weight for m in held(model, params)] if kind != "fp32" else []
         self.small, self.few = frozenset(map(id, small)), sum(w.numel() for w in small)
@@ -99,6 +101,21 @@ class TrainingPrice:
         self.base["weights"] = whole + parts * self.base["weights"] // self.ground.shards
         self.base["optimizer"] = parts * self.base["optimizer"] // self.ground.shards
 
+    def handed_out(self) -> int:
+        """Bytes of weights that the first process of a sharded launch holds beside parts: of a layer, or of all."""
+        return FLOAT * self.total if merges(self.model) else max(self.around, *self.layers)
+
+    def written(self, saved: int) -> int:
+        """Bytes of a checkpoint of a sharded launch that are in main memory at once; `saved`: of a weight."""
+        if self.adapter:
+            return self.all
+        whole = saved * self.total
+        return whole if merges(self.model) else min(whole, max(LARGEST, saved * self._most()))
+
+    def _most(self) -> int:
+        """The numbers of the largest weight."""
+        return max(int(p.numel()) for p in self.model.parameters())
+
     def _gradients(self, whole: int, own: int) -> int:
         """Bytes of gradients: `whole`, or where they are divided the parts, and a layer's `own` on their way."""
         if self.ground.shards == 1:
@@ -112,12 +129,15 @@ class TrainingPrice:
         if shards > 1 and not host:  # read, and gathered to be written, in the first process's main memory
             yield Moment("between steps", **self.base)
             return
-        yield Moment("loading", FLOAT * self.total, files=stored.largest * host, process=0 if host else self.alone)
+        read = FLOAT * self.total
+        if shards > 1:
+            read = min(read, self.handed_out() + read // shards)
+        yield Moment("loading", read, files=stored.largest * host, process=0 if host else self.alone)
         after = self.base | {"optimizer": self.all * (self.spec.memory.offload is not None and host)}
         cast = 0 if self.adapter or stored.saved == FLOAT else stored.saved * (self.total - self.few)
         if shards > 1:  # the first process gathers what is written, a weight at a time
-            most = max(p.numel() for p in self.model.parameters())
-            cast, after["weights"] = stored.saved * self.total, FLOAT * (self.total // shards + most)
+            cast = 0 if self.adapter else self.written(stored.saved)
+            after["weights"] = FLOAT * (self.total // shards + self._most() * (not self.adapter))
         if self.spec.points:
             yield Moment("saving a point", **after | {"optimizer": self.base["optimizer"]}, copies=cast)
         yield Moment("saving", **after, copies=cast)

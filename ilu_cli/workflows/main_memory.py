@@ -9,8 +9,9 @@ from ilu_cli.workflows.moments import FLOAT, Moment
 def main_memory(price: TrainingPrice, count: int, cached: int, saved: int) -> list[Moment]:
     """The moments that may be the dearest of one node, the first one where there are several.
 
-    Every process reads the whole model before it goes to its device; of a sharded one the first process alone does. One
-    process writes the checkpoint.
+    Every process reads the whole model before it goes to its device; of a sharded one the first process reads a weight
+    at a time and hands them out by layers, or, where weights are merged, reads it whole. One process writes the
+    checkpoint, of a sharded model a file at a time.
 
     Args:
         count: processes of the node.
@@ -18,7 +19,7 @@ def main_memory(price: TrainingPrice, count: int, cached: int, saved: int) -> li
         saved: bytes of each weight of the checkpoint.
     """
     ground, whole, rest = price.ground, FLOAT * price.total, {"process": count * PROCESS, "caches": count * cached}
-    readers = count if ground.shards == 1 else 1
+    read = count * whole if ground.shards == 1 else price.handed_out()
     weights = gradients = optimizer = 0
     moments = moments_of(price.spec) * price.all / FLOAT
     if ground.away:
@@ -27,8 +28,9 @@ def main_memory(price: TrainingPrice, count: int, cached: int, saved: int) -> li
         weights = gradients = count * price.all
         optimizer = int(count * moments)
     written = price.all if price.adapter else saved * price.total
+    written = price.written(saved) if ground.shards > 1 else written
     return [
-        Moment("loading", weights=readers * whole, process=rest["process"]),
+        Moment("loading", weights=read, process=rest["process"]),
         Moment("steps", weights, gradients=gradients, optimizer=optimizer, **rest),
         Moment("saving", weights, optimizer=optimizer, copies=written, **rest),
     ]

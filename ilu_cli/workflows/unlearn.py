@@ -29,9 +29,10 @@ from ilu_cli.engine.temper import compared
 from ilu_cli.engine.tracking import Tracked
 from ilu_cli.models.dtypes import check_frozen, saved_dtype
 from ilu_cli.models.hold import spare
-from ilu_cli.models.load import add_adapter, checked_model, identity_of, load_tokenizer, save_checkpoint, trained_params
+from ilu_cli.models.load import add_adapter, checked_model, identity_of, load_tokenizer, trained_params
 from ilu_cli.models.lower import save_lower
 from ilu_cli.models.parts import parts_of
+from ilu_cli.models.save import save_checkpoint
 from ilu_cli.models.subject import Subject, find_subject
 from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import UnlearnRecipe

@@ -24,8 +24,8 @@ from ilu_cli.attacks.quantize import round_to_nearest
 from ilu_cli.benchmarks.capitals import Capitals
 from ilu_cli.data.encode import Batch, Encoded, collate
 from ilu_cli.engine.probe import Lens
-from ilu_cli.models.load import save_checkpoint
 from ilu_cli.models.parts import parts_of
+from ilu_cli.models.save import save_checkpoint
 from ilu_cli.models.subject import find_model
 from ilu_cli.runs.store import Store
 

@@ -12,8 +12,8 @@ from conftest import Ilu
 from test_it_can_win import FACTS, copy_of, knowing
 
 from ilu_cli.attacks.merge import _ties
-from ilu_cli.models.load import save_checkpoint
 from ilu_cli.models.matrices import matrices
+from ilu_cli.models.save import save_checkpoint
 from ilu_cli.models.subject import find_model
 from ilu_cli.runs.store import Run, Store
 

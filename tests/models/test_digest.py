@@ -208,7 +208,8 @@ def test_a_pipeline_takes_runs_of_the_same_parent_and_old_ones_of_the_same_weigh
 COPY = """
 import sys
 from pathlib import Path
-from ilu_cli.models.load import load_model, load_tokenizer, save_checkpoint
+from ilu_cli.models.load import load_model, load_tokenizer
+from ilu_cli.models.save import save_checkpoint
 from ilu_cli.models.subject import find_model
 save_checkpoint(load_model(find_model(sys.argv[1], None)), load_tokenizer(Path(sys.argv[1])), Path(sys.argv[2]))
 """

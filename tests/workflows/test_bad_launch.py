@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import tiny_model, tiny_tokenizer
 from test_sharded import launch
 
@@ -88,6 +89,21 @@ def test_a_process_that_fails_alone_ends_all_and_leaves_a_run_that_goes_on(folde
     assert any(word in manifest["result"]["error"] for word in words)
     told = [each for each in said[case] if "error: " in each["said"]]
     assert len(told) == 1 and told[0]["code"] in ((5, 130) if case == "killed" else (5,)), (said, launcher)
+
+
+def test_weights_that_are_no_numbers_are_refused_while_they_are_handed_out(folder: Path) -> None:
+    shutil.rmtree(folder / "runs", ignore_errors=True)
+    model = tiny_model(len(tokenizer := tiny_tokenizer()), spread=0.05)
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[0, 0] = torch.nan
+    model.save_pretrained(folder / "nowhere-finite")
+    tokenizer.save_pretrained(folder / "nowhere-finite")
+    said, launcher = spoilt(folder, "damaged")
+    [told] = [each for each in said["damaged"] if "error: " in each["said"]]
+    assert told["code"] == 3 and "infinite or not numbers: model.layers.1.mlp.down_proj.weight" in told["said"], (
+        launcher
+    )
+    assert not any((folder / "runs").glob("*"))
 
 
 def test_a_network_interface_that_is_not_there_is_refused(folder: Path) -> None:

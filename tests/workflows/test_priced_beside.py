@@ -30,6 +30,7 @@ from ilu_cli.workflows.passes import ASKED, Passing, Shape, Shapes, asked_of
 from ilu_cli.workflows.plan import RunPlan, Training
 
 WIDTH, INNER, WORDS = 32, 64, 100
+ONE = (ALL - 2 * WORDS * WIDTH - WIDTH) // 3  # weights of a layer, more than the two matrices and the norm around them
 SUBJECT: Any = SimpleNamespace(label="m", kind="folder", folder=Path("m"))
 FORGET = Passing("forget", 2, 8, 14)
 
@@ -186,14 +187,24 @@ def test_an_adapter_is_written_as_it_is_and_compared_where_it_adds(config: Path)
     assert by["comparing"].copies == (2 * 8 + 2 * 2) * WIDTH * INNER  # two products in float64, two stored weights
 
 
-def test_two_sharded_processes_on_cpus_read_and_write_whole_models(config: Path) -> None:
+def test_two_sharded_processes_on_cpus_read_a_layer_and_write_a_file_at_a_time(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = empty(config)
     found = estimate(model, list(model.parameters()), [FORGET], TrainSpec(), 0, OnDisk(9, 2), Ground(shards=2)).moments
     by = {m.when: m for m in found}
-    assert by["loading"] == Moment("loading", weights=4 * ALL, files=9)
+    assert by["loading"] == Moment("loading", weights=4 * ALL // 2 + 4 * ONE, files=9)
     assert by["saving"].copies == 2 * ALL
     assert by["saving"].weights == 4 * ALL // 2 + 4 * WORDS * WIDTH  # its part, and a matrix that is gathered
     assert by["saving"].optimizer == 0  # which is over
+    monkeypatch.setattr("ilu_cli.workflows.estimate.LARGEST", 100)
+    model = empty(config)
+    found = estimate(model, list(model.parameters()), [FORGET], TrainSpec(), 0, OnDisk(9, 2), Ground(shards=2)).moments
+    assert next(m.copies for m in found if m.when == "saving") == 2 * WORDS * WIDTH  # no file is smaller than a weight
+    monkeypatch.setattr("ilu_cli.workflows.estimate.merges", lambda _: True)
+    found = estimate(model, list(model.parameters()), [FORGET], TrainSpec(), 0, OnDisk(9, 2), Ground(shards=2)).moments
+    by = {m.when: m for m in found}
+    assert (by["loading"].weights, by["saving"].copies) == (4 * ALL, 2 * ALL)
 
 
 def test_the_ground_is_that_of_the_launch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +234,7 @@ def test_main_memory_by_hand(config: Path, *, adapter: bool) -> None:
     load_, steps, save = main_memory(price(gpu, offload="optimizer"), 8, 0, 2)
     assert (steps.weights, steps.gradients, steps.optimizer) == (8 * 4 * own, 8 * 4 * own, 8 * 8 * own)
     load_, steps, save = main_memory(price(Ground(80 * 10**9, shards=16, away=True)), 8, 0, 2)
-    assert load_.weights == 4 * whole
+    assert load_.weights == 4 * (ONE + 2 * (WIDTH + INNER) * adapter) and save.copies == written
     assert (steps.weights, steps.gradients, steps.optimizer) == (2 * whole, 2 * own, 4 * own)
 
 

@@ -165,13 +165,16 @@ def compare(one: Path, two: Path) -> None:
     for a, b in zip(*(map(json.loads, lines) for lines in rows)):
         del a["seconds"], b["seconds"]
         assert a == pytest.approx(b, rel=1e-5, abs=1e-7)
-    files = sorted(f.relative_to(one) for f in one.rglob("*.safetensors"))
-    assert files and files == sorted(f.relative_to(two) for f in two.rglob("*.safetensors"))
-    for file in files:
-        mine, theirs = load_file(one / file), load_file(two / file)
-        assert mine.keys() == theirs.keys()
-        for name, w in mine.items():
-            torch.testing.assert_close(w, theirs[name], rtol=1e-5, atol=1e-5 if w.dtype == torch.float32 else 1e-3)
+    mine, theirs = weights(one), weights(two)
+    assert mine and mine.keys() == theirs.keys()
+    for name, w in mine.items():
+        torch.testing.assert_close(w, theirs[name], rtol=1e-5, atol=1e-5 if w.dtype == torch.float32 else 1e-3)
+
+
+def weights(run: Path) -> dict[tuple[Path, str], torch.Tensor]:
+    """All weights that a run has saved, by their folder and name."""
+    files = sorted(run.rglob("*.safetensors"))
+    return {(f.parent.relative_to(run), name): w for f in files for name, w in load_file(f).items()}
 
 
 def close(a: object, b: object) -> bool:
@@ -224,6 +227,16 @@ def test_what_is_saved_loads_in_plain_transformers_in_the_type_that_was_asked_fo
     assert model.dtype == torch.bfloat16 and model.get_output_embeddings().weight is model.get_input_embeddings().weight
     rounding = [json.loads((launched / k / "bf16" / "manifest.json").read_text())["result"]["rounding"] for k in KINDS]
     assert 0 < rounding[0] == pytest.approx(rounding[1], rel=1e-4)
+
+
+def test_no_process_has_the_whole_model_when_it_is_read_or_written(launched: Path) -> None:
+    """Of a sharded launch a weight at a time is read, and what is written as several files is gathered file by file."""
+    loaded = json.loads((launched / "filled-0.json").read_text())["whole"]
+    assert {name.partition(" ")[0] for name in loaded} == {"replicated"}
+    saved = launched / "sharded" / "bf16" / "checkpoint"
+    index = json.loads((saved / "model.safetensors.index.json").read_text())
+    assert len(set(index["weight_map"].values())) > 1
+    assert {f.name for f in saved.glob("*.safetensors")} == set(index["weight_map"].values())
 
 
 def test_reference_caches_are_filled_once_by_each_process_its_share(launched: Path) -> None:

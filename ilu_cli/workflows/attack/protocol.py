@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ilu_cli import registry
 from ilu_cli.engine.accel import backend
-from ilu_cli.models.load import save_checkpoint
+from ilu_cli.models.save import save_checkpoint
 from ilu_cli.recipe.schema import AttackRecipe
 from ilu_cli.runs.lock import turn
 from ilu_cli.runs.results import (

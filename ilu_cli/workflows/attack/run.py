@@ -9,21 +9,18 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ilu_cli import registry
 from ilu_cli.attacks import quartiles
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.peers import agree, heard
 from ilu_cli.engine.reporter import Reporter
-from ilu_cli.engine.scoring import context_of
 from ilu_cli.engine.state import drop_state
 from ilu_cli.engine.tracking import Tracked
-from ilu_cli.errors import UnavailableError, UsageError
+from ilu_cli.errors import UsageError
 from ilu_cli.models.dtypes import DTYPES, check_frozen
-from ilu_cli.models.load import checked_model, empty_model, load_tokenizer, save_checkpoint
-from ilu_cli.models.matrices import matrices
-from ilu_cli.models.parts import decoder_layers
+from ilu_cli.models.load import checked_model, load_tokenizer
+from ilu_cli.models.save import save_checkpoint
 from ilu_cli.models.subject import Subject, never_of, original_of
 from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.memory import MemorySpec
@@ -36,8 +33,9 @@ from ilu_cli.runs.lineage import NEVER, reference_lines
 from ilu_cli.runs.results import AttackResult, Data, Point, Row, summary_file
 from ilu_cli.runs.resume import begin, made_from
 from ilu_cli.runs.store import Manifest, Run, Store
+from ilu_cli.workflows.attack.asked import check_model
 from ilu_cli.workflows.attack.attempt import Attempted
-from ilu_cli.workflows.attack.others import check_others, newest_finetune
+from ilu_cli.workflows.attack.others import newest_finetune
 from ilu_cli.workflows.attack.protocol import Follow, copy_results
 from ilu_cli.workflows.attack.rehearsal import Priced, price
 from ilu_cli.workflows.attack.seen import Seen, Written, forget_data, kept_of, unlearning_recipes
@@ -102,7 +100,7 @@ def plan(
     entry, kept = registry.attack[recipe.attack.name], 1 if filled.keep != "none" else 0
     spec, training, data, unpriced = TrainSpec(save_every=0), None, list[Data](), ""
     content = Content()
-    _check_model(filled, model, subject, origin := original_of(subject))
+    check_model(filled, model, subject, origin := original_of(subject))
     check_attack(filled)
     if entry.declared.access == "training":
         questions = functools.partial(Evaluation, filled.eval, Reporter())
@@ -126,33 +124,6 @@ def plan(
         training=training, unpriced=unpriced, original=origin, never=never_of(subject), environments=environments,
         content=content, disk=disk,
     )  # fmt: skip
-
-
-def _check_model(recipe: AttackRecipe, model: Any, subject: Subject, original: Subject) -> None:
-    """Check that an attack can do to the model what it does.
-
-    Raises:
-        UsageError: if a layer that it names does not exist, or a weight cannot be changed matrix by matrix.
-        UnavailableError: if it looks at the original, and that has other weights.
-    """
-    declared, depth = registry.attack[recipe.attack.name].declared, len(decoder_layers(model))
-    for n in recipe.attack.params().get("layers") or []:
-        if n >= depth:
-            raise UsageError(f"attack.layers: {n} does not exist, the model has layers 0 to {depth - 1}")
-    if (tokens := recipe.attack.params().get("tokens", 0)) >= (room := context_of(model.config)):
-        raise UsageError(
-            f"attack.tokens: {tokens} tokens leave no room for a question in the model's context of {room}"
-        )
-    if declared.access == "weights":
-        matrices(model)
-    check_others(recipe, subject, model)
-    if declared.original and original.root != subject.root:
-        ours, theirs = ({n: p.shape for n, p in m.named_parameters()} for m in (model, empty_model(original.root)))
-        if other := [n for n in ours | theirs if ours.get(n) != theirs.get(n)]:
-            raise UnavailableError(
-                f"{recipe.attack.name} puts the weights of the original, {original.label}, into {subject.label}, "
-                f"and they do not fit: {', '.join(other[:3])}"
-            )
 
 
 def fill(recipe: AttackRecipe, lineage: Sequence[Written], subject: Subject) -> AttackRecipe:
