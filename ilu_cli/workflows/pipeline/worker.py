@@ -70,10 +70,12 @@ def serve(conn: Connection, root: Path, plugins: list[Path], threads: int, gpu: 
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    from ilu_cli.models.heap import collect_rarely, give_back
+
+    collect_rarely()  # until the first model is loaded
     import torch
 
     from ilu_cli.engine.accel import forget_peak
-    from ilu_cli.models.heap import give_back
     from ilu_cli.registry import load_plugin
 
     torch.set_num_threads(threads)

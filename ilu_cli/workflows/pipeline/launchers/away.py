@@ -43,9 +43,12 @@ class Errand:
     def __call__(self) -> Answer:
         """Do it. Whatever goes wrong is part of the answer."""
         from ilu_cli import stopping
+        from ilu_cli.models.heap import collect_rarely
         from ilu_cli.registry import load_plugin
         from ilu_cli.runs.store import Store
 
+        if "torch" not in sys.modules:  # of Ray's processes none is new but once
+            collect_rarely()
         os.environ.update(self.env)
         os.chdir(self.place)
         sys.argv = ["ilu", *self.title.split(" ")]
