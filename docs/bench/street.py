@@ -20,7 +20,9 @@ from typing import Any
 import ilu_cli
 
 ROOT = f"{Path(ilu_cli.__file__).parent}/"
-CHECKS = {"engine/parity.py", "models/checking.py", "models/logits.py", "workflows/attack/rehearsal.py"}
+CHECKS = {
+    "engine/parity.py", "models/checking.py", "models/kept.py", "models/logits.py", "workflows/attack/rehearsal.py",
+}  # fmt: skip
 MOMENTS = {
     ("yaml/__init__.py", "load"): "the recipe is parsed",
     ("/ilu_cli/tasks/", "generate"): "the rows of the task are made",
