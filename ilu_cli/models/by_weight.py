@@ -11,9 +11,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ilu_cli.models.checking import not_numbers, own_names
+from ilu_cli.models.code import brings_code
+from ilu_cli.models.dtypes import STORED
 from ilu_cli.runs.files import tensors_of, weight_files
 
-DTYPES = ("F64", "F32", "F16", "BF16")
+READ = {*STORED, "F64"}
 
 
 def merges(model: Any) -> bool:
@@ -34,7 +36,7 @@ def stored_weights(folder: Path, model: Any) -> dict[str, tuple[Path, str]] | No
         folder: of the model.
         model: it, with or without its weights.
     """
-    if getattr(model.config, "quantization_config", None) or not type(model).__module__.startswith("transformers."):
+    if getattr(model.config, "quantization_config", None) or brings_code(model):
         return None
     stored = {name: (path, t) for path in weight_files(folder) for name, t in tensors_of(path).items()}
     held = {own: name for name, own in own_names(folder, model, stored).items()}
@@ -46,7 +48,7 @@ def stored_weights(folder: Path, model: Any) -> dict[str, tuple[Path, str]] | No
         if len(here) != 1:
             return None
         path, t = stored[here[0]]
-        if t["dtype"] not in DTYPES or tuple(t["shape"]) != tuple(each[0][1].shape):
+        if t["dtype"] not in READ or tuple(t["shape"]) != tuple(each[0][1].shape):
             return None
         found |= {name: (path, here[0]) for name, _ in each}
     return None if held else found

@@ -44,3 +44,8 @@ def failed(folder: Path, what: str, error: Exception) -> IluError:
         f"{folder} works only with Python code that it brings along ({code}), which is not run unasked",
         hint="read that code; --trust-remote-code runs it, in this one run",
     )
+
+
+def brings_code(model: object) -> bool:
+    """Whether a model, or a part of one, is of a class that is not transformers' own, so that no digest tells it."""
+    return not type(model).__module__.startswith("transformers.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import sys
@@ -40,6 +39,8 @@ def give_back() -> None:
     what is freed (mallopt(3), M_MMAP_THRESHOLD). Smaller ones, of a model of some hundred million parameters nearly all
     gradients, it keeps for itself, and no larger block can take their place.
     """
+    import ctypes  # not at the top, as every start reads this file
+
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
 
@@ -80,6 +81,8 @@ _always = False
 
 
 def _set(which: int, size: int) -> bool:
+    import ctypes
+
     if sys.platform != "linux" or os.environ.get(VARIABLE):
         return False
     option = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.backends.cpu import get_cpu_capability
 
 from ilu_cli.errors import tell
+from ilu_cli.models.code import brings_code
 from ilu_cli.runs.files import cache_dir
 
 LAYOUT = 1  # of the files, and of what is computed; raise it when either changes
@@ -88,10 +89,10 @@ def source_of(model: Any, facts: list[Any] | None) -> list[Any] | None:
     They do not where a model's code is not transformers' own. Nor is anything read where processes run a model
     together, of which all or none may do so.
     """
-    kind, launched = type(model), dist.is_available() and dist.is_initialized()
-    if facts is None or launched or not kind.__module__.startswith("transformers."):
+    launched = dist.is_available() and dist.is_initialized()
+    if facts is None or launched or brings_code(model):
         return None
-    return [kind.__name__, str(model.device), model.config._attn_implementation, *facts]
+    return [type(model).__name__, str(model.device), model.config._attn_implementation, *facts]
 
 
 @functools.cache

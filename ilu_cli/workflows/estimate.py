@@ -106,11 +106,13 @@ class TrainingPrice:
         return FLOAT * self.total if merges(self.model) else max(self.around, *self.layers)
 
     def written(self, saved: int) -> int:
-        """Bytes of a checkpoint of a sharded launch that are in main memory at once; `saved`: of a weight."""
+        """Bytes of a checkpoint that are in main memory at once, of a sharded launch a file's; `saved`: of a weight."""
         if self.adapter:
             return self.all
         whole = saved * self.total
-        return whole if merges(self.model) else min(whole, max(LARGEST, saved * self._most()))
+        if self.ground.shards == 1 or merges(self.model):
+            return whole
+        return min(whole, max(LARGEST, saved * self._most()))
 
     def _most(self) -> int:
         """The numbers of the largest weight."""

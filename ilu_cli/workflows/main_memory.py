@@ -27,10 +27,8 @@ def main_memory(price: TrainingPrice, count: int, cached: int, saved: int) -> li
     elif price.spec.memory.offload:
         weights = gradients = count * price.all
         optimizer = int(count * moments)
-    written = price.all if price.adapter else saved * price.total
-    written = price.written(saved) if ground.shards > 1 else written
     return [
         Moment("loading", weights=read, process=rest["process"]),
         Moment("steps", weights, gradients=gradients, optimizer=optimizer, **rest),
-        Moment("saving", weights, optimizer=optimizer, copies=written, **rest),
+        Moment("saving", weights, optimizer=optimizer, copies=price.written(saved), **rest),
     ]
