@@ -36,7 +36,7 @@ def load(subject: Subject, b: Backend, depth: int | None = None) -> Any:
     read = None
     try:
         made = frame(subject)
-        if b.main and (read := None if subject.base else reader_of(subject.folder, made)) is None:
+        if b.main and (read := reader_of(subject, made)) is None:
             made = load_model(subject)
     except IluError as error:
         made = error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
@@ -14,6 +14,9 @@ from ilu_cli.models.checking import not_numbers, own_names
 from ilu_cli.models.code import brings_code
 from ilu_cli.models.dtypes import STORED
 from ilu_cli.runs.files import tensors_of, weight_files
+
+if TYPE_CHECKING:
+    from ilu_cli.models.subject import Subject
 
 READ = {*STORED, "F64"}
 
@@ -26,17 +29,17 @@ def merges(model: Any) -> bool:
     return not all(isinstance(rule, WeightRenaming) for rule in get_model_conversion_mapping(model))
 
 
-def stored_weights(folder: Path, model: Any) -> dict[str, tuple[Path, str]] | None:
+def stored_weights(subject: Subject, model: Any) -> dict[str, tuple[Path, str]] | None:
     """Of each weight the file and the name that it has there; None if loading does more than to rename and to cast.
 
-    It does where weights are merged, split or quantised, where buffers are stored that the model has, where tied
-    weights are stored twice, and where the code is not transformers' own.
+    It does where an adapter is added, where weights are merged, split or quantised, where buffers are stored that the
+    model has, where tied weights are stored twice, and where the code is not transformers' own.
 
     Args:
-        folder: of the model.
-        model: it, with or without its weights.
+        model: the subject's, with or without its weights.
     """
-    if getattr(model.config, "quantization_config", None) or brings_code(model):
+    folder = subject.folder
+    if subject.base or getattr(model.config, "quantization_config", None) or brings_code(model):
         return None
     stored = {name: (path, t) for path in weight_files(folder) for name, t in tensors_of(path).items()}
     held = {own: name for name, own in own_names(folder, model, stored).items()}
@@ -54,12 +57,12 @@ def stored_weights(folder: Path, model: Any) -> dict[str, tuple[Path, str]] | No
     return None if held else found
 
 
-def reader_of(folder: Path, model: Any) -> Callable[[str], Tensor] | None:
+def reader_of(subject: Subject, model: Any) -> Callable[[str], Tensor] | None:
     """What gives a weight of the model by its name, float32 in main memory; None as for `stored_weights`.
 
     It raises UnavailableError for one that has entries that are infinite or not numbers.
     """
-    places = stored_weights(folder, model)
+    places = stored_weights(subject, model)
     if places is None:
         return None
     files: dict[Path, Any] = {}
@@ -70,7 +73,7 @@ def reader_of(folder: Path, model: Any) -> Callable[[str], Tensor] | None:
             files[path] = safe_open(path, framework="pt")
         found: Tensor = files[path].get_tensor(own).to(torch.float32)
         if not found.sum().isfinite() and not found.isfinite().all():
-            raise not_numbers(folder, [name])
+            raise not_numbers(subject.folder, [name])
         return found
 
     return read

@@ -101,9 +101,9 @@ class TrainingPrice:
         self.base["weights"] = whole + parts * self.base["weights"] // self.ground.shards
         self.base["optimizer"] = parts * self.base["optimizer"] // self.ground.shards
 
-    def handed_out(self) -> int:
+    def handed_out(self, stored: OnDisk) -> int:
         """Bytes of weights that the first process of a sharded launch holds beside parts: of a layer, or of all."""
-        return FLOAT * self.total if merges(self.model) else max(self.around, *self.layers)
+        return max(self.around, *self.layers) if stored.by_weight else FLOAT * self.total
 
     def written(self, saved: int) -> int:
         """Bytes of a checkpoint that are in main memory at once, of a sharded launch a file's; `saved`: of a weight."""
@@ -133,7 +133,7 @@ class TrainingPrice:
             return
         read = FLOAT * self.total
         if shards > 1:
-            read = min(read, self.handed_out() + read // shards)
+            read = min(read, self.handed_out(stored) + read // shards)
         yield Moment("loading", read, files=stored.largest * host, process=0 if host else self.alone)
         after = self.base | {"optimizer": self.all * (self.spec.memory.offload is not None and host)}
         cast = 0 if self.adapter or stored.saved == FLOAT else stored.saved * (self.total - self.few)

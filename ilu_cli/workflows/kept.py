@@ -113,7 +113,7 @@ def priced(
     if ground.memory is not None:
         price = TrainingPrice(model, params, recipe.train, cached, ground, beside=held)
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        found += MemoryEstimate((), tuple(main_memory(price, here, cached, stored.saved)))
+        found += MemoryEstimate((), tuple(main_memory(price, here, cached, stored)))
     if (spec := recipe.train.healing) and shapes.heal:
         heals = [healing_pass(shapes.heal, spec, world)]
         found += estimate(model, params, heals, spec, cached, stored, beside=healed(held))

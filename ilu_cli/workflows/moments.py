@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.tiles import memory_of
+from ilu_cli.models.by_weight import stored_weights
+from ilu_cli.models.subject import Subject
 from ilu_cli.runs.files import weight_files
 
 FLOAT, HALF = 4, 2  # bytes
@@ -108,15 +111,25 @@ class Beside:
 
 @dataclass(frozen=True)
 class OnDisk:
-    """Bytes of the largest file that the weights are read from, and of each weight of the checkpoint to be made."""
+    """Bytes of the largest file that the weights are read from, and of each weight of the checkpoint to be made.
+
+    by_weight: the first process of a sharded launch reads one weight at a time, and not the whole model.
+    """
 
     largest: int = 0
     saved: int = FLOAT
+    by_weight: bool = True
 
     @classmethod
     def at(cls, folder: Path, dtype: torch.dtype) -> OnDisk:
         """Of the weights in a folder, of which a checkpoint is to be made in this type."""
         return cls(max((path.stat().st_size for path in weight_files(folder)), default=0), dtype.itemsize)
+
+    @classmethod
+    def of(cls, subject: Subject, model: Any, dtype: torch.dtype) -> OnDisk:
+        """Of a subject's weights, and of a checkpoint in this type; `model`: it, without an adapter to be trained."""
+        apart = backend().mesh is None or stored_weights(subject, model) is not None
+        return replace(cls.at(subject.root, dtype), by_weight=apart)
 
 
 UNREAD, NOTHING = OnDisk(), Beside()

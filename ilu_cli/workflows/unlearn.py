@@ -121,17 +121,18 @@ def plan(
     for defence in defences_of(recipe):
         defence.check(planned.forget.stream)
     total = sum(p.numel() for p in model.parameters())
+    dtype = saved_dtype(recipe.train.save_dtype, parent.root)
+    stored = OnDisk.of(parent, model, dtype)
     if recipe.lora:
         add_adapter(model, recipe.lora, recipe.seed)
     params = trained_params(model, recipe.train.params, recipe.lora is not None)
-    dtype = saved_dtype(recipe.train.save_dtype, parent.root)
     check_frozen(recipe.train.memory, dtype, parent.root, recipe.lora is not None, "train.memory")
     trainable = sum(p.numel() for p in params.values())
     cached = cache_bytes(recipe, planned, model.config, first_trained(recipe, model, list(params)))
     check_ids(model, streams, tokenizer)
     loaded = lower_of(recipe, parent, model, params, dtype)
     params = params if loaded is model else trained_params(loaded, recipe.train.params, False)
-    stored, shapes = OnDisk.at(parent.root, dtype), Shapes.of(planned)
+    shapes = Shapes.of(planned)
     memory = priced(recipe, shapes, backend().world, loaded, list(params.values()), cached, stored)
     return UnlearnPlan(
         recipe=recipe,

@@ -202,7 +202,8 @@ def test_two_sharded_processes_on_cpus_read_a_layer_and_write_a_file_at_a_time(
     found = estimate(model, list(model.parameters()), [FORGET], TrainSpec(), 0, OnDisk(9, 2), Ground(shards=2)).moments
     assert next(m.copies for m in found if m.when == "saving") == 2 * WORDS * WIDTH  # no file is smaller than a weight
     monkeypatch.setattr("ilu_cli.workflows.estimate.merges", lambda _: True)
-    found = estimate(model, list(model.parameters()), [FORGET], TrainSpec(), 0, OnDisk(9, 2), Ground(shards=2)).moments
+    whole = OnDisk(9, 2, by_weight=False)
+    found = estimate(model, list(model.parameters()), [FORGET], TrainSpec(), 0, whole, Ground(shards=2)).moments
     by = {m.when: m for m in found}
     assert (by["loading"].weights, by["saving"].copies) == (4 * ALL, 2 * ALL)
 
@@ -227,15 +228,17 @@ def test_main_memory_by_hand(config: Path, *, adapter: bool) -> None:
     own = 3 * 2 * (WIDTH + INNER) if adapter else ALL
     whole, written = ALL + own * adapter, 4 * own if adapter else 2 * ALL
     gpu = Ground(80 * 10**9)
-    load_, steps, save = main_memory(price(gpu), 8, 5, 2)
+    load_, steps, save = main_memory(price(gpu), 8, 5, OnDisk(9, 2))
     assert load_ == Moment("loading", weights=8 * 4 * whole, process=8 * PROCESS)
     assert steps == Moment("steps", caches=40, process=8 * PROCESS)
     assert save == Moment("saving", copies=written, caches=40, process=8 * PROCESS)
-    load_, steps, save = main_memory(price(gpu, offload="optimizer"), 8, 0, 2)
+    load_, steps, save = main_memory(price(gpu, offload="optimizer"), 8, 0, OnDisk(9, 2))
     assert (steps.weights, steps.gradients, steps.optimizer) == (8 * 4 * own, 8 * 4 * own, 8 * 8 * own)
-    load_, steps, save = main_memory(price(Ground(80 * 10**9, shards=16, away=True)), 8, 0, 2)
+    away = price(Ground(80 * 10**9, shards=16, away=True))
+    load_, steps, save = main_memory(away, 8, 0, OnDisk(9, 2))
     assert load_.weights == 4 * (ONE + 2 * (WIDTH + INNER) * adapter) and save.copies == written
     assert (steps.weights, steps.gradients, steps.optimizer) == (2 * whole, 2 * own, 4 * own)
+    assert main_memory(away, 8, 0, OnDisk(9, 2, by_weight=False))[0].weights == 4 * whole
 
 
 def test_a_plan_tells_main_memory_and_counts_what_is_kept_on_cpus(ilu: Ilu, config: Path) -> None:

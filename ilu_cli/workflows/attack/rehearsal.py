@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ilu_cli import registry
@@ -15,6 +14,7 @@ from ilu_cli.engine.accel import backend
 from ilu_cli.engine.optimizers import check
 from ilu_cli.models.dtypes import DTYPES
 from ilu_cli.models.load import add_adapter, trained_params
+from ilu_cli.models.subject import Subject
 from ilu_cli.recipe.specs import Component, Form, LoraSpec, TrainSpec
 from ilu_cli.recipe.training_attack import TrainingAttack
 from ilu_cli.runs.results import Data
@@ -57,13 +57,13 @@ class TrainingAsked:
         """
         streams = [s.stream for s in self.streams]
         check_ids(model, streams, priced.tokenizer)
+        stored = OnDisk.of(priced.subject, model, DTYPES["fp32"])
         if self.lora is not None:
             add_adapter(model, self.lora, priced.seed)
         params = trained_params(model, self.spec.params, self.lora is not None, "attack.weights")
         trainable = sum(p.numel() for p in params.values())
         parts = backend().world * self.spec.accumulation
         passes = [Passing.of(s.name, Shape.of(s), parts) for s in streams]
-        stored = OnDisk.at(priced.root, DTYPES["fp32"])
         peak = estimate(model, list(params.values()), passes, self.spec, 0, stored).peak
         return Training(self.spec.steps, trainable, peak, backend().memory()[0])
 
@@ -73,7 +73,7 @@ class Priced:
     """An `Attempt` that trains nothing, and remembers what it was asked to train."""
 
     environments: Seen
-    root: Path
+    subject: Subject
     tokenizer: Any
     seed: int
     evaluation: Callable[[], Evaluation]

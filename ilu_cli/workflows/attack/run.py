@@ -104,7 +104,7 @@ def plan(
     check_attack(filled)
     if entry.declared.access == "training":
         questions = functools.partial(Evaluation, filled.eval, Reporter())
-        priced = Priced(environments, subject.root, load_tokenizer(subject.folder), recipe.seed, questions)
+        priced = Priced(environments, subject, load_tokenizer(subject.folder), recipe.seed, questions)
         if unknown := price(filled.attack, priced):
             unpriced = f"what comes after the attack's `{unknown}`, which needs the model"
         if priced.asked is not None:

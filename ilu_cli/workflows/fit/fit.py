@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from ilu_cli.models.by_weight import merges
 from ilu_cli.models.load import add_adapter, empty_model, trained_params
 from ilu_cli.models.names import first_place
 from ilu_cli.models.traced import Mode, Trace
@@ -173,7 +174,7 @@ class Fitting:
         return [*price.beside(stored_of(price)), *price.steps([*passes, *more])]
 
     def _main(self, price: TrainingPrice, launch: Placement) -> list[Moment]:
-        found = main_memory(price, launch.fleet.count, self._kept(price.spec, launch), stored_of(price).saved)
+        found = main_memory(price, launch.fleet.count, self._kept(price.spec, launch), stored_of(price))
         return found[:1] if self.job.scores else found
 
     def _scored(self, price: TrainingPrice, passes: list[Passing]) -> list[Moment]:
@@ -238,7 +239,7 @@ def dearest(moments: list[Moment]) -> Moment:
 def stored_of(price: TrainingPrice) -> OnDisk:
     """How the weights of a model lie on the disk whose configuration alone is known."""
     size: int = price.model.dtype.itemsize
-    return OnDisk(min(size * price.total, SHARD), size)
+    return OnDisk(min(size * price.total, SHARD), size, by_weight=not merges(price.model))
 
 
 def best(answers: list[FitAnswer]) -> FitAnswer | None:
