@@ -15,6 +15,9 @@ Quantity = Literal[
 ]  # fmt: skip
 """What a loss may read from its `View` (`ilu_cli.engine.view`), where each is described with its shape."""
 
+CHUNKED = frozenset({"distillation", "elsewhere", "margins"})  # what takes all logits of a token at once
+BY_HEAD = CHUNKED | {"nll", "logps", "token_nll", "entropy", "gap"}  # what the LM head makes of the last states
+
 FLOAT = 4  # bytes; what is kept of the original model is float32
 
 
@@ -56,6 +59,12 @@ class Loss(Declaration):
 
     needs: Annotated[frozenset[Quantity], BeforeValidator(lambda text: frozenset(text.split()))]
     per: Per
+
+    @property
+    def reads(self) -> str | None:
+        """The output of the decoder that is all it reads: its last (`final`), or that of a layer (`hidden`)."""
+        own = {need for need in self.needs if not need.startswith("reference.")}
+        return "final" if own <= BY_HEAD else "hidden" if own == {"hidden"} else None
 
 
 class Objective(Loss):

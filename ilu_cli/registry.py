@@ -224,7 +224,7 @@ regularizer = Registry(
 )  # fmt: skip
 defence = Registry("defence", "ilu_cli.defences", Declaration)
 attack = Registry(
-    "attack", "ilu_cli.attacks", Attack, "name optimizer warmup weight_decay max_grad_norm mix memory packing"
+    "attack", "ilu_cli.attacks", Attack, "name optimizer warmup weight_decay max_grad_norm mix memory packing together"
 )  # those that train
 task = Registry("task", "ilu_cli.tasks", Declaration)
 benchmark = Registry("benchmark", "ilu_cli.benchmarks", Declaration)

@@ -17,6 +17,7 @@ from ilu_cli.data.encode import collate
 from ilu_cli.engine.accel import Backend
 from ilu_cli.engine.exact import exact
 from ilu_cli.engine.head import wide
+from ilu_cli.engine.joined import micro_batches
 from ilu_cli.engine.packing import packed
 from ilu_cli.engine.reference import ReferenceCache
 from ilu_cli.engine.stream import RowKey, TrainStream
@@ -38,7 +39,8 @@ class Term:
     """A loss over one stream: weight · Σ values(view) / divisor. `defended`: its gradient is taken by the defences.
 
     `dual` changes `weight` after each step. `share`: it is a share of the forget term's gradient, see
-    `ilu_cli.engine.shares`. `centre`: the stream whose mean states a view tells.
+    `ilu_cli.engine.shares`. `centre`: the stream whose mean states a view tells. `reads`: the one output of the decoder
+    that it reads, as `ilu_cli.declarations.Loss.reads`.
     """
 
     name: str
@@ -53,11 +55,22 @@ class Term:
     dual: DualSpec | None = None
     share: bool = False
     centre: TrainStream | None = None
+    reads: str | None = None
+
+    @property
+    def factor(self) -> float:
+        """What its values are multiplied by where its gradient is taken."""
+        return 1.0 if self.share else self.weight
+
+    def joins(self, other: Term) -> bool:
+        """Whether the rows of both may be run as one batch."""
+        ours, theirs = ((t.reads, t.reads == "hidden" and t.layer, t.weight != 0, t.share) for t in (self, other))
+        return ours == theirs and self.reads is not None and not self.share
 
 
 def mean_nll(name: str, stream: TrainStream, weight: float = 1.0) -> Term:
     """Negative log-likelihood per scored token of a step."""
-    return Term(name, stream, lambda view: view.nll, "token", weight)
+    return Term(name, stream, lambda view: view.nll, "token", weight, reads="final")
 
 
 class Gradients:
@@ -92,16 +105,21 @@ class Gradients:
             step: whose rows are read; None: those of the step at hand.
             precision: of the forward pass; None: as the recipe says.
         """
-        step, stream = self.step if step is None else step, term.stream
-        divisor = stream.divisor(step, term.per)
-        total = torch.zeros((), dtype=torch.float64)
-        for view in self.views(term, step, precision):
-            with torch.set_grad_enabled(term.weight != 0), self.backend.autocast(precision or self.spec.precision):
-                loss = whole(self.parts.decoder, functools.partial(_loss, term, view, divisor))
-            if loss.requires_grad:
-                (loss if term.share else term.weight * loss).backward()
-            total += exact(loss.detach()).cpu()
-        return total
+        return self.together([term], step=step, precision=precision)[0]
+
+    def together(self, terms: Sequence[Term], *, step: int | None = None, precision: str | None = None) -> list[Tensor]:
+        """The same of terms that join: their micro-batches are run as one, and there is one backward pass for all."""
+        step = self.step if step is None else step
+        divisors = [t.stream.divisor(step, t.per) for t in terms]
+        totals = [torch.zeros((), dtype=torch.float64) for _ in terms]
+        for each in micro_batches([self.views(t, step, precision) for t in terms]):
+            with torch.set_grad_enabled(terms[0].weight != 0), self.backend.autocast(precision or self.spec.precision):
+                asked = [(terms[n], view, divisors[n]) for n, view in each]
+                found = whole(self.parts.decoder, functools.partial(_losses, asked))
+            torch.autograd.backward([t.factor * x for (t, *_), x in zip(asked, found) if x.requires_grad])
+            for (n, _), x in zip(each, found):
+                totals[n] += exact(x.detach()).cpu()
+        return totals
 
     def mean(self, term: Term, steps: int) -> Vector:
         """The mean of the gradients of the first `steps` steps, the same on all processes.
@@ -240,6 +258,10 @@ class Gradients:
             with torch.no_grad():
                 for p, old in zip(params, saved):
                     p.copy_(old)
+
+
+def _losses(each: list[tuple[Term, View, int]]) -> list[Tensor]:
+    return [_loss(*one) for one in each]
 
 
 def _loss(term: Term, view: View, divisor: int | Tensor) -> Tensor:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ilu_cli.defences import Defence
 
 T = TypeVar("T")
+Held = tuple[str, float, Taken]
+"""A gradient that is added when its weight is known: its term, the share, and it."""
 
 
 @dataclass
@@ -98,6 +100,18 @@ class Trainer:
         self.optimizer = optimizer_of(parts, list(params.values()), spec, backend.device)
 
     @property
+    def joins(self) -> bool:
+        """Whether the rows of all terms are run as one batch (`train.together`), which needs packing: no padding."""
+        first, *others = self.terms
+        apart = self.shared or bool(self.defences) or self.grads.parts.packing is None
+        return self.spec.together and not apart and bool(others) and all(first.joins(t) for t in others)
+
+    @property
+    def shared(self) -> bool:
+        """Whether a weight is a share of the forget term's gradient, so that each gradient is taken by itself."""
+        return any([p.share for p in self.penalties] + [t.share for t in self.terms])
+
+    @property
     def step(self) -> int:
         """Steps done, and so the number of the next one, counted from 0."""
         return self.grads.step
@@ -147,7 +161,7 @@ class Trainer:
             The value of each term and each penalty that is due, and the statistic of its environments.
         """
         self._forget_gradients()
-        sums, log, held = dict[str, Tensor](), dict[str, float](), list[tuple[str, float, Taken]]()
+        log, held = dict[str, float](), list[Held]()
         for p in self._due():  # first, while there is no other gradient to set aside
             found, gradient, long = self._apart(functools.partial(self._penalty, p))
             log |= found
@@ -157,7 +171,21 @@ class Trainer:
             else:
                 log[f"gradient[{p.name}]"] = long / p.every
                 self.grads.add(gradient)
-        shared = any([p.share for p in self.penalties] + [t.share for t in self.terms])
+        sums = self._of_terms(held)
+        for name, share, gradient in held:
+            weight = self.lengths.weight(name, share)
+            self.grads.add(gradient, weight)
+            log |= {f"weight[{name}]": weight, f"gradient[{name}]": weight * self.lengths.last[name]}
+        shares = torch.stack([*sums.values(), torch.zeros((), dtype=torch.float64)])
+        self.grads.sum()
+        logs = [d.log for d in self.defences] + [log]
+        return dict(zip(sums, self.backend.sum(shares).tolist())) | {k: v for log in logs for k, v in log.items()}
+
+    def _of_terms(self, held: list[Held]) -> dict[str, Tensor]:
+        """Add the gradient of each term, or put it into `held` if its weight is not known yet; return their values."""
+        if self.joins:
+            return dict(zip([t.name for t in self.terms], self.grads.together(self.terms)))
+        shared, sums = self.shared, dict[str, Tensor]()
         for t in self.terms:
             term = functools.partial(self._term, t)
             if not shared:
@@ -170,14 +198,7 @@ class Trainer:
                 held.append((t.name, t.weight, gradient))
             else:
                 self.grads.add(gradient)
-        for name, share, gradient in held:
-            weight = self.lengths.weight(name, share)
-            self.grads.add(gradient, weight)
-            log |= {f"weight[{name}]": weight, f"gradient[{name}]": weight * self.lengths.last[name]}
-        shares = torch.stack([*sums.values(), torch.zeros((), dtype=torch.float64)])
-        self.grads.sum()
-        logs = [d.log for d in self.defences] + [log]
-        return dict(zip(sums, self.backend.sum(shares).tolist())) | {k: v for log in logs for k, v in log.items()}
+        return sums
 
     def _due(self) -> list[Penalty]:
         """The penalties of the step at hand."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from ilu_cli.data.sampling import seed_of
 from ilu_cli.engine.head import distillation, margins, token_stats, wide
 from ilu_cli.models.logits import LMHead
 from ilu_cli.models.parts import Parts
+
+if TYPE_CHECKING:
+    from ilu_cli.engine.joined import Joined
 
 OUT = 1e6  # taken off a logit, it leaves the token no probability at all
 
@@ -43,6 +46,7 @@ class View:
 
     `chosen` holds the sequences that should be said instead, for objectives that need pairs. `topics` [B] tells which
     dataset of the stream each sequence is from; without it, all are from the first. `mean` is what `centre` tells.
+    `joined`: the batch that the rows are run in, and which part of it they are.
     """
 
     parts: Parts
@@ -54,12 +58,21 @@ class View:
     topics: Sequence[int] = ()
     layers: Sequence[int] = ()
     mean: Tensor | None = None
+    joined: tuple[Joined, int] | None = None
+
+    def _run(self, what: str, *at: Any) -> Tensor:
+        """[B, T, D], what `Parts.what` gives of these rows, alone or in a batch with those of other views."""
+        if self.joined is None:
+            found: Tensor = getattr(self.parts, what)(*at, self.batch.ids, self.batch.mask)
+            return found
+        rows, n = self.joined
+        return rows.of(n, self.batch.ids.shape[1], what, *at)
 
     @functools.cached_property
     def hidden(self) -> Tensor:
         """[B, T, D], the output of `layer`; the layers above it are not run."""
         assert self.layer is not None, "a term that needs hidden states has a layer"
-        return wide(self.parts.hidden_at(self.layer, self.batch.ids, self.batch.mask))
+        return wide(self._run("hidden_at", self.layer))
 
     @functools.cached_property
     def states(self) -> Tensor:
@@ -89,7 +102,7 @@ class View:
     @functools.cached_property
     def final(self) -> Tensor:
         """[N, D], the last hidden states that predict the scored tokens."""
-        return self.parts.final(self.batch.ids, self.batch.mask)[:, :-1][self.batch.scored[:, 1:]]
+        return self._run("final")[:, :-1][self.batch.scored[:, 1:]]
 
     @property
     def targets(self) -> Tensor:
@@ -169,7 +182,7 @@ class View:
 
     def afresh(self) -> View:
         """The same batch with nothing computed yet."""
-        return replace(self)
+        return replace(self, joined=None)
 
     def direction(self, name: str, topic: int = 0) -> Tensor:
         """[D], a fixed random unit vector: the same for this seed, name and topic at every step and on every process.

@@ -38,9 +38,12 @@ def stored_weights(subject: Subject, model: Any) -> dict[str, tuple[Path, str]] 
     Args:
         model: the subject's, with or without its weights.
     """
-    folder = subject.folder
     if subject.base or getattr(model.config, "quantization_config", None) or brings_code(model):
         return None
+    return _places(subject.folder, model)
+
+
+def _places(folder: Path, model: Any) -> dict[str, tuple[Path, str]] | None:
     stored = {name: (path, t) for path in weight_files(folder) for name, t in tensors_of(path).items()}
     held = {own: name for name, own in own_names(folder, model, stored).items()}
     found, tensors = dict[str, tuple[Path, str]](), dict[int, list[tuple[str, Any]]]()

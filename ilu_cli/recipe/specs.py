@@ -213,7 +213,7 @@ Params = Annotated[
 class TrainSpec(Spec):
     """How the weights are stepped."""
 
-    later = ("optimizer", "budget", "memory", "save_dtype", "prefix_gb", "loaded", "packing", "heal")
+    later = ("optimizer", "budget", "memory", "save_dtype", "prefix_gb", "loaded", "packing", "together", "heal")
 
     steps: PositiveInt = 80
     lr: PositiveFloat | Literal["auto"] = Field(
@@ -258,6 +258,11 @@ class TrainSpec(Spec):
     )
     packing: bool = Field(
         True, description="run a padded batch as one sequence without its padding, where the model gives the same so"
+    )
+    together: bool = Field(
+        True,
+        description="run the rows of forget and retain term as one batch, where both read the same states and rows are "
+        "packed: faster, and holds the activations of both at once",
     )
 
     @property

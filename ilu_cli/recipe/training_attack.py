@@ -26,7 +26,7 @@ class MixSpec(Stream):
 class TrainingAttack(Component):
     """An attack that trains weights: how they are stepped, and what is mixed in."""
 
-    later = ("optimizer", "warmup", "weight_decay", "max_grad_norm", "mix", "memory", "packing")
+    later = ("optimizer", "warmup", "weight_decay", "max_grad_norm", "mix", "memory", "packing", "together")
 
     optimizer: Optimizer = Field("adamw", description="see `train.optimizer`")
     warmup: NonNegativeInt = Field(0, description="steps of linear warm-up")
@@ -35,6 +35,7 @@ class TrainingAttack(Component):
     mix: MixSpec | None = Field(None, description="text that is trained on beside the attacker's own, or before it")
     memory: MemorySpec = MemorySpec()
     packing: bool = Field(True, description="see `train.packing`")
+    together: bool = Field(True, description="see `train.together`")
 
     @classmethod
     def common(cls) -> set[str]:
@@ -47,7 +48,7 @@ class TrainingAttack(Component):
 
     def stepped(self, spec: TrainSpec) -> TrainSpec:
         """How weights are stepped, from what the attack says of it by itself."""
-        names = ("optimizer", "warmup", "weight_decay", "max_grad_norm", "memory", "packing")
+        names = ("optimizer", "warmup", "weight_decay", "max_grad_norm", "memory", "packing", "together")
         keys = {k: getattr(self, k) for k in names}
         return spec.model_copy(update={**keys, "steps": spec.steps + self.first})
 

@@ -29,9 +29,11 @@ from ilu_cli.workflows.passes import (
     asked_of,
     budget_of,
     healing_pass,
+    joined,
     layers_of,
     passes_of,
     read_of,
+    run_together,
 )
 
 GB = 1e9
@@ -108,7 +110,8 @@ def priced(
     """`estimate` of an unlearning in one of `world` processes, with all that it runs and holds."""
     ground = Ground.here()
     more = beside_steps(recipe, shapes, world, model, params, sharded=ground.shards > 1)
-    passes, held = [*passes_of(recipe, shapes, world), *more], beside(recipe, [p.shape for p in params])
+    passes = [*joined(passes_of(recipe, shapes, world), run_together(recipe)), *more]
+    held = beside(recipe, [p.shape for p in params])
     found = estimate(model, params, passes, recipe.train, cached, stored, beside=held)
     if ground.memory is not None:
         price = TrainingPrice(model, params, recipe.train, cached, ground, beside=held)

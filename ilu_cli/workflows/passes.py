@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ilu_cli import registry
+from ilu_cli.declarations import BY_HEAD, CHUNKED
 from ilu_cli.engine.reference import CACHE_BATCH
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.recipe.schema import UnlearnRecipe
@@ -15,11 +16,9 @@ from ilu_cli.recipe.specs import Component, Form, TrainSpec
 if TYPE_CHECKING:
     from ilu_cli.workflows.training import Streams
 
-CHUNKED = {"distillation", "elsewhere", "margins"}  # what a view takes from all logits of a token at once
 DEFENDED, BUDGET = "forget", "budget"  # the term whose gradient defences take, and what is run to measure a budget
 ASKED = "asking the original"  # what is run of the rows before the first step
 AT_LAYERS = {"reference.hidden", "reference.states", "reference.mlp"}
-BY_HEAD = CHUNKED | {"nll", "logps", "token_nll", "entropy", "gap"}
 
 
 @dataclass(frozen=True)
@@ -119,6 +118,28 @@ def layers_of(objective: Component) -> list[int]:
 def passes_of(recipe: UnlearnRecipe, shapes: Shapes, world: int) -> list[Passing]:
     """What one of `world` processes runs for each term, in the order of a step: penalties, forget term, retain term."""
     return list(_passes(recipe, shapes, world * recipe.train.accumulation))
+
+
+def joined(passes: list[Passing], names: Container[str]) -> list[Passing]:
+    """The same, where those of these terms are one, after the others; a single one stays as it is."""
+    parts = [p for p in passes if p.term in names]
+    if len(parts) < 2:
+        return passes
+    one = Passing(
+        " + ".join(p.term for p in parts), sum(p.rows for p in parts), max(p.length for p in parts),
+        sum(p.scored for p in parts), parts[0].deepest, any(p.chunks for p in parts),
+    )  # fmt: skip
+    return [*(p for p in passes if p not in parts), one]
+
+
+def run_together(recipe: UnlearnRecipe) -> frozenset[str]:
+    """The terms of a step that a trainer runs as one, if the model's rows are packed (`Trainer.joins`)."""
+    objective, t, r = registry.objective[recipe.objective.name].declared, recipe.train, recipe.retain
+    if r is None or recipe.defences or not (t.together and t.packing) or objective.chosen:
+        return frozenset()
+    shares = isinstance(r.weight, str) or any(isinstance(reg.weight, str) for reg in recipe.regularizers)
+    same = objective.reads is not None and objective.reads == registry.retain_term[r.name].declared.reads
+    return frozenset({DEFENDED, "retain"} if same and not shares else ())
 
 
 def healing_pass(shape: Shape, train: TrainSpec, world: int) -> Passing:

@@ -231,6 +231,7 @@ def _terms(recipe: UnlearnRecipe, streams: Streams, parts: Parts, source: list[A
             name, data.stream, _bound(entry.obj, spec), entry.declared.per, weight, layer, cache, layers=layers
         )
         found.centre = streams.forget.stream if "centre" in needs else None
+        found.reads = None if data.stream.chosen else entry.declared.reads
         return found
 
     objective, r = recipe.objective, recipe.retain

@@ -132,8 +132,7 @@ def plan(
     check_ids(model, streams, tokenizer)
     loaded = lower_of(recipe, parent, model, params, dtype)
     params = params if loaded is model else trained_params(loaded, recipe.train.params, False)
-    shapes = Shapes.of(planned)
-    memory = priced(recipe, shapes, backend().world, loaded, list(params.values()), cached, stored)
+    memory = priced(recipe, Shapes.of(planned), backend().world, loaded, list(params.values()), cached, stored)
     return UnlearnPlan(
         recipe=recipe,
         asked=asked,

@@ -26,7 +26,7 @@ from ilu_cli.workflows.estimate import PROCESS, TrainingPrice, estimate
 from ilu_cli.workflows.kept import at_most, beside, priced
 from ilu_cli.workflows.main_memory import main_memory
 from ilu_cli.workflows.moments import Beside, Ground, Moment, OnDisk
-from ilu_cli.workflows.passes import ASKED, Passing, Shape, Shapes, asked_of
+from ilu_cli.workflows.passes import ASKED, Passing, Shape, Shapes, asked_of, joined
 from ilu_cli.workflows.plan import RunPlan, Training
 
 WIDTH, INNER, WORDS = 32, 64, 100
@@ -252,3 +252,24 @@ def test_a_plan_tells_main_memory_and_counts_what_is_kept_on_cpus(ilu: Ilu, conf
     (cpu,) = json.loads(ilu(*asked, "1x(CPU,16GB,1TFLOPS,0.1TB/s)", "--json").out)["jobs"][0]["answers"]
     assert cpu["kinds"]["caches"] == cached - 2 * ALL
     assert "main_memory_bytes" not in cpu
+
+
+def test_rows_that_are_run_as_one_are_priced_as_one() -> None:
+    forget, retain = Passing("forget", 4, 8, 28), Passing("retain", 2, 16, 30, chunks=True)
+    penalty = Passing("irm[gsm8k]", 3, 9, 20)
+    assert joined([penalty, forget, retain], {"forget", "retain"}) == [
+        penalty, Passing("forget + retain", 6, 16, 58, chunks=True)
+    ]  # fmt: skip
+    assert joined([forget, retain], set()) == [forget, retain] == joined([forget, retain], {"forget"})
+
+
+@pytest.mark.parametrize("together", ["true", "false"])
+def test_the_estimate_follows_how_rows_are_run(together: str, config: Path) -> None:
+    npo = recipe("npo", f"train.together={together}", "retain.batch=16")
+    model = empty(config)
+    moments = priced(npo, Shapes.full(npo), 1, model, list(model.parameters()), 0).moments
+    kept = [m.activations for m in moments if m.when == "backward, head"]
+    assert len(kept) == (1 if together == "true" else 2)
+    one = priced(npo, replace(Shapes.full(npo), retain=None), 1, model, list(model.parameters()), 0).moments
+    (alone,) = (m.activations for m in one if m.when == "backward, head")
+    assert max(kept) == (2 if together == "true" else 1) * alone

@@ -24,7 +24,7 @@ from ilu_cli.workflows.attack.sides import sides
 from ilu_cli.workflows.estimate import estimate
 from ilu_cli.workflows.evaluate import Evaluation
 from ilu_cli.workflows.moments import OnDisk
-from ilu_cli.workflows.passes import Passing, Shape
+from ilu_cli.workflows.passes import Passing, Shape, joined
 from ilu_cli.workflows.plan import StreamPlan, Training, check_ids
 
 
@@ -64,6 +64,8 @@ class TrainingAsked:
         trainable = sum(p.numel() for p in params.values())
         parts = backend().world * self.spec.accumulation
         passes = [Passing.of(s.name, Shape.of(s), parts) for s in streams]
+        if self.spec.together and self.spec.packing:
+            passes = joined(passes, [s.name for s in streams])
         peak = estimate(model, list(params.values()), passes, self.spec, 0, stored).peak
         return Training(self.spec.steps, trainable, peak, backend().memory()[0])
 

@@ -24,7 +24,8 @@ class Placement:
 def choices(job: PricedJob, launch: Placement) -> Iterator[tuple[tuple[str, ...], TrainSpec]]:
     """Keys that save memory, what costs least first: frozen bf16 nothing, checkpointing a forward pass, and so on.
 
-    A sharded launch takes checkpointing only, and no more micro-batches than leave each process a row.
+    Each is tried with `together` as it is, and off. A sharded launch takes checkpointing only, and no more
+    micro-batches than leave each process a row.
     """
     train, m = job.train, job.train.memory
     accumulation, rows = _split(job, launch)
@@ -60,9 +61,15 @@ def _freezes(job: PricedJob) -> bool:
 
 
 def _savings(job: PricedJob, again: Row, shards: bool) -> list[Row]:
-    """Values of `train.memory`, and of `train.loaded`, without repetition."""
+    """Values of `train.memory`, `train.loaded` and `train.together`, without repetition."""
+    apart: Row = {"together": False} if job.together and job.train.together else {}
+    found = [keys | more for keys in _of_memory(job, again, shards) for more in ({}, apart)]
+    return [keys for i, keys in enumerate(found) if keys not in found[:i]]
+
+
+def _of_memory(job: PricedJob, again: Row, shards: bool) -> list[Row]:
     if shards:
-        return [{}, again] if again else [{}]
+        return [{}, again]
     frozen: Row = {"frozen": "bf16"} if _freezes(job) else {}
     needed: Row = {"loaded": "needed"} if job.lower and job.train.loaded == "all" else {}
     found = [{}, frozen, needed, again, frozen | again, needed | again]
@@ -70,15 +77,15 @@ def _savings(job: PricedJob, again: Row, shards: bool) -> list[Row]:
     if job.train.optimizer == "adamw" and m.offload is None and m.optimizer_bits == 32:
         less = (needed or frozen) | again
         found += [less | {"optimizer_bits": 8}, less | {"offload": "optimizer"}]
-    return [keys for i, keys in enumerate(found) if keys not in found[:i]]
+    return found
 
 
 def _with(job: PricedJob, extra: Row, accumulation: int) -> tuple[tuple[str, ...], TrainSpec]:
     train = job.train
-    own = {k: v for k, v in extra.items() if k == "loaded"}
+    own = {k: v for k, v in extra.items() if k in ("loaded", "together")}
     kept = {k: v for k, v in extra.items() if k not in own}
-    keys = [f"{job.key}.memory.{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in kept.items()]
-    keys += [f"{job.key}.{k}={v}" for k, v in own.items()]
+    told = {f"memory.{k}": v for k, v in kept.items()} | own
+    keys = [f"{job.key}.{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in told.items()]
     if accumulation != train.accumulation:
         keys.append(f"{job.key}.accumulation={accumulation}")
     memory = train.memory.model_copy(update=kept)

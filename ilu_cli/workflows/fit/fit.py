@@ -124,7 +124,7 @@ class Fitting:
         unset, least, found = 0, None, None
         for keys, train in choices(self.job, launch):
             price, passes = self._priced(train, launch), self.job.passes(train, launch.fleet.all)
-            moment = dearest(self._moments(price, passes, launch))
+            moment = dearest(self._moments(price, self.job.joined(train, passes), launch))
             unset = unset or moment.bytes
             if least is None or moment.bytes < least[0].bytes:
                 least = moment, keys, train, price, passes
@@ -134,7 +134,7 @@ class Fitting:
         best = found or least
         assert best is not None
         moment, keys, train, price, passes = best
-        step = self._step(train, price, passes, launch)
+        step = self._step(train, price, self.job.joined(train, passes), launch)
         per = UNIT / (passes[0].rows * passes[0].length) / launch.fleet.all if self.job.scores else self.job.steps
         seconds = None if per is None else per * step + self._filling(train, price, passes, launch)
         flops = sum(self._flops(p, price) for p in passes) * train.accumulation * launch.fleet.all

@@ -14,7 +14,7 @@ from ilu_cli.recipe.schema import AttackRecipe, UnlearnRecipe
 from ilu_cli.recipe.specs import Component, Form, LoraSpec, Precision, TrainSpec
 from ilu_cli.recipe.training_attack import TrainingAttack
 from ilu_cli.workflows.kept import unknown
-from ilu_cli.workflows.passes import Passing, Shape, Shapes, healing_pass, layers_of, passes_of
+from ilu_cli.workflows.passes import Passing, Shape, Shapes, healing_pass, joined, layers_of, passes_of, run_together
 from ilu_cli.workflows.settle import settled
 from ilu_cli.workflows.spread import against_attack, against_training, against_unlearn, halved_of
 
@@ -31,7 +31,7 @@ class PricedJob:
     is a key for micro-batches. unlearning: the recipe, whose budget and defences count. kept: that whose caches lie
     beside. not_counted: what holds more than is counted here. steps: None where the data decide. key: where the recipe
     says how. rows: of each stream, those of a step. alone: why a sharded launch refuses it. lower: so many layers are
-    all that it needs, with `train.loaded: needed`; None: it needs all.
+    all that it needs, with `train.loaded: needed`; None: it needs all. together: terms whose rows may be run as one.
     """
 
     name: str
@@ -52,6 +52,11 @@ class PricedJob:
     rows: dict[str, int] = field(default_factory=dict)
     alone: str = ""
     lower: int | None = None
+    together: frozenset[str] = frozenset()
+
+    def joined(self, train: TrainSpec, passes: list[Passing]) -> list[Passing]:
+        """Its passes as they are run: those of terms whose rows are run together as one."""
+        return joined(passes, self.together if train.together and train.packing else ())
 
     @property
     def shared(self) -> int | None:
@@ -78,6 +83,7 @@ def unlearning(recipe: UnlearnRecipe, model: Any, name: str = "unlearn", times: 
         name, recipe.train, passes, recipe.train.steps, lora=recipe.lora, times=times, every=every,
         filled=frozenset(filled), sums=1 + len(recipe.regularizers), unlearning=recipe, kept=recipe,
         not_counted=tuple(more), rows=_batches(recipe), alone=_alone(against_unlearn(recipe)), lower=_lower(recipe),
+        together=run_together(recipe),
     )  # fmt: skip
 
 
@@ -138,7 +144,7 @@ def attacking(recipe: AttackRecipe, name: str = "attack", times: int = 1) -> Pri
     return PricedJob(
         name, spec, passes, _steps(attack), key="attack", lora=keys.get("lora"), times=times,
         splits="accumulation" in keys, alone=_alone(against_training(spec, "attack")),
-        rows={f"{key}.batch": shape.batch for key, shape in shapes.items()},
+        rows={f"{key}.batch": shape.batch for key, shape in shapes.items()}, together=frozenset(shapes),
     )  # fmt: skip
 
 
