@@ -84,7 +84,7 @@ def planned(folder: Path, size: str, shape: str, kind: str) -> Any:
     sets = [
         "train.steps=2",
         "train.save_every=0",
-        "train.together=true",
+        "train.together=false",
         "train.precision=bf16",
         f"model.ref={folder / size}",
         *data,

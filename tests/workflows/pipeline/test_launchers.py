@@ -36,8 +36,14 @@ LONG = 600  # steps, of which some are done before they are disturbed, and not a
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """A Ray of one core, which `--launcher ray` finds in this process."""
-    ray.init(num_cpus=1, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False)
+    """A Ray of one core, which `--launcher ray` finds in this process.
+
+    Its workers have no less of the cores than the suite's own processes, beside which they would wait for minutes.
+    """
+    equal = {"worker_niceness": 0}
+    ray.init(
+        num_cpus=1, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False, _system_config=equal
+    )
     yield
     ray.shutdown()
 
