@@ -27,7 +27,7 @@ from ilu_cli.runs.store import Store
 from ilu_cli.workflows import unlearn
 from ilu_cli.workflows.training import build_trainer
 
-recipe = load(UnlearnRecipe, shipped()["quickstart-npo"], {}, ["train.steps=2"])
+recipe = load(UnlearnRecipe, shipped()["quickstart-npo"], {}, ["train.steps=2", "forget.batch=8", "retain.batch=4"])
 plan = unlearn.plan(recipe, Store())
 model = load_model(plan.subject)
 if sys.argv[1] == "npo":

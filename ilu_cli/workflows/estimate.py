@@ -120,10 +120,10 @@ class TrainingPrice:
 
     def _gradients(self, whole: int, own: int) -> int:
         """Bytes of gradients: `whole`, or where they are divided the parts, and a layer's `own` on their way."""
-        if self.ground.shards == 1:
+        if self.ground.shards == 1 or not whole:
             return whole
         around = sum(self.trained[-1]) + sum(self.trained[len(self.trained) - 2])
-        return (0 if self.ground.away else self.all // self.ground.shards) + 2 * own + around
+        return (0 if self.ground.away else whole // self.ground.shards) + 2 * own + around
 
     def beside(self, stored: OnDisk) -> Iterator[Moment]:
         """Before the steps and after them: reading, casting the checkpoint, comparing it with the parent."""
@@ -186,7 +186,7 @@ class TrainingPrice:
         n, host = self.ground.shards, self.ground.memory is None
         around = sum(self.trained[-1]) + sum(self.trained[len(self.trained) - 2])
         weights = self.base["weights"] - self.around - 2 * max(self.layers)
-        gradients = self._gradients(0, 0) + (1 + host) * around + around // n
+        gradients = self._gradients(self.all, 0) + (1 + host) * around + around // n
         return Moment("summing gradients", **self.base | {"weights": weights}, gradients=gradients)
 
     def _measured(self, p: Passing) -> Moment:

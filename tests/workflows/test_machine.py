@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import Ilu
 from safetensors.torch import load_file
+from test_fit import shape
 
 from ilu_cli.engine.accel import Backend, backend
 from ilu_cli.recipe.memory import MemorySpec
@@ -83,16 +84,16 @@ def test_a_run_that_is_said_to_be_in_float32_is_the_same_recipe(
     assert open_["peak_memory_bytes"] == named["peak_memory_bytes"]
 
 
-def test_a_plan_for_other_devices_does_not_ask_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_for_other_devices_does_not_ask_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ilu_cli.recipe.load import find, load
     from ilu_cli.recipe.schema import UnlearnRecipe
 
     recipe = load(UnlearnRecipe, find("quickstart-npo"), {}, [])
-    kinds = {}
+    kinds, config = {}, shape(tmp_path)
     for yes in (True, False):
         has_bf16(monkeypatch, yes=yes)
         for devices in ("H100-80GB", "here"):
-            job = fit_plan("quickstart-npo", "unlearn", recipe, "", devices).jobs[0].job
+            job = fit_plan("quickstart-npo", "unlearn", recipe, "", devices, ("a Llama", config)).jobs[0].job
             kinds[yes, devices] = job.train.precision
     assert kinds[True, "H100-80GB"] == kinds[False, "H100-80GB"] == "auto"
     assert (kinds[True, "here"], kinds[False, "here"]) == ("bf16", "fp32")
