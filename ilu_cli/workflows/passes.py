@@ -121,14 +121,17 @@ def passes_of(recipe: UnlearnRecipe, shapes: Shapes, world: int) -> list[Passing
 
 
 def joined(passes: list[Passing], names: Container[str]) -> list[Passing]:
-    """The same, where those of these terms are one, after the others; a single one stays as it is."""
+    """The same, where those of these terms are one, after the others; a single one stays as it is.
+
+    Its rows have the most tokens of any, and there are as many as have all the tokens: packed, they have no padding.
+    """
     parts = [p for p in passes if p.term in names]
     if len(parts) < 2:
         return passes
-    one = Passing(
-        " + ".join(p.term for p in parts), sum(p.rows for p in parts), max(p.length for p in parts),
-        sum(p.scored for p in parts), parts[0].deepest, any(p.chunks for p in parts),
-    )  # fmt: skip
+    length = max(p.length for p in parts)
+    rows = -(-sum(p.rows * p.length for p in parts) // length)
+    scored, chunks = sum(p.scored for p in parts), any(p.chunks for p in parts)
+    one = Passing(" + ".join(p.term for p in parts), rows, length, scored, parts[0].deepest, chunks)
     return [*(p for p in passes if p not in parts), one]
 
 

@@ -258,7 +258,7 @@ def test_rows_that_are_run_as_one_are_priced_as_one() -> None:
     forget, retain = Passing("forget", 4, 8, 28), Passing("retain", 2, 16, 30, chunks=True)
     penalty = Passing("irm[gsm8k]", 3, 9, 20)
     assert joined([penalty, forget, retain], {"forget", "retain"}) == [
-        penalty, Passing("forget + retain", 6, 16, 58, chunks=True)
+        penalty, Passing("forget + retain", 4, 16, 58, chunks=True)
     ]  # fmt: skip
     assert joined([forget, retain], set()) == [forget, retain] == joined([forget, retain], {"forget"})
 
