@@ -10,9 +10,11 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from ilu_cli.models import traced
+from ilu_cli.models.kept import told
 from ilu_cli.models.load import add_adapter
 from ilu_cli.models.traced import Mode, trace
 from ilu_cli.recipe.specs import LoraSpec
+from ilu_cli.workflows import traces
 from ilu_cli.workflows.traces import kept_trace
 
 ROWS, LENGTH, HALF = 3, 10, Mode(half=True)
@@ -35,6 +37,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
         return run(model, rows, length, mode)
 
     monkeypatch.setattr(traced, "trace", count)
+    monkeypatch.setattr(traces, "told", told)  # not the one of the suite
     return made
 
 
