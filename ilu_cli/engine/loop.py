@@ -102,9 +102,8 @@ class Trainer:
     @property
     def joins(self) -> bool:
         """Whether the rows of all terms are run as one batch (`train.together`), which needs packing: no padding."""
-        first, *others = self.terms
-        apart = self.shared or bool(self.defences) or self.grads.parts.packing is None
-        return self.spec.together and not apart and bool(others) and all(first.joins(t) for t in others)
+        apart = self.shared or bool(self.defences) or self.grads.parts.packing is None or len(self.terms) < 2
+        return self.spec.together and not apart and all(self.terms[0].joins(t) for t in self.terms[1:])
 
     @property
     def shared(self) -> bool:
