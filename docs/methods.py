@@ -4,8 +4,8 @@
     python docs/methods.py page                             # the table alone, from docs/study/methods.json
 
 The pipeline may be stopped at any time: what it has attacked so far is in the table, and a method that the file holds
-already stays in it. The time is that of training: the number of steps × the lower quartile of a step's time, which
-other work on the machine stretches less than the whole.
+already stays as it is: take it out to have it anew. The time is that of training: the number of steps × the lower
+quartile of a step's time, which other work on the machine stretches less than the whole.
 """
 
 from __future__ import annotations
@@ -48,10 +48,12 @@ def interval(figure: dict) -> list[float]:
 
 
 def cost(run: Path) -> dict:
-    """Seconds that training took and the process's peak of memory in bytes."""
+    """Seconds that training took, the process's peak of memory in bytes, and the type it was trained in."""
     steps = [json.loads(line)["seconds"] for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     peak = open_run(run).manifest.result["peak_memory_bytes"]
-    return {"seconds": round(len(steps) * statistics.quantiles(steps)[0], 1), "peak_memory_bytes": peak}
+    precision = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["train"]["precision"]
+    seconds = round(len(steps) * statistics.quantiles(steps)[0], 1)
+    return {"seconds": seconds, "peak_memory_bytes": peak, "precision": precision}
 
 
 def operations() -> dict[str, float]:
@@ -63,7 +65,8 @@ def operations() -> dict[str, float]:
 
 def line(name: str, one: dict, counted: dict[str, float]) -> str:
     """A row of the table."""
-    cells = [name, *(shown(one[key] if key == "before" else one["worst"][key]) for key in ("before", *ATTACKS))]
+    told = f"{name} (float32)" if one.get("precision") == "fp32" else name
+    cells = [told, *(shown(one[key] if key == "before" else one["worst"][key]) for key in ("before", *ATTACKS))]
     cells += [shown(one["elements"]), f"{one['prose'][0]:.1f}"]
     if "seconds" in one:
         share = f"{counted[name] / counted['rmu']:.1f}" if name in counted else ""
@@ -89,7 +92,7 @@ def table(methods: dict[str, dict]) -> str:
 def main() -> None:
     methods = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
     if sys.argv[1:] != ["page"]:
-        methods |= found(Store().root)
+        methods = found(Store().root) | methods
         order = ["original", *yaml.safe_load(find("grid-methods").read_text(encoding="utf-8"))["methods"]]
         methods = {name: methods[name] for name in order if name in methods}
         write_json(KEPT, methods)
