@@ -15,15 +15,16 @@ from conftest import Ilu
 from ilu_cli.errors import UsageError
 from ilu_cli.models.dtypes import PIECE
 from ilu_cli.models.load import trained_params
-from ilu_cli.recipe.load import find, load
+from ilu_cli.recipe.load import find, load, validate
 from ilu_cli.recipe.memory import MemorySpec
-from ilu_cli.recipe.schema import UnlearnRecipe
+from ilu_cli.recipe.schema import AttackRecipe, UnlearnRecipe
+from ilu_cli.recipe.source import Layers
 from ilu_cli.recipe.specs import TrainSpec
 from ilu_cli.workflows.estimate import CONTEXT, PROCESS, TrainingPrice, estimate
 from ilu_cli.workflows.fit.choices import Placement
 from ilu_cli.workflows.fit.devices import KNOWN, Fleet, fleet
 from ilu_cli.workflows.fit.fit import FitAnswer
-from ilu_cli.workflows.fit.jobs import PricedJob
+from ilu_cli.workflows.fit.jobs import PricedJob, attacking
 from ilu_cli.workflows.fit.plan import FitPlan, Planned
 from ilu_cli.workflows.fit.roofline import replicated, seconds_of, sharded, stepping
 from ilu_cli.workflows.moments import Ground, Moment, OnDisk
@@ -260,3 +261,14 @@ def test_a_price_keeps_its_traces(config: Path) -> None:
     price = TrainingPrice(model, [], TrainSpec(), 0, Ground())
     p = Passing("forget", 2, 8, 14)
     assert price.trace(p) is price.trace(p)
+
+
+def test_an_attack_is_told_to_run_rows_apart_only_if_it_mixes_some_in(ilu: Ilu, config: Path) -> None:
+    told = ilu("plan", "suite-quick", "--devices", "1x(0.5GB,100TFLOPS,1TB/s)", "--config", config, "--json")
+    assert "attack.memory.checkpointing=true" in told.out and "together" not in told.out
+    mix: dict[str, Any] = {"mix": {"data": "prose", "batch": 2}}
+    alone, mixed = (
+        attacking(validate(AttackRecipe, Layers({"attack": {"name": "relearn", **more}}))).together
+        for more in ({}, mix)
+    )
+    assert not alone and mixed == {"attack", "attack.mix"}

@@ -144,7 +144,8 @@ def attacking(recipe: AttackRecipe, name: str = "attack", times: int = 1) -> Pri
     return PricedJob(
         name, spec, passes, _steps(attack), key="attack", lora=keys.get("lora"), times=times,
         splits="accumulation" in keys, alone=_alone(against_training(spec, "attack")),
-        rows={f"{key}.batch": shape.batch for key, shape in shapes.items()}, together=frozenset(shapes),
+        rows={f"{key}.batch": shape.batch for key, shape in shapes.items()},
+        together=frozenset(shapes if len(shapes) > 1 else ()),
     )  # fmt: skip
 
 
