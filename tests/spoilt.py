@@ -60,8 +60,6 @@ def run(case: str) -> None:
     """One case; its files."""
     sys.argv, here = ["ilu", *COMMAND, *(part for key in KEYS for part in ("--set", key))], Path.cwd()
     rank, errors, code, began = os.environ["RANK"], io.StringIO(), 0, time.monotonic()
-    if case == "batch":
-        sys.argv += ["--set", "forget.batch=1"]
     if case == "damaged":
         sys.argv += ["--model", "nowhere-finite"]
     if LAST and case in GIVEN:

@@ -48,7 +48,7 @@ class Environments:
         for i, part in enumerate(parts):
 
             def values(v: View, i: int = i, divisor: float = part.divisor(g.step, "token")) -> Tensor:
-                losses[i] += float(exact(v.nll.detach()).sum()) / divisor
+                losses[i] += v.counts * float(exact(v.nll.detach()).sum()) / divisor
                 each: Tensor = v.values(statistic)
                 return each
 

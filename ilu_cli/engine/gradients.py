@@ -134,7 +134,7 @@ class Gradients:
         for keys, divisors in () if alone else self._together(term, steps):
             view = self._view(term, keys, View)
             with self.backend.autocast(self.spec.precision):
-                loss = _loss(term, view, torch.tensor(divisors, device=self.backend.device))
+                loss = loss_of(term, view, torch.tensor(divisors, device=self.backend.device))
             if loss.requires_grad:
                 (term.weight * loss).backward()
         return [g.div_(steps) for g in self.whole()]
@@ -147,7 +147,7 @@ class Gradients:
         rows, divisors = list[RowKey](), list[int]()
         for step in range(steps):
             divisor = stream.divisor(step, term.per)
-            for key in (key for keys in self._shares(stream, step) for key in keys):
+            for key in (k for keys, _ in stream.shares(step, self.backend, self.spec.accumulation) for k in keys):
                 sizes.append(len(stream.item(key).ids))
                 if rows and (sum(sizes) if packs else len(sizes) * max(sizes)) > room:
                     yield rows, divisors
@@ -161,14 +161,10 @@ class Gradients:
     ) -> Iterator[View]:
         """What a term sees of this process's rows of a step: each micro-batch, or each row `alone`."""
         mean = None if term.centre is None else self._mean_states(term.centre, term.layers, step, precision)
-        for keys in self._shares(term.stream, step):
-            for part in [[key] for key in keys] if alone else [keys]:
-                view = self._view(term, part, kind)
-                view.mean = mean
-                yield view
-
-    def _shares(self, stream: TrainStream, step: int) -> list[list[RowKey]]:
-        return stream.shares(step, self.backend.rank, self.backend.world, self.spec.accumulation)
+        for keys, counts in term.stream.shares(step, self.backend, self.spec.accumulation, alone=alone):
+            view = self._view(term, keys, kind)
+            view.mean, view.counts = mean, counts
+            yield view
 
     def _view(self, term: Term, keys: list[RowKey], kind: type[View]) -> View:
         device = self.backend.device
@@ -188,11 +184,11 @@ class Gradients:
     def _mean_states(self, stream: TrainStream, layers: Sequence[int], step: int, precision: str | None) -> Tensor:
         """[L, D]: the mean of a step's states at these layers, all tokens but the first, over all processes."""
         total = torch.zeros(len(layers), self.parts.width, device=self.backend.device)
-        for keys in self._shares(stream, step):
+        for keys, counts in stream.shares(step, self.backend, self.spec.accumulation):
             batch = collate([stream.item(k) for k in keys]).to(self.backend.device)
             view = View(self.parts, batch, self.seed, layers=layers)
             with self.backend.autocast(precision or self.spec.precision):
-                total += whole(self.parts.decoder, functools.partial(_summed_states, view))
+                total += counts * whole(self.parts.decoder, functools.partial(_summed_states, view))
         return self.backend.sum(total) / stream.divisor(step, "hidden token")
 
     def sum(self) -> None:
@@ -261,12 +257,12 @@ class Gradients:
 
 
 def _losses(each: list[tuple[Term, View, int]]) -> list[Tensor]:
-    return [_loss(*one) for one in each]
+    return [loss_of(*one) for one in each]
 
 
-def _loss(term: Term, view: View, divisor: int | Tensor) -> Tensor:
-    """Σ values / divisor, which may be each row's own, [B]."""
-    values = wide(term.values(view))
+def loss_of(term: Term, view: View, divisor: int | Tensor) -> Tensor:
+    """Σ values / divisor, which may be each row's own, [B]; nothing, with a gradient, of rows that do not count."""
+    values = wide(term.values(view)) if view.counts else 0 * wide(term.values(view))
     return (values / divisor).sum() if isinstance(divisor, Tensor) else values.sum() / divisor
 
 

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ilu_cli.engine.gradients import Gradients, Term, Vector, dot
-from ilu_cli.engine.head import wide
+from ilu_cli.engine.gradients import Gradients, Term, Vector, dot, loss_of
 from ilu_cli.engine.plain import PlainView
 from ilu_cli.models.sharded import gathered, plain
 
@@ -59,15 +58,13 @@ def _exact(grads: Gradients, term: Term, v: Vector) -> Vector | None:
     """H·v over all micro-batches and processes; None if one of them cannot differentiate twice."""
     divisor, b = term.stream.divisor(grads.step, term.per), grads.backend
     failed = torch.zeros((), device=b.device)
-    if b.mesh and len(term.stream.keys(grads.step)) % b.world:
-        return None  # each row gathers what is kept of the original's head, so all processes need as many
     along = [gathered(x) for x in v]
     with grads.aside():
         with plain(grads.parts.decoder, grads.params) as params:
             try:
                 for view in grads.views(term, grads.step, "fp32", PlainView, alone=True):
                     with twice_differentiable(), b.autocast("fp32"):
-                        add_product(wide(term.values(view)).sum() / divisor, params, along)
+                        add_product(loss_of(term, view, divisor), params, along)
             except NotTwice:
                 failed += 1
         found = grads.whole()

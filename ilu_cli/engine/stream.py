@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ilu_cli.data.encode import Corpus, Encoded
 from ilu_cli.data.sampling import Sampler, part_of
+
+if TYPE_CHECKING:
+    from ilu_cli.engine.accel import Backend
 
 RowKey = tuple[int, int]
 
@@ -40,11 +44,22 @@ class TrainStream:
         """Every second sequence of each step, beginning with the first (0) or the second (1)."""
         return HalfStream(self.name, self.corpora, self.batch, self.seed, which=which)
 
-    def shares(self, step: int, rank: int, world: int, accumulation: int) -> list[list[RowKey]]:
-        """This process's micro-batches of a step; share a·world + rank, so 1×2 and 2×1 give the same two."""
-        keys, parts = self.keys(step), world * accumulation
-        shares = [part_of(keys, a * world + rank, parts) for a in range(accumulation)]
-        return [share for share in shares if share]
+    def shares(
+        self, step: int, b: Backend, accumulation: int, *, alone: bool = False
+    ) -> Iterator[tuple[list[RowKey], bool]]:
+        """This process's micro-batches of a step, or its rows `alone`, and whether each counts.
+
+        They are the shares a·world + rank, so that 1×2 and 2×1 have the same two; none is empty. But all processes of a
+        sharded model run it equally often: one that has fewer rows runs the step's first in their place, for nothing.
+        """
+        keys, parts = self.keys(step), b.world * accumulation
+        most = -(-len(keys) // parts) if alone else min(len(keys), 1)
+        for a in range(accumulation):
+            share = part_of(keys, a * b.world + b.rank, parts)
+            own = [[key] for key in share] if alone else [share][: len(share)]
+            yield from ((rows, True) for rows in own)
+            if b.mesh is not None:
+                yield from ((keys[:1], False) for _ in range(most - len(own)))
 
     def divisor(self, step: int, per: str) -> int:
         """What a sum over the whole step is divided by. The same on every process, without asking the others."""

@@ -46,7 +46,8 @@ class View:
 
     `chosen` holds the sequences that should be said instead, for objectives that need pairs. `topics` [B] tells which
     dataset of the stream each sequence is from; without it, all are from the first. `mean` is what `centre` tells.
-    `joined`: the batch that the rows are run in, and which part of it they are.
+    `joined`: the batch that the rows are run in, and which part of it they are. `counts`: no, where they are another
+    process's, run in place of rows of which this one has none.
     """
 
     parts: Parts
@@ -59,6 +60,7 @@ class View:
     layers: Sequence[int] = ()
     mean: Tensor | None = None
     joined: tuple[Joined, int] | None = None
+    counts: bool = True
 
     def _run(self, what: str, *at: Any) -> Tensor:
         """[B, T, D], what `Parts.what` gives of these rows, alone or in a batch with those of other views."""

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ilu_cli import registry
 from ilu_cli.engine.accel import backend
-from ilu_cli.engine.stream import TrainStream
 from ilu_cli.errors import UsageError
 from ilu_cli.recipe.schema import AttackRecipe, UnlearnRecipe
 from ilu_cli.recipe.specs import TrainSpec
+from ilu_cli.workflows.plan import StreamPlan
 
 OPTIMIZERS = ("adamw", "sgd", "momentum")  # step every weight by itself, so that each process can step its rows
 
 
-def check_unlearn(recipe: UnlearnRecipe, streams: Iterable[TrainStream]) -> None:
+def check_unlearn(recipe: UnlearnRecipe) -> None:
     """Look at what a recipe asks of a launch whose processes have a part of the model each.
 
     Raises:
         UsageError: if it cannot do that.
     """
-    if backend().mesh is None:
-        return
-    for key, what in against_unlearn(recipe):
-        _refuse(key, what)
-    halved = halved_of(recipe)
-    for s in streams:
-        check_batch(s, recipe.train.accumulation * (2 if s.name in halved else 1))
+    if backend().mesh is not None:
+        for key, what in against_unlearn(recipe):
+            _refuse(key, what)
 
 
 def against_unlearn(recipe: UnlearnRecipe) -> Iterator[tuple[str, str]]:
@@ -37,11 +33,6 @@ def against_unlearn(recipe: UnlearnRecipe) -> Iterator[tuple[str, str]]:
     for i, d in enumerate(recipe.defences):
         if not registry.defence[d.name].obj.by_rows:
             yield f"defences.{i}.name", f"{d.name} may read whole matrices"
-
-
-def halved_of(recipe: UnlearnRecipe) -> set[str]:
-    """The environments of which each micro-batch is read in two halves."""
-    return {r.env[0].name for r in recipe.regularizers if r.params().get("estimator") == "cross_halves"}
 
 
 def check_attack(recipe: AttackRecipe) -> None:
@@ -62,33 +53,24 @@ def against_attack(recipe: AttackRecipe) -> Iterator[tuple[str, str]]:
         yield "attack.name", f"{recipe.attack.name} reads or changes whole {declared.access}"
 
 
-def check_attack_training(spec: TrainSpec, streams: Iterable[TrainStream]) -> None:
+def check_attack_training(spec: TrainSpec) -> None:
     """The same of what a training attack asks for.
 
     Raises:
         UsageError: if it cannot do that.
     """
-    if backend().mesh is None:
-        return
-    for key, what in against_training(spec, "attack"):
-        _refuse(key, what)
-    for s in streams:
-        check_batch(s, spec.accumulation)
+    if backend().mesh is not None:
+        for key, what in against_training(spec, "attack"):
+            _refuse(key, what)
 
 
-def check_batch(s: TrainStream, accumulation: int) -> None:
-    """Look whether every process gets a row of each micro-batch: all must run the model equally often.
-
-    Raises:
-        UsageError: if there are too few.
-    """
-    world = backend().world
-    if s.batch < world * accumulation:
-        parts = f"{world} processes" + (f" with {accumulation} micro-batches each" if accumulation > 1 else "")
-        raise UsageError(
-            f"{s.name}.batch: {s.batch} rows cannot be shared by {parts}",
-            hint=f"a batch of {world * accumulation} or more, or fewer processes",
-        )
+def note_idle(streams: Iterable[StreamPlan], accumulation: int, note: Callable[[str], None]) -> None:
+    """Say of which streams a step has fewer rows than there are processes with a part of the model."""
+    b = backend()
+    for s in (p.stream for p in (streams if b.mesh is not None else ())):
+        if s.batch < b.world * accumulation:
+            places = f"{b.world} processes" + (f" × {accumulation} micro-batches" if accumulation > 1 else "")
+            note(f"{s.name}: {s.batch} rows a step for {places}: where there is none, one is run that does not count")
 
 
 def against_training(spec: TrainSpec, key: str) -> Iterator[tuple[str, str]]:

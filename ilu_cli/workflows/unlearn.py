@@ -61,7 +61,7 @@ from ilu_cli.workflows.plan import (
 )
 from ilu_cli.workflows.saved import changed, lost
 from ilu_cli.workflows.settle import check_parent, chosen, first_trained, followed, settled, told
-from ilu_cli.workflows.spread import check_unlearn
+from ilu_cli.workflows.spread import check_unlearn, note_idle
 from ilu_cli.workflows.tempered import best_temperature, tempered_environments
 from ilu_cli.workflows.training import Streams, build_trainer, cache_bytes, defences_of, lower_of, renewed
 
@@ -117,7 +117,7 @@ def plan(
     planned = Streams.of(recipe, tokenizer)
     content = content_of(planned)
     streams = [s.stream for s in planned]
-    check_unlearn(recipe, streams)
+    check_unlearn(recipe)
     for defence in defences_of(recipe):
         defence.check(planned.forget.stream)
     total = sum(p.numel() for p in model.parameters())
@@ -200,6 +200,7 @@ def _train(plan: UnlearnPlan, new: Run, scorer: Scorer, reporter: Reporter, bega
     for s in plan.streams:
         for note in s.cut():
             reporter.note(note)
+    note_idle(plan.streams, recipe.train.accumulation, reporter.note)
     adapted = add_adapter(model, recipe.lora, recipe.seed) if recipe.lora else None
     spare(model, recipe.train.memory, trained_params(model, recipe.train.params, adapted is not None).values())
     scorer = renewed(scorer, recipe)

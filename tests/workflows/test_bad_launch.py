@@ -29,7 +29,6 @@ SAID = {  # by the case: exit code, words of the message
     "no-weights": (3, "there is no run, model or folder 'tiny'"),
     "data": (2, "(data 0: forget facts.jsonl): "),
     "no-data": (3, "there is no dataset file or folder facts.jsonl"),
-    "batch": (2, "forget.batch: 1 rows cannot be shared by 2 processes"),
 }
 
 

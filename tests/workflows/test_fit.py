@@ -207,7 +207,9 @@ def test_a_sharded_launch_is_planned_as_it_would_be_taken(ilu: Ilu, config: Path
     assert (found["eight-gpus"]["devices"], found["eight-gpus-sharded"]["devices"]) == (8, 6)
     assert (found["two-nodes-sharded"]["devices"], refused) == (6, {})
     found, refused = launches("8xH100-80GB", *rows, "--set", "retain.batch=1")
-    assert "retain.batch: each of 2 processes must have a row, and there are 1" in refused["eight-gpus-sharded"]
+    assert (found["eight-gpus-sharded"]["devices"], refused) == (8, {})  # one process would share nothing
+    found, _ = launches("2x8x(0.0001GB,990TFLOPS,3.3TB/s)", *rows)  # where six do not suffice, more may
+    assert (found["eight-gpus-sharded"]["devices"], found["two-nodes-sharded"]["devices"]) == (8, 16)
     found, refused = launches("8xH100-80GB", *rows, "--set", "train.optimizer=adafactor")
     assert list(found) == ["one-gpu", "eight-gpus"]
     assert "train.optimizer: adafactor steps whole matrices" in refused["eight-gpus-sharded-offload"]

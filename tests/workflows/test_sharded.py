@@ -65,6 +65,13 @@ CASES = {
     "bf16": unlearn("npo", *keys("train.save_dtype=bf16"), steps=1),
     "attack": ["attack", "one/npo-tied", "--task", "elements", "--no-reference",
                *keys("attack.steps=2", "attack.batch=4", "attack.precision=fp32", "eval.limit=8")],
+    # rows for one process and not for the other
+    "few": unlearn("npo", *keys("forget.batch=1", "retain.batch=3"), *IRM, "--irm-batch", "1"),
+    "few-halves": unlearn("npo", *IRM, "--irm-batch", "3", *keys("regularizers.0.estimator=cross_halves"), steps=1),
+    "few-scale": unlearn("npo", *IRM, "--irm-variant", "param_scale", "--irm-batch", "3", steps=1),
+    "few-states": unlearn("crl", *keys("objective.layers=[1]", "forget.batch=1", "retain.batch=1")),
+    "few-attack": ["attack", "one/npo-tied", "--task", "elements", "--no-reference",
+                   *keys("attack.steps=2", "attack.batch=1", "attack.precision=fp32", "eval.limit=8")],
 }  # fmt: skip
 REPLICATED = ("rmu", "npo-tied", "irm", "irm-norm", "lora", "heal")
 KINDS = ("one", "sharded")

@@ -43,6 +43,7 @@ from ilu_cli.workflows.attack.others import check_same_weights, other_model
 from ilu_cli.workflows.attack.seen import Seen
 from ilu_cli.workflows.attack.sides import sides
 from ilu_cli.workflows.evaluate import Evaluation, load_scorer, texts_of
+from ilu_cli.workflows.spread import note_idle
 
 SHORT = 32  # new tokens for a generated answer at least
 
@@ -131,8 +132,8 @@ class Attempted:
     ) -> Iterator[int]:  # fmt: skip
         streams, spec = fed(role, data, spec, batch, form, self.keys, self)
         self.data += [record for stream in streams for record in stream.records()]
-        self.precision = spec.precision
-        self.chat = chat_of(form)
+        note_idle(streams, spec.accumulation, self.reporter.note)
+        self.precision, self.chat = spec.precision, chat_of(form)
         self.taught = [e.prompt + e.target for s in streams for d in s.datasets for e in d.examples()]
         mix, first = (self.keys.mix, self.keys.first) if self.keys else (None, 0)
         trainer = Trainer(parts, params, terms(streams, mix), [], spec, self.seed, backend())

@@ -109,7 +109,7 @@ def plan(
             unpriced = f"what comes after the attack's `{unknown}`, which needs the model"
         if priced.asked is not None:
             spec, own, mixed = priced.asked.spec, *priced.asked.datasets
-            check_attack_training(spec, [s.stream for s in priced.asked.streams])
+            check_attack_training(spec)
             check_frozen(spec.memory, DTYPES["fp32"], subject.root, priced.asked.lora is not None, "attack.memory")
             content = of_attack(own, lineage, entry.declared.forget, mixed)
             training, data = priced.asked.training(model, priced), priced.asked.records()

@@ -25,7 +25,7 @@ def choices(job: PricedJob, launch: Placement) -> Iterator[tuple[tuple[str, ...]
     """Keys that save memory, what costs least first: frozen bf16 nothing, checkpointing a forward pass, and so on.
 
     Each is tried with `together` as it is, and off. A sharded launch takes checkpointing only, and no more
-    micro-batches than leave each process a row.
+    micro-batches than leave each process a row, if there are as many rows.
     """
     train, m = job.train, job.train.memory
     accumulation, rows = _split(job, launch)
@@ -47,7 +47,7 @@ def _split(job: PricedJob, launch: Placement) -> tuple[int, int]:
     train, world = job.train, launch.fleet.all
     if not launch.shards:
         return train.accumulation, max(p.rows for p in job.passes(train, world))
-    most = (job.shared or world) // world
+    most = max(1, (job.rows or world) // world)
     accumulation = min(train.accumulation, most)
     return accumulation, most // accumulation
 

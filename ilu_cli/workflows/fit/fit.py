@@ -43,7 +43,8 @@ Traces = dict[tuple[Mode, int, int], Trace]
 class FitAnswer:
     """A job by one launch: bytes of one device at the dearest moment, and seconds at the least.
 
-    A sharded launch has no more processes than there are rows in each micro-batch.
+    A sharded launch has no more processes than there are rows in each micro-batch, unless it fits only on more; some
+    then run rows that count for nothing.
 
     keys: what is set beside the recipe so that it fits. unset: bytes without them. seconds: of the whole job, of
     scoring for each `UNIT` of tokens; None where the data decide. flops: of a step, over all devices. main: what a
@@ -77,20 +78,21 @@ def launches(fleet: Fleet) -> Iterator[Placement]:
 
 
 def placed(job: PricedJob, fleet: Fleet) -> tuple[list[Placement], dict[str, str]]:
-    """The launches that take a job, with as many processes as they may have; and why others refuse it, by name."""
+    """The launches that take a job; and why others refuse it, by name."""
     found, refused = list[Placement](), dict[str, str]()
     for launch in launches(fleet):
-        nodes, count = launch.fleet.nodes, launch.fleet.count
         if launch.shards and job.alone:
             refused[launch.name] = f"{job.alone}, and each process has a part of the model"
-        elif launch.shards and job.shared is not None and job.shared < max(2, nodes):
-            key, least = min(job.rows, key=job.rows.__getitem__), max(2, nodes)
-            refused[launch.name] = f"{key}: each of {least} processes must have a row, and there are {job.shared}"
-        elif launch.shards and job.shared is not None:
-            found.append(replace(launch, fleet=fleet.of(nodes, min(count, job.shared // nodes))))
         else:
             found.append(launch)
     return found, refused
+
+
+def busy(launch: Placement, rows: int | None) -> Placement:
+    """A sharded launch with no more processes than there are rows, if those are two and more: all have work to do."""
+    nodes, count = launch.fleet.nodes, launch.fleet.count
+    few = count if rows is None or not launch.shards else min(count, rows // nodes)
+    return replace(launch, fleet=launch.fleet.of(nodes, few)) if few * nodes > 1 else launch
 
 
 class Fitting:
@@ -121,6 +123,10 @@ class Fitting:
 
     def by(self, launch: Placement) -> FitAnswer:
         """The first of the choices that fits, or the smallest."""
+        few = self._by(busy(launch, self.job.rows))
+        return few if few.fits or few.launch == launch else self._by(launch)
+
+    def _by(self, launch: Placement) -> FitAnswer:
         unset, least, found = 0, None, None
         for keys, train in choices(self.job, launch):
             price, passes = self._priced(train, launch), self.job.passes(train, launch.fleet.all)

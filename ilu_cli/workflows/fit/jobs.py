@@ -16,7 +16,7 @@ from ilu_cli.recipe.training_attack import TrainingAttack
 from ilu_cli.workflows.kept import unknown
 from ilu_cli.workflows.passes import Passing, Shape, Shapes, healing_pass, joined, layers_of, passes_of, run_together
 from ilu_cli.workflows.settle import settled
-from ilu_cli.workflows.spread import against_attack, against_training, against_unlearn, halved_of
+from ilu_cli.workflows.spread import against_attack, against_training, against_unlearn
 
 LENGTH = 256  # tokens of a row that is scored, in a batch of TOKENS
 UNIT = 100_000  # tokens that the seconds of scoring are for
@@ -30,8 +30,9 @@ class PricedJob:
     whose rows the original is asked about once. sums: of gradients over all devices, in a step. splits: whether there
     is a key for micro-batches. unlearning: the recipe, whose budget and defences count. kept: that whose caches lie
     beside. not_counted: what holds more than is counted here. steps: None where the data decide. key: where the recipe
-    says how. rows: of each stream, those of a step. alone: why a sharded launch refuses it. lower: so many layers are
-    all that it needs, with `train.loaded: needed`; None: it needs all. together: terms whose rows may be run as one.
+    says how. rows: of a step, of the stream that has the fewest; None: no matter. alone: why a sharded launch refuses
+    it. lower: so many layers are all that it needs, with `train.loaded: needed`; None: it needs all. together: terms
+    whose rows may be run as one.
     """
 
     name: str
@@ -49,7 +50,7 @@ class PricedJob:
     unlearning: UnlearnRecipe | None = None
     kept: UnlearnRecipe | None = None
     not_counted: tuple[str, ...] = ()
-    rows: dict[str, int] = field(default_factory=dict)
+    rows: int | None = None
     alone: str = ""
     lower: int | None = None
     together: frozenset[str] = frozenset()
@@ -57,11 +58,6 @@ class PricedJob:
     def joined(self, train: TrainSpec, passes: list[Passing]) -> list[Passing]:
         """Its passes as they are run: those of terms whose rows are run together as one."""
         return joined(passes, self.together if train.together and train.packing else ())
-
-    @property
-    def shared(self) -> int | None:
-        """The rows of the smallest batch, of which each process of a sharded launch must have one; None: no matter."""
-        return min(self.rows.values(), default=None)
 
 
 def unlearning(recipe: UnlearnRecipe, model: Any, name: str = "unlearn", times: int = 1) -> PricedJob:
@@ -82,7 +78,7 @@ def unlearning(recipe: UnlearnRecipe, model: Any, name: str = "unlearn", times: 
     return PricedJob(
         name, recipe.train, passes, recipe.train.steps, lora=recipe.lora, times=times, every=every,
         filled=frozenset(filled), sums=1 + len(recipe.regularizers), unlearning=recipe, kept=recipe,
-        not_counted=tuple(more), rows=_batches(recipe), alone=_alone(against_unlearn(recipe)), lower=_lower(recipe),
+        not_counted=tuple(more), rows=_fewest(recipe), alone=_alone(against_unlearn(recipe)), lower=_lower(recipe),
         together=run_together(recipe),
     )  # fmt: skip
 
@@ -100,17 +96,15 @@ def healing(recipe: UnlearnRecipe, model: Any, name: str = "unlearn", times: int
     alone = _alone(against_unlearn(recipe))
     yield PricedJob(
         f"{name}, healing", spec, passes, spec.steps, lora=recipe.lora, times=times, filled=frozenset(["heal"]),
-        rows={"train.heal.batch": h.batch}, alone=alone, kept=recipe,
+        rows=h.batch, alone=alone, kept=recipe,
     )  # fmt: skip
 
 
-def _batches(recipe: UnlearnRecipe) -> dict[str, int]:
-    """The rows of a step of each stream, by key; of one that is read in halves, those of a half."""
-    found = {"forget.batch": recipe.forget.batch} | ({"retain.batch": recipe.retain.batch} if recipe.retain else {})
-    halved = halved_of(recipe)
-    for i, reg in enumerate(recipe.regularizers):
-        found[f"regularizers.{i}.batch"] = reg.batch // (2 if any(d.name in halved for d in reg.env) else 1)
-    return found
+def _fewest(recipe: UnlearnRecipe) -> int:
+    """The rows of a step of the smallest stream; of one that is read in halves, those of a half."""
+    halved = {r.env[0].name for r in recipe.regularizers if r.params().get("estimator") == "cross_halves"}
+    penalties = [r.batch // (2 if any(d.name in halved for d in r.env) else 1) for r in recipe.regularizers]
+    return min([recipe.forget.batch, *([recipe.retain.batch] if recipe.retain else []), *penalties])
 
 
 def _alone(against: Iterator[tuple[str, str]]) -> str:
@@ -144,7 +138,7 @@ def attacking(recipe: AttackRecipe, name: str = "attack", times: int = 1) -> Pri
     return PricedJob(
         name, spec, passes, _steps(attack), key="attack", lora=keys.get("lora"), times=times,
         splits="accumulation" in keys, alone=_alone(against_training(spec, "attack")),
-        rows={f"{key}.batch": shape.batch for key, shape in shapes.items()},
+        rows=min(shape.batch for shape in shapes.values()),
         together=frozenset(shapes if len(shapes) > 1 else ()),
     )  # fmt: skip
 
