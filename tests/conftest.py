@@ -107,6 +107,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     if not real:
         monkeypatch.setenv("ILU_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(traces, "told", told_before)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # no test cuts the power, and it waits for the disk
 
 
 TOLD: dict[str, Any] = {}

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import Ilu, present
+from workers import command
 
 import ilu_cli
 from ilu_cli import trust
@@ -135,21 +135,16 @@ def own(tiny: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def command(*args: object) -> subprocess.CompletedProcess[str]:
-    """In a process of its own, in which nobody has registered the model's classes; it answers yes to all."""
-    return subprocess.run(
-        [sys.executable, "-m", "ilu_cli", *map(str, args)], input="y\n" * 20, capture_output=True, text=True
-    )
-
-
 @pytest.mark.slow
 def test_a_models_own_code_runs_only_if_each_command_says_so(own: Path, tmp_path: Path, ilu: Ilu) -> None:
+    """In processes of their own, in which nobody has registered the model's classes; they are told yes to all."""
+    run_alone = functools.partial(command, tmp_path, told="y\n" * 20)
     ran = tmp_path / "ran"
     for more in (["--dry-run"], []):
-        done = command("unlearn", "--recipe", "r.yaml", "--model", own, *more)
+        done = run_alone("unlearn", "--recipe", "r.yaml", "--model", own, *more)
         assert done.returncode == 2 and "evil.M" in done.stderr and "--trust-remote-code" in done.stderr
         assert not ran.exists()
-    done = command("unlearn", "--recipe", "r.yaml", "--model", own, "--trust-remote-code")
+    done = run_alone("unlearn", "--recipe", "r.yaml", "--model", own, "--trust-remote-code")
     assert done.returncode == 0, done.stderr
     assert ran.exists()
     run = Store().get(done.stdout.strip())
@@ -160,10 +155,10 @@ def test_a_models_own_code_runs_only_if_each_command_says_so(own: Path, tmp_path
     assert "Code of others ran" in Path(json.loads(page.out)["html"]).read_text()
     ran.unlink()
     for args in (["eval", run.id, "--alone"], ["attack", run.id, "--dry-run"], ["taskvec", run.id]):
-        child = command(*args)
+        child = run_alone(*args)
         assert child.returncode == 2 and "--trust-remote-code" in child.stderr, child.stderr
     assert not ran.exists()
-    child = command("eval", run.id, "--bench", "capitals", "--limit", 4, "--trust-remote-code")
+    child = run_alone("eval", run.id, "--bench", "capitals", "--limit", 4, "--trust-remote-code")
     assert child.returncode == 0, child.stderr
 
 

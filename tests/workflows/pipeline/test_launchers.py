@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import ray
 import yaml
 from conftest import Ilu, present
 from test_pipeline import BASE
+from workers import when_it_trains
 
 from ilu_cli.runs.lock import HOLDER, let_go
 from ilu_cli.runs.store import Store
@@ -82,23 +82,6 @@ def nodes(runs: Path, name: str = "grid") -> dict[str, dict[str, Any]]:
 
 def notes(runs: Path) -> str:
     return "".join(path.read_text() for path in (runs / "grid" / "jobs").glob("*.log"))
-
-
-def when_it_trains(runs: Path, act: Callable[[int], None]) -> threading.Thread:
-    """Do something with the pid of the process that unlearns, when it has kept a state."""
-
-    def wait() -> None:
-        end = time.monotonic() + 240
-        while time.monotonic() < end:
-            for holder in runs.glob(f"unlearn-*/{HOLDER}"):
-                if list(holder.parent.glob("state/step-*.pt")):
-                    act(json.loads(holder.read_text())["pid"])
-                    return
-            time.sleep(0.05)
-
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    return thread
 
 
 def test_two_launchers_on_one_folder_make_each_run_once(

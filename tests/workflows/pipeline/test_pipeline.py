@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import json
+import os
 import re
 import shutil
 import signal
@@ -13,10 +14,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 from conftest import Ilu, present
+from workers import when_it_trains
 
 from ilu_cli.recipe.expand import load_pipeline, load_suite
 from ilu_cli.recipe.load import digest, shipped
@@ -233,27 +234,19 @@ def test_ctrl_c_stops_and_the_next_call_goes_on(grid: dict[str, Any], tmp_path: 
 def test_kills_lose_nothing(tmp_path: Path) -> None:
     """As many as there is time for; docs/bench/kill_pipeline.py does twenty."""
     script = Path(__file__).parents[3] / "docs" / "bench" / "kill_pipeline.py"
-    done = subprocess.run([sys.executable, script, "--kills", "2"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, script, "--kills", "1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 finished runs lost, 0 tables or weights differ" in done.stdout
 
 
-def test_a_killed_worker_fails_its_node_and_is_replaced(grid: dict[str, Any], tmp_path: Path) -> None:
+def test_a_killed_worker_fails_its_node_and_is_replaced(grid: dict[str, Any], ilu: Ilu, tmp_path: Path) -> None:
     """The out-of-memory killer takes one process; the pipeline goes on."""
-    slow = {"recipe": "base.yaml", "set": {"train.steps": 1000}}
-    args = [sys.executable, "-m", "ilu_cli", "pipeline"]
-    victim = subprocess.Popen(
-        [*args, save(grid | {"methods": {"slow": slow, "GD": {"recipe": "base.yaml"}}}), "--json"],
-        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    for line in present(victim.stderr):
-        if "step 100/1000" in line:
-            break
-    child = next(p for p in psutil.Process(victim.pid).children() if "spawn_main" in " ".join(p.cmdline()))
-    child.kill()
-    out, _ = victim.communicate(timeout=300)
-    assert victim.returncode == 5
-    found = json.loads(out)
+    slow = {"recipe": "base.yaml", "set": {"train.steps": 1000, "train.save_every": 20}}
+    killed = when_it_trains(tmp_path / "runs", lambda pid: os.kill(pid, signal.SIGKILL))
+    done = ilu("pipeline", save(grid | {"methods": {"slow": slow, "GD": {"recipe": "base.yaml"}}}), "--json")
+    killed.join()
+    assert done.code == 5, done.err
+    found = json.loads(done.out)
     assert found["state"] == {"done": 7, "failed": 1, "blocked": 3}
     assert "killed by SIGKILL" in found["failed"][0]["error"]
 
