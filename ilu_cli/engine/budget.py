@@ -16,7 +16,7 @@ from ilu_cli.errors import RunFailed
 
 Facts = dict[str, float | str | None]
 Within = dict[str, Any]
-"""What a resumed run needs of a budget: the last weights within it (`step`, `params`, `lost` there); or `scale`, `spent`."""
+"""What a resumed run needs of a budget: the last weights within it (`step`, `params`, `lost`), or `scale`, `spent`."""
 TRIES, CLOSE = 24, 0.1  # to find the length of a first step, and how near its KL must come
 
 

@@ -236,7 +236,7 @@ def _save(plan: UnlearnPlan, model: Any, trainer: Trainer, folder: Path) -> None
     if plan.depth is None:
         save_checkpoint(model, plan.tokenizer, folder, plan.dtype, write=main)
     elif main:
-        save_lower(trainer.params, plan.tokenizer, plan.subject.folder, folder)
+        save_lower(model, trainer.params, plan.tokenizer, plan.subject.folder, folder)
 
 
 def _forgotten(new: Run, trainer: Trainer, reporter: Reporter, *, moved: bool) -> None:
