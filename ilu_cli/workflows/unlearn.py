@@ -56,6 +56,7 @@ from ilu_cli.workflows.plan import (
     Training,
     check_disk,
     check_ids,
+    check_lengths,
     check_memory,
     state_bytes,
 )
@@ -130,6 +131,7 @@ def plan(
     trainable = sum(p.numel() for p in params.values())
     cached = cache_bytes(recipe, planned, model.config, first_trained(recipe, model, list(params)))
     check_ids(model, streams, tokenizer)
+    check_lengths(model, streams)
     loaded = lower_of(recipe, parent, model, params, dtype)
     params = params if loaded is model else trained_params(loaded, recipe.train.params, False)
     memory = priced(recipe, Shapes.of(planned), backend().world, loaded, list(params.values()), cached, stored)

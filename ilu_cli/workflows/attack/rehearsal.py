@@ -25,7 +25,7 @@ from ilu_cli.workflows.estimate import estimate
 from ilu_cli.workflows.evaluate import Evaluation
 from ilu_cli.workflows.moments import OnDisk
 from ilu_cli.workflows.passes import Passing, Shape, joined
-from ilu_cli.workflows.plan import StreamPlan, Training, check_ids
+from ilu_cli.workflows.plan import StreamPlan, Training, check_ids, check_lengths
 
 
 class _NeedsModel(Exception):
@@ -57,6 +57,7 @@ class TrainingAsked:
         """
         streams = [s.stream for s in self.streams]
         check_ids(model, streams, priced.tokenizer)
+        check_lengths(model, streams)
         stored = OnDisk.of(priced.subject, model, DTYPES["fp32"])
         if self.lora is not None:
             add_adapter(model, self.lora, priced.seed)
