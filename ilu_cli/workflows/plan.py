@@ -170,15 +170,17 @@ def add_chosen(plan: StreamPlan, kind: str, instead: Sequence[list[Example]], to
     s.chosen = TrainStream(s.name, corpora, s.batch, s.seed)
 
 
-def check_ids(model: Any, streams: list[TrainStream], tokenizer: Any) -> None:
-    """Check that the model has an embedding for every token of the data.
+def check_streams(model: Any, streams: list[TrainStream], tokenizer: Any) -> None:
+    """Check that the model has an embedding for every token of the data, and takes its rows.
 
     Raises:
         UnavailableError: if it has not: the tokenizer is that of another model.
+        UsageError: as `check_lengths`.
     """
     rows = model.get_input_embeddings().weight.shape[0]
     for corpus in (c for s in streams for c in (*s.corpora, *(s.chosen.corpora if s.chosen else ()))):
         check_rows(tokenizer, corpus.largest, rows)
+    check_lengths(model, streams)
 
 
 def check_lengths(model: Any, streams: Sequence[TrainStream]) -> None:

@@ -55,9 +55,8 @@ from ilu_cli.workflows.plan import (
     RunPlan,
     Training,
     check_disk,
-    check_ids,
-    check_lengths,
     check_memory,
+    check_streams,
     state_bytes,
 )
 from ilu_cli.workflows.saved import changed, lost
@@ -130,8 +129,7 @@ def plan(
     check_frozen(recipe.train.memory, dtype, parent.root, recipe.lora is not None, "train.memory")
     trainable = sum(p.numel() for p in params.values())
     cached = cache_bytes(recipe, planned, model.config, first_trained(recipe, model, list(params)))
-    check_ids(model, streams, tokenizer)
-    check_lengths(model, streams)
+    check_streams(model, streams, tokenizer)
     loaded = lower_of(recipe, parent, model, params, dtype)
     params = params if loaded is model else trained_params(loaded, recipe.train.params, False)
     memory = priced(recipe, Shapes.of(planned), backend().world, loaded, list(params.values()), cached, stored)

@@ -43,8 +43,10 @@ def test_rows_on_both_sides_of_longropes_bound_are_refused(ilu: Ilu, turned: Pat
     done = unlearn(ilu, turned, forget=BOUND, retain=40)
     assert done.code == 2 and "retain: a row has 40 tokens" in done.err and f"a max_length of {BOUND}" in done.err
     assert unlearn(ilu, turned, forget=BOUND, retain=BOUND).code == 0
-    done = ilu("attack", turned, "--task", "sst2", "--source", "builtin", "--set", "attack.max_length=30", "--dry-run")
-    assert done.code == 2 and "attack: a row has 30 tokens" in done.err
+    done = ilu(
+        "attack", turned, "--task", "elements", "--source", "builtin", "--set", "attack.max_length=40", "--dry-run"
+    )
+    assert done.code == 2 and "attack: a row has" in done.err
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
