@@ -27,7 +27,7 @@ from ilu_cli.engine.scoring import Scorer
 from ilu_cli.engine.state import drop_state
 from ilu_cli.engine.temper import compared
 from ilu_cli.engine.tracking import Tracked
-from ilu_cli.models.dtypes import check_frozen, saved_dtype
+from ilu_cli.models.dtypes import check_frozen, kept_wide, saved_dtype
 from ilu_cli.models.hold import spare
 from ilu_cli.models.load import add_adapter, checked_model, identity_of, load_tokenizer, trained_params
 from ilu_cli.models.lower import save_lower
@@ -234,7 +234,9 @@ def _train(plan: UnlearnPlan, new: Run, scorer: Scorer, reporter: Reporter, bega
 def _save(plan: UnlearnPlan, model: Any, trainer: Trainer, folder: Path) -> None:
     main = backend().main
     if plan.depth is None:
-        save_checkpoint(model, plan.tokenizer, folder, plan.dtype, write=main)
+        follows = plan.recipe.lora is None and plan.recipe.train.save_dtype == "stored"
+        wide = kept_wide(model, plan.subject.root, plan.dtype) if follows else ()
+        save_checkpoint(model, plan.tokenizer, folder, plan.dtype, wide, write=main)
     elif main:
         save_lower(model, trainer.params, plan.tokenizer, plan.subject.folder, folder)
 
