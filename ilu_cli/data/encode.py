@@ -76,6 +76,11 @@ class Corpus:
             return int(np.diff(self.items.ends, prepend=0).max())
         return max(len(e.ids) for e in self.items)
 
+    @property
+    def shortest(self) -> int:
+        """The fewest tokens of a row."""
+        return min(map(self.length, range(len(self.items))))
+
     def length(self, i: int) -> int:
         """How many tokens row `i` has."""
         return self.items.length(i) if isinstance(self.items, Packed) else len(self.items[i].ids)

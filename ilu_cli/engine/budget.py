@@ -16,7 +16,7 @@ from ilu_cli.errors import RunFailed
 
 Facts = dict[str, float | str | None]
 Within = dict[str, Any]
-"""What a resumed run needs of a budget: the last weights within it (`step`, `params`, `lost` there), or the `scale`."""
+"""What a resumed run needs of a budget: the last weights within it (`step`, `params`, `lost`), or `scale`, `spent`."""
 TRIES, CLOSE = 24, 0.1  # to find the length of a first step, and how near its KL must come
 
 
@@ -57,12 +57,13 @@ class Budget:
         return f"KL {self.spent:.3g}"
 
     def state(self) -> Within | None:
-        """What a resumed run needs: the scale, as every step is measured."""
-        return {"scale": self.scale}
+        """What a resumed run needs: the scale, and what was spent, as the step that comes next may be taken back."""
+        return {"scale": self.scale, "spent": self.spent}
 
     def load(self, kept: Within | None) -> None:
         """Take over what `state` returned."""
-        self.scale = (kept or {"scale": 1.0})["scale"]
+        known = kept or {}
+        self.scale, self.spent = known.get("scale", 1.0), known.get("spent", 0.0)
 
     def before(self, grads: Gradients) -> Vector:
         """The weights, to go back to."""

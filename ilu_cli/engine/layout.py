@@ -56,6 +56,10 @@ class Layout:
             found.setdefault(self.bound is not None and lengths[i] > self.bound, []).append(i)
         return list(found.values())
 
+    def alike(self, tokens: int, new: int) -> int:
+        """A number that texts have in common which may be continued in one batch by `new` tokens, of these lengths."""
+        return tokens if not self.padded or (self.bound is not None and tokens + new > self.bound) else 0
+
     def inputs(
         self, rows: list[Forest], dtype: torch.dtype, device: torch.device
     ) -> tuple[Tensor, Any, dict[str, Tensor]]:
@@ -98,7 +102,7 @@ def layout_of(decoder: nn.Module) -> Layout:
         return Layout(config, why=f"it has layers of {', '.join(unknown)}")
     if other:
         return Layout(config, why=f"its configuration has a window of another kind ({', '.join(other)})")
-    return Layout(config, tuple(sorted(kinds)), bound=_rope_bound(config))
+    return Layout(config, tuple(sorted(kinds)), bound=rope_bound(config))
 
 
 @contextmanager
@@ -121,7 +125,7 @@ def _speaks_of_window(name: str) -> bool:
     return "window" in name and name.lstrip("_") not in WINDOWS
 
 
-def _rope_bound(config: Any) -> int | None:
+def rope_bound(config: Any) -> int | None:
     """The tokens up to which LongRoPE turns by its short factors; None if the model has no such rotation."""
     given = getattr(config, "rope_parameters", None) or {}
     each = [given] if "rope_type" in given else [r for r in given.values() if isinstance(r, dict)]

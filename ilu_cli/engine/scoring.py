@@ -253,8 +253,8 @@ class Scorer:
         order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
         mine = order if self.backend.mesh else order[self.backend.rank :: self.backend.world]
         groups = _packed(mine, [len(e) + max_new_tokens for e in encoded], min(TOKENS, self.tokens))
-        if not self.layout.padded:
-            groups = [list(same) for g in groups for _, same in groupby(g, key=lambda i: len(encoded[i]))]
+        alike = [self.layout.alike(len(e), max_new_tokens) for e in encoded]
+        groups = [list(same) for g in groups for _, same in groupby(g, key=alike.__getitem__)]
 
         def written(group: list[int]) -> list[tuple[int, str]]:
             with self.backend.autocast(self.precision):

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ilu_cli.errors import UsageError
+from ilu_cli.models.checking import own_names
 from ilu_cli.models.sharded import gathered
 from ilu_cli.recipe.memory import MemorySpec
 from ilu_cli.runs.files import tensors_of, weight_files
@@ -32,6 +33,16 @@ def saved_dtype(asked: str, folder: Path) -> torch.dtype:
         for tensor in tensors_of(path).values():
             counts[tensor["dtype"]] += math.prod(tensor["shape"])
     return STORED.get(counts.most_common(1)[0][0], torch.float32) if counts else torch.float32
+
+
+def kept_wide(model: nn.Module, folder: Path, dtype: torch.dtype) -> frozenset[str]:
+    """The model's names of what a `folder` stores in float32, where most of it is in `dtype`, which has fewer bits.
+
+    Routers' biases are, and state spaces' decays: rounded they are others, whether they are trained or not.
+    """
+    stored = {name: t["dtype"] for path in weight_files(folder) for name, t in tensors_of(path).items()}
+    own = own_names(folder, model, stored) if dtype != torch.float32 and "F32" in stored.values() else {}
+    return frozenset(name for file, name in own.items() if stored[file] == "F32")
 
 
 def check_frozen(memory: MemorySpec, saved: torch.dtype, folder: Path, adapter: bool, key: str) -> None:

@@ -84,22 +84,26 @@ def check_stored_as(trained: Mapping[str, Tensor], folder: Path, dtype: torch.dt
             )
 
 
-def save_lower(trained: Mapping[str, Tensor], tokenizer: Any, parent: Path, folder: Path) -> None:
+def save_lower(model: nn.Module, trained: Mapping[str, Tensor], tokenizer: Any, parent: Path, folder: Path) -> None:
     """Write a checkpoint: copies of the parent's files, with the trained weights in their places.
 
-    Call `check_stored_as` before training. No file is shared with the parent's folder, where the disk can by the blocks
-    that neither changes. The folder appears only when all its files are written.
+    A weight is put in under each name that the `model` has for it: some files hold tied ones twice, and if they were
+    unlike each other, would no longer be read as tied. Call `check_stored_as` before training. No file is shared with
+    the parent's folder, where the disk can by the blocks that neither changes. The folder appears only when all its
+    files are written.
     """
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
+    own = {id(p) for p in trained.values()}
+    named = {n: p for n, p in model.named_parameters(remove_duplicate=False) if id(p) in own}
     for path in [*weight_files(parent), *(parent / name for name in WITH if (parent / name).is_file())]:
         _copy(path, part / path.name)
     for path in weight_files(part):
         entries = tensors_of(path)
         with path.open("r+b") as f:
-            for name in sorted(entries.keys() & trained.keys()):
-                entry, p = entries[name], trained[name]
+            for name in sorted(entries.keys() & named.keys()):
+                entry, p = entries[name], named[name]
                 f.seek(entry["start"])
                 value = p.detach().to(STORED[entry["dtype"]]).cpu().contiguous()
                 f.write(value.view(-1).view(torch.uint8).numpy().data)

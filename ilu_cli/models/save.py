@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +26,25 @@ WRITTEN = "model{suffix}.safetensors"
 
 
 def save_checkpoint(
-    model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype = torch.float32, *, write: bool = True
-) -> None:
+    model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype = torch.float32, wide: Collection[str] = (), *,
+    write: bool = True,
+) -> None:  # fmt: skip
     """Write a checkpoint that plain transformers loads. The folder appears only when all its files are written.
 
-    A whole model is written in `dtype`; an adapter stays as it is. Of a sharded model all processes call this, and the
-    first is to `write`: a file of `LARGEST` bytes at a time, if the files have weights as the model has them.
+    A whole model is written in `dtype`, but for `wide` weights, which are in float32; an adapter stays as it is. Of a
+    sharded model all processes call this, and the first is to `write`: a file of `LARGEST` bytes at a time, if the
+    files have weights as the model has them.
     """
     part = folder.with_name(f".{folder.name}.part")
     if write:
         shutil.rmtree(part, ignore_errors=True)
     if not is_sharded(model) or hasattr(model, "peft_config"):  # an adapter is not sharded
         if write:
-            _whole(model, part, dtype)
+            _whole(model, part, dtype, wide)
     elif names := written_names(model):
-        _by_file(model, part, dtype, names, write=write)
+        _by_file(model, part, dtype, names, wide, write=write)
     else:
-        weights = _gathered(model, dtype)
+        weights = _gathered(model, dtype, wide)
         if write:
             _beside(model, part, dtype, weights)
     if not write:
@@ -78,11 +80,16 @@ def written_names(model: Any) -> dict[str, str] | None:
     return found if set(found.values()) == written.keys() else None
 
 
-def _whole(model: Any, part: Path, dtype: torch.dtype) -> None:
+def _whole(model: Any, part: Path, dtype: torch.dtype, wide: Collection[str]) -> None:
     if hasattr(model, "peft_config") or {p.dtype for p in model.parameters()} == {dtype}:
         model.save_pretrained(part)
     else:
-        _beside(model, part, dtype, _cast(model.state_dict(), dtype))
+        _beside(model, part, dtype, _cast(model.state_dict(), dtype, wide))
+
+
+def _type(name: str, t: Tensor, dtype: torch.dtype, wide: Collection[str]) -> torch.dtype:
+    """In which a weight is written; integers stay."""
+    return t.dtype if not t.is_floating_point() else torch.float32 if name in wide else dtype
 
 
 def _beside(model: Any, part: Path, dtype: torch.dtype, weights: dict[str, Tensor]) -> None:
@@ -93,11 +100,13 @@ def _beside(model: Any, part: Path, dtype: torch.dtype, weights: dict[str, Tenso
     config.save_pretrained(part)
 
 
-def _by_file(model: Any, part: Path, dtype: torch.dtype, names: dict[str, str], *, write: bool) -> None:
+def _by_file(
+    model: Any, part: Path, dtype: torch.dtype, names: dict[str, str], wide: Collection[str], *, write: bool
+) -> None:
     """Gather what one file holds, write it, let it go; the index last. `names`: those in the files, by the model's."""
     held_as = model.state_dict(keep_vars=True)
     state = {written: held_as[own] for own, written in names.items()}
-    types = {n: dtype if t.is_floating_point() else t.dtype for n, t in state.items()}
+    types = {written: _type(own, held_as[own], dtype, wide) for own, written in names.items()}
     sizes = {n: torch.empty(t.shape, dtype=types[n], device="meta") for n, t in state.items()}
     split = split_torch_state_dict_into_shards(sizes, filename_pattern=WRITTEN, max_shard_size=LARGEST)
     if write:
@@ -116,26 +125,26 @@ def _by_file(model: Any, part: Path, dtype: torch.dtype, names: dict[str, str], 
         write_text(part / INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-def _gathered(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+def _gathered(model: nn.Module, dtype: torch.dtype, wide: Collection[str]) -> dict[str, Tensor]:
     """All weights of a sharded model in main memory in this type; on other processes than the first, none.
 
     Tensors are gathered one by one. Names of one tensor share one copy, and integers stay.
     """
     state: Mapping[str, Tensor] = model.state_dict(keep_vars=True)
     made: dict[int, Tensor] = {}
-    for key, t in {id(t): t for t in state.values()}.items():
+    for key, (name, t) in {id(t): (name, t) for name, t in state.items()}.items():
         full = gathered(t)
         if dist.get_rank() == 0:
-            made[key] = full.to("cpu", dtype if full.is_floating_point() else full.dtype, copy=True)
+            made[key] = full.to("cpu", _type(name, full, dtype, wide), copy=True)
     return {name: made[id(t)] for name, t in state.items()} if made else {}
 
 
-def _cast(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+def _cast(weights: dict[str, Tensor], dtype: torch.dtype, wide: Collection[str]) -> dict[str, Tensor]:
     """Copies in another type; names of one tensor share one copy, and integers stay."""
     made: dict[int, Tensor] = {}
-    for w in weights.values():
+    for name, w in weights.items():
         if w.data_ptr() not in made:
-            made[w.data_ptr()] = w.to(dtype) if w.is_floating_point() else w
+            made[w.data_ptr()] = w.to(_type(name, w, dtype, wide))
     return {name: made[w.data_ptr()] for name, w in weights.items()}
 
 

@@ -25,6 +25,7 @@ from ilu_cli.models.hold import computed_again
 from ilu_cli.models.names import places
 from ilu_cli.models.packed import NAME
 from ilu_cli.models.parts import Parts, parts_of
+from ilu_cli.models.quiet import quiet_fakes
 
 Work = Counter[tuple[int, int]]
 """Operations by (FLOPs, bytes read and written), and how often each is done. A multiplication with addition is two."""
@@ -115,7 +116,8 @@ def trace(model: Any, rows: int, length: int, mode: Mode) -> Trace:
 def traced(model: Any, rows: int, length: int, mode: Mode) -> Trace:
     """`trace`, or `formula` where the model's code looks at values, as some mixtures of experts do."""
     try:
-        return trace(model, rows, length, mode)
+        with quiet_fakes():
+            return trace(model, rows, length, mode)
     except Exception:  # whatever a model's own code raises
         return formula(model, rows, length, mode)
 

@@ -10,6 +10,8 @@ from ilu_cli.data.cache import tokenised
 from ilu_cli.data.encode import Corpus
 from ilu_cli.data.sources import Dataset, load_dataset
 from ilu_cli.data.special import check_rows
+from ilu_cli.engine.layout import rope_bound
+from ilu_cli.engine.scoring import context_of
 from ilu_cli.engine.stream import TrainStream
 from ilu_cli.errors import UsageError
 from ilu_cli.metrics.figure import size
@@ -168,15 +170,42 @@ def add_chosen(plan: StreamPlan, kind: str, instead: Sequence[list[Example]], to
     s.chosen = TrainStream(s.name, corpora, s.batch, s.seed)
 
 
-def check_ids(model: Any, streams: list[TrainStream], tokenizer: Any) -> None:
-    """Check that the model has an embedding for every token of the data.
+def check_streams(model: Any, streams: list[TrainStream], tokenizer: Any) -> None:
+    """Check that the model has an embedding for every token of the data, and takes its rows.
 
     Raises:
         UnavailableError: if it has not: the tokenizer is that of another model.
+        UsageError: as `check_lengths`.
     """
     rows = model.get_input_embeddings().weight.shape[0]
     for corpus in (c for s in streams for c in (*s.corpora, *(s.chosen.corpora if s.chosen else ()))):
         check_rows(tokenizer, corpus.largest, rows)
+    check_lengths(model, streams)
+
+
+def check_lengths(model: Any, streams: Sequence[TrainStream]) -> None:
+    """Look whether the model takes rows as long as those of the data, and reads each alike whatever stands beside it.
+
+    LongRoPE turns all rows of a batch as its longest one, so those up to its bound and longer ones must not meet.
+
+    Raises:
+        UsageError: if it does not.
+    """
+    config = model.config.get_text_config()
+    room, bound = context_of(config), rope_bound(config)
+    corpora = [(s.name, c) for s in streams for c in (*s.corpora, *(s.chosen.corpora if s.chosen else ()))]
+    name, longest = max(((name, c.longest) for name, c in corpora), key=lambda each: each[1])
+    if longest > room:
+        raise UsageError(
+            f"{name}: a row has {longest:,} tokens, more than the model's context of {room:,}",
+            hint=f"a max_length of {room} or less",
+        )
+    if bound is not None and min(c.shortest for _, c in corpora) <= bound < longest:
+        raise UsageError(
+            f"{name}: a row has {longest:,} tokens, and another at most {bound:,}: by its LongRoPE the model reads all "
+            "rows of a batch as its longest one, so that what it says of a row would hang on those beside it",
+            hint=f"a max_length of {bound} or less",
+        )
 
 
 def check_memory(needed: int, memory: tuple[int, int], note: Callable[[str], None]) -> None:

@@ -27,7 +27,7 @@ from ilu_cli.engine.scoring import Scorer
 from ilu_cli.engine.state import drop_state
 from ilu_cli.engine.temper import compared
 from ilu_cli.engine.tracking import Tracked
-from ilu_cli.models.dtypes import check_frozen, saved_dtype
+from ilu_cli.models.dtypes import check_frozen, kept_wide, saved_dtype
 from ilu_cli.models.hold import spare
 from ilu_cli.models.load import add_adapter, checked_model, identity_of, load_tokenizer, trained_params
 from ilu_cli.models.lower import save_lower
@@ -55,8 +55,8 @@ from ilu_cli.workflows.plan import (
     RunPlan,
     Training,
     check_disk,
-    check_ids,
     check_memory,
+    check_streams,
     state_bytes,
 )
 from ilu_cli.workflows.saved import changed, lost
@@ -129,7 +129,7 @@ def plan(
     check_frozen(recipe.train.memory, dtype, parent.root, recipe.lora is not None, "train.memory")
     trainable = sum(p.numel() for p in params.values())
     cached = cache_bytes(recipe, planned, model.config, first_trained(recipe, model, list(params)))
-    check_ids(model, streams, tokenizer)
+    check_streams(model, streams, tokenizer)
     loaded = lower_of(recipe, parent, model, params, dtype)
     params = params if loaded is model else trained_params(loaded, recipe.train.params, False)
     memory = priced(recipe, Shapes.of(planned), backend().world, loaded, list(params.values()), cached, stored)
@@ -219,9 +219,8 @@ def _train(plan: UnlearnPlan, new: Run, scorer: Scorer, reporter: Reporter, bega
         for done in drive(trainer, new, tracked, label_of(recipe)):
             if done in recipe.train.points:
                 _save(plan, adapted or model, trainer, new.point(done))
-        for defence in trainer.defences:
-            defence.finish(trainer.grads)
-        _forgotten(new, trainer, reporter)
+        others = [defence.finish(trainer.grads) for defence in trainer.defences]
+        _forgotten(new, trainer, reporter, moved=any(others))
     if healer is not None:
         heal(healer, trainer, new, tracked, begun=begun)
     for env in tempered:
@@ -236,16 +235,18 @@ def _train(plan: UnlearnPlan, new: Run, scorer: Scorer, reporter: Reporter, bega
 def _save(plan: UnlearnPlan, model: Any, trainer: Trainer, folder: Path) -> None:
     main = backend().main
     if plan.depth is None:
-        save_checkpoint(model, plan.tokenizer, folder, plan.dtype, write=main)
+        follows = plan.recipe.lora is None and plan.recipe.train.save_dtype == "stored"
+        wide = kept_wide(model, plan.subject.root, plan.dtype) if follows else ()
+        save_checkpoint(model, plan.tokenizer, folder, plan.dtype, wide, write=main)
     elif main:
-        save_lower(trainer.params, plan.tokenizer, plan.subject.folder, folder)
+        save_lower(model, trainer.params, plan.tokenizer, plan.subject.folder, folder)
 
 
-def _forgotten(new: Run, trainer: Trainer, reporter: Reporter) -> None:
-    """Write into the manifest what the forgetting came to."""
+def _forgotten(new: Run, trainer: Trainer, reporter: Reporter, *, moved: bool) -> None:
+    """Write into the manifest what the forgetting came to; `moved`: a defence has changed the weights since."""
     new.manifest.result["steps"] = trainer.step
     if used := trainer.budget:
-        new.manifest.result["budget"] = used.facts()
+        new.manifest.result["budget"] = used.facts() | (used.now(trainer.grads) if moved else {})
         if used.over is None and trainer.backend.main:
             reporter.note(f"the budget was not reached: {used.told()} after {trainer.step} steps")
 

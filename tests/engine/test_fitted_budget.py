@@ -70,6 +70,26 @@ def test_a_resumed_run_keeps_the_scale(tmp_path: Path) -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
+def test_a_run_that_goes_on_before_the_step_that_is_taken_back_knows_what_was_spent(tmp_path: Path) -> None:
+    t, first = fitted(0.5, steps=40)
+    for _ in t.run():
+        save_state(t, tmp_path / "s")
+    again, budget = fitted(0.5, steps=40)
+    load_state(again, tmp_path / "s")
+    assert list(again.run()) == [] and first.over is not None
+    assert budget.facts() == first.facts()
+
+
+def test_the_budget_is_told_of_the_mean_that_is_saved(ilu: Ilu, tiny: Path) -> None:
+    found = []
+    for averaging in ([], ["defences=[{name: averaging, start: 0, every: 1}]"]):
+        sets = ["train.lr=1e-3", "train.budget={kl: 1.0, data: elements, rows: 4}", "forget.batch=4", *averaging]
+        done = ilu("unlearn", "--method", "grad_ascent", "--model", tiny, "--steps", 4, "--json",
+                   *(a for s in sets for a in ("--set", s)))  # fmt: skip
+        found.append(json.loads(done.out)["result"]["budget"]["kl"])
+    assert 0 < found[1] < 0.7 * found[0]
+
+
 def test_a_step_that_changes_nothing_is_named() -> None:
     t, _ = fitted(1e-30)
     with pytest.raises(RunFailed, match="no length of the first step"):

@@ -174,7 +174,7 @@ def test_the_window_is_short_only_while_it_is_checked() -> None:
 
 def test_the_bound_of_long_rope_is_read_for_all_layers_or_for_each_kind() -> None:
     def bound(given: Any) -> Any:
-        return layout._rope_bound(SimpleNamespace(rope_parameters=given))
+        return layout.rope_bound(SimpleNamespace(rope_parameters=given))
 
     long = {"rope_type": "longrope", "original_max_position_embeddings": 9}
     assert bound(long) == 9

@@ -49,12 +49,17 @@ def test_what_is_written_is_what_saving_writes(name: str, tmp_path: Path, monkey
     """Files of 20 KB with an index: the same names, bits and configuration, and plain transformers loads them."""
     subject = find_model(str(make_family(name, tmp_path / "m")))
     model, tokenizer = load_model(subject), load_tokenizer(subject.folder)
-    save_checkpoint(model, tokenizer, tmp_path / "whole", torch.bfloat16)
+    wide = {n for n, p in model.named_parameters() if p.ndim == 1}
+    save_checkpoint(model, tokenizer, tmp_path / "whole", torch.bfloat16, wide)
+    types = {
+        t.ndim: {w.dtype for w in stored(tmp_path / "whole").values() if w.ndim == t.ndim} for t in model.parameters()
+    }
+    assert types[2] == {torch.bfloat16} and types.get(1) == ({torch.float32} if wide else None)
     assert (written_names(model) is None) is (name in MERGED)
     monkeypatch.setattr(save, "LARGEST", 20_000)
     monkeypatch.setattr(save, "is_sharded", lambda _: True)
     monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
-    save_checkpoint(model, tokenizer, tmp_path / "apart", torch.bfloat16)
+    save_checkpoint(model, tokenizer, tmp_path / "apart", torch.bfloat16, wide)
     one, two = stored(tmp_path / "whole"), stored(tmp_path / "apart")
     assert one.keys() == two.keys() and all(torch.equal(w, two[n]) for n, w in one.items())
     files = {p.name for p in weight_files(tmp_path / "apart")}

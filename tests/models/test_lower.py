@@ -73,6 +73,19 @@ def test_layers_above_are_not_read(ilu: Ilu, tmp_path: Path) -> None:
     assert load_file(Path(done.out.strip()) / "checkpoint" / "model.safetensors")[top].isnan().all()
 
 
+def test_embeddings_that_are_stored_twice_stay_tied(ilu: Ilu, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    folder = make_family("llama-tied", tmp_path / "m")
+    weights, embedded = load_file(folder / "model.safetensors"), "model.embed_tokens.weight"
+    save_file(weights | {"lm_head.weight": weights[embedded].clone()}, folder / "model.safetensors", {"format": "pt"})
+    done = ilu(*RMU, "--model", folder, *NEEDED, "--set", f"train.params=[{embedded}]")
+    assert done.code == 0, done.err
+    model = load_model(find_model(str(Path(done.out.strip()) / "checkpoint")))
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert not torch.equal(model.lm_head.weight, weights[embedded])
+
+
 def test_the_plan_prices_what_is_loaded(ilu: Ilu, tmp_path: Path) -> None:
     model = make_family("llama", tmp_path / "m")
     whole, lower = (json.loads(ilu(*RMU, "--model", model, *more, "--dry-run", "--json").out) for more in ([], NEEDED))
@@ -122,7 +135,9 @@ def test_shards_are_copied_too(tmp_path: Path) -> None:
     parts = sorted(p.name for p in (tmp_path / "shards").glob("*.safetensors"))
     assert len(parts) > 1
     name = "model.layers.1.mlp.down_proj.weight"
-    trained = {name: model.get_parameter(name).detach() + 1}
+    expected = {n: p.detach() + (n == name) for n, p in model.named_parameters()}
+    trained = {name: model.get_parameter(name)}
+    trained[name].data += 1
 
     class NoTokenizer:
         init_kwargs: dict[str, Any] = {}
@@ -130,8 +145,8 @@ def test_shards_are_copied_too(tmp_path: Path) -> None:
         def save_pretrained(self, folder: Path) -> None:
             (folder / "tokenizer.json").write_text("{}")
 
-    save_lower(trained, NoTokenizer(), tmp_path / "shards", tmp_path / "out")
+    save_lower(model, trained, NoTokenizer(), tmp_path / "shards", tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").glob("*.safetensors")) == parts
     found = load_model(find_model(str(tmp_path / "out")))
     for n, p in found.named_parameters():
-        assert torch.equal(p, model.get_parameter(n) + (n == name))
+        assert torch.equal(p, expected[n])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 import itertools
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import transformers as T
+from conftest import noted
+from families import FAMILIES
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -196,6 +199,19 @@ def test_a_model_whose_code_looks_at_values_is_priced_by_its_widths() -> None:
     mode = Mode(half=True)
     assert traced(mixed, ROWS, LENGTH, mode) == formula(mixed, ROWS, LENGTH, mode)
     assert all(c.kept == 0 for c in formula(mixed, ROWS, LENGTH, Mode(half=True, grad=False)).layers)
+
+
+def test_of_what_cannot_be_run_without_data_torch_logs_no_traceback() -> None:
+    """A product of experts' matrices in float32."""
+    with torch.device("meta"):
+        mixed = T.AutoModelForCausalLM.from_config(FAMILIES["mixtral"]()).eval()
+    said, log = list[logging.LogRecord](), logging.getLogger("torch._subclasses.fake_tensor")
+    log.addFilter(lambda record: noted(said, record, False))
+    try:
+        traced(mixed, ROWS, LENGTH, Mode(half=False))
+    finally:
+        log.filters.clear()
+    assert said == []
 
 
 @pytest.mark.parametrize("again", [False, True])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import Ilu, present
 from families import make_family
+from safetensors.torch import load_file
 
 from ilu_cli.errors import UnavailableError
 from ilu_cli.models.subject import find_subject
@@ -44,6 +45,24 @@ def test_a_run_on_it_is_complete_with_the_share_that_changed(name: str, tmp_path
     found = json.loads(ilu("taskvec", "made", "--json").out)
     assert found["groups"]["all"]["norms"]["u"] == pytest.approx(norm, rel=1e-6)
     assert found["left_out"] == {}
+
+
+@pytest.mark.parametrize("asked", ["stored", "bf16"])
+def test_what_the_parent_holds_in_float32_is_not_rounded_with_the_rest(asked: str, tmp_path: Path, ilu: Ilu) -> None:
+    """As routers' biases are beside matrices in bfloat16."""
+
+    def narrow(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {n: w.bfloat16() if w.ndim > 1 else w + 0.001 for n, w in weights.items()}
+
+    parent, trained = odd.rewrite(make_family("llama", tmp_path / "m"), narrow), "model.layers.1.mlp.down_proj.weight"
+    done = ilu("unlearn", "--method", "npo", "--steps", 1, *BATCH, "--model", parent, "--out", "made", "--set",
+               f"train.params=[{trained}]", "--set", f"train.save_dtype={asked}")  # fmt: skip
+    assert done.code == 0, done.err
+    before, after = (load_file(f / "model.safetensors") for f in (parent, Path("made/checkpoint")))
+    same = [n for n, w in before.items() if torch.equal(w, after[n]) and w.dtype == after[n].dtype]
+    assert sorted(before.keys() - same) == [
+        n for n in sorted(before) if n == trained or (asked == "bf16" and "norm" in n)
+    ]
 
 
 @pytest.mark.parametrize("family", ["mixtral", "gpt2"])

@@ -25,7 +25,7 @@ from ilu_cli.workflows.estimate import estimate
 from ilu_cli.workflows.evaluate import Evaluation
 from ilu_cli.workflows.moments import OnDisk
 from ilu_cli.workflows.passes import Passing, Shape, joined
-from ilu_cli.workflows.plan import StreamPlan, Training, check_ids
+from ilu_cli.workflows.plan import StreamPlan, Training, check_streams
 
 
 class _NeedsModel(Exception):
@@ -56,7 +56,7 @@ class TrainingAsked:
             UsageError: if the weights or the tokens do not fit the model.
         """
         streams = [s.stream for s in self.streams]
-        check_ids(model, streams, priced.tokenizer)
+        check_streams(model, streams, priced.tokenizer)
         stored = OnDisk.of(priced.subject, model, DTYPES["fp32"])
         if self.lora is not None:
             add_adapter(model, self.lora, priced.seed)
