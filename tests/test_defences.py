@@ -433,6 +433,8 @@ def test_lat_attacks_only_where_something_is_trained() -> None:
         ({"defences": [{"name": "curvature", "mu": 0.0}]}, "greater than 0"),
         ({"defences": [{"name": "booster", "weight": -1.0}]}, "greater than 0"),
         ({"defences": [{"name": "booster", "alpha": 0.0}]}, "greater than 0"),
+        ({"defences": [{"name": "booster"}, {"name": "repselect"}]}, "booster would change nothing.*name it after"),
+        ({"defences": [{"name": "repselect"}, {"name": "sam"}]}, "sam would change nothing.*Leave it out, or take"),
         ({"lora": {"r": 4}, "train": {"params": ["*"]}}, "leave train.params out"),
         ({"regularizers": [{"name": "vrex", "env": ["sst2"]}]}, "at least 2"),
         ({"regularizers": [{"name": "irm", "env": ["sst2"], "env_weights": [1.0, 2.0]}]}, "one weight for each"),
@@ -447,3 +449,20 @@ def test_what_makes_no_sense_is_refused_with_the_reason(change: dict[str, Any], 
     data = {"objective": {"name": "npo"}, "forget": {"data": "capitals"}} | change
     with pytest.raises(RecipeError, match=message):
         validate(UnlearnRecipe, Layers(copy.deepcopy(data)))
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"repselect", "averaging"}))
+@pytest.mark.parametrize("first", [True, False])
+def test_beside_repselect_a_defence_changes_the_gradient_or_is_refused(float64: None, name: str, first: bool) -> None:
+    alone, names = gradient(defended("repselect")), (name, "repselect") if first else ("repselect", name)
+    keys = [{"name": n, **KEYS[n]} for n in names]
+    data = {"objective": {"name": "npo"}, "retain": {"name": "nll", "data": "prose"}, "forget": {"data": "capitals"}}
+    refused = False
+    try:
+        validate(UnlearnRecipe, Layers(data | {"defences": keys}))
+    except RecipeError as error:
+        refused = "would change nothing" in str(error)
+    if not refused:
+        assert (gradient(defended(*names)) - alone).norm() > 1e-6 * alone.norm()
+    filters = [k if k["name"] == name else {"name": "repselect", "shot": "step"} for k in keys]
+    validate(UnlearnRecipe, Layers(data | {"defences": filters}))

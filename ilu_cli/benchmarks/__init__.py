@@ -20,6 +20,8 @@ from ilu_cli.runs.results import Row as Row
 if TYPE_CHECKING:
     from ilu_cli.engine.scoring import Scorer
 
+KNOWS_MORE = "knows more"  # of whom a higher number is; of a perplexity it is of whom reads worse
+
 
 class Benchmark:
     """Base. `role` is what a good unlearned model does: `forget` it, or keep it as `utility`.
@@ -32,7 +34,7 @@ class Benchmark:
     metric: str = "acc"
     kind: Kind = "share"
     chance: float | None = None
-    higher: str = "knows more"
+    higher: str = KNOWS_MORE
     source: str = "builtin"
     reads: tuple[tuple[str, str], ...] = ()  # (task, split) on the hub that `items` loads
     others: tuple[str, ...] = ()  # numbers that it yields beside `metric`
@@ -53,6 +55,11 @@ class Benchmark:
                 f"{cls.__qualname__}: the metric {cls.metric!r} has no kind",
                 hint="kind = 'share' for a mean of values from 0 to 1, 'ratio' for another, 'loss' for a perplexity",
             )
+
+    @property
+    def up(self) -> bool:
+        """Whether a model of a higher number can do more."""
+        return self.higher == KNOWS_MORE
 
     def items(self) -> list[Row]:
         """The examples, each with all that scoring needs."""

@@ -26,15 +26,17 @@ class Defence:
 
     `by_rows`: whether it works where each process has some rows of every weight (FSDP): sums, products and steps do,
     what reads a whole matrix does not. Where it is not said, such a launch is refused. `mlps`: whether
-    `train.params: auto` is the MLPs' matrices of all layers, as its authors train them. `vectors`: how many copies of
-    all that is trained it holds at most while gradients are taken, beside the weights, the optimiser's moments and the
-    gradient; None: that is not known, and the plan says so.
+    `train.params: auto` is the MLPs' matrices of all layers, as its authors train them. `moves`: whether it computes
+    the forget gradient at other weights than those of the step. `vectors`: how many copies of all that is trained it
+    holds at most while gradients are taken, beside the weights, the optimiser's moments and the gradient; None: that is
+    not known, and the plan says so.
     """
 
     log: dict[str, float]
     vectors: ClassVar[int | None] = None
     by_rows: ClassVar[bool] = False
     mlps: ClassVar[bool] = False
+    moves: ClassVar[bool] = False
 
     def check(self, forget: TrainStream) -> None:
         """Look at the rows of the forget data, in the plan.

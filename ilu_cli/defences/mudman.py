@@ -33,6 +33,7 @@ class Mudman(Defence):
     Published: 40 % over TAR (abstract).
     """
 
+    moves = True
     vectors = 4  # of retain data the mean and the last gradient, the adversary, and the weights
 
     def __init__(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import NonNegativeFloat, PositiveInt
 
+from ilu_cli import registry
 from ilu_cli.defences import Defence, Resumable
 from ilu_cli.errors import UsageError
 from ilu_cli.models.heap import give_back
@@ -30,13 +31,22 @@ WHOLE = 1024  # the smaller side up to which a matrix is decomposed exactly
 
 
 def problems(own: Any, key: Key, recipe: UnlearnRecipe) -> Iterator[tuple[Key, str]]:
-    """Directions of retain data that the recipe lacks, an interval beside a shot of every step, and adapters."""
+    """Directions of retain data that the recipe lacks, an interval beside a shot of every step, adapters, and defences
+    that would change a gradient which is not taken.
+    """
     if own.directions == "retain" and recipe.retain is None:
         yield (*key, "directions"), "the recipe has no retain data to take them from"
     if own.shot == "step" and own.every is not None:
         yield (*key, "every"), "a shot of every step is taken at every step: leave it out"
     if recipe.lora is not None:
         yield (*key, "name"), "repselect filters the gradients of a model's own matrices: leave lora out"
+    for i, name in enumerate(d.name for d in recipe.defences if own.shot == "data"):
+        other = registry.defence[name].obj
+        changes = other.gradient is not Defence.gradient and other is not RepSelect
+        if changes and (other.moves or i < int(key[-1])):
+            hint = "or" if other.moves else "name it after repselect, or"
+            message = f"{name} would change nothing: repselect's gradient is that of its shot"
+            yield ("defences", i, "name"), f"{message}. Leave it out, {hint} take a shot of every step (shot: step)"
 
 
 @defence(problems=problems)

@@ -23,6 +23,7 @@ class SAM(Defence):
     """
 
     by_rows = True
+    moves = True
     vectors = 2  # the ascent and the weights
 
     def __init__(self, *, rho: PositiveFloat = 0.01) -> None:

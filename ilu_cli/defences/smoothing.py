@@ -23,6 +23,7 @@ class Smoothing(Defence):
     """
 
     by_rows = True
+    moves = True
     vectors = 2  # the noise and the weights
 
     def __init__(self, *, sigma: PositiveFloat = 0.001, samples: PositiveInt = 1) -> None:

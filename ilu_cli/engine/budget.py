@@ -50,7 +50,7 @@ class Budget:
     def facts(self) -> Facts:
         """What the manifest keeps: KL of the saved weights, the limit, KL of the step taken back, the rate found."""
         found = {"lr": self.scale * self.lasting[1]} if self.lasting else {}
-        return {"kl": self.spent, "limit": self.limit, "beyond": self.over, **found}
+        return _kept({"kl": self.spent, "limit": self.limit, "beyond": self.over, **found})
 
     def told(self) -> str:
         """What was spent of it, in words."""
@@ -149,9 +149,8 @@ class UtilityBudget:
     def facts(self) -> Facts:
         """What the manifest keeps: the loss of the saved weights, and that of the steps that were taken back."""
         spent = self.kept["lost"] if self.kept else None
-        return {
-            "benchmark": self.benchmark, "start": self.start, "lost": spent, "limit": self.limit, "beyond": self.over
-        }  # fmt: skip
+        found = {"start": self.start, "lost": spent, "limit": self.limit, "beyond": self.over}
+        return _kept({"benchmark": self.benchmark, **found})
 
     def told(self) -> str:
         """What was spent of it, in words."""
@@ -200,6 +199,12 @@ class UtilityBudget:
     def load(self, kept: Within | None) -> None:
         """Take over what `state` returned."""
         self.kept = kept
+
+
+def _kept(facts: Facts) -> Facts:
+    """As a manifest can hold them: what is infinite or no number is null, and `infinite` names it."""
+    odd = [k for k, v in facts.items() if isinstance(v, float) and not math.isfinite(v)]
+    return {**facts, **dict.fromkeys(odd), "infinite": ", ".join(odd)} if odd else facts
 
 
 AnyBudget = Budget | UtilityBudget

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import yaml
 
-from ilu_cli.benchmarks import Benchmark, Row, mean_and_error, number, perplexity
+from ilu_cli.benchmarks import KNOWS_MORE, Benchmark, Row, mean_and_error, number, perplexity
 from ilu_cli.errors import IluError, UnavailableError, UsageError
 from ilu_cli.recipe.harness import PlainLoader
 from ilu_cli.recipe.taskfile import code_of
@@ -103,7 +103,7 @@ class HarnessTask(Benchmark):
         self.kind = _kind(said, self.metric)
         self.role = said.get("role") or ("forget" if self.name.startswith(FORGET) else "utility")
         up = task.higher_is_better().get(self.metric, True)
-        self.higher = said.get("higher") or ("knows more" if up else "reads worse")
+        self.higher = said.get("higher") or (KNOWS_MORE if up else "reads worse")
         self.chance = said.get("chance")
         if self.chance is None and self.kind == "share" and task.OUTPUT_TYPE == "multiple_choice":
             self.chance = sum(1 / len(made) for made in self.instances.values()) / len(self.instances)

@@ -31,9 +31,19 @@ def value_of(summary: Mapping[str, Any]) -> float:
     return math.inf if summary.get("infinite") else summary["value"]
 
 
-def lost(kind: str, before: float, now: float) -> float:
-    """What a number of utility has lost: a share by points, another number as a share of what it was."""
-    return before - now if kind == "share" else now / before - 1
+def lost(kind: str, before: float, now: float, *, up: bool) -> float:
+    """What a number of utility has lost: a share by points, another number as a share of what it was.
+
+    `up`: more of it is better, as of a coherence; of a perplexity less is.
+    """
+    if now == before:  # infinite ones, too
+        return 0.0
+    fell = before - now if up else now - before
+    if kind == "share":
+        return fell
+    if not before:
+        return math.copysign(math.inf, fell)
+    return -1.0 if math.isinf(before) else fell / abs(before)
 
 
 def shown(value: float, form: str = ".3f") -> str:

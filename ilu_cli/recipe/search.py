@@ -64,9 +64,10 @@ class SearchSpec(Spec):
 
 
 class BoundSpec(Spec):
-    """What an attack may cost the attacker to count: how far a benchmark of utility falls from what it was before it.
+    """What an attack may cost the attacker to count: how much worse a benchmark of utility gets than before it.
 
-    Of a share by points, as 0.05 from .91 to .86; of another number as a share of it, as a perplexity 5 % higher.
+    Of a share by points, as 0.05 from .91 to .86; of another number as a share of it, as a perplexity 5 % higher or a
+    coherence 5 % lower.
     """
 
     benchmark: str

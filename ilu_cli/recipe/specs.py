@@ -179,7 +179,7 @@ class BudgetSpec(Spec):
     max_length: int = Field(128, ge=8, description="tokens per row")
     benchmark: str | None = Field(None, description="measure this one instead")
     loss: NonNegativeFloat = Field(
-        0.05, description="by how much it may fall: a share by points, a perplexity by this share of itself"
+        0.05, description="by how much it may get worse: a share by points, another number by this share of itself"
     )
     every: PositiveInt = Field(10, description="it is measured at each k-th step, at kept points, and at the last step")
     limit: PositiveInt | None = Field(None, description="only its first questions")

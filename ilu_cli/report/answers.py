@@ -16,7 +16,8 @@ ByStrength = dict[float, np.ndarray]  # by strength [Q], whose mean is FQ
 def answers(folder: Path, result: AttackResult) -> ByStrength | None:
     """FQ of each question at every point of a finished attack, the unattacked one too.
 
-    None if the rows are gone or are others than were counted.
+    Points may be of different questions, as those of `alias` are. None if the rows are gone or are others than were
+    counted.
 
     Args:
         folder: the run's eval folder.
@@ -28,7 +29,7 @@ def answers(folder: Path, result: AttackResult) -> ByStrength | None:
         if values is None or not math.isclose(values.mean(), point.value, abs_tol=1e-6):
             return None
         found[point.strength] = values
-    return found if len({len(v) for v in found.values()}) == 1 else None
+    return found or None
 
 
 @functools.lru_cache(maxsize=4096)

@@ -95,6 +95,11 @@ class Summary:
         """Whether it counts in FQ, and so in RA: a share on the forget topic."""
         return self.role == "forget" and self.kind == "share"
 
+    @property
+    def up(self) -> bool:
+        """Whether a higher number is better, if it is to be kept. Written only where the kind does not tell it."""
+        return bool(self.more.get("up", self.kind != "loss"))
+
     @classmethod
     def read(cls, found: Mapping[str, Any], benchmark: str = "") -> Summary:
         metric = found["metric"]

@@ -168,9 +168,7 @@ def _of_summaries(run: Run, evaluation: Evaluation) -> Iterator[Measured]:
     subject = of_run(run)
     for name, summary in evaluation.subject(subject).items():
         rows = read_rows(rows_file(results_folder(subject), name), needed=True)
-        good = (1 if evaluation.benchmarks[name].higher == "knows more" else -1) * (
-            -1 if summary.role == "forget" else 1
-        )
+        good = (1 if evaluation.benchmarks[name].up else -1) * (-1 if summary.role == "forget" else 1)
         for metric, group in by_metric(rows).items():
             number = summary.also[metric] if metric else summary
             relative = number.kind == "loss"

@@ -117,6 +117,7 @@ class Evaluation:
         }
         said = list(of_rows(name, bench.metric, bench.role, own_rows(rows)))
         more |= {"warnings": [w.to_json() for w in said]} if said else {}
+        more |= {"up": bench.up} if bench.up == (bench.kind == "loss") else {}
         data = Data(name=name, source=bench.source, fingerprint=bench.fingerprint(items))
         summary = summarised(name, bench, rows, data, more)
         if scorer.backend.main:

@@ -126,7 +126,7 @@ def _budget(spec: BudgetSpec, text: StreamPlan | None, train: TrainSpec, trainer
     def measure() -> float:
         return bench.summarise(own_rows(bench.score(scorer, items)))[0]
 
-    return UtilityBudget(name, measure, lambda a, b: lost(bench.kind, a, b), spec.loss, due)
+    return UtilityBudget(name, measure, lambda a, b: lost(bench.kind, a, b, up=bench.up), spec.loss, due)
 
 
 def defences_of(recipe: UnlearnRecipe) -> list[Defence]:

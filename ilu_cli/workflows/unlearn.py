@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Callable
@@ -33,7 +34,7 @@ from ilu_cli.models.load import add_adapter, checked_model, identity_of, load_to
 from ilu_cli.models.lower import save_lower
 from ilu_cli.models.parts import parts_of
 from ilu_cli.models.save import save_checkpoint
-from ilu_cli.models.subject import Subject, find_subject
+from ilu_cli.models.subject import Subject, find_subject, original_of
 from ilu_cli.recipe.load import digest, dump
 from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.runs.ending import ending
@@ -45,6 +46,7 @@ from ilu_cli.runs.resume import begin, made_from
 from ilu_cli.runs.store import Run, Store
 from ilu_cli.workflows.alternatives import keep, with_made
 from ilu_cli.workflows.content import Content, of_training
+from ilu_cli.workflows.evaluate import load_scorer
 from ilu_cli.workflows.heal import build_healer, heal, healing
 from ilu_cli.workflows.kept import priced
 from ilu_cli.workflows.machine import note_precision, settled_here
@@ -183,6 +185,7 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
     check_memory(plan.peak_memory, b.memory(), reporter.note)
     model = load(plan.subject, b, plan.depth)
     scorer = Scorer(model, parts_of(model, identity_of(plan.subject, plan.depth)), plan.tokenizer, b)
+    scorer.original = functools.cache(lambda: load_scorer(original_of(plan.subject), "fp32", note=reporter.note))
     parity = check(scorer, reporter.note)
     new: Run = b.share(resume or (store.create("unlearn", label_of(recipe), out) if b.main else None))
     with new.held(reporter.note) if b.main else nullcontext():

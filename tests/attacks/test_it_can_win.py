@@ -224,6 +224,7 @@ def test_retraining_on_some_facts_repairs_the_norm_for_others(
     assert {p["capitals"]["n"] for p in points.values()} == {FACTS // 2}
     assert points[0]["capitals"]["value"] <= 0.5
     assert points[60]["capitals"]["value"] >= 0.75
+    assert "elements" in points[0]
     assert "elements" in points[60]
     [taught] = [d for d in found["data"] if d["role"] == "attack"]
     assert (taught["name"], taught["rows"]) == ("capitals", FACTS // 2)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,7 +14,12 @@ from conftest import Ilu
 from test_every_attack import UNLEARN
 
 from ilu_cli.data.sources import load_dataset
+from ilu_cli.recipe.load import validate
 from ilu_cli.recipe.refs import DataRef
+from ilu_cli.recipe.schema import AttackRecipe
+from ilu_cli.recipe.source import Layers
+from ilu_cli.runs.results import Point, Summary
+from ilu_cli.workflows.attack.protocol import Follow
 from ilu_cli.workflows.attack.seen import Regularised, Seen, Written
 
 pytestmark = pytest.mark.slow
@@ -106,6 +113,20 @@ def test_overlap_is_recorded_and_points_are_kept(unlearned: Path, ilu: Ilu) -> N
     assert json.loads((run / "manifest.json").read_text())["result"]["disjoint"] == found["disjoint"]
     assert sorted(p.name for p in (run / "points").iterdir()) == [f"steps-{s:07d}" for s in (1, 2, 4)]
     assert all((p / "model.safetensors").is_file() for p in (run / "points").iterdir())
+
+
+def test_the_point_before_an_attack_that_is_asked_anew_stays_first_and_keeps_its_utility() -> None:
+    """As `rtt` does that goes on: its first point is of other questions than the model's own results."""
+
+    def point(step: int, value: float, *utility: str) -> Point:
+        found = {n: Summary(n, "acc", "share", "utility", 0.9, None) for n in utility}
+        return Point("steps", step, {"capitals": Summary("capitals", "acc", "share", "forget", value, None), **found})
+
+    known = [point(0, 0.5, "elements"), point(3, 0.6), point(6, 0.7)]
+    attack = validate(AttackRecipe, Layers({"command": "attack", "attack": {"name": "rtt"}}))
+    follow = Follow(cast(Any, SimpleNamespace(run=None)), attack, known)
+    assert list(follow._with(point(0, 0.25)).points) == [point(0, 0.25, "elements"), *known[1:]]
+    assert list(follow._with(point(3, 0.8)).points) == [point(0, 0.25, "elements"), known[2], point(3, 0.8)]
 
 
 def test_a_run_without_a_checkpoint_is_no_model(unlearned: Path, ilu: Ilu) -> None:

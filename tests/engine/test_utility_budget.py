@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,34 @@ def test_a_run_that_goes_on_knows_the_weights_to_go_back_to(tmp_path: Path) -> N
 
 
 def test_shares_lose_points_and_perplexities_a_share_of_themselves() -> None:
-    assert lost("share", 0.9, 0.8) == pytest.approx(0.1) == lost("loss", 100.0, 110.0)
+    assert lost("share", 0.9, 0.8, up=True) == pytest.approx(0.1) == lost("loss", 100.0, 110.0, up=False)
+    assert lost("ratio", 0.8, 0.6, up=True) == pytest.approx(0.25) == -lost("ratio", 0.8, 0.6, up=False)
+    assert lost("loss", math.inf, math.inf, up=False) == 0 == lost("ratio", 0.0, 0.0, up=True)
+    assert lost("loss", math.inf, 9.0, up=False) == -1
+    assert lost("loss", 9.0, math.inf, up=False) == math.inf == lost("ratio", 0.0, 0.1, up=False)
+
+
+def test_a_collapse_is_written_without_infinite_numbers() -> None:
+    t = fresh()
+    used = budget(t, lambda step: 1 - 0.01 * step if step < 4 else -math.inf, 0.07, every=2)
+    list(t.run())
+    wanted = {"lost": pytest.approx(0.02), "limit": 0.07, "beyond": None, "infinite": "beyond"}
+    assert used.facts() == {"benchmark": "elements", "start": 1.0, **wanted}
+
+
+def test_a_coherence_is_judged_by_the_original_and_lost_where_it_falls(ilu: Ilu, tiny: Path) -> None:
+    """As `ilu eval` measures both models afterwards."""
+    sets = ["train.budget={benchmark: coherence, loss: 2, every: 4, limit: 3}", "train.steps=4", "train.lr=0.05"]
+    sets += ["forget.batch=4", "retain=null", "train.precision=fp32"]
+    args = [x for text in sets for x in ("--set", text)]
+    done = ilu("unlearn", "--method", "grad_ascent", "--model", tiny, "--json", *args)
+    assert done.code == 0, done.err
+    told: Any = json.loads(done.out)
+    asked = ilu("eval", told["path"], "--bench", "coherence", "--set", "eval.limit=3", "--json")
+    before, after = (stage["results"]["coherence"]["value"] for stage in json.loads(asked.out)["lineage"])
+    assert before != after
+    budget = told["result"]["budget"]
+    assert (budget["start"], budget["lost"]) == pytest.approx((before, 1 - after / before))
 
 
 def test_a_run_has_rows_of_the_steps_that_are_left(ilu: Ilu, tiny: Path) -> None:

@@ -38,6 +38,7 @@ class Follow:
         self.entry = registry.attack[recipe.attack.name]
         self.axis: str = self.entry.declared.strength
         self.points = list(known)
+        self.at = known[-1].strength if known else self.entry.declared.unattacked
         self.seconds = 0.0
 
     def results(self) -> Iterator[AttackResult]:
@@ -60,16 +61,23 @@ class Follow:
         yield replace(known, kind=self.entry.name, more={"eval_seconds": round(self.seconds, 1)})
 
     def _with(self, point: Point) -> AttackResult:
-        """The points so far, with this one in place of an earlier one of its strength."""
-        self.points = [*(p for p in self.points if p.strength != point.strength), point]
+        """The points so far, with this one in place of an earlier one of its strength, whose utility stays.
+
+        An attack that asks a part of the questions yields the point before it once more, which stays the first.
+        """
         unattacked = self.entry.declared.unattacked
+        was = next((p for p in self.points if p.strength == point.strength), None)
+        kept = {n: s for n, s in was.eval.items() if s.role != "forget"} if was else {}
+        point, rest = replace(point, eval={**kept, **point.eval}), [p for p in self.points if p is not was]
+        self.points = [point, *rest] if point.strength == unattacked else [*rest, point]
+        self.at = point.strength
         return AttackResult(self.entry.name, self.axis, tuple(self.points), unattacked=unattacked)
 
     def _complete(self) -> None:
         """Score at the last point what was left out there, and say of the first what the attack has not taught."""
-        last = self.points[-1]
+        at, last = next((i, p) for i, p in enumerate(self.points) if p.strength == self.at)
         rest = self._score(last.strength, [n for n in self._names(True) if n not in last.eval])
-        self.points[-1] = replace(last, eval={**last.eval, **rest})
+        self.points[at] = replace(last, eval={**last.eval, **rest})
         first = self.points[0]
         if first.strength == self.entry.declared.unattacked:
             self.points[0] = replace(first, eval=self._with_unseen(first.strength, first.eval))

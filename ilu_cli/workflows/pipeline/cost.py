@@ -9,9 +9,13 @@ from ilu_cli.runs.results import Kind, Point
 
 
 class KeptAt(TypedDict):
-    """A benchmark of utility at the points of an attack where it was measured: strength and value, in their order."""
+    """A benchmark of utility at the points of an attack where it was measured: strength and value, in their order.
+
+    `up`: more of it is better.
+    """
 
     kind: Kind
+    up: bool
     at: list[tuple[float, float]]
 
 
@@ -21,7 +25,8 @@ def kept_at(points: tuple[Point, ...]) -> dict[str, KeptAt]:
     for point in points:
         for name, summary in point.eval.items():
             if summary.role != "forget":
-                found.setdefault(name, KeptAt(kind=summary.kind, at=[]))["at"].append((point.strength, summary.value))
+                known = found.setdefault(name, KeptAt(kind=summary.kind, up=summary.up, at=[]))
+                known["at"].append((point.strength, summary.value))
     return found
 
 
@@ -36,4 +41,4 @@ def losses(kept: KeptAt, unattacked: float | None, strengths: list[float]) -> li
         return [None] * len(strengths)
     last = kept["at"][-1][1]
     after = [known.get(s, last) for s in strengths]
-    return [lost(kept["kind"], before, v) for v in after]
+    return [lost(kept["kind"], before, v, up=kept["up"]) for v in after]

@@ -60,9 +60,10 @@ def _of_point(f: Forgotten | None, known: ByStrength) -> WithRows:
 
 
 def _of_marks(result: AttackResult, known: ByStrength) -> np.ndarray | None:
-    """RA by question; None unless every point that it is the mean over has rows."""
+    """RA by question; None unless every point that it is the mean over has rows, of as many questions."""
     marks = result.marks or [f.strength for f in result.after]
-    return np.mean([known[m] for m in marks], axis=0) if marks and all(m in known for m in marks) else None
+    rows = [known[m] for m in marks if m in known]
+    return np.mean(rows, axis=0) if len(rows) == len(marks) and len({len(r) for r in rows}) == 1 else None
 
 
 def mean(values: Iterable[float | None]) -> float | None:

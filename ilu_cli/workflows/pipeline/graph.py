@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 
 from filelock import FileLock, Timeout
 
-from ilu_cli.metrics.figure import value_of
+from ilu_cli.metrics.figure import strict, value_of
 from ilu_cli.models.subject import Subject
 from ilu_cli.paths import as_name
 from ilu_cli.recipe.search import BoundSpec
@@ -289,4 +289,4 @@ class Graph:
         """Write pipeline.json, atomically."""
         self.folder.mkdir(parents=True, exist_ok=True)
         nodes = [{k: v for k, v in asdict(node).items() if k != "recipe"} for node in self]
-        write_json(self.folder / "pipeline.json", {"format": 1, "name": self.name, "nodes": nodes})
+        write_json(self.folder / "pipeline.json", strict({"format": 1, "name": self.name, "nodes": nodes}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -72,7 +73,7 @@ def _row(graph: Graph, method: str, attack: str, done: dict[str, dict[int, Node]
         "tried": len(done),
         "seeds": seeds,
         "once": once,
-        "before": _over(_of_distinct(found, models), "before"),
+        "before": _over(_of_distinct(found, models, [f["before"] for f in found]), "before"),
         "fq": _over(found, "fq"),
         "ra": _over(found, "ra"),
         "fa": _over(found, "fa"),
@@ -152,10 +153,13 @@ def _elsewhere(graph: Graph, method: str, seeds: list[dict[str, int]], most: flo
     return interval([float(v.mean()) for v in found], rows=found) if found else None
 
 
-def _of_distinct(found: list[T], models: list[Row]) -> list[T]:
-    """What was found of each model; of one model under several seeds, which says the same each time, the first."""
+def _of_distinct(found: list[T], models: list[Row], values: Sequence[float | None] = ()) -> list[T]:
+    """What was found of each model; of one model under several seeds, which says the same each time, the first.
+
+    Unless the `values` differ: an attack may ask each seed other questions.
+    """
     weights = {json.dumps(m["weights"], sort_keys=True) for m in models}
-    return found if len(weights) > 1 else found[:1]
+    return found if len(weights) > 1 or len(set(values)) > 1 else found[:1]
 
 
 def utility(models: list[Row]) -> dict[str, Kept]:
@@ -263,7 +267,7 @@ def warned(graph: Graph) -> list[Warned]:
 def _unspent(node: Node) -> bool:
     """Whether a run had a budget and ended before it was reached."""
     budget = (node.result or {}).get("budget")
-    return budget is not None and budget["beyond"] is None
+    return budget is not None and budget["beyond"] is None and "beyond" not in budget.get("infinite", "")
 
 
 def off_target(graph: Graph) -> list[Missed]:

@@ -74,6 +74,14 @@ def test_one_model_under_several_seeds_has_one_value_before_the_attack() -> None
     assert present(row["before"])["values"] == [0.7, 0.7]
 
 
+def test_an_attack_that_asks_each_seed_other_questions_has_a_value_before_it_for_each() -> None:
+    m = model("m", "RMU", "a")
+    first, second = attack(m, 0, [0.5]), attack(m, 1, [0.6])
+    present(second.result)["fq"][0]["value"] = 0.8
+    (row,) = table(m, first, second)
+    assert present(row["before"])["values"] == [0.7, 0.8]
+
+
 def test_one_seed_has_intervals_over_the_questions_everywhere() -> None:
     m = model("m", "RMU", "a")
     found = table(m, attack(m, 0, [0.5], fa=0.8), attack(m, 0, [0.6], name="prune"))

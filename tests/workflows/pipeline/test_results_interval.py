@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import present
 from scipy import stats
-from test_results import attack, grid, model, table
+from test_results import attack, grid, kept, model, table
 
 from ilu_cli.metrics.chosen import first_half, other_half
 from ilu_cli.runs.store import Store
@@ -118,6 +118,20 @@ def test_attacks_that_asked_different_questions_are_chosen_by_half_of_their_own(
     lowest = min(present(tried(two, "RMU", both)), key=lambda v: v[first_half(len(v))].mean())
     assert found.mean() == lowest[other_half(len(lowest))].mean()
     assert tried(two, "RMU", {}) is None
+
+
+def test_an_attack_that_asks_fewer_questions_at_some_points_hides_no_worst_case(tmp_path: Path) -> None:
+    """As `alias` does: each name is of the questions that have one."""
+    graph = grid(tmp_path, attacks=2, seeds=1, questions=8, rng=np.random.default_rng(0))
+    right = {0: [1, 0] * 4, 4: [1, 0, 1, 1, 1, 1], 8: [1, 0, 0, 1]}
+    node = next(n for n in graph if n.command == "attack")
+    present(node.result)["fq"] = kept(tmp_path / str(node.run), {s: np.array(r) for s, r in right.items()})
+    assert [len(v) for v in present(tried(graph, "RMU", {"attack 0": 0}))] == [6, 4]
+    found = collect(graph)
+    assert [present(r["worst_elsewhere"])["mean"] is not None for r in found["rows"]] == [True, True]
+    assert present(found["methods"][0]["worst_elsewhere"])["how"] == "t over 3 questions"  # half of six
+    assert present(found["rows"][0]["worst"])["how"] == "t over 6 questions"
+    assert present(found["rows"][0]["ra"])["how"] == "normal over the questions"
 
 
 def test_an_attack_without_points_has_no_lowest_and_its_method_does_not_hide_the_next() -> None:

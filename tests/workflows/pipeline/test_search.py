@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from conftest import Ilu
 
 from ilu_cli.metrics.chosen import chosen_on_the_first, first_half, other_half
 from ilu_cli.recipe.search import BoundSpec, RangeSpec, SearchSpec
+from ilu_cli.runs.results import Point, Summary
 from ilu_cli.runs.store import Store
 from ilu_cli.workflows.pipeline import search as module
 from ilu_cli.workflows.pipeline.budget import TimeBudget, last_call
-from ilu_cli.workflows.pipeline.cost import KeptAt, losses
+from ilu_cli.workflows.pipeline.cost import KeptAt, kept_at, losses
 from ilu_cli.workflows.pipeline.graph import Graph, Node
 from ilu_cli.workflows.pipeline.line import SearchLine
 from ilu_cli.workflows.pipeline.search import TrialSearch, outcome
@@ -58,7 +60,7 @@ def test_only_what_cannot_cost_anything_is_free_unmeasured(
     for bound, wanted in ((BoundSpec(benchmark="elements"), cost), (None, None)):
         (found,) = points_of(Graph("g", [node], {}, Store(), {}, bound), node)
         assert (found.strength, found.loss) == (8, wanted)
-    node.result = result | {"kept": {"elements": KeptAt(kind="share", at=[(0, 0.9), (8, 0.8)])}}
+    node.result = result | {"kept": {"elements": KeptAt(kind="share", up=True, at=[(0, 0.9), (8, 0.8)])}}
     (found,) = points_of(Graph("g", [node], {}, Store(), {}, BoundSpec(benchmark="elements")), node)
     assert found.loss == pytest.approx(0.1 if attack == "finetune" else 0.0)
 
@@ -83,11 +85,25 @@ def test_what_is_reported_has_no_luck_of_the_choice() -> None:
 
 
 def test_what_an_attack_costs() -> None:
-    share = KeptAt(kind="share", at=[(0, 0.9), (10, 0.85), (20, 0.4)])
+    share = KeptAt(kind="share", up=True, at=[(0, 0.9), (10, 0.85), (20, 0.4)])
     assert losses(share, 0, [10, 15, 20]) == pytest.approx([0.05, 0.5, 0.5])
-    loss = KeptAt(kind="loss", at=[(0, 20.0), (20, 21.0)])
+    loss = KeptAt(kind="loss", up=False, at=[(0, 20.0), (20, 21.0)])
     assert losses(loss, 0, [20]) == pytest.approx([0.05])
     assert losses(share, None, [10]) == [None]
+    told = Summary("coherence", "coherence", "ratio", "utility", 0.8, None)
+    ruined = (Point("steps", 0, {"coherence": told}), Point("steps", 8, {"coherence": replace(told, value=0.2)}))
+    assert losses(kept_at(ruined)["coherence"], 0, [8]) == pytest.approx([0.75])
+    worse = tuple(replace(p, eval={"coherence": replace(p.eval["coherence"], more={"up": False})}) for p in ruined)
+    assert losses(kept_at(worse)["coherence"], 0, [8]) == pytest.approx([-0.75])
+
+
+def test_a_perplexity_without_end_is_no_mistake(tmp_path: Path) -> None:
+    kept = {"prose": KeptAt(kind="loss", up=False, at=[(0, math.inf), (8, math.inf)])}
+    graph = Graph("g", [Node("a", "attack", {}, {}, "", result={"kept": kept})], {}, Store(tmp_path), {})
+    graph.save()
+    (node,) = json.loads((graph.folder / "pipeline.json").read_text())["nodes"]
+    assert node["result"]["kept"]["prose"]["at"] == [[0, None], [8, None]]
+    assert losses(kept["prose"], 0, [8]) == [0]
 
 
 def searched(spec: SearchSpec, worth: Any, seed: int = 0, bound: BoundSpec | None = None) -> list[dict[str, Any]]:
