@@ -53,14 +53,7 @@ from ilu_cli.workflows.machine import note_precision, settled_here
 from ilu_cli.workflows.moments import OnDisk
 from ilu_cli.workflows.needs.inputs import inputs_of
 from ilu_cli.workflows.passes import Shapes
-from ilu_cli.workflows.plan import (
-    RunPlan,
-    Training,
-    check_disk,
-    check_memory,
-    check_streams,
-    state_bytes,
-)
+from ilu_cli.workflows.plan import RunPlan, Training, check_disk, check_memory, check_streams, state_bytes
 from ilu_cli.workflows.saved import changed, lost
 from ilu_cli.workflows.settle import check_parent, chosen, first_trained, followed, settled, told
 from ilu_cli.workflows.spread import check_unlearn, note_idle

@@ -8,14 +8,16 @@ from ilu_cli.metrics.figure import lost
 from ilu_cli.runs.results import Kind, Point
 
 
-class KeptAt(TypedDict):
-    """A benchmark of utility at the points of an attack where it was measured: strength and value, in their order.
+class Way(TypedDict, total=False):
+    """`up`: more of it is better. Without it, as in what earlier versions wrote, the kind tells."""
 
-    `up`: more of it is better.
-    """
+    up: bool
+
+
+class KeptAt(Way):
+    """A benchmark of utility at the points of an attack where it was measured: strength and value, in their order."""
 
     kind: Kind
-    up: bool
     at: list[tuple[float, float]]
 
 
@@ -41,4 +43,4 @@ def losses(kept: KeptAt, unattacked: float | None, strengths: list[float]) -> li
         return [None] * len(strengths)
     last = kept["at"][-1][1]
     after = [known.get(s, last) for s in strengths]
-    return [lost(kept["kind"], before, v, up=kept["up"]) for v in after]
+    return [lost(kept["kind"], before, v, up=kept.get("up", kept["kind"] != "loss")) for v in after]
