@@ -69,8 +69,9 @@ class Defence:
     def after_step(self, grads: Gradients) -> None:
         """The weights have been stepped; `grads.step` counts the step that is over from 1."""
 
-    def finish(self, grads: Gradients) -> None:
-        """Training is over; the weights are saved next."""
+    def finish(self, grads: Gradients) -> bool:
+        """Training is over; the weights are saved next. Returns whether they are others now."""
+        return False
 
     def state(self) -> Resumable:
         """What a resumed run needs, as tensors and numbers."""

@@ -50,9 +50,10 @@ class Averaging(Defence):
         for mean, p in zip(self.mean, params):
             mean.lerp_(p, 1 / self.count)
 
-    def finish(self, grads: Gradients) -> None:
+    def finish(self, grads: Gradients) -> bool:
         for p, mean in zip(grads.params, self.mean):
             p.data.copy_(mean)
+        return bool(self.mean)
 
     def state(self) -> Resumable:
         return {"count": self.count, "mean": self.mean}

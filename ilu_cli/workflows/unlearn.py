@@ -221,8 +221,7 @@ def _train(plan: UnlearnPlan, new: Run, scorer: Scorer, reporter: Reporter, bega
         for done in drive(trainer, new, tracked, label_of(recipe)):
             if done in recipe.train.points:
                 _save(plan, adapted or model, trainer, new.point(done))
-        for defence in trainer.defences:
-            defence.finish(trainer.grads)
+        trainer.finish()
         _forgotten(new, trainer, reporter)
     if healer is not None:
         heal(healer, trainer, new, tracked, begun=begun)
