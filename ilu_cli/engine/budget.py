@@ -99,6 +99,10 @@ class Budget:
         """What the weights that are in place cost."""
         return {"kl": self._measure(grads)}
 
+    def again(self, grads: Gradients) -> None:
+        """Measure the weights that are saved, which are others than those of the last step."""
+        self.spent = self._measure(grads)
+
     def _measure(self, grads: Gradients) -> float:
         return float(grads.backend.sum(grads.accumulate(self.term, step=0, precision="fp32")))
 
@@ -191,6 +195,11 @@ class UtilityBudget:
     def now(self, grads: Gradients) -> Facts:
         """What the weights that are in place cost."""
         return {"lost": self.lost(self.start, self.measure())}
+
+    def again(self, grads: Gradients) -> None:
+        """Measure the weights that are saved, which are others than those of the last step."""
+        if self.kept:
+            self.kept["lost"] = self.lost(self.start, self.measure())
 
     def state(self) -> Within | None:
         """What a resumed run needs."""

@@ -147,6 +147,12 @@ class Trainer:
             lr = self._rate(self.step - 1)
             yield StepLog(self.step, self.spec.steps, losses, lr, grad_norm, tokens, time.perf_counter() - began)
 
+    def finish(self) -> None:
+        """Let the defences do what comes last, and measure by the budget what that has made of the weights."""
+        moved = [d.finish(self.grads) for d in self.defences]
+        if any(moved) and self.budget:
+            self.budget.again(self.grads)
+
     def let_go(self) -> None:
         """Drop what only further steps would need: the optimiser's moments, and what defences hold."""
         forget_moments(self.optimizer)

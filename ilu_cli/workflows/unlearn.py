@@ -215,8 +215,8 @@ def _train(plan: UnlearnPlan, new: Run, scorer: Scorer, reporter: Reporter, bega
         for done in drive(trainer, new, tracked, label_of(recipe)):
             if done in recipe.train.points:
                 _save(plan, adapted or model, trainer, new.point(done))
-        others = [defence.finish(trainer.grads) for defence in trainer.defences]
-        _forgotten(new, trainer, reporter, moved=any(others))
+        trainer.finish()
+        _forgotten(new, trainer, reporter)
     if healer is not None:
         heal(healer, trainer, new, tracked, begun=begun)
     for env in tempered:
@@ -238,11 +238,11 @@ def _save(plan: UnlearnPlan, model: Any, trainer: Trainer, folder: Path) -> None
         save_lower(model, trainer.params, plan.tokenizer, plan.subject.folder, folder)
 
 
-def _forgotten(new: Run, trainer: Trainer, reporter: Reporter, *, moved: bool) -> None:
-    """Write into the manifest what the forgetting came to; `moved`: a defence has changed the weights since."""
+def _forgotten(new: Run, trainer: Trainer, reporter: Reporter) -> None:
+    """Write into the manifest what the forgetting came to."""
     new.manifest.result["steps"] = trainer.step
     if used := trainer.budget:
-        new.manifest.result["budget"] = used.facts() | (used.now(trainer.grads) if moved else {})
+        new.manifest.result["budget"] = used.facts()
         if used.over is None and trainer.backend.main:
             reporter.note(f"the budget was not reached: {used.told()} after {trainer.step} steps")
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import Ilu, items_of, stream, tiny_model, trainer
 
+from ilu_cli.defences.averaging import Averaging
 from ilu_cli.engine.budget import UtilityBudget
 from ilu_cli.engine.gradients import Term
 from ilu_cli.engine.loop import Trainer
@@ -102,6 +103,17 @@ def test_a_collapse_is_written_without_infinite_numbers() -> None:
     list(t.run())
     wanted = {"lost": pytest.approx(0.02), "limit": 0.07, "beyond": None, "infinite": "beyond"}
     assert used.facts() == {"benchmark": "elements", "start": 1.0, **wanted}
+
+
+def test_what_an_average_costs_is_measured_of_the_average() -> None:
+    """Its weights are none that the budget has seen."""
+    t = fresh()
+    t.defences = [Averaging(start=1, every=2)]
+    t.budget = UtilityBudget("x", lambda: float(flat(t).norm()), lambda a, b: a - b, 10.0, lambda s: s % 2 == 0)
+    list(t.run())
+    last = t.budget.facts()["lost"]
+    t.finish()
+    assert t.budget.facts()["lost"] == t.budget.start - float(flat(t).norm()) != last
 
 
 def test_a_coherence_is_judged_by_the_original_and_lost_where_it_falls(ilu: Ilu, tiny: Path) -> None:
