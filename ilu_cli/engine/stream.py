@@ -32,6 +32,11 @@ class TrainStream:
     def __post_init__(self) -> None:
         self.sampler = Sampler([len(c.items) for c in self.corpora], self.seed, self.name)
 
+    @property
+    def read(self) -> list[Corpus]:
+        """All that is read: the datasets, and what should be said instead."""
+        return [*self.corpora, *(self.chosen.corpora if self.chosen else ())]
+
     def item(self, key: RowKey) -> Encoded:
         """The encoded row of a key, (corpus, place in it)."""
         return self.corpora[key[0]].items[key[1]]
@@ -56,7 +61,7 @@ class TrainStream:
         most = -(-len(keys) // parts) if alone else min(len(keys), 1)
         for a in range(accumulation):
             share = part_of(keys, a * b.world + b.rank, parts)
-            own = [[key] for key in share] if alone else [share][: len(share)]
+            own = [[key] for key in share] if alone else [share] if share else []
             yield from ((rows, True) for rows in own)
             if b.mesh is not None:
                 yield from ((keys[:1], False) for _ in range(most - len(own)))

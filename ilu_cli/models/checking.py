@@ -12,7 +12,7 @@ from torch import nn
 from ilu_cli import trust
 from ilu_cli.errors import UnavailableError, tell
 from ilu_cli.models.kept import source_of, told
-from ilu_cli.runs.files import tensors_of, weight_files
+from ilu_cli.runs.files import tensors_in
 
 SHOWN = 3  # names that a message lists
 
@@ -63,7 +63,7 @@ def check_stored(folder: Path, empty: nn.Module) -> None:
     model: Any = empty
     if getattr(model.config, "quantization_config", None) is not None:
         return
-    stored = {name: t["shape"] for path in weight_files(folder) for name, t in tensors_of(path).items()}
+    stored = {name: t["shape"] for name, t in tensors_in(folder).items()}
 
     def report() -> Any:
         standing_in = {name: torch.empty(shape, device="meta") for name, shape in stored.items()}

@@ -14,7 +14,7 @@ from ilu_cli.errors import UsageError
 from ilu_cli.models.checking import own_names
 from ilu_cli.models.sharded import gathered
 from ilu_cli.recipe.memory import MemorySpec
-from ilu_cli.runs.files import tensors_of, weight_files
+from ilu_cli.runs.files import tensors_in
 
 PIECE = 1 << 18  # numbers that are in float64 at a time
 STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -29,9 +29,8 @@ def saved_dtype(asked: str, folder: Path) -> torch.dtype:
     if asked != "stored":
         return DTYPES[asked]
     counts: Counter[str] = Counter()
-    for path in weight_files(folder):
-        for tensor in tensors_of(path).values():
-            counts[tensor["dtype"]] += math.prod(tensor["shape"])
+    for tensor in tensors_in(folder).values():
+        counts[tensor["dtype"]] += math.prod(tensor["shape"])
     return STORED.get(counts.most_common(1)[0][0], torch.float32) if counts else torch.float32
 
 
@@ -40,7 +39,7 @@ def kept_wide(model: nn.Module, folder: Path, dtype: torch.dtype) -> frozenset[s
 
     Routers' biases are, and state spaces' decays: rounded they are others, whether they are trained or not.
     """
-    stored = {name: t["dtype"] for path in weight_files(folder) for name, t in tensors_of(path).items()}
+    stored = {name: t["dtype"] for name, t in tensors_in(folder).items()}
     own = own_names(folder, model, stored) if dtype != torch.float32 and "F32" in stored.values() else {}
     return frozenset(name for file, name in own.items() if stored[file] == "F32")
 

@@ -18,7 +18,7 @@ from ilu_cli.errors import UsageError
 from ilu_cli.models.dtypes import STORED
 from ilu_cli.models.names import name_of, stored_layer
 from ilu_cli.models.parts import decoder_layers
-from ilu_cli.runs.files import INDEX, tensors_of, weight_files
+from ilu_cli.runs.files import INDEX, tensors_in, tensors_of, weight_files
 
 KEY = "train.loaded"
 WITH = (INDEX, "config.json", "generation_config.json")  # copied beside the weights
@@ -72,7 +72,7 @@ def check_stored_as(trained: Mapping[str, Tensor], folder: Path, dtype: torch.dt
     Raises:
         UsageError: if one does not.
     """
-    stored = {name: t for path in weight_files(folder) for name, t in tensors_of(path).items()}
+    stored = tensors_in(folder)
     for name, p in trained.items():
         entry = stored.get(name)
         if entry is None or entry["shape"] != tuple(p.shape):

@@ -171,6 +171,15 @@ def tensors_of(path: Path) -> dict[str, TensorEntry]:
     }
 
 
+def tensors_in(folder: Path) -> dict[str, TensorEntry]:
+    """What all files of weights in a checkpoint folder hold, by name.
+
+    Raises:
+        UnavailableError: as `tensors_of`.
+    """
+    return {name: t for path in weight_files(folder) for name, t in tensors_of(path).items()}
+
+
 def weight_hashes(folder: Path) -> dict[str, str]:
     """sha256 of every file of weights in a checkpoint folder."""
     return {p.name: sha256(p) for p in weight_files(folder)}

@@ -38,10 +38,9 @@ class Shape:
     @classmethod
     def of(cls, stream: TrainStream) -> Shape:
         """That of encoded data."""
-        corpora = [c for s in (stream, stream.chosen) if s is not None for c in s.corpora]
-        targets = max((e.targets for c in corpora for e in c.items), default=0)
+        targets = max((e.targets for c in stream.read for e in c.items), default=0)
         rows = sum(len(c.items) for c in stream.corpora)
-        return cls(stream.batch, max(c.longest for c in corpora), targets, 2 if stream.chosen else 1, rows)
+        return cls(stream.batch, max(c.longest for c in stream.read), targets, 2 if stream.chosen else 1, rows)
 
     @classmethod
     def full(cls, form: Form, batch: int, graphs: int = 1) -> Shape:

@@ -178,7 +178,7 @@ def check_streams(model: Any, streams: list[TrainStream], tokenizer: Any) -> Non
         UsageError: as `check_lengths`.
     """
     rows = model.get_input_embeddings().weight.shape[0]
-    for corpus in (c for s in streams for c in (*s.corpora, *(s.chosen.corpora if s.chosen else ()))):
+    for corpus in (c for s in streams for c in s.read):
         check_rows(tokenizer, corpus.largest, rows)
     check_lengths(model, streams)
 
@@ -193,7 +193,7 @@ def check_lengths(model: Any, streams: Sequence[TrainStream]) -> None:
     """
     config = model.config.get_text_config()
     room, bound = context_of(config), rope_bound(config)
-    corpora = [(s.name, c) for s in streams for c in (*s.corpora, *(s.chosen.corpora if s.chosen else ()))]
+    corpora = [(s.name, c) for s in streams for c in s.read]
     name, longest = max(((name, c.longest) for name, c in corpora), key=lambda each: each[1])
     if longest > room:
         raise UsageError(

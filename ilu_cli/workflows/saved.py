@@ -11,7 +11,7 @@ from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import IluError
 from ilu_cli.models.dtypes import lost_in
 from ilu_cli.models.subject import Subject, is_adapter
-from ilu_cli.runs.files import tensors_of, weight_files
+from ilu_cli.runs.files import tensors_in
 from ilu_cli.runs.store import Run
 from ilu_cli.taskvec.delta import changed_fraction, open_checkpoint
 
@@ -34,9 +34,9 @@ def lost(parent: Subject, run: Run, trained: Mapping[str, Tensor], dtype: torch.
     """
     if dtype == torch.float32 or is_adapter(run.checkpoint):
         return None
-    written = {n: t["dtype"] for path in weight_files(run.checkpoint) for n, t in tensors_of(path).items()}
+    wide = {name for name, t in tensors_in(run.checkpoint).items() if t["dtype"] == "F32"}
     try:
-        rounded = {n: p for n, p in trained.items() if written.get(n) != "F32"}
+        rounded = {name: p for name, p in trained.items() if name not in wide}
         return lost_in(dtype, rounded, open_checkpoint(parent).tensor)
     except (IluError, OSError, KeyError):
         return None
