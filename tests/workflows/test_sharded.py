@@ -11,12 +11,11 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_model, tiny_tokenizer
+from conftest import made_once, tiny_model, tiny_tokenizer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
@@ -115,13 +114,17 @@ def models(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of all runs: `one/NAME`, `sharded/NAME`, `replicated/NAME`."""
     try:
         check_torch()
     except UnavailableError as reason:
         pytest.skip(str(reason))
-    path = tmp_path_factory.mktemp("sharded")
+    return made_once(tmp_path_factory, "sharded", run_all)
+
+
+def run_all(path: Path) -> None:
+    """Run the cases in this process, then all in one launch of two."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
         for name, value in {"ILU_RUNS": "runs", "ILU_CACHE": "cache", "HF_HUB_OFFLINE": "1"}.items():
@@ -136,16 +139,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             halt.setattr(Plain, "step", stopped)
             assert alone(*STOPPED, "--out", "one/stopped") == 130
         shutil.copytree("one/stopped", "sharded/resumed")
-        commands = {
-            kind: {n: [*CASES[n], "--out", f"{kind}/{n}"] for n in names}
-            for kind, names in {"sharded": [*CASES], "replicated": REPLICATED}.items()
-        }
-        commands["sharded"] |= {
-            "stopped": [*STOPPED, "--out", "sharded/stopped"],
-            "resumed": ["unlearn", "sharded/resumed", "--resume"],
-        }
-        for each in commands.values():
-            each["eval"] = EVAL
+        commands = commands_of_two()
         Path("commands.json").write_text(json.dumps(commands))
         done = launch(str(HERE / "launched.py"), "commands.json")
         print(done.stdout[-3000:], done.stderr[-6000:])
@@ -155,7 +149,21 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             said = dict(line.split(": ") for line in Path(f"said-{rank}").read_text().splitlines())
             assert said == codes | {"sharded stopped": "130"}
         assert alone("unlearn", "sharded/stopped", "--resume") == 0
-        yield path
+
+
+def commands_of_two() -> dict[str, dict[str, list[str]]]:
+    """What the launch runs, by kind and name."""
+    commands = {
+        kind: {n: [*CASES[n], "--out", f"{kind}/{n}"] for n in names}
+        for kind, names in {"sharded": [*CASES], "replicated": REPLICATED}.items()
+    }
+    commands["sharded"] |= {
+        "stopped": [*STOPPED, "--out", "sharded/stopped"],
+        "resumed": ["unlearn", "sharded/resumed", "--resume"],
+    }
+    for each in commands.values():
+        each["eval"] = EVAL
+    return commands
 
 
 def launch(*args: str, file: Path = LAUNCH, **env: str) -> subprocess.CompletedProcess[str]:
