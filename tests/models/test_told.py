@@ -94,7 +94,7 @@ def test_a_weight_that_became_no_number_is_found(tmp_path: Path) -> None:
 
 def test_files_are_compared_with_their_model_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, loads = make_family("llama", tmp_path / "m"), list[int]()
-    load = LlamaForCausalLM.from_pretrained.__func__  # type: ignore[attr-defined]
+    load = LlamaForCausalLM.from_pretrained.__func__
 
     def counted(kind: Any, *args: Any, **kwargs: Any) -> Any:
         loads.append(1)
