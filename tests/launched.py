@@ -4,8 +4,9 @@
 
 COMMANDS.json: {"sharded": {name: arguments}, "replicated": {…}}. The command `stopped` gets a signal after its second
 step, on its last process only, and the checkpoint of `bf16` is written as several files. `filled-RANK.json`: how many
-batches of two rows each process ran to fill its reference caches, by command, and `whole`, the commands that loaded a
-whole model. The two kinds keep what they computed in folders of their own.
+batches of two rows each process ran to fill its reference caches, by command; `whole`, the commands that loaded a whole
+model; `bytes`, of the weights that it has of the model that was spread last, by command. The two kinds keep what they
+computed in folders of their own.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from typing import Any
 
 from ilu_cli.cli.app import main
 from ilu_cli.engine import loading, reference
-from ilu_cli.engine.accel import SHARDED, backend
+from ilu_cli.engine.accel import SHARDED, Backend, backend
 from ilu_cli.engine.loop import StepLog
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.models import save
 from ilu_cli.models.load import load_model
+from ilu_cli.models.sharded import mine
 
 SECONDS = 150  # for one command, on a machine with much other work
 
@@ -51,7 +53,8 @@ def run(name: str, args: list[str]) -> int:
 
 filled: dict[str, int] = {}
 whole: list[str] = []
-of_each = reference._of_each
+parts: dict[str, int] = {}
+of_each, spread = reference._of_each, Backend.spread
 
 
 def counted(name: str, *args: Any) -> Any:
@@ -64,6 +67,12 @@ def noted(name: str, *args: Any) -> Any:
     return load_model(*args)
 
 
+def weighed(name: str, *args: Any) -> Any:
+    model = spread(backend(), *args)
+    parts[name] = sum(mine(p).nbytes for p in model.parameters())
+    return model
+
+
 if __name__ == "__main__":
     reference.CACHE_BATCH = 2
     for kind, commands in json.loads(Path(sys.argv[1]).read_text()).items():
@@ -74,8 +83,9 @@ if __name__ == "__main__":
         for name, args in commands.items():
             reference._of_each = functools.partial(counted, f"{kind} {name}")
             vars(loading)["load_model"] = functools.partial(noted, f"{kind} {name}")
+            vars(backend())["spread"] = functools.partial(weighed, f"{kind} {name}")
             save.LARGEST = 20_000 if name == "bf16" else 5 * 10**9
             faulthandler.dump_traceback_later(SECONDS, exit=True)
             with Path(f"said-{backend().rank}").open("a") as said:  # what both print may run into one another
                 said.write(f"{kind} {name}: {run(name, args)}\n")
-    Path(f"filled-{backend().rank}.json").write_text(json.dumps(filled | {"whole": whole}))
+    Path(f"filled-{backend().rank}.json").write_text(json.dumps(filled | {"whole": whole, "bytes": parts}))

@@ -29,12 +29,14 @@ SHAPES = {  # hidden, inner, layers, heads, heads of keys and values, vocabulary
     "SmolLM2-135M": (576, 1536, 30, 9, 3, 49152, True),
 }
 OF = {"zephyr": "Zephyr-7B", "tofu": "Llama-3.2-1B", "muse": "Llama-2-7B"}  # by what a recipe's model is called
-JOBS = {
-    "RMU": "wmdp-rmu",
-    "RMU + IRM": "wmdp-rmu-ilu",
-    "NPO": "wmdp-npo",
-    "NPO + IRM": "wmdp-npo-ilu",
-    "attack: fine-tuning": "quickstart-finetune",
+JOBS = {  # a recipe, and what is set besides
+    "RMU": ["wmdp-rmu"],
+    "RMU + IRM": ["wmdp-rmu-ilu"],
+    "NPO": ["wmdp-npo"],
+    "NPO, adapter": ["wmdp-npo", "lora.r=16"],
+    "NPO + IRM": ["wmdp-npo-ilu"],
+    "attack: fine-tuning": ["quickstart-finetune"],
+    "attack: adapter": ["quickstart-finetune", "attack.lora.r=16"],
 }
 
 
@@ -52,11 +54,11 @@ def config(folder: Path, model: str) -> Path:
     return path
 
 
-def planned(folder: Path, recipe: str, model: str, devices: str) -> list[Planned]:
-    """The jobs of a shipped recipe on a model's shape."""
+def planned(folder: Path, model: str, devices: str, recipe: str, *sets: str) -> list[Planned]:
+    """The jobs of a shipped recipe, with keys set besides, on a model's shape."""
     path = shipped()[recipe]
     command = str(read_layers(path).data["command"])
-    resolved = load(RECIPES[command], path, {}, [])
+    resolved = load(RECIPES[command], path, {}, [*sets])
     return plan(recipe, command, resolved, "", devices, (model, config(folder, model))).jobs
 
 
@@ -73,7 +75,7 @@ def models(folder: Path) -> None:
     """One table a model: a row for each way to unlearn and attack, a column for each launch."""
     for model in ("Zephyr-7B", "Llama-3.1-8B", "Llama-3.3-70B"):
         devices = "2x8xH100-80GB" if model.endswith("70B") else "8xH100-80GB"
-        found = {name: planned(folder, recipe, model, devices)[0] for name, recipe in JOBS.items()}
+        found = {name: planned(folder, model, devices, *job)[0] for name, job in JOBS.items()}
         launches = [a.launch.name for a in next(iter(found.values())).answers]
         print(f"\n{model}, {devices}:\n")
         print(f"| | as it is, one GPU | {' | '.join(launches)} |\n|---|---|{'---|' * len(launches)}")
@@ -90,7 +92,7 @@ def recipes(folder: Path) -> None:
             continue
         ref = str((data.get("model") or {}).get("ref", "")).lower()
         model = next((m for word, m in OF.items() if word in ref), "SmolLM2-135M")
-        for p in planned(folder, name, model, "8xH100-80GB"):
+        for p in planned(folder, model, "8xH100-80GB", name):
             many = [a for a in p.answers if a.launch.fleet.all > 1 and a.fits]
             best = min(many, key=lambda a: a.step, default=p.answers[-1])
             where = f"{best.launch.name}, {best.launch.fleet.all}: {cell(p, best)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,8 +21,12 @@ from ilu_cli.models.subject import Subject
 from ilu_cli.runs.files import read_json
 
 
-def load(subject: Subject, b: Backend, depth: int | None = None) -> Any:
+def load(
+    subject: Subject, b: Backend, depth: int | None = None, narrow: Callable[[Any], None] = lambda model: None
+) -> Any:
     """Load a model as the launch asks; `depth` as for `load_model`.
+
+    `narrow` puts weights of a model that is to be spread into fewer bits, before it is.
 
     To be spread, it is read by the first process alone, into main memory, and handed out a layer at a time; a weight at
     a time, where its files have the weights as it does.
@@ -38,6 +43,7 @@ def load(subject: Subject, b: Backend, depth: int | None = None) -> Any:
         made = frame(subject)
         if b.main and (read := reader_of(subject, made)) is None:
             made = load_model(subject)
+        narrow(made)
     except IluError as error:
         made = error
     errors = [e for e in b.gather([made if isinstance(made, IluError) else None]) if e is not None]

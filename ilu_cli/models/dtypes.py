@@ -44,14 +44,30 @@ def kept_wide(model: nn.Module, folder: Path, dtype: torch.dtype) -> frozenset[s
     return frozenset(name for file, name in own.items() if stored[file] == "F32")
 
 
-def check_frozen(memory: MemorySpec, saved: torch.dtype, folder: Path, adapter: bool, key: str) -> None:
+def rounds(memory: MemorySpec, stored: torch.dtype, saved: torch.dtype, *, adapter: bool, spread: bool) -> bool:
+    """Whether keeping weights in bf16 that nobody trains would change them where it must not; see `check_frozen`."""
+    if memory.frozen != "bf16" or stored == torch.bfloat16:
+        return False
+    return spread or not (adapter or saved == torch.bfloat16)
+
+
+def check_frozen(
+    memory: MemorySpec, saved: torch.dtype, folder: Path, adapter: bool, key: str, *, spread: bool
+) -> None:
     """Refuse to round weights that nobody trains in a checkpoint of the whole model. `key` is that of `memory`.
 
     Raises:
-        UsageError: if they are kept in bf16, and neither stored so nor to be `saved` so.
+        UsageError: if they are kept in bf16, and neither stored so nor to be `saved` so; or not stored so, and the
+            model is `spread` over processes, for which they are put into bf16 before the model is first asked.
     """
-    if memory.frozen != "bf16" or adapter or torch.bfloat16 in (saved, saved_dtype("stored", folder)):
+    if not rounds(memory, saved_dtype("stored", folder), saved, adapter=adapter, spread=spread):
         return
+    if spread:
+        raise UsageError(
+            f"{key}.frozen: the weights in {folder} are not stored in bf16, so a sharded launch would measure the "
+            "original with rounded ones",
+            hint="leave it out, or launch with --multi_gpu",
+        )
     raise UsageError(
         f"{key}.frozen: the weights in {folder} are not stored in bf16, so those that are not trained would be rounded",
         hint="leave it out, or train an adapter (lora)" + (", or add train.save_dtype=bf16" * (key[:5] == "train")),

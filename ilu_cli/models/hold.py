@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,8 +34,8 @@ def hold(model: nn.Module, kind: str, trained: Iterable[nn.Parameter]) -> None:
     """Keep matrices that are not trained in `bf16` or `nf4` from now on; `fp32` leaves all as it is.
 
     Under bf16 autocast bf16 changes nothing, bit by bit: the copies that it would make are all that is kept. Without
-    autocast they are widened where they are used. NF4 is bitsandbytes', in blocks of 64, its scales in float32. Call it
-    after an adapter is put in: peft would round its A to the type of the matrix.
+    autocast they are widened where they are used. NF4 is bitsandbytes', in blocks of 64, its scales in float32. Those
+    that are in bf16 already are left.
 
     Raises:
         UsageError: if no matrix is of the kind that we know to keep so.
@@ -50,11 +51,27 @@ def hold(model: nn.Module, kind: str, trained: Iterable[nn.Parameter]) -> None:
     for module in modules:
         module.weight.requires_grad_(False)
         if kind == "bf16":
+            if module.weight.dtype == torch.bfloat16:  # of a sharded model, before it was spread
+                continue
             module.weight.data = module.weight.data.bfloat16()
             module.forward = functools.partial(_widened, module)
         else:
             _quantise(module)
     give_back()
+
+
+@contextmanager
+def as_if_wide(model: nn.Module) -> Iterator[None]:
+    """Meanwhile matrices in bf16 look as if they were empty and float32: peft rounds an adapter to their type."""
+    small = [m for m in model.modules() if isinstance(m, nn.Linear) and m.weight.dtype == torch.bfloat16]
+    weights: list[Any] = [m.weight for m in small]
+    for module, w in zip(small, weights):
+        module._parameters["weight"] = nn.Parameter(torch.empty(0, device=w.device), requires_grad=w.requires_grad)
+    try:
+        yield
+    finally:
+        for module, w in zip(small, weights):
+            module._parameters["weight"] = w.requires_grad_(module.weight.requires_grad)  # peft may have frozen it
 
 
 def _widened(module: nn.Linear, x: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from ilu_cli.errors import IluError, UnavailableError, UsageError
 from ilu_cli.models.checking import check_adapter, check_finite, check_report, check_stored
 from ilu_cli.models.code import failed
 from ilu_cli.models.heap import collect_as_usual
+from ilu_cli.models.hold import as_if_wide
 from ilu_cli.models.lower import above, shorten
 from ilu_cli.models.names import name_of
 from ilu_cli.models.parts import decoder_layers, parts_of
@@ -191,7 +192,8 @@ def add_adapter(model: Any, spec: LoraSpec, seed: int) -> Any:
     torch.manual_seed(seed_of(seed, "lora"))  # A is drawn at random
     tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     try:
-        adapted = get_peft_model(model, config).eval()
+        with as_if_wide(model):
+            adapted = get_peft_model(model, config).eval()
     except ValueError as error:
         raise UsageError(f"lora.targets: {str(error).splitlines()[0]}") from error
     shared = tied and not isinstance(model.get_input_embeddings(), nn.Embedding)

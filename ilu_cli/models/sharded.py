@@ -178,7 +178,7 @@ def _fill(
                 continue
             if id(p) not in made:  # else it is tied to one before
                 if p.is_meta:
-                    weight = read(names[id(p)]).to(device) if read else torch.empty_like(p, device=device)
+                    weight = read(names[id(p)]).to(device, p.dtype) if read else torch.empty_like(p, device=device)
                 else:
                     weight = p.detach().to(device).contiguous()
                 dist.broadcast(weight, 0)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from ilu_cli import registry
 from ilu_cli.engine.accel import backend
 from ilu_cli.errors import UsageError
+from ilu_cli.models.hold import hold
+from ilu_cli.models.load import select_params
+from ilu_cli.recipe.memory import MemorySpec
 from ilu_cli.recipe.schema import AttackRecipe, UnlearnRecipe
 from ilu_cli.recipe.specs import TrainSpec
 from ilu_cli.workflows.plan import StreamPlan
@@ -78,12 +82,21 @@ def against_training(spec: TrainSpec, key: str) -> Iterator[tuple[str, str]]:
     memory = spec.memory
     if spec.optimizer not in OPTIMIZERS:
         yield f"{key}.optimizer", f"{spec.optimizer} steps whole matrices"
-    if memory.frozen != "fp32":
-        yield f"{key}.memory.frozen", f"{memory.frozen} is made of whole matrices"
+    if memory.frozen == "nf4":
+        yield f"{key}.memory.frozen", "nf4 is made of whole matrices"
     if memory.optimizer_bits != 32:
         yield f"{key}.memory.optimizer_bits", "moments in 8 bits are made of whole matrices"
     if memory.offload is not None:
         yield f"{key}.memory.offload", "the launch moves weights and moments itself (fsdp_offload_params)"
+
+
+def narrowing(memory: MemorySpec, patterns: list[str] | None, adapter: bool, key: str) -> Callable[[Any], None]:
+    """Puts matrices that are not trained into bf16 before a model is spread: afterwards each process has some rows."""
+
+    def narrow(model: Any) -> None:
+        hold(model, memory.frozen, () if adapter else select_params(model, patterns, key).values())
+
+    return narrow
 
 
 def _refuse(key: str, what: str) -> None:

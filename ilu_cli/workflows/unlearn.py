@@ -56,7 +56,7 @@ from ilu_cli.workflows.passes import Shapes
 from ilu_cli.workflows.plan import RunPlan, Training, check_disk, check_memory, check_streams, state_bytes
 from ilu_cli.workflows.saved import changed, lost
 from ilu_cli.workflows.settle import check_parent, chosen, first_trained, followed, settled, told
-from ilu_cli.workflows.spread import check_unlearn, note_idle
+from ilu_cli.workflows.spread import check_unlearn, narrowing, note_idle
 from ilu_cli.workflows.tempered import best_temperature, tempered_environments
 from ilu_cli.workflows.training import Streams, build_trainer, cache_bytes, defences_of, lower_of, renewed
 
@@ -115,13 +115,13 @@ def plan(
     check_unlearn(recipe)
     for defence in defences_of(recipe):
         defence.check(planned.forget.stream)
-    total = sum(p.numel() for p in model.parameters())
+    lora, total = recipe.lora is not None, sum(p.numel() for p in model.parameters())
     dtype = saved_dtype(recipe.train.save_dtype, parent.root)
     stored = OnDisk.of(parent, model, dtype)
     if recipe.lora:
         add_adapter(model, recipe.lora, recipe.seed)
-    params = trained_params(model, recipe.train.params, recipe.lora is not None)
-    check_frozen(recipe.train.memory, dtype, parent.root, recipe.lora is not None, "train.memory")
+    params = trained_params(model, recipe.train.params, lora)
+    check_frozen(recipe.train.memory, dtype, parent.root, lora, "train.memory", spread=backend().mesh is not None)
     trainable = sum(p.numel() for p in params.values())
     cached = cache_bytes(recipe, planned, model.config, first_trained(recipe, model, list(params)))
     check_streams(model, streams, tokenizer)
@@ -176,7 +176,8 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
     agree("unlearn", origin)
     check_disk(out or (resume.path if resume else store.root), plan.disk)
     check_memory(plan.peak_memory, b.memory(), reporter.note)
-    model = load(plan.subject, b, plan.depth)
+    t = recipe.train
+    model = load(plan.subject, b, plan.depth, narrowing(t.memory, t.params, recipe.lora is not None, "train.params"))
     scorer = Scorer(model, parts_of(model, identity_of(plan.subject, plan.depth)), plan.tokenizer, b)
     scorer.original = functools.cache(lambda: load_scorer(original_of(plan.subject), "fp32", note=reporter.note))
     parity = check(scorer, reporter.note)

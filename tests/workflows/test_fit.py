@@ -220,6 +220,23 @@ def test_a_sharded_launch_is_planned_as_it_would_be_taken(ilu: Ilu, config: Path
     assert "--set lora.r=16" in told.out
 
 
+@pytest.mark.parametrize(
+    ("dtype", "sets", "kept"),  # kept: in bf16, by one process and by a sharded launch
+    [("bfloat16", [], (True, True)), ("float32", [], (False, False)), ("float32", ["lora.r=4"], (True, False)),
+     ("float32", ["train.save_dtype=bf16"], (True, False))],
+)  # fmt: skip
+def test_matrices_are_kept_in_bf16_where_that_rounds_nothing(
+    ilu: Ilu, config: Path, dtype: str, sets: list[str], kept: tuple[bool, bool]
+) -> None:
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": dtype}))
+    params = [] if "lora.r=4" in sets else ["train.params=['*.1.mlp.down_proj.weight']"]
+    more = [x for s in (*sets, *params, "train.precision=bf16") for x in ("--set", s)]
+    asked = ["plan", "wmdp-npo", "--config", config, "--json", *more, "--devices", "2x(CPU,0.0001GB,1TFLOPS,1TB/s)"]
+    answers = {a["launch"]: a for a in json.loads(ilu(*asked).out)["jobs"][0]["answers"]}
+    both = (answers["one-process"]["keys"], answers["two-cpus-sharded"]["keys"])
+    assert tuple(any("memory.frozen=" in key for key in keys) for keys in both) == kept
+
+
 def test_several_nodes_are_started_one_by_one() -> None:
     launch = Placement("two-nodes-sharded", Fleet(H100, 8, 2), shards=True)
     answer = FitAnswer(launch, ("train.x=1",), Moment("saving"), 0, True, 1.0, None, 0)

@@ -169,6 +169,23 @@ def test_moments_are_forgotten_when_steps_are_over() -> None:
     assert not trainer.optimizer.state  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_an_adapter_over_matrices_in_bf16_is_the_one_over_float32(device: str) -> None:
+    plain, small = tiny_model(layers=3), tiny_model(layers=3)
+    small.to(torch.bfloat16 if device == "meta" else torch.float32).to(device)
+    hold(small, "bf16", ())
+    for model in (plain, small):
+        add_adapter(model, LoraSpec(r=2), 0)
+    params = dict(small.named_parameters())
+    for name, p in plain.named_parameters():
+        assert params[name].requires_grad == p.requires_grad
+        if p.requires_grad:
+            assert params[name].dtype == torch.float32
+            assert device == "meta" or torch.equal(params[name], p)
+        elif name.endswith("proj.base_layer.weight"):
+            assert params[name].dtype == torch.bfloat16 and params[name].shape == p.shape
+
+
 @pytest.fixture
 def halved(tiny: Path, tmp_path: Path) -> Path:
     """The tiny model, stored in bf16."""

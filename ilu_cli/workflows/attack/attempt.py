@@ -43,7 +43,7 @@ from ilu_cli.workflows.attack.others import check_same_weights, other_model
 from ilu_cli.workflows.attack.seen import Seen
 from ilu_cli.workflows.attack.sides import sides
 from ilu_cli.workflows.evaluate import Evaluation, load_scorer, texts_of
-from ilu_cli.workflows.spread import note_idle
+from ilu_cli.workflows.spread import narrowing, note_idle
 
 SHORT = 32  # new tokens for a generated answer at least
 
@@ -84,7 +84,7 @@ class Attempted:
         self.tokenizer, chat = load_tokenizer(self.subject.folder), chat_of(self.spec)
         if chat is not None:
             check_template(self.tokenizer, chat)
-        self.model = load(self.subject, backend())
+        self.model = load(self.subject, backend(), narrow=self._narrow)
         self.saved = self.model
         precision = self.spec.precision
         parts, known = parts_of(self.model, identity_of(self.subject)), texts_of(self.subject, self.model)
@@ -92,6 +92,11 @@ class Attempted:
         note = self.reporter.note
         self.scorer.original = functools.cache(lambda: load_scorer(self.origin, precision, chat=chat, note=note))
         self.parity = check(self.scorer, note).facts()
+
+    def _narrow(self, model: nn.Module) -> None:
+        if self.keys:
+            own = self.keys.params()
+            narrowing(self.keys.memory, own.get("weights"), own.get("lora") is not None, "attack.weights")(model)
 
     @functools.cached_property
     def evaluation(self) -> Evaluation:

@@ -110,7 +110,8 @@ def plan(
         if priced.asked is not None:
             spec, own, mixed = priced.asked.spec, *priced.asked.datasets
             check_attack_training(spec)
-            check_frozen(spec.memory, DTYPES["fp32"], subject.root, priced.asked.lora is not None, "attack.memory")
+            lora, spread = priced.asked.lora is not None, backend().mesh is not None
+            check_frozen(spec.memory, DTYPES["fp32"], subject.root, lora, "attack.memory", spread=spread)
             content = of_attack(own, lineage, entry.declared.forget, mixed)
             training, data = priced.asked.training(model, priced), priced.asked.records()
             kept += len(quartiles(spec.steps)) if filled.keep == "points" else 0
@@ -189,8 +190,10 @@ def _attack(
     b, recipe = backend(), plan.recipe
     title = f"{label_of(recipe)} on {subject.label}"
     try:
-        attempt = Attempted(subject, plan.original, plan.environments, new, reporter, recipe.seed, recipe.eval, title)
-        attempt.keys = recipe.attack if isinstance(recipe.attack, TrainingAttack) else None
+        attempt = Attempted(
+            subject, plan.original, plan.environments, new, reporter, recipe.seed, recipe.eval, title,
+            recipe.attack if isinstance(recipe.attack, TrainingAttack) else None,
+        )  # fmt: skip
         for result in Follow(attempt, recipe, known).results():
             _write(new, attempt, result)
             new.check_parents(f"stopped after {result.axis} {result.points[-1].strength}")

@@ -24,8 +24,8 @@ class Placement:
 def choices(job: PricedJob, launch: Placement) -> Iterator[tuple[tuple[str, ...], TrainSpec]]:
     """Keys that save memory, what costs least first: frozen bf16 nothing, checkpointing a forward pass, and so on.
 
-    Each is tried with `together` as it is, and off. A sharded launch takes checkpointing only, and no more
-    micro-batches than leave each process a row, if there are as many rows.
+    Each is tried with `together` as it is, and off. A sharded launch takes frozen bf16 and
+    checkpointing only, and no more micro-batches than leave each process a row, if there are as many rows.
     """
     train, m = job.train, job.train.memory
     accumulation, rows = _split(job, launch)
@@ -68,9 +68,9 @@ def _savings(job: PricedJob, again: Row, shards: bool) -> list[Row]:
 
 
 def _of_memory(job: PricedJob, again: Row, shards: bool) -> list[Row]:
-    if shards:
-        return [{}, again]
     frozen: Row = {"frozen": "bf16"} if _freezes(job) else {}
+    if shards:
+        return [{}, frozen, again, frozen | again]
     needed: Row = {"loaded": "needed"} if job.lower and job.train.loaded == "all" else {}
     found = [{}, frozen, needed, again, frozen | again, needed | again]
     m = job.train.memory

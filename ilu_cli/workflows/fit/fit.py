@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from ilu_cli.models.by_weight import merges
+from ilu_cli.models.dtypes import DTYPES, rounds
 from ilu_cli.models.load import add_adapter, empty_model, trained_params
 from ilu_cli.models.names import first_place
 from ilu_cli.models.traced import Mode, Trace
@@ -129,6 +130,8 @@ class Fitting:
     def _by(self, launch: Placement) -> FitAnswer:
         unset, least, found = 0, None, None
         for keys, train in choices(self.job, launch):
+            if self._refused(train, launch):
+                continue
             price, passes = self._priced(train, launch), self.job.passes(train, launch.fleet.all)
             moment = dearest(self._moments(price, self.job.joined(train, passes), launch))
             unset = unset or moment.bytes
@@ -146,6 +149,16 @@ class Fitting:
         flops = sum(self._flops(p, price) for p in passes) * train.accumulation * launch.fleet.all
         main = dearest(self._main(price, launch)) if launch.fleet.device.accelerator else None
         return FitAnswer(launch, keys, moment, unset, found is not None, step, seconds, flops, main)
+
+    def _refused(self, train: TrainSpec, launch: Placement) -> bool:
+        """Whether a run would refuse to keep weights in fewer bits, which the recipe does not ask for."""
+        if train.memory.frozen == self.job.train.memory.frozen:
+            return False
+        asked = "fp32" if self.job.key == "attack" else train.save_dtype
+        stored = self._model(train)[0].dtype
+        return rounds(
+            train.memory, stored, DTYPES.get(asked, stored), adapter=self.job.lora is not None, spread=launch.shards
+        )
 
     def _priced(self, train: TrainSpec, launch: Placement) -> TrainingPrice:
         d = launch.fleet.device
