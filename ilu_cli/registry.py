@@ -175,6 +175,15 @@ def _first_problem(error: Exception, declaration: type[Declaration]) -> str:
     return f"{key}={found['input']!r}: {found['msg'][0].lower()}{found['msg'][1:]}"
 
 
+def code_of(obj: Any) -> str:
+    """sha256 of the file that an idea was loaded from; "" for those of this package."""
+    if obj.__module__.partition(".")[0] == "ilu_cli":
+        return ""
+    file = Path(getattr(sys.modules[obj.__module__], "__file__", None) or "").absolute()
+    known = {Path(name).absolute(): sha for name, sha in trust.RAN.items()}
+    return known.get(file) or (trust.digest(file) if file.is_file() else "")
+
+
 @functools.cache
 def load_installed() -> None:
     """Import what installed packages announce as entry points of the group `ilu.plugins`, once.

@@ -85,10 +85,17 @@ def refs_of(recipe: AnyRecipe) -> Iterator[tuple[str, DataRef, str]]:
         yield from ((role, d, "train") for role, refs in _read_by(recipe) for d in refs)
     if isinstance(recipe, AttackRecipe):
         yield from _refs_of_attack(recipe.attack)
-    if isinstance(recipe, (AttackRecipe, EvalRecipe)):
-        for name in recipe.eval.named:
-            for task, split in registry.benchmark[name].obj.reads if name in registry.benchmark else ():
-                yield f"benchmark {name}", DataRef(name=task, source="hub"), split
+    for name in benchmarks_of(recipe):
+        for task, split in registry.benchmark[name].obj.reads if name in registry.benchmark else ():
+            yield f"benchmark {name}", DataRef(name=task, source="hub"), split
+
+
+def benchmarks_of(recipe: AnyRecipe) -> list[str]:
+    """The benchmarks that a run asks, by name."""
+    if isinstance(recipe, UnlearnRecipe):
+        budget = recipe.train.budget
+        return [budget.benchmark] if budget and budget.benchmark else []
+    return recipe.eval.names if isinstance(recipe, (AttackRecipe, EvalRecipe)) else []
 
 
 def _read_by(recipe: UnlearnRecipe) -> Iterator[tuple[str, list[DataRef]]]:
