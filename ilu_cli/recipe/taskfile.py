@@ -63,15 +63,20 @@ def files_of(file: Path) -> set[Path]:
 def data_files(path: Any, kwargs: Any) -> list[Path]:
     """The files here that `datasets` reads for a `dataset_path` and its `dataset_kwargs`."""
     kwargs = kwargs if isinstance(kwargs, dict) else {}
-    folder, given = kwargs.get("data_dir"), kwargs.get("data_files")
-    top = Path(folder if isinstance(folder, str) else ".")
-    lists = given.values() if isinstance(given, dict) else [given]
-    names = [n for some in lists for n in (some if isinstance(some, list) else [some]) if isinstance(n, str)]
-    files = [f for n in names for f in ([top / n] if (top / n).is_file() else _matching(top / n))]
-    whole = folder or path
-    if not names and isinstance(whole, str) and Path(whole).is_dir():
-        files = sorted(Path(whole).rglob("*"))
+    folder, names = kwargs.get("data_dir"), _names(kwargs.get("data_files"))
+    whole = next((Path(text) for text in (folder, path) if isinstance(text, str) and text), None)
+    if names:
+        top = Path(folder if isinstance(folder, str) else ".")
+        files = [f for n in names for f in ([top / n] if (top / n).is_file() else _matching(top / n))]
+    else:
+        files = sorted(whole.rglob("*")) if whole and whole.is_dir() else []
     return [f for f in files if f.is_file()]
+
+
+def _names(given: Any) -> list[str]:
+    """The files that `data_files` names: a text, a list of them, or either by split."""
+    lists = given.values() if isinstance(given, dict) else [given]
+    return [n for some in lists for n in (some if isinstance(some, list) else [some]) if isinstance(n, str)]
 
 
 def _matching(pattern: Path) -> list[Path]:
