@@ -11,8 +11,15 @@ import yaml
 from conftest import Ilu
 
 from ilu_cli import registry
+from ilu_cli.data.sources import load_dataset
+from ilu_cli.recipe.load import validate
+from ilu_cli.recipe.refs import DataRef
+from ilu_cli.recipe.schema import AttackRecipe
+from ilu_cli.recipe.source import Layers
 from ilu_cli.recipe.taskfile import files_of
 from ilu_cli.workflows.attack.protocol import Follow
+from ilu_cli.workflows.attack.seen import Regularised, Seen, Written
+from ilu_cli.workflows.needs.inputs import inputs_of
 
 pytestmark = pytest.mark.slow
 
@@ -130,6 +137,21 @@ def test_an_attack_does_not_go_on_with_other_questions(tiny: Path, ilu: Ilu, mon
     assert refused.code == 2 and "would be another run than was begun. (asked: own.jsonl)" in refused.err
     task(0)
     assert ilu("attack", "--resume").code == 0
+
+
+def test_an_environment_is_known_under_another_name() -> None:
+    """Its rows are left out of the attack, so that an attack of before there was one is not the same."""
+    Path("mine.jsonl").write_text("".join(json.dumps({"text": f"A line, number {i}."}) + "\n" for i in range(8)))
+    attack = {"name": "finetune", "task": "mine.jsonl"}
+    recipe = validate(AttackRecipe, Layers({"command": "attack", "attack": attack}))
+    told = []
+    for name in ("gsm8k", "mine.jsonl", "./mine.jsonl"):
+        reg = Regularised(env=[{"name": name}], batch=4)
+        run = Written(seed=0, train={"steps": 2}, forget={"data": []}, regularizers=[reg])
+        told.append([t for t in inputs_of(recipe, [run]) if t.startswith("environment")])
+        left = Seen([run]).without(load_dataset(DataRef(name="mine.jsonl"), "train"))[1]["overlap"]
+        assert (left > 0) == bool(told[-1])
+    assert told == [[]] + [[f"environment {n}: 2 steps of 4, seed 0"] for n in ("mine.jsonl", "./mine.jsonl")]
 
 
 def test_all_files_of_a_task_file_are_found(tmp_path: Path) -> None:

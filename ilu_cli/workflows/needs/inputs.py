@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from ilu_cli import registry
 from ilu_cli.data.sources import Origin, find_origin
 from ilu_cli.errors import UnavailableError
 from ilu_cli.models.subject import find_subject
+from ilu_cli.recipe.refs import DataRef
 from ilu_cli.recipe.schema import AttackRecipe, Recipe, UnlearnRecipe
 from ilu_cli.recipe.taskfile import files_of
 from ilu_cli.runs.files import sha256
@@ -35,7 +36,7 @@ def inputs_of(recipe: Recipe, environments: Iterable[Written] = ()) -> list[str]
     found |= {*asked_of(recipe), *_foreign(ideas_of(recipe)), *_foreign((registry.task, r.name) for _, r, _ in refs)}
     if isinstance(recipe, AttackRecipe):
         found |= {f"{key} {ref}: {_digest(ref)}" for key, ref in other_models(recipe).items()}
-    trained = {ref.name for role, ref, _ in refs if role == "attack"}
+    trained = {ref.name: _stamp_of(ref, split) for role, ref, split in refs if role == "attack"}
     return sorted(found | {text for r in environments for text in _seen_in(r, trained)})
 
 
@@ -64,11 +65,12 @@ def _foreign(ideas: Iterable[tuple[registry.Registry[Any], str]]) -> Iterator[st
             yield f"code of the {known.kind} {name}: {code}"
 
 
-def _seen_in(unlearning: Written, trained: set[str]) -> Iterator[str]:
-    """What an unlearning run has seen of these datasets as environments."""
+def _seen_in(unlearning: Written, trained: Mapping[str, str | None]) -> Iterator[str]:
+    """What an unlearning run has seen of these datasets, given with what is in them, as environments by any name."""
+    known = {stamp for stamp in trained.values() if stamp and " " not in stamp}  # of files, and not the hub's name
     for reg in unlearning["regularizers"]:
         for d in reg["env"]:
-            if d["name"] in trained:
+            if d["name"] in trained or (known and _stamp_of(DataRef(**d), "train") in known):
                 steps, seed = unlearning["train"]["steps"], unlearning["seed"]
                 yield f"environment {d['name']}: {steps} steps of {reg['batch']}, seed {seed}"
 
