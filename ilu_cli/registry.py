@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType
 from typing import Any, Generic, TypeVar, get_type_hints
 
 from pydantic import ValidationError
@@ -196,6 +198,13 @@ def load_installed() -> None:
             point.load()
 
 
+class _AsWritten(SourceFileLoader):
+    """Reads the source itself: Python takes a file of the same size and second for the one that it compiled before."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def load_plugin(path: Path) -> None:
     """Import a file of the user's, whose decorators register what it defines.
 
@@ -209,7 +218,7 @@ def load_plugin(path: Path) -> None:
     sys.modules[path.stem] = module
     trust.note(path)
     with _importing(f"plugin {path}"):
-        spec.loader.exec_module(module)
+        _AsWritten(path.stem, str(path)).exec_module(module)
 
 
 @contextmanager
