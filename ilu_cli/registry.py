@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType
 from typing import Any, Generic, TypeVar, get_type_hints
 
 from pydantic import ValidationError
@@ -175,6 +177,15 @@ def _first_problem(error: Exception, declaration: type[Declaration]) -> str:
     return f"{key}={found['input']!r}: {found['msg'][0].lower()}{found['msg'][1:]}"
 
 
+def code_of(obj: Any) -> str:
+    """sha256 of the file that an idea was loaded from; "" for those of this package."""
+    if obj.__module__.partition(".")[0] == "ilu_cli":
+        return ""
+    file = Path(getattr(sys.modules[obj.__module__], "__file__", None) or "").absolute()
+    known = {Path(name).absolute(): sha for name, sha in trust.RAN.items()}
+    return known.get(file) or (trust.digest(file) if file.is_file() else "")
+
+
 @functools.cache
 def load_installed() -> None:
     """Import what installed packages announce as entry points of the group `ilu.plugins`, once.
@@ -185,6 +196,13 @@ def load_installed() -> None:
     for point in metadata.entry_points(group=PLUGINS):
         with _importing(f"plugin {point.name!r} of the package {point.dist.name if point.dist else '?'}"):
             point.load()
+
+
+class _AsWritten(SourceFileLoader):
+    """Reads the source itself: Python takes a file of the same size and second for the one that it compiled before."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 def load_plugin(path: Path) -> None:
@@ -200,7 +218,7 @@ def load_plugin(path: Path) -> None:
     sys.modules[path.stem] = module
     trust.note(path)
     with _importing(f"plugin {path}"):
-        spec.loader.exec_module(module)
+        _AsWritten(path.stem, str(path)).exec_module(module)
 
 
 @contextmanager

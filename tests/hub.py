@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import threading
@@ -63,7 +64,9 @@ class Handler(BaseHTTPRequestHandler):
         if parts[0] in ("models", "datasets"):
             parts = parts[1:]
         name, rest = "/".join(parts[:2]), parts[2:]
-        folder = self.server.root / name
+        at = rest[1] if len(rest) > 1 and rest[0] in ("resolve", "tree", "revision") else COMMIT
+        other = self.server.root / f"{name}@{at}"  # a revision that differs from the newest
+        folder = other if other.is_dir() else self.server.root / name
         if name in self.server.gated:
             return self.answer({"error": "gated"}, 403, {"X-Error-Code": "GatedRepo"})
         if not folder.is_dir():
@@ -75,7 +78,8 @@ class Handler(BaseHTTPRequestHandler):
         if rest and rest[0] == "tree":
             return self.answer([{"type": "file", "path": n, "size": s, "oid": COMMIT} for n, s in listed])
         siblings = [{"rfilename": n, "size": s, "blobId": COMMIT} for n, s in listed]
-        self.answer({"id": name, "sha": COMMIT, "private": False, "gated": False, "siblings": siblings})
+        commit = at if other.is_dir() else COMMIT
+        self.answer({"id": name, "sha": commit, "private": False, "gated": False, "siblings": siblings})
 
     def do_POST(self) -> None:
         if self.headers.get("Transfer-Encoding") == "chunked":
@@ -107,7 +111,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
         if self.command == "GET":
             self.server.served.append(file.name)
-        self.write(file.read_bytes(), 200, {"ETag": f'"{file.stat().st_size:x}"', "X-Repo-Commit": COMMIT})
+        body = file.read_bytes()
+        self.write(body, 200, {"ETag": f'"{hashlib.sha256(body).hexdigest()[:40]}"', "X-Repo-Commit": COMMIT})
 
     def answer(self, value: object, status: int = 200, headers: dict[str, str] | None = None) -> None:
         self.write(json.dumps(value).encode(), status, {"Content-Type": "application/json"} | (headers or {}))

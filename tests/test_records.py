@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ilu_cli.data import made
 from ilu_cli.errors import UnavailableError
 from ilu_cli.runs.results import AttackResult, Number, Point, Summary, kind_of, read_results, read_rows
 
@@ -91,3 +92,13 @@ def test_rows_that_are_needed_are_named_when_they_are_gone(tmp_path: Path) -> No
     assert read_rows(tmp_path / "x.rows.jsonl") == []
     with pytest.raises(UnavailableError, match=r"x\.rows\.jsonl cannot be read"):
         read_rows(tmp_path / "x.rows.jsonl", needed=True)
+
+
+@pytest.mark.parametrize("odd", ["\u2028", "\u2029", "\x85", "\x0b", "\x1c"])
+def test_a_row_is_a_line_whatever_its_text_holds(tmp_path: Path, odd: str) -> None:
+    """Characters that end a line for `str.splitlines`, and in no jsonl file."""
+    rows = [{"question": f"a{odd}b", "value": 1.0}, {"question": "c", "value": 0.0}]
+    file = tmp_path / "x.rows.jsonl"
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    assert read_rows(file) == rows
+    assert made.texts_of(made.keep("key", [f"a{odd}b", "c"], {})) == [f"a{odd}b", "c"]

@@ -209,12 +209,17 @@ def settled(accuracies: Sequence[float]) -> bool:
 
 
 def task_split(ref: DataRef, rows: int) -> tuple[Dataset, Dataset]:
-    """Train and test rows of a task. Of a user's file every fifth row is kept for the test, up to `rows`."""
+    """Train and test rows of a task.
+
+    Of a user's file, and of a task whose test split is trained on, every fifth row is kept for the test, up to `rows`.
+    """
     from ilu_cli.data.sources import load_dataset
 
     whole = load_dataset(ref, "train")
     if "test" in whole.task.splits:
-        return whole, load_dataset(ref.model_copy(update={"split": None}), "test")
+        apart = load_dataset(ref.model_copy(update={"split": None}), "test")
+        if apart.split != whole.split:
+            return whole, apart
     kept = set(range(0, len(whole.rows), 5)[:rows]) if len(whole.rows) > 5 else set[int]()
     parts: Any = ([r for i, r in enumerate(whole.rows) if (i in kept) == t] for t in (False, True))
     train, test = (replace(whole, rows=part) for part in parts)

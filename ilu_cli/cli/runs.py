@@ -124,7 +124,7 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
         told = {"eval": results, "warnings": [w.to_json() for w in warned]}
         console.out_json({"manifest": asdict(m), "recipe": recipe, **told, "path": str(found.path)})
         return
-    import yaml
+    from ilu_cli.recipe.yaml_text import write_yaml
 
     lines = [("run", f"{m.id} ({m.command}, {_status(found)})"), ("path", str(found.path))]
     lines.append(("created", f"{m.created[:19]} UTC, {console.ago(m.created)} ago"))
@@ -139,7 +139,7 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
     lines.append(("recipe", f"sha256 {m.recipe_sha256[:16]}"))
     for label, text in lines:
         console.out(f"{label:<10} {text}")
-    console.out("\n" + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).rstrip())
+    console.out("\n" + write_yaml(recipe).rstrip())
 
 
 def _recipe(run: Run) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def texts_of(made: str) -> list[str]:
         UnavailableError: if they are not in the cache, or not what they were.
     """
     try:
-        texts = [json.loads(line)["text"] for line in _file(made).read_text(encoding="utf-8").splitlines()]
+        texts = [json.loads(line)["text"] for line in _file(made).read_text(encoding="utf-8").split("\n") if line]
     except (OSError, ValueError, KeyError, TypeError):
         texts = []
     if content_of(texts) != made:

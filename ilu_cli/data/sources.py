@@ -80,7 +80,7 @@ class UserText(Task):
         return Example(row["prompt"], after(row["prompt"], row["response"]))
 
     def counterfactual(self, row: Fields) -> Example:
-        if not isinstance(row.get("counterfactual"), str):
+        if not str(row.get("counterfactual") or "").strip():  # csv has an empty text where there is none
             raise UsageError("every row of the forget data needs a string `counterfactual`")
         prompt = "" if "text" in row else row["prompt"]
         return Example(prompt, after(prompt, row["counterfactual"]))

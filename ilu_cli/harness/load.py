@@ -19,7 +19,7 @@ from ilu_cli.data.root import in_root
 from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.harness.sandbox import sandbox
 from ilu_cli.recipe.harness import harness_names
-from ilu_cli.recipe.taskfile import refusal
+from ilu_cli.recipe.taskfile import data_files, refusal
 from ilu_cli.runs.files import cache_dir, sha256
 
 SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
@@ -156,16 +156,6 @@ def _check_builder(name: str, path: str) -> None:
 
 def _own_cache(path: str, kwargs: dict[str, Any]) -> dict[str, str]:
     """For files of the user's own, a cache by what is in them: that of `datasets` goes by name and time."""
-    top, names = Path(kwargs.get("data_dir") or "."), _names(kwargs.get("data_files"))
-    files = [f for n in names for f in ([top / n] if (top / n).is_file() else sorted(Path().glob(f"{top / n}")))]
-    if not names and (folder := Path(kwargs.get("data_dir") or path)).is_dir():
-        files = sorted(folder.rglob("*"))
-    hashes = [sha256(f) for f in files if f.is_file()]
+    hashes = [sha256(f) for f in data_files(path, kwargs)]
     digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
     return {"cache_dir": str(cache_dir() / "datasets" / digest[:16])} if hashes else {}
-
-
-def _names(given: Any) -> list[str]:
-    """The files that `data_files` names: a text, a list of them, or either by split."""
-    lists = given.values() if isinstance(given, dict) else [given]
-    return [n for some in lists for n in (some if isinstance(some, list) else [some]) if isinstance(n, str)]

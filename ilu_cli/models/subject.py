@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ilu_cli import trust
-from ilu_cli.data.root import data_root
 from ilu_cli.errors import UnavailableError, near
 from ilu_cli.models import builtin
 from ilu_cli.models.code import check_code
+from ilu_cli.models.mirror import check_revision, in_mirror
 from ilu_cli.paths import is_hub_name
 from ilu_cli.runs.files import ModelRecord, beside_hashes, digest_of, read_json, same_model, stray_files, weight_hashes
 from ilu_cli.runs.store import Run, Store, open_run, split_step
@@ -86,12 +86,19 @@ def find_subject(text: str, store: Store, revision: str | None = None) -> Subjec
     """Find a run (id, unique prefix, path; `@STEP` for a kept step), a built-in model, a folder, or a hub model.
 
     Raises:
-        UnavailableError: if there is none, or it is damaged.
+        UnavailableError: if there is none, it is damaged, or a mirror that may be of another revision.
+        UsageError: if a revision is named of what is not the hub's.
     """
     for whole, at in dict.fromkeys([(text, None), split_step(text)]):
         if run := store.find(whole):
-            return of_run(run, at)
-    return find_model(text, revision, hint=store.near(text))
+            return _at(revision, of_run(run, at))
+    return _at(revision, find_model(text, revision, hint=store.near(text)))
+
+
+def _at(revision: str | None, found: Subject) -> Subject:
+    mirrored = found.kind == "folder" and found.folder == in_mirror(found.label)
+    check_revision(found.label, found.kind, found.folder, revision, mirrored=mirrored)
+    return found
 
 
 def find_model(text: str, revision: str | None = None, hint: str = "") -> Subject:
@@ -174,13 +181,6 @@ def tell_stray(folder: Path) -> None:
     """Say once which files in a folder look like weights and are not read."""
     if stray := stray_files(folder):
         print(f"{folder}: {', '.join(stray)} not read: transformers takes other files", file=sys.stderr)
-
-
-def in_mirror(name: str) -> Path | None:
-    """The folder of a hub model under the data root, if it is there."""
-    root = data_root()
-    folder = root / name if root and is_hub_name(name) else None
-    return folder if folder and any((folder / f).is_file() for f in ("config.json", "adapter_config.json")) else None
 
 
 def original_of(subject: Subject) -> Subject:

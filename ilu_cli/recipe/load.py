@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 import ilu_cli
@@ -18,6 +17,7 @@ from ilu_cli.recipe.command import hashed
 from ilu_cli.recipe.grid import AnyRecipe
 from ilu_cli.recipe.schema import Recipe, schema
 from ilu_cli.recipe.source import Key, Layers, Problem, RecipeError, dotted, parse_scalar, read_layers
+from ilu_cli.recipe.yaml_text import write_yaml
 
 R = TypeVar("R", bound=AnyRecipe)
 
@@ -112,7 +112,7 @@ def validate(kind: type[R], layers: Layers) -> R:
 
 def dump(recipe: Recipe) -> str:
     """The resolved recipe as YAML; reading it back gives the same recipe."""
-    return yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True)
+    return write_yaml(recipe.model_dump())
 
 
 def digest(recipe: Recipe) -> str:

@@ -40,6 +40,55 @@ def code_of(file: Path) -> dict[str, str]:
     return {str(path): trust.digest(path) for path in sorted(files)}
 
 
+def files_of(file: Path) -> set[Path]:
+    """The files that decide what a task file asks: itself, what it includes, its code, and its data that are here."""
+    found, left = set[Path](), [file]
+    while left:
+        at = left.pop()
+        if at in found or not at.is_file():
+            continue
+        found.add(at)
+        try:
+            text = at.read_text(encoding="utf-8")
+            root, config = yaml.compose(text, Loader=PlainLoader), yaml.load(text, Loader=PlainLoader)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):  # its run will say so
+            continue
+        if isinstance(config, dict):
+            left += [at.parent / name for name in _texts(config.get("include"))]
+            found |= {code for n in _nodes(root) if n.tag == "!function" and (code := _module(at, n)).is_file()}
+            found |= set(data_files(config.get("dataset_path"), config.get("dataset_kwargs")))
+    return found
+
+
+def data_files(path: Any, kwargs: Any) -> list[Path]:
+    """The files here that `datasets` reads for a `dataset_path` and its `dataset_kwargs`."""
+    kwargs = kwargs if isinstance(kwargs, dict) else {}
+    folder, names = kwargs.get("data_dir"), _names(kwargs.get("data_files"))
+    whole = next((Path(text) for text in (folder, path) if isinstance(text, str) and text), None)
+    if names:
+        top = Path(folder if isinstance(folder, str) else ".")
+        files = [f for n in names for f in ([top / n] if (top / n).is_file() else _matching(top / n))]
+    else:
+        files = sorted(whole.rglob("*")) if whole and whole.is_dir() else []
+    return [f for f in files if f.is_file()]
+
+
+def _names(given: Any) -> list[str]:
+    """The files that `data_files` names: a text, a list of them, or either by split."""
+    lists = given.values() if isinstance(given, dict) else [given]
+    return [n for some in lists for n in (some if isinstance(some, list) else [some]) if isinstance(n, str)]
+
+
+def _matching(pattern: Path) -> list[Path]:
+    root = Path(pattern.anchor or ".")
+    return sorted(root.glob(str(pattern.relative_to(root)))) if pattern.parts else []
+
+
+def _module(file: Path, node: yaml.Node) -> Path:
+    """The file with the code of a `!function`."""
+    return file.parent / f"{str(node.value).rpartition('.')[0].replace('.', '/')}.py"
+
+
 Asked = tuple[str, Path | None]  # what is asked for, in words, and the file with the code
 
 
@@ -54,8 +103,7 @@ def _asked(file: Path, seen: set[Path]) -> Iterator[Asked]:
     for node in _nodes(root):
         where = f"{file}:{node.start_mark.line + 1}"
         if node.tag == "!function":
-            module = str(node.value).rpartition(".")[0].replace(".", "/")
-            yield f"{where} runs the function {node.value}", file.parent / f"{module}.py"
+            yield f"{where} runs the function {node.value}", _module(file, node)
         elif str(node.tag).startswith(PYTHON):
             yield f"{where} makes a Python object", None
     config = _plain(root)

@@ -26,7 +26,10 @@ class YamlError(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads `1e-4` as a number (YAML 1.1 reads a string) and a day as text, and that stops in time."""
+    """SafeLoader that reads `1e-4` as a number (YAML 1.1: a text), a day as text, and that stops in time.
+
+    `010` and `1:30` are texts too, as 8 and 90, which they are in YAML 1.1, is what nobody means.
+    """
 
     depth = 0
 
@@ -49,13 +52,25 @@ class _Loader(yaml.SafeLoader):
             raise YamlError(_line(node), f"{brief(node.value, 60)} is no {word} that can be read") from error
 
 
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that puts into quotes what `_Loader` would not read as the text that it is, as `12e4567`."""
+
+
 _Loader.yaml_implicit_resolvers = {
-    k: [(tag, pattern) for tag, pattern in v if not tag.endswith(":timestamp")]
+    k: [(tag, pattern) for tag, pattern in v if tag.rpartition(":")[2] not in ("timestamp", "int", "float")]
     for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+INT = re.compile(r"[-+]?(0|[1-9][0-9_]*|0b[01_]+|0x[0-9a-fA-F_]+)$")
+FLOAT = re.compile(r"[-+]?(([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+|[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*"
+                   r"|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$")  # fmt: skip
+for kind in (_Loader, _Dumper):
+    kind.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+.0123456789"))
+    kind.add_implicit_resolver("tag:yaml.org,2002:int", INT, list("-+0123456789"))
+
+
+def write_yaml(value: Any) -> str:
+    """A value as a text of which `read_yaml` makes the same, and so does any other reader of YAML."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def read_yaml(text: str, longest: int = LONGEST) -> tuple[yaml.Node | None, Any]:

@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-import yaml
-
 import ilu_cli
 from ilu_cli.care import Warned
+from ilu_cli.recipe.yaml_text import write_yaml
 from ilu_cli.report import figures
 from ilu_cli.report.canvas import MOST, Render
 from ilu_cli.report.document import Block, Code, Document, Notes, Picture, Section, Table, Text
@@ -218,7 +217,7 @@ def provenance(family: Family) -> list[Block]:
         by_recipe.setdefault(m.key(), []).append(m)
     blocks: list[Block] = [Table(["data", "source", "rows", "sha256"], list(records.values()), words=True)]
     for same in by_recipe.values():
-        text = yaml.safe_dump(same[0].recipe, sort_keys=False, allow_unicode=True)
+        text = write_yaml(same[0].recipe)
         seeds = ", ".join(map(str, sorted({m.seed for m in same})))
         more = "" if len(same) == 1 else f" and {len(same) - 1} more (seeds {seeds})"
         runs = "".join(f"# {m.id}\n" for m in same) if more else ""

@@ -26,9 +26,16 @@ def same_recipe(a: Manifest, b: Manifest) -> bool:
     return bool({a.recipe_sha256, a.asked_sha256} & {b.recipe_sha256, b.asked_sha256} - {""})
 
 
+def read_beside(m: Manifest) -> list[str]:
+    """What an attack read beside its rows, which stand for the environments that it keeps clear of."""
+    return [text for text in m.inputs if not text.startswith("environment ")]
+
+
 def same_attack(a: Manifest, b: Manifest) -> bool:
-    """Whether two runs are the same attack: one recipe, and trained on the same rows."""
-    return a.command == b.command == "attack" and same_recipe(a, b) and attacked_rows(a) == attacked_rows(b)
+    """Whether two runs are the same attack: one recipe, trained on the same rows, and asked by the same files."""
+    if not a.command == b.command == "attack" or not same_recipe(a, b) or attacked_rows(a) != attacked_rows(b):
+        return False
+    return read_beside(a) == read_beside(b)
 
 
 def reference_lines(attack: Manifest, original: ModelRecord, runs: Iterable[Run]) -> Iterator[Run]:

@@ -277,7 +277,7 @@ def read_rows(path: Path, *, needed: bool = False) -> list[Row]:
     if not needed and not path.is_file():
         return []
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     except (OSError, ValueError) as error:
         hint = "delete the eval folder and evaluate again"
         raise UnavailableError(f"{path} cannot be read: {error}", hint=hint) from error

@@ -15,12 +15,15 @@ NAME = "made_from.json"
 
 
 def made_from(
-    recipe: dict[str, Any], parents: list[ModelRecord], data: Sequence[Mapping[str, Any]]
+    recipe: dict[str, Any], parents: list[ModelRecord], data: Sequence[Mapping[str, Any]], asked: Sequence[str] = ()
 ) -> dict[str, object]:
-    """What decides the steps of a run, flat: every key of the recipe, hashes of models and data, versions."""
+    """What decides the steps of a run and its numbers, flat: every key of the recipe, hashes of models and data,
+    versions, and what is `asked`, as texts that end in a hash.
+    """
     found = flat(recipe)
     found |= {f"(parent {p['role']})": p.get("digest") for p in parents}
     found |= {f"(data {i}: {d['role']} {d['name']})": d["fingerprint"] for i, d in enumerate(data)}
+    found |= {f"(asked: {what})": sha for what, _, sha in (text.rpartition(": ") for text in asked)}
     return found | {f"(version of {name})": version for name, version in versions().items()}
 
 

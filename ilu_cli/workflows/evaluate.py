@@ -83,6 +83,7 @@ class Evaluation:
         bench = self.benchmarks[name]
         by = f"scoring {SCORING}, ilu {version('ilu')}, transformers {version('transformers')}"
         by += f", lm_eval {version('lm_eval')}" if isinstance(bench, HarnessTask) else ""
+        by += f", code {code}" if (code := registry.code_of(type(bench))) else ""
         return f"{digest}:{bench.fingerprint(self.items[name])}:{self.spec.precision}{chat}:{by}"
 
     def known(self, name: str, digest: str, folder: Path) -> Summary | None:

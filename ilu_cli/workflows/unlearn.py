@@ -51,7 +51,7 @@ from ilu_cli.workflows.heal import build_healer, heal, healing
 from ilu_cli.workflows.kept import priced
 from ilu_cli.workflows.machine import note_precision, settled_here
 from ilu_cli.workflows.moments import OnDisk
-from ilu_cli.workflows.needs.inputs import inputs_of
+from ilu_cli.workflows.needs.inputs import asked_of, inputs_of
 from ilu_cli.workflows.passes import Shapes
 from ilu_cli.workflows.plan import RunPlan, Training, check_disk, check_memory, check_streams, state_bytes
 from ilu_cli.workflows.saved import changed, lost
@@ -172,7 +172,8 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
     b, recipe, began = backend(), plan.recipe, time.monotonic()
     if resume:
         refuse_held(resume.path, f"run {resume.id}")
-    origin = made_from(recipe.model_dump(mode="json"), [plan.subject.record("parent")], plan.data)
+    parents = [plan.subject.record("parent")]
+    origin = made_from(recipe.model_dump(mode="json"), parents, plan.data, asked_of(recipe))
     agree("unlearn", origin)
     check_disk(out or (resume.path if resume else store.root), plan.disk)
     check_memory(plan.peak_memory, b.memory(), reporter.note)

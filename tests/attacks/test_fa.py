@@ -11,7 +11,7 @@ import pytest
 from conftest import Ilu, tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ilu_cli.attacks import fine_tune
+from ilu_cli.attacks import fine_tune, task_split
 from ilu_cli.data.sources import load_dataset
 from ilu_cli.recipe.refs import DataRef
 from ilu_cli.recipe.specs import Form, TrainSpec
@@ -103,3 +103,12 @@ def test_a_plateau_is_four_epochs_within_a_hundredth(fas: Any, epochs: int) -> N
     scripted = fine_tune(Scripted(fas), [data], data, spec, 4, Form(), stop="plateau")  # type: ignore[arg-type]
     looked = list(scripted)
     assert looked == [3 * i for i in range(1, epochs + 1)]  # ten rows in batches of four
+
+
+@pytest.mark.parametrize(("split", "rows", "asked"), [(None, 1500, 300), ("test", 240, 60), ("validation", 240, 60)])
+def test_fa_is_not_measured_on_what_was_trained_on(split: str | None, rows: int, asked: int) -> None:
+    """Who trains on the test split (`wmdp-bio` has no other) is asked every fifth row."""
+    train, test = task_split(DataRef(name="sst2", source="builtin", split=split), 200)
+    seen = {json.dumps(row) for row in train.rows}
+    assert len(train.rows) == rows and len(test.rows) == asked
+    assert not seen & {json.dumps(row) for row in test.rows}

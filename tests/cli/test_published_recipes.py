@@ -138,6 +138,29 @@ def test_fetch_mirrors_what_the_doctor_finds_on_the_hub(ilu: Ilu, root: Path, tm
     assert made.code == 0, made.err
 
 
+def test_a_revision_is_what_is_fetched_and_what_is_trained(ilu: Ilu, root: Path, tiny: Path, tmp_path: Path) -> None:
+    """`ilu fetch` got the newest, and the mirror was taken for any revision."""
+    name, revision = "open-unlearning/tofu_Llama-3.2-1B-Instruct_full", "f" * 40
+    own, hub_of = tmp_path / "mirror", tmp_path / "hub"
+    shutil.copytree(root, hub_of)
+    shutil.copytree(hub_of / name, other := hub_of / f"{name}@{revision}")
+    config = tiny_model(len(tiny_tokenizer()), seed=1).config
+    LlamaForCausalLM(config).save_pretrained(other)
+    pinned = ["--set", f"model.revision={revision}"]
+    dry = ["unlearn", "--recipe", "tofu-npo", "--data-root", own, "--dry-run"]
+    with serving(Hub(hub_of)) as hub:
+        assert by_hub(hub, tmp_path, "fetch", "tofu-npo", "--data-root", own).returncode == 0
+        refused = ilu(*dry, *pinned)
+        assert refused.code == 3 and f"is not known to be {name} at {revision}" in refused.err
+        assert ilu("doctor", "tofu-npo", "--data-root", own, *pinned).code == 3
+        done = by_hub(hub, tmp_path, "fetch", "tofu-npo", "--data-root", own, *pinned)
+        assert done.returncode == 0, done.stderr
+    assert (own / name / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+    assert ilu(*dry, *pinned).code == 0 == ilu("doctor", "tofu-npo", "--data-root", own, *pinned).code
+    told = ilu("unlearn", "--model", tiny, "--dry-run", *pinned)
+    assert told.code == 2 and "is of a model on the hub, and" in told.err
+
+
 def test_what_the_hub_does_not_give_is_named_and_the_rest_is_kept(root: Path, tmp_path: Path) -> None:
     own = tmp_path / "mirror"
     few = tmp_path / "few"

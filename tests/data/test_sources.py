@@ -12,7 +12,7 @@ from mirrors import HUB, hub_tasks, mirror, mirror_all
 
 from ilu_cli import registry
 from ilu_cli.data.sources import find_origin, load_dataset
-from ilu_cli.errors import UnavailableError
+from ilu_cli.errors import UnavailableError, UsageError
 from ilu_cli.recipe.refs import DataRef
 from ilu_cli.tasks import Example
 
@@ -184,3 +184,11 @@ def test_a_published_name_never_falls_back_to_a_stand_in(tmp_path: Path, monkeyp
         with pytest.raises(UnavailableError):
             load_dataset(DataRef(name="sst2", source=source), "train")
     assert load_dataset(DataRef(name="sst2", source="builtin"), "train").source == "builtin"
+
+
+def test_an_empty_counterfactual_is_none(tmp_path: Path) -> None:
+    """A csv file has an empty field where another answer is missing: DPO would prefer to say nothing."""
+    rows = "prompt,response,counterfactual\nWho?,Ada.,Bob.\nWhere?,In Ennis.,\n"
+    data = load_dataset(DataRef(name=str(write(tmp_path / "a.csv", rows.encode()))), "train")
+    with pytest.raises(UsageError, match="needs a string `counterfactual`"):
+        data.chosen("counterfactual")

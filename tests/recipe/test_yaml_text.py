@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ilu_cli.recipe.yaml_text import DEEPEST, MOST, YamlError, read_yaml
+from ilu_cli.recipe.yaml_text import DEEPEST, MOST, YamlError, read_yaml, write_yaml
 
 
 def test_keys_are_text_and_days_and_small_numbers_are_what_they_look_like() -> None:
@@ -42,3 +42,15 @@ def test_aliases_are_counted_as_what_they_stand_for() -> None:
     assert len(read_yaml("\n".join(lines[:4]))[1]["a3"]) == 10  # 1 + 10 + 100 + 1,000 + 10,000 values, and those above
     with pytest.raises(YamlError, match=f"line 5: .* more than {MOST:,}"):
         read_yaml("\n".join(lines))
+
+
+def test_what_readers_of_yaml_disagree_about_is_text() -> None:
+    """`limit: 0100` was 64 rows and `1:30` was 90."""
+    found = read_yaml("[0100, 1:30, 1:30.5, 08, 0x1f, 1_000, -3, 1.5, 1e5, .5, 0]")[1]
+    assert found == ["0100", "1:30", "1:30.5", "08", 31, 1000, -3, 1.5, 1e5, 0.5, 0]
+
+
+@pytest.mark.parametrize("value", ["12e4567", "1e5", "0100", "1:30", "yes", "~", "2026-01-02", "3", 3, 1e-5, 2.5, None])
+def test_what_is_written_is_read_again(value: object) -> None:
+    """A revision such as 12e4567 was written without quotes, and read as a number."""
+    assert read_yaml(write_yaml({"key": value}))[1] == {"key": value}

@@ -44,7 +44,7 @@ from ilu_cli.workflows.attack.warned import warned
 from ilu_cli.workflows.content import Content, of_attack
 from ilu_cli.workflows.evaluate import Evaluation
 from ilu_cli.workflows.machine import note_precision, precision_here
-from ilu_cli.workflows.needs.inputs import inputs_of, other_models
+from ilu_cli.workflows.needs.inputs import asked_of, inputs_of, other_models
 from ilu_cli.workflows.plan import RunPlan, check_disk, check_memory, state_bytes
 from ilu_cli.workflows.settle import fitting, followed, forgotten_by
 from ilu_cli.workflows.spread import check_attack, check_attack_training
@@ -151,7 +151,9 @@ def label_of(recipe: AttackRecipe) -> str:
 def find_reference(plan: AttackPlan, store: Store, model: Subject) -> Run | None:
     """A finished run of the same attack, on the same rows, on a model that the lineage names."""
     rows = [Data(role="attack", fingerprint=f) for f in plan.fingerprints]
-    wanted = Manifest("", "attack", recipe_sha256=digest(plan.recipe), asked_sha256=digest(plan.asked), data=rows)
+    read = inputs_of(plan.recipe, plan.environments.recipes)
+    recipe, asked = digest(plan.recipe), digest(plan.asked)
+    wanted = Manifest("", "attack", recipe_sha256=recipe, asked_sha256=asked, data=rows, inputs=read)
     return next(reference_lines(wanted, model.record("original"), reversed(store.runs())), None)
 
 
@@ -170,7 +172,8 @@ def run(
     check_memory(plan.peak_memory, b.memory(), reporter.note)
     note_precision(plan.asked.attack.params().get("precision"), recipe.attack.params().get("precision"), reporter.note)
     rows = [Data(role="attack", name=str(i), fingerprint=d["fingerprint"]) for i, d in enumerate(plan.data)]
-    agree("attack", origin := made_from(recipe.model_dump(mode="json"), [subject.record("target")], rows))
+    parents = [subject.record("target")]
+    agree("attack", origin := made_from(recipe.model_dump(mode="json"), parents, rows, asked_of(recipe)))
     new: Run = b.share(resume or (store.create("attack", label_of(recipe), out) if b.main else None))
     with new.held(reporter.note) if b.main else nullcontext():
         known = AttackResult.read(new.manifest.result).points if resume else ()

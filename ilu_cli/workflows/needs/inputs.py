@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ilu_cli import registry
 from ilu_cli.data.sources import Origin, find_origin
 from ilu_cli.errors import UnavailableError
 from ilu_cli.models.subject import find_subject
-from ilu_cli.recipe.schema import AttackRecipe, EvalRecipe, Recipe
+from ilu_cli.recipe.refs import DataRef
+from ilu_cli.recipe.schema import AttackRecipe, Recipe, UnlearnRecipe
+from ilu_cli.recipe.taskfile import files_of
 from ilu_cli.runs.files import sha256
 from ilu_cli.runs.store import Store
-from ilu_cli.workflows.needs.find import refs_of
+from ilu_cli.workflows.needs.find import benchmarks_of, refs_of
 
 if TYPE_CHECKING:
     from ilu_cli.workflows.attack.seen import Written
 
 
 def inputs_of(recipe: Recipe, environments: Iterable[Written] = ()) -> list[str]:
-    """Files by their hashes, the hub by its name; nothing for data that comes with the package.
+    """Files and plug-ins' code by their hashes, the hub by its name; nothing for what comes with the package.
 
     Args:
         recipe: of a run.
@@ -30,20 +33,44 @@ def inputs_of(recipe: Recipe, environments: Iterable[Written] = ()) -> list[str]
     """
     refs = list(refs_of(recipe))
     found = {f"{ref.name} ({split}): {stamp}" for _, ref, split in refs if (stamp := _stamp_of(ref, split))}
-    if isinstance(recipe, (AttackRecipe, EvalRecipe)):
-        files = [Path(name) for name in recipe.eval.named if name.endswith(".yaml") and Path(name).is_file()]
-        found |= {f"{path}: {_hash(path)}" for path in files}
+    found |= {*asked_of(recipe), *_foreign(ideas_of(recipe)), *_foreign((registry.task, r.name) for _, r, _ in refs)}
     if isinstance(recipe, AttackRecipe):
         found |= {f"{key} {ref}: {_digest(ref)}" for key, ref in other_models(recipe).items()}
-    trained = {ref.name for role, ref, _ in refs if role == "attack"}
+    trained = {ref.name: _stamp_of(ref, split) for role, ref, split in refs if role == "attack"}
     return sorted(found | {text for r in environments for text in _seen_in(r, trained)})
 
 
-def _seen_in(unlearning: Written, trained: set[str]) -> Iterator[str]:
-    """What an unlearning run has seen of these datasets as environments."""
+def asked_of(recipe: Recipe) -> list[str]:
+    """The same of the benchmarks that a run asks alone: task files, all that they read, and code that is not ours."""
+    names = benchmarks_of(recipe)
+    files = {f for n in names if n.endswith(".yaml") for f in files_of(Path(n))}
+    return sorted({*(f"{path}: {_hash(path)}" for path in files), *_foreign((registry.benchmark, n) for n in names)})
+
+
+def ideas_of(recipe: Recipe) -> Iterator[tuple[registry.Registry[Any], str]]:
+    """The ideas that a run is made of, by their registry."""
+    if isinstance(recipe, AttackRecipe):
+        yield registry.attack, recipe.attack.name
+    if isinstance(recipe, UnlearnRecipe):
+        yield registry.objective, recipe.objective.name
+        yield from [(registry.retain_term, recipe.retain.name)] if recipe.retain else []
+        yield from ((registry.regularizer, r.name) for r in recipe.regularizers)
+        yield from ((registry.defence, d.name) for d in recipe.defences)
+
+
+def _foreign(ideas: Iterable[tuple[registry.Registry[Any], str]]) -> Iterator[str]:
+    """The code of those that are a plug-in's, by its sha256."""
+    for known, name in ideas:
+        if name in known and (code := registry.code_of(known[name].obj)):
+            yield f"code of the {known.kind} {name}: {code}"
+
+
+def _seen_in(unlearning: Written, trained: Mapping[str, str | None]) -> Iterator[str]:
+    """What an unlearning run has seen of these datasets, given with what is in them, as environments by any name."""
+    known = {stamp for stamp in trained.values() if stamp and " " not in stamp}  # of files, and not the hub's name
     for reg in unlearning["regularizers"]:
         for d in reg["env"]:
-            if d["name"] in trained:
+            if d["name"] in trained or (known and _stamp_of(DataRef(**d), "train") in known):
                 steps, seed = unlearning["train"]["steps"], unlearning["seed"]
                 yield f"environment {d['name']}: {steps} steps of {reg['batch']}, seed {seed}"
 
