@@ -7,6 +7,7 @@ of it; a command that is not told anew has forgotten it (`ilu_cli.cli.options`).
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TypedDict
 
@@ -66,6 +67,23 @@ def record() -> Trusted:
     if code:
         found["code"] = code
     return found
+
+
+def codes(recorded: Trusted) -> list[str]:
+    """The sha256 of every file of a record."""
+    return sorted(set((recorded.get("code") or {}).values()))
+
+
+def codes_of(kind: type) -> list[str]:
+    """The sha256 of the files that a class and those above it stand in, but for ours."""
+    modules = [sys.modules.get(c.__module__) for c in kind.__mro__ if c.__module__.partition(".")[0] != "ilu_cli"]
+    return [digest(Path(file)) for m in modules if (file := getattr(m, "__file__", None))]
+
+
+def changed(then: Trusted, now: Trusted) -> bool:
+    """Whether a file that both ran, by its name, was another then."""
+    before, after = ({Path(f).name: sha for f, sha in (r.get("code") or {}).items()} for r in (then, now))
+    return any(before[name] != after[name] for name in before.keys() & after.keys())
 
 
 def lines(recorded: Trusted) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from ilu_cli import trust
 from ilu_cli.runs.files import ModelRecord, same_model
 from ilu_cli.runs.store import Manifest, Run
 
@@ -27,8 +28,9 @@ def same_recipe(a: Manifest, b: Manifest) -> bool:
 
 
 def same_attack(a: Manifest, b: Manifest) -> bool:
-    """Whether two runs are the same attack: one recipe, and trained on the same rows."""
-    return a.command == b.command == "attack" and same_recipe(a, b) and attacked_rows(a) == attacked_rows(b)
+    """Whether two runs are the same attack: one recipe, trained on the same rows, by the same code of plug-ins."""
+    same = a.command == b.command == "attack" and same_recipe(a, b) and attacked_rows(a) == attacked_rows(b)
+    return same and not trust.changed(a.trust, b.trust)
 
 
 def reference_lines(attack: Manifest, original: ModelRecord, runs: Iterable[Run]) -> Iterator[Run]:

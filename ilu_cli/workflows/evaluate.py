@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from ilu_cli import registry
+from ilu_cli import registry, trust
 from ilu_cli.benchmarks import Benchmark, Row
 from ilu_cli.care.measured import of_rows
 from ilu_cli.data.chat import Chat, chat_of, check_template
@@ -83,6 +83,7 @@ class Evaluation:
         bench = self.benchmarks[name]
         by = f"scoring {SCORING}, ilu {version('ilu')}, transformers {version('transformers')}"
         by += f", lm_eval {version('lm_eval')}" if isinstance(bench, HarnessTask) else ""
+        by += "".join(f", code {sha}" for sha in trust.codes_of(type(bench)))  # a plug-in's, which has no version
         return f"{digest}:{bench.fingerprint(self.items[name])}:{self.spec.precision}{chat}:{by}"
 
     def known(self, name: str, digest: str, folder: Path) -> Summary | None:

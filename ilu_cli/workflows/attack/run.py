@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ilu_cli import registry
+from ilu_cli import registry, trust
 from ilu_cli.attacks import quartiles
 from ilu_cli.engine.accel import backend
 from ilu_cli.engine.peers import agree, heard
@@ -150,7 +150,8 @@ def label_of(recipe: AttackRecipe) -> str:
 def find_reference(plan: AttackPlan, store: Store, model: Subject) -> Run | None:
     """A finished run of the same attack, on the same rows, on a model that the lineage names."""
     rows = [Data(role="attack", fingerprint=f) for f in plan.fingerprints]
-    wanted = Manifest("", "attack", recipe_sha256=digest(plan.recipe), asked_sha256=digest(plan.asked), data=rows)
+    asked, code = digest(plan.asked), trust.record()
+    wanted = Manifest("", "attack", recipe_sha256=digest(plan.recipe), asked_sha256=asked, data=rows, trust=code)
     return next(reference_lines(wanted, model.record("original"), reversed(store.runs())), None)
 
 

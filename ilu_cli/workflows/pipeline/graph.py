@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 
 from filelock import FileLock, Timeout
 
+from ilu_cli import trust
 from ilu_cli.metrics.figure import strict, value_of
 from ilu_cli.models.subject import Subject
 from ilu_cli.paths import as_name
@@ -97,8 +98,9 @@ def hash_of_run(run: Run) -> str:
     """The hash of the node that a run is the outcome of."""
     m, parent = run.manifest, run.manifest.parents[0]
     return hash_of(
-        m.command, m.asked_sha256 or m.recipe_sha256, parent.get("digest") or combined(parent["weights"]), m.inputs
-    )
+        m.command, m.asked_sha256 or m.recipe_sha256, parent.get("digest") or combined(parent["weights"]), m.inputs,
+        trust.codes(m.trust),
+    )  # fmt: skip
 
 
 def unfinished_path(store: Store, command: str, label: str, digest: str) -> Path:
@@ -276,7 +278,8 @@ class Graph:
             return []
         points = [parent["points"], self.target(node)] if node.command == "select" else None
         digests = dict.fromkeys(filter(None, (parent.get("digest"), combined(parent["weights"]))))
-        return [hash_of(node.command, node.recipe_sha256, d, points, node.inputs) for d in digests]
+        code = trust.codes(trust.record())
+        return [hash_of(node.command, node.recipe_sha256, d, points, node.inputs, code) for d in digests]
 
     def counts(self) -> dict[str, int]:
         """How many nodes there are of each status."""
