@@ -34,7 +34,7 @@ from ilu_cli.runs.manifest import version
 from ilu_cli.runs.results import Data, Number, Summary, own_rows, rows_file, summary_file
 from ilu_cli.workflows.plan import CHAT_KEYS, RunPlan
 
-SCORING = 2  # of what scores are; raise it when they change, so that no result of before is taken for one
+SCORING = 3  # of what scores are; raise it when they change, so that no result of before is taken for one
 STAGES = {"unlearn": "unlearned", "attack": "attacked", "taskvec apply": "applied"}
 
 
