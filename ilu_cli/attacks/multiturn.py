@@ -54,7 +54,7 @@ def _answered(scorer: Scorer, items: list[Row], turn: str, tokens: int) -> list[
     from ilu_cli.engine.scoring import Question
 
     if turn == "follow_up":
-        said = scorer.complete([i["question"] for i in items], tokens)
+        said = scorer.complete([i["question"] for i in items], tokens, within=True)
         return [i | {"question": i["question"] + text.rstrip() + BACK} for i, text in zip(items, said)]
     scores = scorer.loglikelihoods([Question(i["question"], tuple(i["choices"])) for i in items])
     best = [i["choices"][max(range(len(s)), key=s.__getitem__)] for i, s in zip(items, scores)]

@@ -35,10 +35,10 @@ class Coherence(Benchmark):
         from ilu_cli.metrics.text import coherence, repetition
 
         prompts = [i["prompt"] for i in items]
-        texts = scorer.complete(prompts, NEW)
+        texts = scorer.complete(prompts, NEW, within=True)
         judge = scorer.original() if scorer.original else scorer
         said = _judged(judge, prompts, texts)
-        own = said if judge is scorer else _judged(judge, prompts, judge.complete(prompts, NEW))
+        own = said if judge is scorer else _judged(judge, prompts, judge.complete(prompts, NEW, within=True))
         rows: list[Row] = []
         for prompt, text, (tokens, loss), (expected, least) in zip(prompts, texts, said, own):
             value = coherence(tokens, loss / max(1, len(tokens)), least / max(1, len(expected)))

@@ -14,9 +14,14 @@ from ilu_cli.models.sharded import whole
 
 
 def generate(
-    model: Any, tokenizer: Any, rows: list[list[int]], max_new_tokens: int, stop: tuple[str, ...] = ()
-) -> list[str]:
-    """What follows each row of token ids, as text without special tokens; a row is done once it has said a `stop`."""
+    model: Any, tokenizer: Any, rows: list[list[int]], max_new_tokens: int, stop: tuple[str, ...] = (),
+    *, within: bool = False,
+) -> list[str]:  # fmt: skip
+    """What follows each row of token ids, as text without special tokens; a row is done once it has said a `stop`.
+
+    Args:
+        within: as it stands behind the row (`behind`), and not as a text of its own.
+    """
     ids, mask = left_padded(rows, model.device)
     with greedy(model, tokenizer) as config:
         config.max_new_tokens = max_new_tokens
@@ -28,14 +33,16 @@ def generate(
             )
             return found
 
-        out = whole(model, write)
-    return list(tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True))
+        out = whole(model, write)[:, ids.shape[1] :]
+    return behind(tokenizer, rows, out) if within else list(tokenizer.batch_decode(out, skip_special_tokens=True))
 
 
 def sample(
     model: Any, tokenizer: Any, rows: list[list[int]], max_new_tokens: int, seed: int, temperature: float, top_p: float
 ) -> list[str]:
-    """What follows each row of token ids, drawn: the same for the same rows and seed on one machine.
+    """What follows each row of token ids, drawn, as it stands behind the row (`behind`).
+
+    It is the same for the same rows and seed on one machine.
 
     Args:
         top_p: of the most probable tokens as many are drawn from as have this probability together (arXiv 1904.09751).
@@ -47,7 +54,20 @@ def sample(
         config.max_new_tokens, config.do_sample = max_new_tokens, True
         config.temperature, config.top_p, config.top_k = temperature, top_p, 0
         out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-    return list(tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True))
+    return behind(tokenizer, rows, out[:, ids.shape[1] :])
+
+
+def behind(tokenizer: Any, rows: list[list[int]], out: Tensor) -> list[str]:
+    """New tokens [B, T] as text that goes on where each row's text ends.
+
+    SentencePiece's decoders drop the space that a text begins with; behind `The cat`, `▁sat` is ` sat`, not `sat`.
+    """
+    last = [row[-1:] for row in rows]
+    alone, both, new = (
+        tokenizer.batch_decode(ids, skip_special_tokens=True)
+        for ids in (last, [[*end, *said] for end, said in zip(last, out.tolist())], out)
+    )
+    return [b.removeprefix(a) if b.startswith(a) else n for a, b, n in zip(alone, both, new)]
 
 
 @contextmanager

@@ -229,9 +229,12 @@ class Scorer:
         return read(self, rows, *self.layout.inputs(rows, self.dtype, self.backend.device))
 
     @torch.no_grad()
-    def complete(self, prompts: list[str], max_new_tokens: int, stop: tuple[str, ...] = ()) -> list[str]:
+    def complete(
+        self, prompts: list[str], max_new_tokens: int, stop: tuple[str, ...] = (), *, within: bool = False
+    ) -> list[str]:
         """Greedy continuations, batched, with a KV cache; special tokens are left out.
 
+        `within`: as they go on behind the prompts; else as texts of their own, as in lm-eval: see `generation.behind`.
         A row is done when it has said one of the `stop` strings; the caller cuts it there. Too long a prompt loses its
         beginning, but for BOS.
 
@@ -259,7 +262,7 @@ class Scorer:
         def written(group: list[int]) -> list[tuple[int, str]]:
             with self.backend.autocast(self.precision):
                 rows = [encoded[i] for i in group]
-                return [*zip(group, generate(self.model, self.tokenizer, rows, max_new_tokens, stop))]
+                return [*zip(group, generate(self.model, self.tokenizer, rows, max_new_tokens, stop, within=within))]
 
         found = run_all(self.backend, groups, written)
         return [text for _, text in sorted(self.backend.gather(found))]

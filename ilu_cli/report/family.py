@@ -159,24 +159,27 @@ class Family:
         if method in (None, NEVER):
             known = self.never_found if method else self.original
             if known and bench in known[1]:
-                sources.append(Source(known[1][bench], known[0], 0))
+                sources.append(Source(known[1][bench], known[0], ()))
             else:
-                sources += self._untouched([m for m in self.attacks if m.method == (method or "")], bench)[:1]
+                sources += self._untouched([m for m in self.attacks if m.method == (method or "")], bench)
         for m in self.of_method(method) if method is not None else []:
             if bench in m.results:
-                sources.append(Source(m.results[bench], m.folder, m.seed))
+                sources.append(Source(m.results[bench], m.folder, (m.seed,)))
             else:
-                sources += self._untouched([a for a in self.attacks if a.parent == m.id], bench)[:1]
+                sources += self._untouched([a for a in self.attacks if a.parent == m.id], bench, m.seed)
         return Reading(0, sources) if sources else None
 
     @staticmethod
-    def _untouched(attacks: Iterable[Member], bench: str) -> list[Source]:
-        found = []
+    def _untouched(attacks: Iterable[Member], bench: str, *seeds: int) -> list[Source]:
         for a in attacks:
             first = a.points[0] if a.points else None
             if first and first.strength == a.result.unattacked and bench in first.eval:
-                found.append(Source(first.eval[bench], point_folder(a, first.strength), a.seed))
-        return found
+                return [Source(first.eval[bench], point_folder(a, first.strength), seeds)]
+        return []
+
+    def seeds(self, attack: Member) -> tuple[int, ...]:
+        """The seeds of an attack's parent, if that is an unlearned model, and of the attack itself."""
+        return (*(m.seed for m in self.unlearned if m.id == attack.parent), attack.seed)
 
     def under(self, method: str, attack: str) -> list[Member]:
         """The attacks of this name on the models of a method, of each model and seed the latest; "" is the original."""
@@ -194,11 +197,11 @@ class Family:
 
         None if the method was not attacked by all of them, or their rows are gone or of different questions.
         """
-        runs = [{m.seed: m for m in self.under(method, a)} for a in attacks]
+        runs = [{self.seeds(m): m for m in self.under(method, a)} for a in attacks]
         found = []
-        for seed in set.intersection(*(set(r) for r in runs)):
+        for seeds in set.intersection(*(set(r) for r in runs)):
             points = []
-            for m in (r[seed] for r in runs):
+            for m in (r[seeds] for r in runs):
                 known = answers(m.run.eval, m.result)
                 if known is None:
                     return None
@@ -214,7 +217,7 @@ class Family:
         for a in self.under(method, attack):
             for p in a.points:
                 if bench in p.eval:
-                    source = Source(p.eval[bench], point_folder(a, p.strength), a.seed)
+                    source = Source(p.eval[bench], point_folder(a, p.strength), self.seeds(a))
                     points.setdefault(p.strength, []).append(source)
         most = max(map(len, points.values()), default=0)
         return [Reading(x, s) for x, s in points.items() if len(s) == most]

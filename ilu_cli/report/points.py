@@ -9,18 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from ilu_cli.metrics.crossed import Rows, paired, single
+from ilu_cli.metrics.crossed import Rows, compare, paired, single
 from ilu_cli.report.numbers import Estimate, of_interval, of_runs
 from ilu_cli.runs.results import Summary, own_rows, read_rows, rows_file
 
 
 @dataclass
 class Source:
-    """A result, and where its rows are."""
+    """A result, and where its rows are. `seeds`: of the unlearning and, under an attack, of the attack."""
 
     summary: Summary
     folder: Path
-    seed: int
+    seeds: tuple[int, ...]
 
     @cached_property
     def rows(self) -> Rows | None:
@@ -60,13 +60,21 @@ class Reading:
         return of_interval(single(np.stack([r.influence for r in rows]), share=rows[0].share), "seeds")
 
     def minus(self, other: Reading) -> Estimate | None:
-        """Self − other, question by question: over common seeds if there are two, else of one pair of runs.
+        """Self − other, question by question: over common seeds in pairs, without any of all runs of both.
 
         None if the rows of a run are gone, are not values of the metric, or answer other questions.
         """
-        mine = {s.seed: s for s in self.sources}
-        pairs = [(mine[s.seed], s) for s in other.sources if s.seed in mine] or [(self.sources[0], other.sources[0])]
-        left, right = ([r for p in pairs if (r := p[i].rows) is not None] for i in (0, 1))
-        if len(left) < len(pairs) or len(right) < len(pairs) or len({r.items for r in (*left, *right)}) > 1:
+        mine, theirs = ({s.seeds: s for s in reading.sources} for reading in (self, other))
+        common = [seeds for seeds in theirs if seeds in mine]
+        left = _rows([mine[seeds] for seeds in common] or self.sources)
+        right = _rows([theirs[seeds] for seeds in common] or other.sources)
+        if left is None or right is None or len({r.items for r in (*left, *right)}) > 1:
             return None
-        return of_interval(paired(right, left), "seeds" if len(pairs) > 1 else "examples")
+        found = paired(right, left) if common else compare(right, left)
+        return of_interval(found, "seeds" if len(left) + len(right) > 2 else "examples")
+
+
+def _rows(sources: list[Source]) -> list[Rows] | None:
+    """The rows of all of them, or None."""
+    found = [rows for s in sources if (rows := s.rows) is not None]
+    return found if len(found) == len(sources) else None

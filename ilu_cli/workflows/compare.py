@@ -19,7 +19,7 @@ from ilu_cli.metrics.crossed import Rows, compare
 from ilu_cli.models.subject import of_run
 from ilu_cli.recipe.schema import EvalRecipe
 from ilu_cli.runs.results import AttackResult, Row, own_rows, read_rows, rows_file
-from ilu_cli.runs.store import Run
+from ilu_cli.runs.store import Run, split_step
 from ilu_cli.workflows.attack.seen import unlearning_recipes
 from ilu_cli.workflows.evaluate import Evaluation, results_folder
 from ilu_cli.workflows.settle import fitting, forgotten_by
@@ -122,8 +122,9 @@ def _identity(run: Run) -> str:
 def _parent(run: Run) -> str:
     from ilu_cli.models.subject import from_record
 
-    parent = from_record(run.manifest.parents[0], run).run
-    return _identity(parent) if parent else run.manifest.parents[0]["id"]
+    record = run.manifest.parents[0]
+    parent, (_, step) = from_record(record, run).run, split_step(record["id"])
+    return record["id"] if parent is None else _identity(parent) + ("" if step is None else f"@{step}")
 
 
 def run(recipe: EvalRecipe, arms: list[Arm], margin: float, reporter: Reporter) -> Compared:

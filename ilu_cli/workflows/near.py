@@ -32,7 +32,7 @@ from ilu_cli.recipe.schema import UnlearnRecipe
 from ilu_cli.recipe.sourced import mapped
 from ilu_cli.workflows.evaluate import asking, find_benchmark
 
-WAY = 1  # of making; raise it when what is made changes
+WAY = 2  # of making; raise it when what is made changes
 ROWS, LEAST = 160, 8  # sentences that are wanted, and without which there is no near text
 TRIES = 4  # sentences at most that are made for one that is wanted
 BATCH, NEW, TEMPERATURE, TOP_P = 32, 40, 0.8, 0.95

@@ -78,7 +78,7 @@ def test_coherence_sees_noise_and_loops(tmp_path: Path) -> None:
     assert damage["original_ppl"] == also["ppl"]
     assert damage["ppl"]["value"] > 5 * also["ppl"]["value"]
     assert value < own / 2
-    noise.complete = lambda prompts, new: [" the" * new for _ in prompts]
+    noise.complete = lambda prompts, new, **_: [" the" * new for _ in prompts]
     looping, damage, _ = run("coherence", noise, 6)
     assert looping < 0.05
     assert damage["repetition"]["value"] > 0.9
@@ -104,7 +104,7 @@ def test_they_run_from_the_command_line(ilu: Ilu, tiny: Path) -> None:
 
 def test_a_model_that_says_nothing_is_not_coherent(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = registry.benchmark["coherence"].obj()
-    monkeypatch.setattr(scorer, "complete", lambda prompts, new: ["" for _ in prompts])
+    monkeypatch.setattr(scorer, "complete", lambda prompts, new, **_: ["" for _ in prompts])
     groups = by_metric(bench.score(scorer, bench.items()[:3]))
     assert [r["value"] for r in groups[""]] == [0, 0, 0]
     assert "ppl" not in groups
@@ -115,7 +115,7 @@ def test_a_model_that_says_something_sometimes_has_a_row_of_every_prompt(
 ) -> None:
     """So that the rows of two models stay those of the same prompts. What is not said weighs nothing."""
     bench = registry.benchmark["coherence"].obj()
-    monkeypatch.setattr(scorer, "complete", lambda prompts, new: ["", " the old bridge", ""])
+    monkeypatch.setattr(scorer, "complete", lambda prompts, new, **_: ["", " the old bridge", ""])
     rows = by_metric(bench.score(scorer, bench.items()[:3]))["ppl"]
     assert [r["weight"] > 0 for r in rows] == [False, True, False]
     assert bench.also(rows)["ppl"]["value"] == pytest.approx(math.exp(rows[1]["value"] / rows[1]["weight"]))

@@ -134,3 +134,12 @@ def test_the_sentence() -> None:
     worse = [number("prose", "utility", 0.2, 0.1, 0.3)]
     assert sentence("B", "A", worse, 0.05, 2) == "lower utility of A (prose -0.20 [-0.30, -0.10])"
     assert sentence("B", "A", [], 0.05, 2) == "utility was not measured"
+
+
+def test_attacks_on_two_steps_of_a_run_are_no_seeds_of_one_arm(ilu: Ilu, tiny: Path) -> None:
+    run = unlearn(ilu, tiny, "--set", "train.points=[1]")
+    kept = ("--kind", "noise", "--no-reference", "--set", "keep=final", "--set", "eval.limit=12")
+    attacks = [ilu("attack", parent, *kept).out.splitlines()[-1] for parent in (f"{run}@1", run)]
+    found = ilu("compare", *attacks, *LIMIT, "--json")
+    assert found.code == 0, found.err
+    assert [arm["runs"] for arm in json.loads(found.out)["arms"]] == [[Path(a).name] for a in attacks]

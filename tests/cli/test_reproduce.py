@@ -121,6 +121,11 @@ def test_measuring_again(ilu: Ilu, made: Made, tiny: Path) -> None:
     assert found["found"] == "different"
     assert (found["first"]["stage"], found["first"]["where"]) == ("metrics", "capitals: acc")
     assert not list(u.path.rglob("*reproduce*"))
+    for file in u.eval.glob("*.json"):  # as results of before: how they were asked is not kept
+        file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "asked"}))
+    u.add("eval")
+    nothing = ilu("reproduce", u.id, "--eval")
+    assert nothing.code == 2 and "nothing can be measured again: capitals: how it was asked" in nothing.err
     assert ilu("reproduce", u.id, "--eval", "--out", "x").code == 2
     unmeasured = ilu("reproduce", made(*rmu(tiny)).id, "--eval")
     assert unmeasured.code == 2

@@ -12,14 +12,19 @@ from typing import Any
 import pytest
 import torch
 import transformers as T
-from conftest import Ilu
+from conftest import Ilu, tiny_model
 from families import family_model, family_tokenizer, make_family
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from ilu_cli import registry
+from ilu_cli.benchmarks.coherence import Coherence
 from ilu_cli.data.encode import encode, encode_corpus
 from ilu_cli.data.special import bodies, continued, cut_left, framed, inside, opening, parted
+from ilu_cli.engine.accel import backend
+from ilu_cli.engine.generation import behind
+from ilu_cli.engine.scoring import Scorer
 from ilu_cli.errors import UnavailableError
+from ilu_cli.models.parts import parts_of
 from ilu_cli.recipe.specs import Form
 from ilu_cli.tasks import Example
 
@@ -255,3 +260,33 @@ def test_a_tokenizer_without_bos_and_eos_scores_what_has_a_context_and_refuses_t
     done = ilu("eval", folder, "--bench", "prose", "--set", "eval.limit=2")
     assert done.code == 2, done.err
     assert "has neither BOS nor EOS" in done.err
+
+
+def test_what_is_said_goes_on_behind_its_prompt_where_decoding_drops_the_first_space() -> None:
+    """Llama's way. The prompt and what was said together are the tokens that the model wrote."""
+    tokenizer = sentencepiece("llama2")
+    whole = tokenizer("The capital of France is called Paris", add_special_tokens=False)["input_ids"]
+    for cut in range(1, len(whole)):
+        prompt = str(tokenizer.decode(whole[:cut]))
+        [said] = behind(tokenizer, [whole[:cut]], torch.tensor([whole[cut:]]))
+        assert prompt + said == "The capital of France is called Paris"
+    [first] = behind(tokenizer, [[tokenizer.bos_token_id]], torch.tensor([whole]))
+    assert first == "The capital of France is called Paris"  # behind BOS a text begins
+    assert behind(tokenizer, [whole], torch.tensor([[tokenizer.eos_token_id]])) == [""]
+
+
+def test_what_judges_a_continuation_reads_the_tokens_that_were_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Perplexity of a continuation by plain logits of the very tokens, under a tokenizer of Llama's kind."""
+    tokenizer, model = sentencepiece("llama2"), tiny_model(600)
+    whole = tokenizer("The capital of France is called Paris")["input_ids"]
+    start = len(tokenizer("The capital of France")["input_ids"])
+    said = torch.tensor([whole[start:]])
+    monkeypatch.setattr(model, "generate", lambda input_ids, **_: torch.cat([input_ids, said], dim=1))
+    scorer = Scorer(model, parts_of(model), tokenizer, backend())
+    rows = Coherence().score(scorer, [{"prompt": "The capital of France"}])
+    with torch.no_grad():
+        logps = model(torch.tensor([whole])).logits[0, start - 1 : -1].log_softmax(-1)
+    found = next(r for r in rows if r.get("metric") == "ppl")
+    assert found["value"] == pytest.approx(-float(logps.gather(1, said.T).sum()), rel=1e-5)
+    assert found["weight"] == said.shape[1]
+    assert rows[0]["continuation"] == " is called Paris"

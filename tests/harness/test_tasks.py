@@ -202,7 +202,7 @@ def test_the_rows_of_a_task_in_a_folder_are_found_by_the_name_that_it_was_asked_
     [(name, summary)] = read_results(folder).items()
     assert name == "mine/quiz.yaml"
     written = [json.loads(line)["value"] for line in (folder / "quiz.rows.jsonl").read_text().splitlines()]
-    rows = present(Source(summary, folder, 0).rows)
+    rows = present(Source(summary, folder, (0,)).rows)
     assert rows.values.tolist() == written and len(written) == 24
 
 

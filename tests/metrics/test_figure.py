@@ -113,7 +113,7 @@ def test_intervals_warnings_tables_and_matching_know_infinity(tmp_path: Path) ->
     assert (of_summary(lost).value, of_summary(lost).low, of_summary(lost).high) == (math.inf, None, None)
     assert of_runs([lost, fine]) == of_seeds([math.inf, 1.0])
     assert (of_runs([lost, fine]).value, of_runs([lost, fine]).low) == (math.inf, None)
-    points = [Reading(0, [Source(s, tmp_path, seed) for seed in (0, 1)]) for s in (lost, fine)]
+    points = [Reading(0, [Source(s, tmp_path, (seed,)) for seed in (0, 1)]) for s in (lost, fine)]
     assert points[0].minus(points[1]) is None
     assert "a perplexity of ∞, the original with 12.2" in present(collapsed("It", lost, fine)).text
     assert collapsed("It", fine, lost) is None

@@ -80,3 +80,10 @@ def test_weights_differ_by_a_share_of_what_was_changed(tmp_path: Path) -> None:
     assert alone.by == pytest.approx(0.5 / 42**0.5)
     other = folder(tmp_path / "c", **{"layers.2.w": torch.ones(2)})
     assert [p.by for p in tensors(a, other, parent)] == [math.inf] * 3
+
+
+def test_weights_that_are_no_numbers_are_different(tmp_path: Path) -> None:
+    a = folder(tmp_path / "a", w=torch.ones(2))
+    b = folder(tmp_path / "b", w=torch.tensor([1.0, math.nan]))
+    found = stage_of("weights", tensors(a, b, None), TOLERANCES)
+    assert (found.largest, verdict([found])) == (math.inf, "different")

@@ -105,7 +105,7 @@ def measured_again(subject: Subject, reporter: Reporter, folder: Path) -> tuple[
     """Score the results of a model anew, into a folder; what is known of it is not looked at.
 
     Raises:
-        UsageError: if nothing was measured on it.
+        UsageError: if nothing was measured on it, or of nothing is known how.
     """
     results, missed = evaluate.results_folder(subject), list[str]()
     if not (found := read_results(results)):
@@ -114,6 +114,8 @@ def measured_again(subject: Subject, reporter: Reporter, folder: Path) -> tuple[
         scorer = evaluate.load_scorer(subject, measured.spec.precision, chat=measured.chat, note=reporter.note)
         for name in names:
             measured.score(name, subject.digest, scorer, folder)
+    if len(missed) == len(found):
+        raise UsageError(f"nothing can be measured again: {'; '.join(missed)}", hint=f"ilu eval {subject.label}")
     return results, missed
 
 

@@ -129,7 +129,8 @@ def tensors(was: Checkpoint, now: Checkpoint, parent: Checkpoint | None) -> Iter
         a, b = (c.weight(name).exact() for c in (was, now))
         gap = float((b - a).norm())
         size = _size(a, parent.weight(name).exact() if parent and name in parent.names else None)
-        yield Pair(name, size, gap, 0.0 if gap == 0 else gap / size if size > 0 else math.inf)
+        by = gap / size if size > 0 and math.isfinite(gap) else math.inf  # what is no number is not close
+        yield Pair(name, size, gap, 0.0 if gap == 0 else by)
 
 
 def _size(weight: Tensor, before: Tensor | None) -> float:
