@@ -106,7 +106,8 @@ def trace(model: Any, rows: int, length: int, mode: Mode) -> Trace:
         stack.enter_context(_attending(parts.decoder, mode.packed))
         stack.enter_context(torch.set_grad_enabled(mode.grad))
         stack.enter_context(seen)
-        asked = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+        padded = torch.ones_like(ids).tril()  # of a mask of ones, whose values can be seen, transformers makes none
+        asked = {"input_ids": ids, "attention_mask": padded, "use_cache": False}
         out = torch.func.functional_call(parts.decoder, named, (), asked)
         after = seen.now - found.held
         del out

@@ -90,7 +90,7 @@ def test_batches_that_are_continued_hold_as_many_tokens_as_they_may(
     prompts, groups = ["The capital"] * 5, []
     length = len(scorer.prompt(prompts[0]))
 
-    def generate(model: Any, tokenizer: Any, rows: Any, new: Any, stop: Any) -> Any:
+    def generate(model: Any, tokenizer: Any, rows: Any, new: Any, stop: Any, **_: Any) -> Any:
         groups.append(len(rows))
         return [""] * len(rows)
 
@@ -108,7 +108,7 @@ def test_bf16_is_that_of_autocast_for_scores_and_answers(scorer: Scorer, monkeyp
     assert rough != exact
     assert rough == pytest.approx(exact, rel=0.05)
     seen: list[bool] = []
-    monkeypatch.setattr(scoring, "generate", lambda *_: noted(seen, torch.is_autocast_enabled("cpu"), [""]))
+    monkeypatch.setattr(scoring, "generate", lambda *_, **more: noted(seen, torch.is_autocast_enabled("cpu"), [""]))
     for precision in ("bf16", "fp32"):
         scorer.precision = precision
         scorer.complete(["Paris"], 3)
@@ -148,7 +148,7 @@ def test_answers_are_the_same_where_memory_runs_out(
     prompts = ["Paris", "The capital of France is", "In chemistry, iron", "Question:", "A"]
     expected, own, sizes = scorer.complete(prompts, 4), generation.generate, []
 
-    def generate(model: Any, tokenizer: Any, rows: Any, *args: Any) -> Any:
+    def generate(model: Any, tokenizer: Any, rows: Any, *args: Any, **more: Any) -> Any:
         if len(rows) > 1:
             raise RuntimeError(words)
         sizes.append(len(rows))
@@ -158,7 +158,9 @@ def test_answers_are_the_same_where_memory_runs_out(
     assert scorer.complete(prompts, 4) == expected
     assert sizes == [1] * 5
     for message, some in ((words, ["Paris"]), ("shapes do not match", prompts)):
-        monkeypatch.setattr(scoring, "generate", lambda *_, said=message: (_ for _ in ()).throw(RuntimeError(said)))
+        monkeypatch.setattr(
+            scoring, "generate", lambda *_, said=message, **more: (_ for _ in ()).throw(RuntimeError(said))
+        )
         with pytest.raises(RuntimeError, match=message[:10]):
             scorer.complete(some, 4)
 
@@ -166,7 +168,7 @@ def test_answers_are_the_same_where_memory_runs_out(
 def test_new_tokens_and_stops_are_handed_on(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     given = []
 
-    def generate(model: Any, tokenizer: Any, rows: Any, new: Any, stop: Any) -> Any:
+    def generate(model: Any, tokenizer: Any, rows: Any, new: Any, stop: Any, **_: Any) -> Any:
         given.append((new, stop))
         return [""] * len(rows)
 

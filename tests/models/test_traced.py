@@ -6,23 +6,25 @@ import gc
 import itertools
 import logging
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers as T
-from conftest import noted
-from families import FAMILIES
+from conftest import noted, with_data
+from families import FAMILIES, make_family
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from ilu_cli.engine.head import token_stats
-from ilu_cli.models.load import add_adapter, trained_params
+from ilu_cli.models.load import add_adapter, empty_model, trained_params
 from ilu_cli.models.logits import LMHead
 from ilu_cli.models.packed import NAME
 from ilu_cli.models.parts import parts_of
-from ilu_cli.models.traced import Mode, formula, trace, traced
+from ilu_cli.models.traced import Mode, Work, formula, trace, traced
 from ilu_cli.recipe.specs import LoraSpec, TrainSpec
 from ilu_cli.workflows.estimate import TrainingPrice
 from ilu_cli.workflows.fit.roofline import Head, flops_of, head_work, work_of
@@ -228,3 +230,19 @@ def test_bytes_are_the_same_whenever_the_collector_runs(*, again: bool) -> None:
         finally:
             gc.set_threshold(*often)
     assert found[0] == found[1]
+
+
+WANT_DATA = {"mixtral", "qwen2_moe", "gpt_oss"}  # of which the experts' kernels take both types only without
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - WANT_DATA))
+@pytest.mark.parametrize(
+    "mode", [Mode(True), Mode(False, again=True), Mode(True, packed=True), Mode(False, grad=False)], ids=str
+)
+def test_it_is_the_same_on_tensors_with_data(tmp_path: Path, family: str, mode: Mode) -> None:
+    """But for looks at the mask's values, which tensors without data do not let anyone have."""
+    model = empty_model(make_family(family, tmp_path))
+    found, other = trace(model, ROWS, LENGTH, mode), with_data(model, ROWS, LENGTH, mode)
+    assert replace(found, outside=Work()) == replace(other, outside=Work())
+    looks = other.outside - found.outside
+    assert found.outside <= other.outside and all(flops == 0 and moved <= 9 * ROWS * LENGTH for flops, moved in looks)

@@ -13,6 +13,7 @@ from ilu_cli.models import traced
 from ilu_cli.models.kept import told
 from ilu_cli.models.load import add_adapter
 from ilu_cli.models.traced import Mode, trace
+from ilu_cli.models.traced import traced as without_data
 from ilu_cli.recipe.specs import LoraSpec
 from ilu_cli.workflows import traces
 from ilu_cli.workflows.traces import kept_trace
@@ -37,7 +38,8 @@ def counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
         return run(model, rows, length, mode)
 
     monkeypatch.setattr(traced, "trace", count)
-    monkeypatch.setattr(traces, "told", told)  # not the one of the suite
+    monkeypatch.setattr(traces, "told", told)  # not those of the suite
+    monkeypatch.setattr(traced, "traced", without_data)
     return made
 
 
