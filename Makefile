@@ -4,8 +4,6 @@ VENV   := .venv
 BIN    := $(CURDIR)/$(VENV)/bin
 STAMP  := $(VENV)/.ready
 TOOLS  := .tools
-# One more than there are cores: many tests wait for processes that they start.
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 PIP    := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check
 
 .PHONY: setup demo test test-fast coverage bounds bench mutants faults lint types types-of-tests lock hashes sbom licences clean
@@ -30,7 +28,7 @@ demo: setup
 	PATH="$(BIN):$$PATH" sh docs/demo.sh
 
 test: setup
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 # Long, and no part of `test`; goes on where it was stopped.
 mutants: setup
@@ -41,11 +39,11 @@ faults: setup
 	$(BIN)/python tests/faults/run.py
 
 test-fast: setup
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not real and not slow"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "not real and not slow"
 
 # Branches too, in every process that a test starts.
 coverage: setup
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --cov --cov-report=term
 
 # Speed against plain transformers, into docs/performance.md; goes on where it was stopped. ROWS="start gemm", or all.
 bench: setup

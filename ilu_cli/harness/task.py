@@ -106,7 +106,7 @@ class HarnessTask(Benchmark):
         self.higher = said.get("higher") or (KNOWS_MORE if up else "reads worse")
         self.chance = said.get("chance")
         if self.chance is None and self.kind == "share" and task.OUTPUT_TYPE == "multiple_choice":
-            self.chance = sum(1 / len(made) for made in self.instances.values()) / len(self.instances)
+            self.chance = sum(1 / len(_asked(task, made)) for made in self.instances.values()) / len(self.instances)
 
     def score(self, scorer: Scorer, items: list[Row]) -> list[Row]:
         with _theirs(self.name):
@@ -143,9 +143,10 @@ class HarnessTask(Benchmark):
         row |= {"value": float(raw[0] == raw[1] if isinstance(raw, (tuple, list)) else raw)}
         row |= {"question": made[0].args[0], "answer": _plain(task.doc_to_target(doc))}
         if task.OUTPUT_TYPE == "multiple_choice":
-            logps = [r.resps[0][0] for r in made]
+            asked = _asked(task, made)
+            logps = [r.resps[0][0] for r in asked]
             best = max(range(len(logps)), key=logps.__getitem__)
-            choices = [r.args[1] for r in made]
+            choices = [r.args[1] for r in asked]
             return row | {"choices": choices, "prediction": best, "logps": [round(x, 6) for x in logps]}
         return row | {"responses": _plain([r.resps[0] for r in made])}
 
@@ -157,7 +158,9 @@ class HarnessTask(Benchmark):
         if aggregate.__name__ == "weighted_perplexity":
             return perplexity(rows)
         if aggregate.__name__ in ("mean", "nanmean"):
-            return mean_and_error([r["value"] for r in rows])
+            values = [r["value"] for r in rows]
+            counted = [v for v in values if not math.isnan(v)] if aggregate.__name__ == "nanmean" else values
+            return mean_and_error(counted or values)
         raw = [r["metrics"][self.measure] for r in rows]
         try:
             return float(aggregate([tuple(x) if isinstance(x, list) else x for x in raw])), math.nan
@@ -222,6 +225,11 @@ def _kind(said: Mapping[str, Any], metric: str) -> Kind:
 def _written(task: Any) -> str:
     """A task's configuration as JSON, the same in every process."""
     return re.sub(r" at 0x[0-9a-f]+", "", json.dumps(task.dump_config(), sort_keys=True, default=str))
+
+
+def _asked(task: Any, made: list[Any]) -> list[Any]:
+    """A document's requests for its choices: mutual information asks for each once more, without the question."""
+    return made[: len(made) // 2] if "acc_mutual_info" in task._metric_fn_list else made
 
 
 def _question(task: Any, doc: Any, made: list[Any]) -> Row:

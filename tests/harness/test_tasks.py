@@ -14,6 +14,7 @@ from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
 from ilu_cli.harness.lm import IluLM
+from ilu_cli.harness.task import HarnessTask
 from ilu_cli.recipe.harness import harness_names
 from ilu_cli.report.points import Source
 from ilu_cli.runs.results import read_results
@@ -210,3 +211,34 @@ def test_a_task_file_called_as_the_file_of_warnings_is_refused(quiz: Path, tiny:
     named = (quiz / "quiz.yaml").rename(quiz / "warnings.yaml")
     done = ilu("eval", tiny, "--bench", named, "--limit", 2)
     assert done.code == 2 and "warnings.json" in done.err and "rename the file" in done.err, done.err
+
+
+def test_choices_that_are_scored_without_the_question_too_are_no_more_choices(quiz: Path, tiny: Path, ilu: Ilu) -> None:
+    file = quiz / "quiz.yaml"
+    both = (
+        "metric_list: [{metric: acc}, {metric: acc_mutual_info, aggregation: mean, higher_is_better: true}]\nmetadata"
+    )
+    file.write_text(file.read_text().replace("metadata", both))
+    done = ilu("eval", tiny, "--bench", file, "--limit", 12, "--json")
+    assert done.code == 0, done.err
+    found = next(iter(json.loads(done.out)["results"].values()))
+    assert (found["metric"], found["chance"]) == ("acc", 0.5)
+    manager = TaskManager(include_path=str(quiz), include_defaults=False)
+    theirs = simple_evaluate(
+        IluLM(pretrained=str(tiny)), tasks=["quiz"], limit=12, task_manager=manager, bootstrap_iters=1
+    )
+    assert found["value"] == pytest.approx(theirs["results"]["quiz"]["acc,none"])
+    rows = [
+        json.loads(line)
+        for line in next((quiz / "cache" / "eval").rglob("quiz.rows.jsonl")).read_text().split("\n")[:-1]
+    ]
+    assert all(r["choices"] == [" A", " B"] and len(r["logps"]) == 2 and r["prediction"] in (0, 1) for r in rows)
+
+
+def test_nanmean_leaves_out_what_is_no_number(quiz: Path) -> None:
+    file = quiz / "sums.yaml"
+    file.write_text(file.read_text().replace("aggregation: mean", "aggregation: nanmean"))
+    task = HarnessTask(str(file))
+    task.first(3)
+    value, error = task.summarise([{"value": v} for v in (1.0, float("nan"), 0.0)])
+    assert (value, error) == (0.5, 0.5)
