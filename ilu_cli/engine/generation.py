@@ -62,12 +62,13 @@ def behind(tokenizer: Any, rows: list[list[int]], out: Tensor) -> list[str]:
 
     SentencePiece's decoders drop the space that a text begins with; behind `The cat`, `▁sat` is ` sat`, not `sat`.
     """
-    last = [row[-1:] for row in rows]
-    alone, both, new = (
-        tokenizer.batch_decode(ids, skip_special_tokens=True)
-        for ids in (last, [[*end, *said] for end, said in zip(last, out.tolist())], out)
-    )
-    return [b.removeprefix(a) if b.startswith(a) else n for a, b, n in zip(alone, both, new)]
+    found = []
+    for row, new in zip(rows, out.tolist()):
+        end, both, alone = (
+            tokenizer.decode(ids, skip_special_tokens=True) for ids in (row[-1:], [*row[-1:], *new], new)
+        )
+        found.append(both.removeprefix(end) if both.startswith(end) else alone)
+    return found
 
 
 @contextmanager

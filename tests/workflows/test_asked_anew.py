@@ -52,6 +52,15 @@ class Mine(Benchmark):
     def score(self, scorer, items):
         return [i | {"value": VALUE} for i in items]
 '''
+OBJECTIVE = '''\
+from ilu_cli.registry import objective
+
+
+@objective(name="scaled", needs="logps", per="sequence")
+def scaled(forget):
+    """Raise the forget loss, so many times as much."""
+    return VALUE * forget.logps
+'''
 SHORT = ["attack.task=elements", "attack.batch=2", "attack.steps=2", "attack.max_length=24", "attack.test_rows=4"]
 ATTACK = [part for text in (*SHORT, "eval.benchmarks=[own.yaml]") for part in ("--set", text)]
 
@@ -59,8 +68,9 @@ ATTACK = [part for text in (*SHORT, "eval.benchmarks=[own.yaml]") for part in ("
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget what the plug-ins of this test registered."""
-    len(registry.benchmark)
-    monkeypatch.setattr(registry.benchmark, "_entries", dict(registry.benchmark._entries))
+    for known in (registry.objective, registry.benchmark):
+        len(known)
+        monkeypatch.setattr(known, "_entries", dict(known._entries))
 
 
 def task(right: int) -> None:
@@ -69,10 +79,11 @@ def task(right: int) -> None:
     Path("own.jsonl").write_text("".join(json.dumps({"q": f"Is it {i}?", "a": right}) + "\n" for i in range(8)))
 
 
-def plugin(value: float) -> Path:
-    """A plug-in with a benchmark whose every row has this value."""
+def plugin(value: float, text: str = PLUGIN) -> Path:
+    """A plug-in with this value: by default a benchmark whose every row has it."""
+    registry.objective._entries.pop("scaled", None)  # as another process has not registered it before
     path = Path("mine_plugin.py").absolute()
-    path.write_text(PLUGIN.replace("VALUE", str(value)))
+    path.write_text(text.replace("VALUE", str(value)))
     os.utime(path, (1e9, 1e9))  # edited within a second
     return path
 
@@ -107,6 +118,22 @@ def test_a_pipeline_measures_again_what_was_edited(tiny: Path, ilu: Ilu, what: s
     (planned, zero), (edited, one), (known, same) = state(0), state(1), state(1)
     assert planned == {"waiting": 5} and edited["done"] == 1 and known == {"done": 5}, "the training alone is known"
     assert one == pytest.approx([1 - v for v in zero] if what == "own.yaml" else [1, 1]) and same == one != zero
+
+
+def test_a_pipeline_trains_again_by_an_edited_objective(tiny: Path, ilu: Ilu) -> None:
+    base = {"command": "unlearn", "objective": {"name": "scaled"}, "train": {"steps": 2, "lr": 1e-2},
+            "forget": {"data": "capitals", "batch": 4, "max_length": 24}}  # fmt: skip
+    grid = {"command": "pipeline", "model": {"ref": str(tiny)}, "methods": {"M": {"recipe": "base.yaml"}},
+            "attacks": [{"attack": {"name": "noise"}}], "eval": {"benchmarks": ["capitals"], "limit": 4},
+            "seeds": [0]}  # fmt: skip
+    Path("base.yaml").write_text(yaml.safe_dump(base))
+    Path("grid.yaml").write_text(yaml.safe_dump(grid))
+    made = []
+    for value in (1.0, -1.0, -1.0):
+        done = ilu("pipeline", "grid.yaml", "--plugin", plugin(value, OBJECTIVE))
+        assert done.code == 0, done.err
+        made.append(len(list(Path("runs").glob("*/metrics.jsonl"))))
+    assert made == [1, 2, 2]
 
 
 def test_a_reference_line_answered_the_same_questions(tiny: Path, ilu: Ilu) -> None:
