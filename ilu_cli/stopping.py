@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 CODE = 130  # the exit code of what a user has stopped
@@ -30,6 +32,23 @@ def install() -> None:
     if threading.current_thread() is threading.main_thread():
         for number in stopping_signals():
             signal.signal(number, _interrupt)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """A signal that asks to stop waits until what is inside is done; a launcher sends one once a process has failed."""
+    came: list[int] = []
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in stopping_signals()} if main else {}
+    for number in before:
+        signal.signal(number, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
 
 
 def end_at_once() -> None:

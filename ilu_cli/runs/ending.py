@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from ilu_cli import stopping
 from ilu_cli.errors import IluError
 from ilu_cli.runs.store import Run
-from ilu_cli.stopping import CODE
 
 
 @contextmanager
@@ -24,11 +24,11 @@ def ending(run: Run, main: bool) -> Iterator[None]:
         yield
     except BaseException as error:
         if main and not run.complete and run.path.is_dir():
-            by_hand = not isinstance(error, Exception) or getattr(error, "exit_code", None) == CODE
+            by_hand = not isinstance(error, Exception) or getattr(error, "exit_code", None) == stopping.CODE
             run.manifest.status = "stopped" if by_hand else "failed"
             run.manifest.result["error"] = (
                 str(error) if isinstance(error, IluError) else f"{type(error).__name__}: {error}"
             )
-            with suppress(OSError):  # of a full disk, which is what is raised then
+            with stopping.deferred(), suppress(OSError):  # of a full disk, which is what is raised then
                 run.save()
         raise
