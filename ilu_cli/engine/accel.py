@@ -17,7 +17,13 @@ import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list, gather_object
+from accelerate.utils import (
+    DistributedType,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+    gather_object,
+    get_int_from_env,
+)
 from torch import Tensor, nn
 
 from ilu_cli.engine.peers import launched, timeout
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 BUCKET = 1 << 24  # gradient elements summed over the processes in one call
 SHARDED = "ACCELERATE_USE_FSDP"  # what `accelerate launch --use_fsdp` sets
+MPI = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"]  # what mpirun sets
 ENGINES = {  # what it sets for the other engines that change what a process holds
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
@@ -184,12 +191,23 @@ def _accelerator(engine: str | None) -> Accelerator:
     """Bring the processes together, to sum by an engine of torch's, the usual one if None.
 
     Raises:
-        UsageError: if the network interface is not one of this machine.
+        UsageError: if the network interface is not one of this machine, or Accelerate leaves each process alone.
         RunFailed: if they do not reach each other.
     """
     handler = InitProcessGroupKwargs(backend=engine, timeout=timedelta(seconds=timeout()))
+    together = launched()
+    # Without a GPU Accelerate brings no processes together unless told that they are on CPUs: each would do all.
+    cpu = _set("ACCELERATE_USE_CPU") or (together and not torch.accelerator.is_available())
     try:
-        return Accelerator(mixed_precision="no", kwargs_handlers=[handler])  # autocast is chosen elsewhere
+        found = Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[handler])  # autocast is chosen elsewhere
+        asked_for = int(os.environ["WORLD_SIZE"]) if together else get_int_from_env(MPI, 1)
+        if found.num_processes != max(1, asked_for):
+            raise UsageError(
+                f"{asked_for} processes were started, and Accelerate does not bring them together here: each would "
+                "do the whole work by itself",
+                hint="start them by `accelerate launch` (docs/scaling.md); on CPUs with ACCELERATE_USE_CPU=true",
+            )
+        return found
     except RuntimeError as error:
         if not launched():
             raise

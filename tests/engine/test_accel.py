@@ -71,6 +71,21 @@ def test_accelerate_reads_every_launch_file(path: Path, monkeypatch: pytest.Monk
         assert (env["FSDP_OFFLOAD_PARAMS"] == "true") == ("offload" in path.stem)
 
 
+@pytest.mark.parametrize("launcher", ["mpirun", "torchrun"])
+def test_processes_that_would_each_do_all_are_refused(launcher: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that were started and of which Accelerate makes one each, as it does on devices that it knows not to join."""
+    env = {
+        "mpirun": {"OMPI_COMM_WORLD_SIZE": "2"},
+        "torchrun": {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"},
+    }
+    for name, value in env[launcher].items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match=r"^2 processes were started, and Accelerate does not bring them together"):
+        Backend()
+
+
 class Two(Backend):
     """The second of two processes that share a model; nothing is sent."""
 

@@ -174,9 +174,10 @@ def commands_of_two() -> dict[str, dict[str, list[str]]]:
 
 
 def launch(*args: str, file: Path = LAUNCH, **env: str) -> subprocess.CompletedProcess[str]:
-    """`accelerate launch` with a launch file, on CPUs."""
+    """`accelerate launch` with a launch file, on CPUs: only where there are GPUs too is it told so."""
     head = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
-    env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "ILU_CACHE": "cache-of-two"} | env
+    told = {"ACCELERATE_USE_CPU": "true"} if torch.accelerator.is_available() else {}
+    env = os.environ | told | {"OMP_NUM_THREADS": "1", "ILU_CACHE": "cache-of-two"} | env
     return subprocess.run([*head, *args], capture_output=True, text=True, env=env, timeout=900)
 
 
