@@ -87,6 +87,8 @@ class UserText(Task):
 
     def problem(self, row: Fields) -> str:
         fields = ("text",) if "text" in row else ("prompt", "response")
+        if all(isinstance(row.get(f), str) for f in ("text", "prompt", "response")):
+            return "has a `text`, and a `prompt` with a `response`: leave out what is not meant"
         if not all(isinstance(row.get(f), str) for f in fields):
             has = ", ".join(row) or "nothing"
             return f"needs a string `text`, or strings `prompt` and `response`; it has {has}"

@@ -240,6 +240,7 @@ def _word(key: str, value: Any) -> str:
 
 
 def _methods(recipe: PipelineRecipe, path: Path, layers: Layers, problems: _Problems) -> Iterator[Method]:
+    unread = bool(recipe.environments)
     for name, spec in recipe.methods.items():
         here = f"methods.{name}"
         beside = path.parent / spec.recipe
@@ -247,11 +248,13 @@ def _methods(recipe: PipelineRecipe, path: Path, layers: Layers, problems: _Prob
             here, lambda spec=spec, beside=beside: read_layers(beside if beside.is_file() else find(spec.recipe))
         )
         if base is None:
+            unread = False  # for all that is known
             continue
         base.put(("model",), recipe.model.model_dump(), layers.origin(("model",)))
         for key, value in spec.set.items():
             base.put(tuple(key.split(".")), copy.deepcopy(value), layers.origin(("methods", name, "set", key)))
         open_ = _open(base)
+        unread = unread and not open_
         if open_ and not recipe.environments:
             what = "a regulariser names no env, and there are no environments"
             problems.found.append(Problem(layers.origin(("methods", name)), here, what))
@@ -262,6 +265,9 @@ def _methods(recipe: PipelineRecipe, path: Path, layers: Layers, problems: _Prob
             made = problems.collect(here, lambda base=base: validate(UnlearnRecipe, base))
             if made is not None:
                 yield Method(f"{name}({env})" if env else name, env, made)
+    if unread:
+        what = "are read by no method: none has a regulariser that leaves its `env` to them"
+        problems.found.append(Problem(layers.origin(("environments",)), "environments", what))
 
 
 def _open(base: Layers) -> list[dict[str, Any]]:

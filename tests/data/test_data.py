@@ -91,6 +91,10 @@ def test_a_file_of_texts_and_of_pairs(tmp_path: Path) -> None:
         (("{",), "not JSON"),
         (({"txt": "a"},), "needs a string `text`, or strings `prompt` and `response`; it has txt"),
         (({"text": 3},), "needs a string"),
+        (
+            ({"text": "a", "prompt": "b", "response": "c"},),
+            "a `text`, and a `prompt` with a `response`: leave out what",
+        ),
         (({"text": " "},), "is empty"),
         ((["a"],), "not an object"),
     ],

@@ -91,7 +91,7 @@ def test_a_pipeline_makes_each_run_once(grid: dict[str, Any], ilu: Ilu, tmp_path
 def test_a_failure_stays_alone_and_is_tried_again(grid: dict[str, Any], ilu: Ilu, tmp_path: Path) -> None:
     """NaN after a huge learning rate: the other nodes are done, and the next try makes only what is missing."""
     huge = {"recipe": "base.yaml", "set": {"train.lr": 1e9}}
-    name = save(grid | {"methods": {"huge": huge, "GD": {"recipe": "base.yaml"}}})
+    name = save(grid | {"environments": [], "methods": {"huge": huge, "GD": {"recipe": "base.yaml"}}})
     done = ilu("pipeline", name, "--json")
     assert done.code == 5
     found = json.loads(done.out)
@@ -106,7 +106,10 @@ def test_a_failure_stays_alone_and_is_tried_again(grid: dict[str, Any], ilu: Ilu
     again = ilu("pipeline", name)
     assert again.code == 5
     assert re.findall(r"\] (.*): running", again.err) == ["seed 0/huge/unlearn"]
-    save(grid | {"methods": {"huge": huge | {"set": {"train.lr": 1e-3}}, "GD": {"recipe": "base.yaml"}}})
+    save(
+        grid
+        | {"environments": [], "methods": {"huge": huge | {"set": {"train.lr": 1e-3}}, "GD": {"recipe": "base.yaml"}}}
+    )
     healed = ilu("pipeline", name, "--json")
     assert healed.code == 0
     rows = json.loads(healed.out)["rows"]
@@ -129,7 +132,7 @@ def test_the_nearest_step_is_chosen_and_of_those_that_cannot_be_told_from_it_the
 def test_the_step_of_matching_utility_is_attacked(grid: dict[str, Any], ilu: Ilu, tmp_path: Path) -> None:
     matched = {"recipe": "base.yaml", "set": {"train.points": [1, 2]}}
     match = {"benchmark": "elements", "target": 0.25, "of": "value", "tolerance": 0.001, "keep": "chosen"}
-    done = ilu("pipeline", save(grid | {"methods": {"GD": matched}, "match": match}), "--json")
+    done = ilu("pipeline", save(grid | {"environments": [], "methods": {"GD": matched}, "match": match}), "--json")
     assert done.code == 0, done.err
     nodes = {n["key"]: n for n in json.loads((tmp_path / "runs/grid/pipeline.json").read_text())["nodes"]}
     chosen = nodes["seed 0/GD/select"]["result"]
@@ -145,10 +148,17 @@ def test_the_step_of_matching_utility_is_attacked(grid: dict[str, Any], ilu: Ilu
     assert kept == [step for step in (1, 2) if step == chosen["step"]]
     warned = [o["node"] for o in json.loads(done.out)["off_target"]]
     assert warned == ([] if chosen["within"] else ["seed 0/GD/select"])
-    same = ilu("pipeline", save(grid | {"name": "again", "methods": {"GD": matched}, "match": match}), "--json")
+    same = ilu(
+        "pipeline",
+        save(grid | {"name": "again", "environments": [], "methods": {"GD": matched}, "match": match}),
+        "--json",
+    )
     assert json.loads(same.out)["rows"] == json.loads(done.out)["rows"]  # what was deleted is known by its results
     other = grid["eval"] | {"limit": 11}
-    done = ilu("pipeline", save(grid | {"name": "other", "methods": {"GD": matched}, "match": match, "eval": other}))
+    done = ilu(
+        "pipeline",
+        save(grid | {"name": "other", "environments": [], "methods": {"GD": matched}, "match": match, "eval": other}),
+    )
     assert done.code == 5
     assert "was deleted by a pipeline with match.keep: chosen (`ilu runs rm" in done.err
 
@@ -158,7 +168,7 @@ def test_what_is_done_on_other_data_is_not_done(grid: dict[str, Any], ilu: Ilu, 
     rows = [{"prompt": f"{a} plus {b} is", "response": f"{a + b}"} for a in range(6) for b in range(6)]
     Path("sums.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     mine = {"attack": ATTACK | {"task": "sums.jsonl"}}
-    name = save(grid | {"methods": {"GD": {"recipe": "base.yaml"}}, "attacks": [mine]})
+    name = save(grid | {"environments": [], "methods": {"GD": {"recipe": "base.yaml"}}, "attacks": [mine]})
     assert ilu("pipeline", name).code == 0
     assert state(ilu, name)["state"] == {"done": 5}
     measured = next(tmp_path.glob("runs/*/nodes/*.json"))
@@ -175,7 +185,7 @@ def test_what_is_done_on_other_data_is_not_done(grid: dict[str, Any], ilu: Ilu, 
     theirs = tmp_path / "data" / "elements"
     theirs.mkdir(parents=True)
     (theirs / "train.jsonl").write_text("")
-    name = save(grid | {"methods": {"GD": {"recipe": "base.yaml"}}})
+    name = save(grid | {"environments": [], "methods": {"GD": {"recipe": "base.yaml"}}})
     assert ilu("pipeline", name).code == 0
     assert state(ilu, name)["state"] == {"done": 7}
     found = json.loads(ilu("pipeline", name, "--dry-run", "--json", "--data-root", tmp_path / "data").out)
@@ -209,7 +219,11 @@ def test_the_state_says_what_another_process_is_at(grid: dict[str, Any], ilu: Il
 
 
 def test_ctrl_c_stops_and_the_next_call_goes_on(grid: dict[str, Any], tmp_path: Path) -> None:
-    slow = grid | {"methods": {"GD": {"recipe": "base.yaml", "set": {"train.steps": 1000}}}, "attacks": grid["attacks"]}
+    slow = grid | {
+        "environments": [],
+        "methods": {"GD": {"recipe": "base.yaml", "set": {"train.steps": 1000}}},
+        "attacks": grid["attacks"],
+    }
     args = [sys.executable, "-m", "ilu_cli", "pipeline", save(slow)]
     heard = functools.partial(
         signal.signal, signal.SIGINT, signal.default_int_handler
@@ -243,7 +257,11 @@ def test_a_killed_worker_fails_its_node_and_is_replaced(grid: dict[str, Any], il
     """The out-of-memory killer takes one process; the pipeline goes on."""
     slow = {"recipe": "base.yaml", "set": {"train.steps": 1000, "train.save_every": 20}}
     killed = when_it_trains(tmp_path / "runs", lambda pid: os.kill(pid, signal.SIGKILL))
-    done = ilu("pipeline", save(grid | {"methods": {"slow": slow, "GD": {"recipe": "base.yaml"}}}), "--json")
+    done = ilu(
+        "pipeline",
+        save(grid | {"environments": [], "methods": {"slow": slow, "GD": {"recipe": "base.yaml"}}}),
+        "--json",
+    )
     killed.join()
     assert done.code == 5, done.err
     found = json.loads(done.out)
@@ -299,7 +317,7 @@ def test_what_is_wrong_in_a_grid_is_said_with_its_line(grid: dict[str, Any], ilu
     twice = ilu("pipeline", save(grid | {"environments": ["elements", "elements"], "seeds": [1, 1]}))
     assert "environments.1: elements stands twice" in twice.err
     assert "seeds.1: 1 stands twice" in twice.err
-    taken = ilu("pipeline", save(grid | {"methods": {"original": {"recipe": "base.yaml"}}}))
+    taken = ilu("pipeline", save(grid | {"environments": [], "methods": {"original": {"recipe": "base.yaml"}}}))
     assert "methods.original: is what the reference line is called" in taken.err
     useless = ilu("pipeline", save(grid | {"match": {"benchmark": "capitals", "target": 1}}))
     assert "'capitals' measures what is to be forgotten" in useless.err
@@ -312,6 +330,8 @@ def test_what_is_wrong_in_a_grid_is_said_with_its_line(grid: dict[str, Any], ilu
     assert "'finetune steps=4' makes the same run twice" in copies.err
     unplaced = ilu("pipeline", save(grid | {"environments": []}))
     assert "there are no environments" in unplaced.err
+    unread = ilu("pipeline", save(grid | {"methods": {"GD": {"recipe": "base.yaml"}}}))
+    assert "environments: are read by no method" in unread.err
 
 
 @pytest.mark.parametrize("name", [n for n in shipped() if n.startswith(("suite-", "grid-"))])
