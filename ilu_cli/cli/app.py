@@ -34,6 +34,9 @@ from ilu_cli.cli.failures import as_known
 from ilu_cli.engine import peers
 from ilu_cli.errors import IluError, Interrupted, RunFailed, UsageError, plain
 
+TOGETHER = ("unlearn", "attack", "eval", "compare", "taskvec", "reproduce")
+"""The commands that the processes of a launch do together; any other the first does alone."""
+
 
 class Commands(typer.core.TyperGroup):
     """A command's name may be two words, as `taskvec apply`; any other word behind `taskvec` is a RUN."""
@@ -41,7 +44,10 @@ class Commands(typer.core.TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Click's own, with two words as one command where there is one of that name."""
         two = " ".join(args[:2])
-        return super().resolve_command(ctx, [two, *args[2:]] if two in self.commands else args)
+        found = super().resolve_command(ctx, [two, *args[2:]] if two in self.commands else args)
+        if found[0] not in TOGETHER and not peers.alone(str(found[0])):
+            raise typer.Exit
+        return found
 
 
 app = typer.Typer(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ilu_cli.engine.peers import first
 from ilu_cli.errors import UNSEEN, plain
 from ilu_cli.metrics.figure import shown, strict
 from ilu_cli.metrics.figure import size as size
@@ -30,7 +31,7 @@ def err() -> Console:
     """The console on stderr. rich is imported when something is drawn, not for `--help`."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, markup=False)
+    return Console(stderr=True, highlight=False, markup=False, quiet=not first())
 
 
 def drawing() -> bool:
@@ -39,13 +40,15 @@ def drawing() -> bool:
 
 
 def out(text: str) -> None:
-    """Print a result line."""
-    print(plain(text), flush=True)
+    """Print a result line; of a launch the first process does."""
+    if first():
+        print(plain(text), flush=True)
 
 
 def out_json(value: Any, indent: int | None = None) -> None:
-    """Print one JSON object."""
-    print(json_text(strict(value), indent), flush=True)
+    """Print one JSON object; of a launch the first process does."""
+    if first():
+        print(json_text(strict(value), indent), flush=True)
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
@@ -58,7 +61,7 @@ def stdout() -> Console:
     """The console on stdout, for tables and trees; wide enough for a pipe, plain without a terminal."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else PIPE, highlight=False, markup=False)
+    return Console(width=None if sys.stdout.isatty() else PIPE, highlight=False, markup=False, quiet=not first())
 
 
 def out_table(table: Table) -> None:

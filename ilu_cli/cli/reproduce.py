@@ -11,6 +11,7 @@ import typer
 from ilu_cli.cli import complete, console
 from ilu_cli.cli.around import ALLOWED, AROUND
 from ilu_cli.cli.options import Given, shares
+from ilu_cli.engine import peers
 from ilu_cli.errors import RequirementError, UsageError
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ def reproduce(
 
     was = recorded(run, store)
     if other is not None:
+        if not peers.alone("reproduce --with"):
+            return
         found = _compared(was, store.get(other), store, tolerances)
         return _say(was.manifest.id, other, *found, tolerances, given.as_json)
     _again(was, parent or [], store, tolerances, given)
@@ -122,13 +125,14 @@ def _compared(was: Recorded, new: Run, store: Store, tolerances: dict[str, float
 def _measured(text: str, store: Store, tolerances: dict[str, float]) -> tuple[list[Stage], list[str]]:
     """The stages of the results of a model, and of the same measured anew."""
     from ilu_cli.cli.progress import reporter
+    from ilu_cli.engine.accel import backend
     from ilu_cli.models.subject import find_subject
     from ilu_cli.workflows.reproduce import again, compare
     from ilu_cli.workflows.reproduce.stages import stage_of
 
     with tempfile.TemporaryDirectory(prefix="ilu-reproduce-") as folder:
         old, missed = again.measured_again(find_subject(text, store), reporter(), Path(folder))
-        found = compare.results(old, Path(folder))
+        found = compare.results(old, Path(folder)) if backend().main else {}
         return [stage_of(name, pairs, tolerances) for name, pairs in found.items()], missed
 
 

@@ -10,6 +10,7 @@ import typer
 from ilu_cli.cli import console, table, warned
 from ilu_cli.cli.around import ALLOWED
 from ilu_cli.cli.options import Given
+from ilu_cli.engine import peers
 from ilu_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ def attack(
     *, reference: bool,
 ) -> None:  # fmt: skip
     """Run a suite on a model and, as the `reference` line, on its original, and print the table."""
+    if not peers.alone("attack --suite"):
+        return
     from ilu_cli.models.subject import find_subject, of_run
     from ilu_cli.recipe.expand import find_suite, load_suite
     from ilu_cli.runs.store import Store

@@ -9,6 +9,7 @@ import typer
 from ilu_cli.cli import complete, console, warned
 from ilu_cli.cli.around import AROUND
 from ilu_cli.cli.options import Given, Sets, shares
+from ilu_cli.engine import peers
 
 if TYPE_CHECKING:
     from ilu_cli.taskvec.plane import Placed, Plane
@@ -57,6 +58,8 @@ def taskvec(
     given: Given,
 ) -> None:
     """Compare task vectors: does fine-tuning walk back?"""
+    if not complete and not peers.alone("taskvec"):  # else an attack may be run, which several do together
+        return
     from ilu_cli.models.subject import find_subject, of_run
     from ilu_cli.recipe.load import find, load
     from ilu_cli.recipe.schema import TaskvecRecipe

@@ -17,12 +17,13 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
-from ilu_cli.errors import IluError, RunFailed, UsageError, brief
+from ilu_cli.errors import IluError, RunFailed, UsageError, brief, tell
 
 TIMEOUT = "ILU_LAUNCH_TIMEOUT"
 DEFAULT = 1800.0  # s that a process waits for the others: the first may be hashing or writing a large model
 CONNECT = 60.0  # s to reach the launcher's store
 GRACE = 3.0  # s in which a process that failed has said so, once its connections are closed
+TOLD = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # by a launcher, beside WORLD_SIZE
 LOST = ("gloo/transport", "NCCL", "DistBackendError")  # where libraries say that a process at the other end is gone
 
 
@@ -39,22 +40,41 @@ class PeerLost(RunFailed):
 
 
 class _Place:
-    """This process among those of its launch, and how many commands and comparisons there have been."""
+    """This process among those of its launch, and how many commands and comparisons there have been.
+
+    `left` is what the launcher has told a process that works alone.
+    """
 
     command, compared = 0, itertools.count()
+    left: dict[str, str] = {}
 
 
 def launched() -> bool:
     """Whether a launcher with a store (torchrun, accelerate) has started this process beside others."""
     told = os.environ.get
-    return int(told("WORLD_SIZE") or 1) > 1 and all(
-        told(n) for n in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    )
+    return int(told("WORLD_SIZE") or 1) > 1 and all(told(n) for n in TOLD)
 
 
 def begin() -> None:
     """A command begins; what was said of the one before does not count any more."""
-    _Place.command, _Place.compared = _Place.command + 1, itertools.count()
+    os.environ |= _Place.left
+    _Place.command, _Place.compared, _Place.left = _Place.command + 1, itertools.count(), {}
+
+
+def first() -> bool:
+    """Whether this process prints what all have found: the first of a launch, or one by itself."""
+    return not launched() or _rank() == 0
+
+
+def alone(what: str) -> bool:
+    """Leave to the first process what is no work for several; whether this is it, which is in no launch from now on."""
+    if not launched():
+        return True
+    if not first():
+        return False
+    tell(f"`ilu {what}` is work for one process: the first of this launch does it, the others have ended")
+    _Place.left = {n: os.environ.pop(n) for n in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", *TOLD) if n in os.environ}
+    return True
 
 
 def timeout() -> float:

@@ -34,6 +34,7 @@ def corrupt(own: Any, grads: Gradients) -> None:
     import torch
 
     from ilu_cli.data.sampling import seed_of
+    from ilu_cli.models.sharded import like
 
     with torch.no_grad():
         for name, p in grads.named.items():
@@ -43,7 +44,7 @@ def corrupt(own: Any, grads: Gradients) -> None:
             generator = torch.Generator().manual_seed(seed_of(grads.seed, "undo", name))
             bound = math.sqrt(6 / (p.shape[-2] + p.shape[-1]))
             noise = torch.empty(p.shape).uniform_(-bound, bound, generator=generator)
-            p.add_(noise.to(p), alpha=own.alpha * own.beta)
+            p.add_(like(noise.to(p.device, p.dtype), p), alpha=own.alpha * own.beta)
 
 
 @objective(needs="distillation reference.final", per="token", problems=problems, parent="unlearned", start=corrupt)

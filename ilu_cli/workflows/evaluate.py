@@ -144,6 +144,7 @@ class Evaluation:
                 self.reporter.note(f"evaluating {subject.label}: {', '.join(missing)}")
                 scorer = load_scorer(subject, self.spec.precision, chat=self.chat, note=self.reporter.note)
                 found |= {name: self.score(name, digest, scorer, folder) for name in missing}
+        b.wait()  # until the first has written what all may read
         return _there(found)
 
 

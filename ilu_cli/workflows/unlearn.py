@@ -188,8 +188,8 @@ def run(plan: UnlearnPlan, store: Store, reporter: Reporter, out: Path | None = 
         new.manifest.result["parity"] = parity.facts() | ({"layers": plan.depth} if plan.depth else {})
         with ending(new, b.main), heard():
             _train(plan, new, scorer, reporter, began)
-        b.wait()
-    return new
+        done: Run = b.share(new)  # which the first process has finished
+    return done
 
 
 def _train(plan: UnlearnPlan, new: Run, scorer: Scorer, reporter: Reporter, began: float) -> None:

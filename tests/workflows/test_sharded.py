@@ -60,6 +60,7 @@ CASES = {
     "lat": unlearn("npo", "--defence", "lat", *keys("defences.0.layer=0", "defences.0.inner_steps=2"), steps=1),
     "noise": unlearn("npo", "--defence", "smoothing", "--defence", "averaging",
                      *keys("defences.1.start=1", "defences.1.every=1")),
+    "undo": unlearn("undo", model="one/npo-tied"),
     "lora": unlearn("npo", "--lora", "r=4,targets=q_proj+v_proj"),
     "frozen": unlearn("rmu", *keys("objective.layer=1", DOWN, *FROZEN), model="half"),
     "frozen-lora": unlearn("npo", "--lora", "r=4,targets=q_proj+v_proj", *keys(*FROZEN), model="half"),

@@ -182,8 +182,8 @@ def run(
         _begin(plan, new, subject, known, wanted)
         with ending(new, b.main), heard():
             _attack(plan, new, Tracked(reporter, recipe.track, new, recipe.model_dump()), subject, known, began)
-        b.wait()
-    return new
+        done: Run = b.share(new)  # which the first process has finished
+    return done
 
 
 def _attack(

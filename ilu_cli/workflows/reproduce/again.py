@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ilu_cli.engine.accel import backend
 from ilu_cli.engine.reporter import Reporter
 from ilu_cli.errors import UsageError
 from ilu_cli.models.subject import Subject, find_subject, of_run
@@ -96,7 +97,7 @@ def measure_again(was: Recorded, new: Run, reporter: Reporter) -> list[str]:
         subject = of_run(new, step)
         for measured, _ in _evaluations(found, reporter, missed):
             measured.subject(subject)
-    if was.run and was.run.eval.is_dir():
+    if was.run and was.run.eval.is_dir() and backend().main:
         new.write_card()
     return missed
 
