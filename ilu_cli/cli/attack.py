@@ -195,7 +195,8 @@ def _show(run: Run, lines: dict[str, Run]) -> None:
     _curves(f"{run.id}: what comes back", results)
     for title, r in results.items():
         fa = f"FA {r.fa.value:.3f} ({r.fa.task}, n={r.fa.n})  " if r.fa else ""
-        ra = f"RA {r.ra:.3f}  worst FQ {r.worst:.3f}" if r.ra is not None else ""
+        none = "no RA: no benchmark that counts in FQ was asked; name one in eval.benchmarks"
+        ra = f"RA {r.ra:.3f}  worst FQ {r.worst:.3f}" if r.ra is not None else none
         console.out(f"{title}: {fa}{ra}")
     left_out = results["this model"].more.get("disjoint") or {}
     if left_out.get("overlap"):

@@ -54,7 +54,7 @@ def compare(
     *,
     given: Given,
 ) -> None:
-    """Say which of two or more runs forgets more, and at what utility, with intervals."""
+    """Say which of several runs forgets more, at what utility."""
     from ilu_cli.recipe.load import load
     from ilu_cli.recipe.schema import EvalRecipe
     from ilu_cli.runs.store import Store

@@ -31,7 +31,7 @@ def doctor(
     *,
     given: Given,
 ) -> None:
-    """Say what a recipe needs and what of it is here; or check a model.
+    """Say what a recipe needs and what is here; or check a model.
 
     Of a recipe also what it will take; exit code 3 if something is missing. Of a run or model: how far its losses and
     scores are from plain transformers'; exit code 3 if that is more than rounding.

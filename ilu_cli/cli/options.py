@@ -55,7 +55,11 @@ def _new(folder: Path | None) -> Path | None:
 
 OutOption = Annotated[
     Path | None,
-    typer.Option("--out", help="Folder of the new run (default: ILU_RUNS, or ./runs, and a new id).", callback=_new),
+    typer.Option(
+        "--out",
+        help="Folder of what is made (default: a new one in ILU_RUNS, or ./runs; of a report in its reports/).",
+        callback=_new,
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Resolve, check and price; run nothing.")]

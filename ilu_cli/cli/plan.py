@@ -29,10 +29,11 @@ def plan(
     *,
     given: Given,
 ) -> None:
-    """Say whether a recipe fits on some devices, by which launch and keys, and how long it takes at the least.
+    """Say whether a recipe fits on some devices, and how.
 
-    From the model's configuration alone, with rows of full length: nothing is run or downloaded but that file. Seconds
-    are those of a roofline, with every row run anew. Exit code 4 if it does not fit.
+    By which launch and keys, and how long it takes at the least. From the model's configuration alone, with rows of
+    full length: nothing is run or downloaded but that file. Seconds are those of a roofline, with every row run anew.
+    Exit code 4 if it does not fit.
     """
     from ilu_cli.errors import UsageError
     from ilu_cli.recipe.load import find, load

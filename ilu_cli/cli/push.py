@@ -22,9 +22,9 @@ def push(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Upload a run's checkpoint, card and recipe to the hub, to a private repository.
+    """Upload a run's checkpoint, card and recipe to the hub.
 
-    Shows the list of files first.
+    To a private repository. Shows the list of files first.
     """
     from ilu_cli.runs.store import Store
     from ilu_cli.workflows import push as workflow

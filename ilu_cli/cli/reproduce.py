@@ -56,9 +56,9 @@ def reproduce(
     *,
     given: Given,
 ) -> None:
-    """Run a run again from its manifest, and say: identical, within tolerance, or different and where first.
+    """Run a run again, and say whether it came out the same.
 
-    Exit code 4 if it is different.
+    By its manifest; identical, within tolerance, or different and where first. Exit code 4 if it is different.
     """
     from ilu_cli.runs.store import Store
 

@@ -25,7 +25,7 @@ def unfinished(store: Store, command: str, text: str | None) -> Run:
     from ilu_cli.runs.lock import refuse_held
 
     if text is None:
-        what = f"unfinished {command} run that no process works in"
+        what = f"unfinished {command} run, but for those at work,"
         found = store.latest(lambda r: r.manifest.command == command and _begun(r), what)
     else:
         found = store.get(text)

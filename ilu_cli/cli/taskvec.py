@@ -102,7 +102,7 @@ def taskvec(
         console.out(workflow.verdict(found.grams))
         _notes(found.roles.notes)
     warned.conclude(told, given)
-    console.next_step(f"compared: {title}", [], "ilu list   (other methods, tasks and attacks)")
+    console.next_step(f"compared: {title}", [], "ilu report")
 
 
 def _told(subjects: list[Any]) -> list[Any]:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ilu_cli import registry
-from ilu_cli.errors import UsageError
+from ilu_cli.errors import UsageError, near
 from ilu_cli.paths import problem_of_name
 from ilu_cli.recipe.budget import unequal
 from ilu_cli.recipe.grid import AttackGrid, PipelineRecipe, SuiteRecipe
-from ilu_cli.recipe.load import find, load, validate
+from ilu_cli.recipe.load import find, load, shipped, validate
 from ilu_cli.recipe.refs import DataRef
 from ilu_cli.recipe.schema import AttackRecipe, UnlearnRecipe
 from ilu_cli.recipe.search import BoundSpec, Chosen, SearchSpec
@@ -119,10 +119,12 @@ def load_suite(name: str, bound: BoundSpec | None = None) -> tuple[SuiteRecipe, 
 
 def find_suite(name: str) -> Path:
     """The file of a suite; see `load_suite`."""
-    try:
-        return find(f"suite-{name}")
-    except UsageError:
+    suites = {known.removeprefix("suite-"): path for known, path in shipped().items() if known.startswith("suite-")}
+    if name in suites:
+        return suites[name]
+    if name in shipped() or Path(name).suffix or Path(name).is_file():
         return find(name)
+    raise UsageError(f"no suite {name!r}.{near(name, suites)}", hint=f"shipped suites: {', '.join(suites)}; or a file")
 
 
 def load_pipeline(name: str, sets: list[str], flags: dict[str, tuple[Key, Any]] | None = None) -> Pipeline:

@@ -51,6 +51,8 @@ def find(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
+    if path.suffix in (".yaml", ".yml"):
+        raise UsageError(f"there is no file {name}", hint="`ilu list recipes` shows those that are shipped")
     raise UsageError(f"no recipe {name!r}.{near(name, known)}", hint=f"shipped recipes: {', '.join(known)}; or a file")
 
 

@@ -70,13 +70,18 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what} was" if n == 1 else f"{n} {what}s were"
+
+
 def done(family: Family, styles: dict[str, Look], render: Render) -> list[Block]:
     """A sentence and the lineage."""
     methods = ", ".join(f"`{m}`" for m in family.methods)
-    said = f"From `{family.original_name}`, {len(family.unlearned)} models were unlearned ({methods})" if methods else (
+    unlearned = _counted(len(family.unlearned), "model")
+    said = f"From `{family.original_name}`, {unlearned} unlearned ({methods})" if methods else (
         f"Nothing was unlearned from `{family.original_name}` yet")  # fmt: skip
     attacks = ", ".join(f"`{a}`" for a in family.attack_names)
-    said += f", and {len(family.attacks)} attacks were run ({attacks})." if attacks else "."
+    said += f", and {_counted(len(family.attacks), 'attack')} run ({attacks})." if attacks else "."
     rows: list[tuple[int, int | None, str, str, Look]] = [(0, None, family.original_name, "the original", REFERENCE)]
     attacked = Counter(a.parent for a in family.attacks)
     whole = len(family.members) <= TREE

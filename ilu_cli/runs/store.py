@@ -124,7 +124,9 @@ class Store:
             return open_run(self.root / text)
         fitting = [run for run in self.runs() if run.id.startswith(text)]
         if len(fitting) > 1:
-            raise UsageError(f"{text!r} fits {len(fitting)} runs: {', '.join(run.id for run in fitting)}")
+            raise UsageError(
+                f"{text!r} fits {len(fitting)} runs: {', '.join(run.id for run in fitting)}", hint="add letters"
+            )
         return fitting[0] if fitting else None
 
     def path_of(self, text: str) -> Path:

@@ -254,11 +254,9 @@ def _clause(a: str, b: str, r: Gap, verb: str) -> str:
         return f"nothing can be said of {r['name']}: its difference has no interval"
     better, low, high = known
     if low <= 0 <= high:
-        return f"no difference seen between {b} and {a} on {r['name']}: {_interval(better, low, high)}, {_p(r['p'])}"
-    first, second = (b, a) if better > 0 else (a, b)
-    if better < 0:
-        better, low, high = -better, -high, -low
-    return f"{first} {verb} {second} on {r['name']}: {_interval(better, low, high)}, {_p(r['p'])}"
+        return f"no difference seen between {b} and {a} on {r['name']}: {_interval(r)}, {_p(r['p'])}"
+    first, second, sign = (b, a, r["sign"]) if better > 0 else (a, b, -r["sign"])
+    return f"{first} {verb} {second} on {r['name']}: {_interval(r, sign)}, {_p(r['p'])}"
 
 
 def _gain(r: Gap) -> tuple[float, float, float] | None:
@@ -269,8 +267,11 @@ def _gain(r: Gap) -> tuple[float, float, float] | None:
     return r["sign"] * r["difference"], low, high
 
 
-def _interval(value: float, low: float, high: float) -> str:
-    return f"{value:+.2f} [{low:.2f}, {high:.2f}]"
+def _interval(r: Gap, sign: int = 1) -> str:
+    """The difference as the table has it, of a perplexity in percent; or times `sign`."""
+    value, *ends = (sign * (x or 0.0) for x in (r["difference"], r["low"], r["high"]))
+    form = "{:+.1%} [{:.1%}, {:.1%}]" if r["relative"] else "{:+.2f} [{:.2f}, {:.2f}]"
+    return form.format(value, *sorted(ends))
 
 
 def _p(p: float | None) -> str:
@@ -288,9 +289,9 @@ def _utility(b: str, rows: list[Gap], margin: float) -> str:
         if (known := _gain(r)) is None:
             said.append(f"utility not settled ({r['name']} has no interval)")
             continue
-        better, low, high = known
+        _, low, high = known
         if -margin <= low and high <= margin:
             continue
         word = f"higher utility of {b}" if low > 0 else f"lower utility of {b}" if high < 0 else "utility not settled"
-        said.append(f"{word} ({r['name']} {_interval(better, low, high)})")
+        said.append(f"{word} ({r['name']} {_interval(r)})")
     return ", ".join(said) if said else "same utility"

@@ -128,11 +128,11 @@ def test_the_sentence() -> None:
     assert sentence("B", "A", swapped, 0.05, 3).startswith("B forgets more than A on capitals.acc: +0.11 [0.06, 0.16]")
     unsure = number("e.acc", "utility", -0.04, -0.1, 0.02, 0.2, 1)
     assert sentence("B", "A", [number("capitals.acc", "forget", 0.01, -0.04, 0.06, 0.6), unsure], 0.05, 1) == (
-        "no difference seen between A and B on capitals.acc: -0.01 [-0.06, 0.04], p=0.60; "
+        "no difference seen between A and B on capitals.acc: +0.01 [-0.04, 0.06], p=0.60; "
         "utility not settled (e.acc -0.04 [-0.10, 0.02]); one seed, so nothing is said of others"
     )
     worse = [number("prose", "utility", 0.2, 0.1, 0.3)]
-    assert sentence("B", "A", worse, 0.05, 2) == "lower utility of A (prose -0.20 [-0.30, -0.10])"
+    assert sentence("B", "A", worse, 0.05, 2) == "lower utility of A (prose +0.20 [0.10, 0.30])"
     assert sentence("B", "A", [], 0.05, 2) == "utility was not measured"
 
 

@@ -65,3 +65,19 @@ def test_the_list_is_not_empty(ilu: Ilu) -> None:
     assert {"--resume", "--parent", "--children", "--no-reference"} <= options()
     assert named(PACKAGE / "cli" / "failures.py") >= {"--set", "--resume", "--out"}
     assert ilu("unlearn", "--no-such").code == 2
+
+
+def test_commands_are_told_apart_by_a_whole_sentence(ilu: Ilu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 80 columns no summary of `ilu --help` is cut."""
+    monkeypatch.setenv("COLUMNS", "80")
+    said = ilu("--help")
+    assert said.code == 0 and "compare " in said.out
+    assert not [line for line in said.out.splitlines() if line.endswith("...") and "COMMAND" not in line]
+
+
+def test_what_is_not_there_is_named_as_what_it_would_be(ilu: Ilu) -> None:
+    missing = ilu("unlearn", "--recipe", "mine.yaml")
+    assert (missing.code, missing.err.splitlines()[0]) == (2, "error: there is no file mine.yaml")
+    suite = ilu("attack", "--suite", "quik")
+    assert suite.code == 2 and "no suite 'quik'. Did you mean 'quick'?" in suite.err
+    assert "hint:  shipped suites: paper, quick, " in suite.err and "wmdp" not in suite.err

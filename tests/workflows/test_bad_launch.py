@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 HERE = Path(__file__).parents[1]
 SAID = {  # by the case: exit code, words of the message
     "key": (2, "train.lr: 9e-05 in process 0"),
-    "recipe": (2, "no recipe 'nowhere.yaml'"),
+    "recipe": (2, "there is no file nowhere.yaml"),
     "usage": (2, "no-such-option"),
     "dry": (2, "--dry-run: False in process 0"),
     "version": (2, "version of torch: "),

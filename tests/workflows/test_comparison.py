@@ -260,7 +260,9 @@ def test_utility_in_words() -> None:
         return sentence("A", "B", [row("utility", sign, difference, half)], margin, 2)
 
     assert said(1, 0.2, 0.1) == "higher utility of B (n +0.20 [0.10, 0.30])"
-    assert said(-1, 0.2, 0.1) == "lower utility of B (n -0.20 [-0.30, -0.10])"
+    assert said(-1, 0.2, 0.1) == "lower utility of B (n +0.20 [0.10, 0.30])"  # as in the table
+    perplexity = row("utility", -1, 0.2, 0.1, "ppl") | {"relative": True}
+    assert sentence("A", "B", [perplexity], 0.05, 2) == "lower utility of B (ppl +20.0% [10.0%, 30.0%])"
     assert said(1, 0.0, 0.06) == "utility not settled (n +0.00 [-0.06, 0.06])"
     assert said(1, 0.0, 0.05) == said(-1, 0.0, 0.05) == said(1, 0.25, 0.25, margin=0.5) == "same utility"
     assert said(1, 0.03, 0.03) != "same utility"  # one end lies beyond the margin
