@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 SuiteOption = Annotated[
     str | None,
     typer.Option(
-        "--suite", metavar="NAME", help="Run a grid of attacks: quick, study, standard, red, paper, or a YAML file."
+        "--suite",
+        metavar="NAME",
+        help="Run a grid of attacks: quick, topic, study, standard, red, paper, or a YAML file.",
     ),
 ]
 SeedsOption = Annotated[
