@@ -73,36 +73,46 @@ def tree(as_json: JsonOption = False) -> None:
     from ilu_cli.runs.store import Store
 
     found = Store().runs()
+    below = _below(found)
     ids = {run.id for run in found}
-    outside = list(dict.fromkeys(_parent(run) for run in found if _parent(run) not in ids))
+    outside = [name for name in below if name not in ids]
     if as_json:
-        console.out_json({"roots": [_branch(name, found) for name in outside]})
+        console.out_json({"roots": [_branch(name, below) for name in outside]})
         return
     from rich.tree import Tree
 
     for name in outside:
         top = Tree(name, style="bold", guide_style="dim")
-        _grow(top, name, found)
+        _grow(top, name, below)
         console.stdout().print(top)
 
 
-def _parent(run: Run) -> str:
-    return (run.manifest.made_from or ["(no parent)"])[0]
+def _below(found: list[Run]) -> dict[str, list[Run]]:
+    """The runs by what they were made from. A model in a folder has the name that it was first called by."""
+    called: dict[str, str] = {}
+    below: dict[str, list[Run]] = {}
+    for run in found:
+        name = (run.manifest.made_from or ["(no parent)"])[0]
+        if run.manifest.parents and run.manifest.parents[0]["kind"] == "folder":
+            path = str(run.manifest.parents[0]["path"])
+            name = called.setdefault(path, path if name in called.values() else name)
+        below.setdefault(name, []).append(run)
+    return below
 
 
-def _branch(name: str, found: list[Run]) -> dict[str, Any]:
-    return {"id": name, "children": [_branch(run.id, found) for run in found if _parent(run) == name]}
+def _branch(name: str, below: dict[str, list[Run]]) -> dict[str, Any]:
+    return {"id": name, "children": [_branch(run.id, below) for run in below.get(name, [])]}
 
 
-def _grow(node: Tree, name: str, found: list[Run]) -> None:
+def _grow(node: Tree, name: str, below: dict[str, list[Run]]) -> None:
     from rich.text import Text
 
-    for run in found:
-        if _parent(run) == name:
-            exactly = _row(run)["parent"]
-            note = console.ago(run.manifest.created) + ("" if run.complete else f", {run.status}")
-            note += f", from {exactly}" if exactly not in (name, None) else ""
-            _grow(node.add(Text.assemble(run.id, (f"  {note}", "dim")), style=""), run.id, found)
+    for run in below.get(name, []):
+        exactly = _row(run)["parent"]
+        note = console.ago(run.manifest.created) + ("" if run.complete else f", {run.status}")
+        at_step = run.manifest.made_from and run.manifest.made_from[0] != exactly
+        note += f", from {exactly}" if at_step else ""
+        _grow(node.add(Text.assemble(run.id, (f"  {note}", "dim")), style=""), run.id, below)
 
 
 @app.command()

@@ -48,6 +48,16 @@ def test_the_list_and_the_tree(ilu: Ilu, family: None) -> None:
     assert [c["id"] for c in root["children"][0]["children"]] == ["first", "second"]
 
 
+def test_a_folder_is_one_model_by_whatever_name(ilu: Ilu) -> None:
+    """Named as it was given, or whole, as an attack names the original; another `tiny` elsewhere is another."""
+    for name, called, path in (("a", "tiny", "/x/tiny"), ("b", "/x/tiny", "/x/tiny"), ("c", "tiny", "/y/tiny")):
+        run = Store().create("unlearn", "rmu", Store().root / name)
+        run.manifest.parents = [{"role": "parent", "id": called, "kind": "folder", "path": path, "weights": {}}]
+        run.finish()
+    roots = json.loads(ilu("runs", "tree", "--json").out)["roots"]
+    assert {root["id"]: [c["id"] for c in root["children"]] for root in roots} == {"tiny": ["a", "b"], "/y/tiny": ["c"]}
+
+
 def test_no_runs_yet(ilu: Ilu) -> None:
     done = ilu("runs")
     assert (done.code, done.out) == (0, "")
