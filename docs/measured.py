@@ -41,7 +41,8 @@ def of_methods(one: dict) -> dict[str, str]:
     """The columns, from a method of docs/study/methods.json."""
     attack = min(one["worst"], key=lambda name: one["worst"][name][0])
     memory = f"{one['peak_memory_bytes'] / 1e9:.1f} GB" if "peak_memory_bytes" in one else "-"
-    cost = {"seconds": f"{one['seconds']:.0f} s", "memory": memory, "seeds": "1"}
+    slow = " (float32)" if one.get("precision") == "fp32" else ""  # which is no time of bfloat16
+    cost = {"seconds": f"{one['seconds']:.0f} s{slow}", "memory": memory, "seeds": "1"}
     return worst_case(one["before"][0], one["worst"][attack][0], attack, len(one["worst"])) | cost
 
 
