@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -35,18 +35,32 @@ def install() -> None:
 
 
 @contextmanager
+def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[Callable[[], None]]:
+    """Signals that ask to stop go to `handler`, until the end or until what is given is called.
+
+    In any thread but the main one, which gets all signals, nothing changes.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in stopping_signals()} if main else {}
+
+    def restore() -> None:
+        for number, known in before.items():
+            signal.signal(number, known)
+
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield restore
+    finally:
+        restore()
+
+
+@contextmanager
 def deferred() -> Iterator[None]:
     """A signal that asks to stop waits until what is inside is done; a launcher sends one once a process has failed."""
     came: list[int] = []
-    main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.getsignal(number) for number in stopping_signals()} if main else {}
-    for number in before:
-        signal.signal(number, lambda number, _frame: came.append(number))
-    try:
+    with handled(lambda number, _frame: came.append(number)):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     if came:
         signal.raise_signal(came[0])
 

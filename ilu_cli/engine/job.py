@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from ilu_cli.engine.reporter import Reporter
 from ilu_cli.engine.state import load_state, save_state
 from ilu_cli.errors import Interrupted
 from ilu_cli.runs.store import Run
-from ilu_cli.stopping import stopping_signals
+from ilu_cli.stopping import handled
 
 
 def drive(
@@ -79,23 +78,11 @@ def _anywhere(trainer: Trainer, *flags: bool) -> list[bool]:
 def _stop_flag(reporter: Reporter) -> Iterator[threading.Event]:
     """Turn the first Ctrl-C, SIGTERM or SIGHUP into a flag, looked at between steps; the second interrupts at once."""
     flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-    before = {number: signal.getsignal(number) for number in stopping_signals()}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         flag.set()
         restore()
         reporter.stopping()
 
-    for number in before:
-        signal.signal(number, stop)
-    try:
+    with handled(stop) as restore:
         yield flag
-    finally:
-        restore()

@@ -137,6 +137,7 @@ def load_pipeline(name: str, sets: list[str], flags: dict[str, tuple[Key, Any]] 
     recipe = load(PipelineRecipe, path, flags or {}, sets)
     layers, problems = read_layers(path), _Problems()
     methods = list(_methods(recipe, path, layers, problems))
+    problems.found += _unread(recipe, methods, layers)
     if recipe.match == "budget":
         wrong = unequal({m.name: m.recipe.train for m in methods})
         problems.found += [Problem(layers.origin(("match",)), f"methods.{name}", told) for name, told in wrong]
@@ -242,7 +243,6 @@ def _word(key: str, value: Any) -> str:
 
 
 def _methods(recipe: PipelineRecipe, path: Path, layers: Layers, problems: _Problems) -> Iterator[Method]:
-    unread = bool(recipe.environments)
     for name, spec in recipe.methods.items():
         here = f"methods.{name}"
         beside = path.parent / spec.recipe
@@ -250,13 +250,11 @@ def _methods(recipe: PipelineRecipe, path: Path, layers: Layers, problems: _Prob
             here, lambda spec=spec, beside=beside: read_layers(beside if beside.is_file() else find(spec.recipe))
         )
         if base is None:
-            unread = False  # for all that is known
             continue
         base.put(("model",), recipe.model.model_dump(), layers.origin(("model",)))
         for key, value in spec.set.items():
             base.put(tuple(key.split(".")), copy.deepcopy(value), layers.origin(("methods", name, "set", key)))
         open_ = _open(base)
-        unread = unread and not open_
         if open_ and not recipe.environments:
             what = "a regulariser names no env, and there are no environments"
             problems.found.append(Problem(layers.origin(("methods", name)), here, what))
@@ -267,9 +265,13 @@ def _methods(recipe: PipelineRecipe, path: Path, layers: Layers, problems: _Prob
             made = problems.collect(here, lambda base=base: validate(UnlearnRecipe, base))
             if made is not None:
                 yield Method(f"{name}({env})" if env else name, env, made)
-    if unread:
+
+
+def _unread(recipe: PipelineRecipe, methods: list[Method], layers: Layers) -> Iterator[Problem]:
+    """Environments of which none of the methods, if all could be read, takes one."""
+    if recipe.environments and len(methods) == len(recipe.methods) and not any(m.env for m in methods):
         what = "are read by no method: none has a regulariser that leaves its `env` to them"
-        problems.found.append(Problem(layers.origin(("environments",)), "environments", what))
+        yield Problem(layers.origin(("environments",)), "environments", what)
 
 
 def _open(base: Layers) -> list[dict[str, Any]]:

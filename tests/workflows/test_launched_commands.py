@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import made_once, tiny_model, tiny_tokenizer
-from test_sharded import HERE, alone, keys, launch
+from test_sharded import HERE, alone, at_work, keys, launch
 
 SMALL = keys("forget.batch=4", "retain.batch=4", "retain.data=[elements]", "forget.max_length=24",
              "retain.max_length=24", "train.precision=fp32")  # fmt: skip
@@ -48,10 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_all(path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(path)
-        for name, value in {"ILU_RUNS": "runs", "ILU_CACHE": "cache", "HF_HUB_OFFLINE": "1"}.items():
-            patch.setenv(name, value)
+    with at_work(path):
         tokenizer = tiny_tokenizer()
         for saved in (tiny_model(len(tokenizer), spread=0.05), tokenizer):
             saved.save_pretrained("tiny")

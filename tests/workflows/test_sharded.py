@@ -5,12 +5,14 @@ All commands of the two run in one launch (tests/launched.py), by the launch fil
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -130,12 +132,19 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_once(tmp_path_factory, "sharded", run_all)
 
 
-def run_all(path: Path) -> None:
-    """Run the cases in this process, then all in one launch of two."""
+@contextlib.contextmanager
+def at_work(path: Path) -> Iterator[None]:
+    """Commands are given in this folder, and what they make stays there."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
         for name, value in {"ILU_RUNS": "runs", "ILU_CACHE": "cache", "HF_HUB_OFFLINE": "1"}.items():
             patch.setenv(name, value)
+        yield
+
+
+def run_all(path: Path) -> None:
+    """Run the cases in this process, then all in one launch of two."""
+    with at_work(path):
         models(path)
         for name, args in CASES.items():
             assert alone(*micro(args), "--out", f"one/{name}") == 0, name
